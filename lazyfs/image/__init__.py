@@ -1,0 +1,1 @@
+"""An image, opened: joins the network, the disk and the kernel."""

@@ -1,0 +1,1 @@
+"""How the kernel reaches the index and the contents; the only users of pyfuse3."""

@@ -1,0 +1,1 @@
+"""Names and documents of the OCI specifications; bytes in, values or errors out."""

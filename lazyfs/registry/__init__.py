@@ -1,0 +1,1 @@
+"""Where images come from: registries over HTTP, and image layouts on disk."""

@@ -1,0 +1,26 @@
+"""Fixtures that every test may use."""
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Asynchronous tests run under trio, as lazyfs does."""
+    return "trio"
+
+
+@pytest.fixture(autouse=True)
+def collect_garbage() -> Iterator[None]:
+    """Collect after each test, so that a ResourceWarning lands in the test that caused it."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """The folder of reference layers by official producers."""
+    return Path(__file__).parent / "fixtures"
