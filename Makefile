@@ -1,0 +1,47 @@
+# Every recipe is a line or two; the work is in tools/.  `make` alone lists the targets.
+
+PYTHON := .venv/bin/python
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-interop demo test test-fuse test-interop lint fmt check bench lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what is missing and make .venv; nothing to do, nothing done
+	@tools/setup.sh
+
+setup-interop: ## the same, and the foreign programs that some tests and the bench compare with
+	@tools/setup.sh --interop
+
+demo: setup ## mount a small real image lazily, run from it, tamper with it: under a minute
+	@$(PYTHON) -m tools.demo
+
+test: setup ## all tests; PYTEST_ARGS="-k name -x" to choose
+	$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+test-fuse: setup ## only the tests that mount
+	$(PYTHON) -m pytest -m fuse $(PYTEST_ARGS)
+
+test-interop: setup-interop ## only the tests that run other projects' programs
+	$(PYTHON) -m pytest -m interop $(PYTEST_ARGS)
+
+lint: setup ## ruff and mypy --strict
+	@tools/lint.sh
+
+fmt: setup ## format the code and mend what ruff can mend
+	@$(PYTHON) -m ruff check -q --fix . ; $(PYTHON) -m ruff format .
+
+check: lint test ## what CI runs
+
+bench: setup ## lazy against pull and unpack, in one table; BENCH_ARGS="--quick"
+	@$(PYTHON) -m tools.bench $(BENCH_ARGS)
+
+lock: ## write requirements.lock again; tools/lock.sh --upgrade for newer versions
+	@tools/lock.sh
+
+clean: ## remove what the other targets made, .venv too
+	rm -rf .venv .bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
