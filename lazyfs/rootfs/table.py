@@ -1,0 +1,174 @@
+"""The layer table: which chunk of the blob fills which range of the layer's device.
+
+One record per chunk, sorted by device offset, fixed size, little-endian, so that the file is used
+in place through a memory map:
+
+    header   64 bytes   magic "LFSTABL1", layout version u32, record size u32, record count u64,
+                        device size u64, payload end u64 (blob offset), 24 zero bytes
+    records  80 bytes   device offset u64, size u64, blob offset u64, inner offset u64,
+                        blob end u64, sha256 of the piece 32 bytes, codec u8, 7 zero bytes
+    trailer  32 bytes   sha256 of everything before it
+
+*blob offset* to *blob end* is the compressed range that holds the piece: it ends where the next
+compressed stream of the blob begins, or at the payload end.  *inner offset* bytes come out of that
+stream before the piece.  All sizes and offsets are in bytes.
+"""
+
+import hashlib
+import itertools
+import struct
+import sys
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from mmap import mmap
+
+from lazyfs.errors import FormatError
+from lazyfs.formats.toc import Toc
+from lazyfs.rootfs.layout import BLOCK_SIZE, LAYOUT_VERSION, BadLayout, device_offsets
+
+MAGIC = b"LFSTABL1"
+CODEC_GZIP = 0
+HEADER = struct.Struct("<8sIIQQQ24x")
+RECORD = struct.Struct("<QQQQQ32sB7x")
+TRAILER_SIZE = 32
+WORD = 8  # header, record and trailer are whole numbers of 64-bit words
+HEADER_WORDS = HEADER.size // WORD
+RECORD_WORDS = RECORD.size // WORD
+DIGEST_WORD = 5
+
+
+class BadTable(FormatError):
+    """Bytes that are not a layer table of this layout version."""
+
+
+def build_table(toc: Toc, payload_end: int) -> bytes:
+    """Return the layer table of *toc*; *payload_end* is the blob offset where payloads end.
+
+    Raises BadLayout for a chunk that begins at or behind *payload_end*.
+    """
+    starts = sorted({chunk.blob_offset for entry in toc.entries for chunk in entry.chunks})
+    if starts and starts[-1] >= payload_end:
+        raise BadLayout(f"chunk: got blob offset {starts[-1]}, expected below {payload_end}")
+    ends = dict(itertools.pairwise([*starts, payload_end]))
+    count = sum(len(entry.chunks) for entry in toc.entries)
+    table = bytearray(HEADER.size + count * RECORD.size)
+    pack_into = RECORD.pack_into
+    position = HEADER.size
+    end = 0
+    for entry, base in zip(toc.entries, device_offsets(toc), strict=True):
+        for chunk in entry.chunks:
+            blob_offset = chunk.blob_offset
+            pack_into(
+                table, position, base + chunk.offset, chunk.size, blob_offset,
+                chunk.inner_offset, ends[blob_offset], chunk.digest, CODEC_GZIP,
+            )  # fmt: skip
+            position += 80
+            end = base + chunk.offset + chunk.size
+    end += -end % BLOCK_SIZE
+    HEADER.pack_into(table, 0, MAGIC, LAYOUT_VERSION, RECORD.size, count, end, payload_end)
+    table += hashlib.sha256(table).digest()
+    return bytes(table)
+
+
+class LayerTable:
+    """A layer table in a buffer (bytes or a memory map), read in place.
+
+    Records are named by their number, 0 to ``count`` - 1, in the order of their device offsets.
+    The table keeps views of the buffer: ``release`` drops them, so that a map can be closed.
+    """
+
+    count: int
+    device_size: int
+    payload_end: int
+
+    def __init__(self, buffer: bytes | bytearray | memoryview | mmap) -> None:
+        """Check magic, version, sizes and the trailer's digest; raises BadTable."""
+        size = len(buffer)
+        if size < HEADER.size + TRAILER_SIZE:
+            raise BadTable(
+                f"layer table: got {size} bytes, expected at least {HEADER.size + TRAILER_SIZE}"
+            )
+        magic, version, record_size, self.count, self.device_size, self.payload_end = (
+            HEADER.unpack_from(buffer)
+        )
+        if magic != MAGIC:
+            raise BadTable(f"layer table: got magic {magic!r}, expected {MAGIC!r}")
+        if (version, record_size) != (LAYOUT_VERSION, RECORD.size):
+            raise BadTable(
+                f"layer table: got layout {version} with records of {record_size} bytes, "
+                f"expected {LAYOUT_VERSION} with {RECORD.size}"
+            )
+        body_size = HEADER.size + self.count * RECORD.size
+        if size != body_size + TRAILER_SIZE:
+            raise BadTable(
+                f"layer table: got {size} bytes for {self.count} records, "
+                f"expected {body_size + TRAILER_SIZE}"
+            )
+        self._view = memoryview(buffer).cast("B")
+        trailer = hashlib.sha256(self._view[:body_size]).digest()
+        if self._view[body_size:] != trailer:
+            self._view.release()
+            raise BadTable("layer table: got a wrong sha256 trailer, expected the file's own")
+        self._words = _words(self._view)
+        stop = body_size // WORD
+        self._device_offsets = self._words[HEADER_WORDS:stop:RECORD_WORDS]
+        self._by_blob: array[int] | None = None
+
+    def release(self) -> None:
+        """Give up the views of the buffer; the table must not be used afterwards."""
+        self._device_offsets.release()
+        self._words.release()
+        self._view.release()
+
+    def covering(self, start: int, end: int) -> range:
+        """Return the numbers of the records that overlap device bytes *start* to *end*."""
+        if start >= end:
+            return range(0)
+        first = bisect_right(self._device_offsets, start) - 1
+        if first < 0 or self.device_offset(first) + self.size(first) <= start:
+            first += 1
+        return range(first, bisect_left(self._device_offsets, end, lo=first))
+
+    def device_offset(self, record: int) -> int:
+        """Return where the piece begins in the device."""
+        return self._words[HEADER_WORDS + record * RECORD_WORDS]
+
+    def size(self, record: int) -> int:
+        """Return the size of the piece."""
+        return self._words[HEADER_WORDS + record * RECORD_WORDS + 1]
+
+    def blob_offset(self, record: int) -> int:
+        """Return where the compressed stream that holds the piece begins in the blob."""
+        return self._words[HEADER_WORDS + record * RECORD_WORDS + 2]
+
+    def inner_offset(self, record: int) -> int:
+        """Return how many decompressed bytes of the stream come before the piece."""
+        return self._words[HEADER_WORDS + record * RECORD_WORDS + 3]
+
+    def blob_end(self, record: int) -> int:
+        """Return the blob offset at which the next compressed stream begins."""
+        return self._words[HEADER_WORDS + record * RECORD_WORDS + 4]
+
+    def digest(self, record: int) -> bytes:
+        """Return the raw sha256 of the piece (32 bytes)."""
+        start = (HEADER_WORDS + record * RECORD_WORDS + DIGEST_WORD) * WORD
+        return self._view[start : start + 32].tobytes()
+
+    def by_blob(self) -> Sequence[int]:
+        """Return all record numbers sorted by (blob offset, inner offset)."""
+        if self._by_blob is None:
+            offsets = self._words[HEADER_WORDS + 2 : -4 : RECORD_WORDS].tolist()
+            inner = self._words[HEADER_WORDS + 3 : -4 : RECORD_WORDS].tolist()
+            order = sorted(zip(offsets, inner, range(self.count), strict=True))
+            self._by_blob = array("Q", [record for _, _, record in order])
+        return self._by_blob
+
+
+def _words(view: memoryview) -> memoryview:
+    """Return *view* as little-endian 64-bit words; a copy where the machine is big-endian."""
+    if sys.byteorder == "little":
+        return view.cast("Q")
+    swapped = array("Q", view.tobytes())
+    swapped.byteswap()
+    return memoryview(swapped)
