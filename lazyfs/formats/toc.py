@@ -1,13 +1,30 @@
 """The table of contents of a layer: what every layer format becomes.
 
 ``Toc`` is the validated, normalised form; the rest of lazyfs never sees a producer's spelling.
+``decode_toc`` is the only way from the one to the other, and the only place that checks.
+
+Spec: stargz-snapshotter docs/estargz.md, "TOC".  Where the reference reader is lenient and
+nothing legitimate needs it, this one refuses: other versions, gaps and overlaps between chunks,
+data after the JSON, chunks that nothing verifies, hardlinks that lead nowhere, entries below
+something that is not a directory.
 """
 
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 
 import msgspec
 
-from lazyfs.digest import Digest
+from lazyfs.digest import Digest, digest_of, verify_digest
+from lazyfs.formats.limits import DEFAULT_LIMITS, MAX_DEFLATE_RATIO, Limits
+from lazyfs.formats.modtime import parse_modtime
+from lazyfs.formats.paths import normalise_path
+from lazyfs.formats.rawtoc import BadToc, RawEntry, decode_raw, sha256_bytes
+
+__all__ = ["BadToc", "Chunk", "Kind", "Limits", "Toc", "TocEntry", "decode_toc"]
+
+PREFETCH_LANDMARK = b".prefetch.landmark"
+NO_PREFETCH_LANDMARK = b".no.prefetch.landmark"
+IMPLIED_COST = 64  # bytes that an index needs for a directory, beyond its path
 
 
 class Kind(IntEnum):
@@ -75,3 +92,264 @@ class Toc(msgspec.Struct, frozen=True):
     digest: Digest
     entries: tuple[TocEntry, ...]
     prefetch_end: int | None = None
+
+
+KINDS = {
+    "reg": Kind.REGULAR,
+    "dir": Kind.DIRECTORY,
+    "symlink": Kind.SYMLINK,
+    "hardlink": Kind.HARDLINK,
+    "char": Kind.CHAR,
+    "block": Kind.BLOCK,
+    "fifo": Kind.FIFO,
+}
+DEVICES = (Kind.CHAR, Kind.BLOCK)
+
+
+def decode_toc(
+    data: bytes, *, expected: Digest | None, blob_size: int, limits: Limits = DEFAULT_LIMITS
+) -> Toc:
+    """Return the validated TOC that the JSON in *data* spells.
+
+    *expected* is the digest that a verified parent promised, or None to take whatever comes;
+    *blob_size* is the number of bytes in which payloads can lie.  Raises DigestMismatch or BadToc.
+    """
+    digest = digest_of(data) if expected is None else expected
+    if expected is not None:
+        verify_digest(data, expected, "TOC")
+    raw_entries = decode_raw(data, limits)
+    entries = _Reader(raw_entries, blob_size, limits).read()
+    last = {entry.path: number for number, entry in enumerate(entries)}
+    _check_parents(entries, last, limits)
+    _check_hardlinks(entries, last)
+    return Toc(digest, entries, _prefetch_end(entries, last))
+
+
+class _Reader:
+    """The one pass over the raw entries; what is wrong with one of them is a ValueError here."""
+
+    def __init__(self, raw_entries: Sequence[RawEntry], blob_size: int, limits: Limits) -> None:
+        self._raw_entries = raw_entries
+        self._blob_size = blob_size
+        self._limits = limits
+        self._device_size = 0
+        self._times: dict[str, tuple[int, int]] = {"": (0, 0)}
+
+    def read(self) -> tuple[TocEntry, ...]:
+        raw_entries = self._raw_entries
+        count = len(raw_entries)
+        entries: list[TocEntry] = []
+        number = 0
+        try:
+            while number < count:
+                after = number + 1
+                while after < count and raw_entries[after].type == "chunk":
+                    after += 1
+                entries.append(self._entry(raw_entries[number], raw_entries[number + 1 : after]))
+                number = after
+        except ValueError as exc:
+            name = raw_entries[number].name[:200]
+            raise BadToc(f"TOC entry {number} ({name!r}): {exc}") from exc
+        return tuple(entries)
+
+    def _entry(self, raw: RawEntry, parts: Sequence[RawEntry]) -> TocEntry:
+        kind = KINDS.get(raw.type)
+        if kind is None:
+            if raw.type == "chunk":  # those that follow an entry came as its parts
+                raise ValueError("got a chunk before any file, expected its file first")
+            raise ValueError(f"got type {raw.type[:60]!r}, expected one of {', '.join(KINDS)}")
+        path = normalise_path(raw.name_bytes or raw.name.encode(), self._limits)
+        if not path and kind is not Kind.DIRECTORY:
+            raise ValueError(f"got {raw.type} as the root, expected a directory")
+        size, digest, link = 0, None, b""
+        chunks: tuple[Chunk, ...] = ()
+        if kind is Kind.REGULAR:
+            size = raw.size
+            digest = sha256_bytes(raw.digest) if raw.digest else None
+            if size or parts:
+                chunks = self._payload(raw, parts, digest)
+        elif parts:
+            raise ValueError(f"got chunks after a {raw.type}, expected them after a regular file")
+        elif kind is Kind.SYMLINK or kind is Kind.HARDLINK:
+            link = self._link(raw, kind)
+        seconds, nanoseconds = self._times.get(raw.modtime) or self._time(raw.modtime)
+        return TocEntry(
+            path,
+            kind,
+            raw.mode & 0o7777,
+            raw.uid,
+            raw.gid,
+            size,
+            seconds,
+            nanoseconds,
+            link,
+            raw.dev_major if kind in DEVICES else 0,
+            raw.dev_minor if kind in DEVICES else 0,
+            self._xattrs(raw.xattrs) if raw.xattrs else (),
+            digest,
+            chunks,
+        )
+
+    def _time(self, text: str) -> tuple[int, int]:
+        self._times[text] = time = parse_modtime(text)
+        return time
+
+    def _link(self, raw: RawEntry, kind: Kind) -> bytes:
+        link = raw.link_name_bytes or raw.link_name.encode()
+        if kind is Kind.HARDLINK:
+            return normalise_path(link, self._limits)
+        if not 0 < len(link) <= self._limits.link_size:
+            raise ValueError(
+                f"got a symlink target of {len(link)} bytes, expected 1 to {self._limits.link_size}"
+            )
+        if b"\0" in link:
+            raise ValueError("got a NUL byte in a symlink target, expected none")
+        return link
+
+    def _xattrs(self, raw: Mapping[str, bytes]) -> tuple[tuple[bytes, bytes], ...]:
+        limits = self._limits
+        xattrs = sorted((name.encode(), value) for name, value in raw.items())
+        for name, value in xattrs:
+            if not 0 < len(name) <= limits.xattr_name_size or b"\0" in name:
+                raise ValueError(
+                    f"got xattr name {name[:300]!r}, expected 1 to {limits.xattr_name_size} bytes"
+                    " without NUL"
+                )
+            if len(value) > limits.xattr_value_size:
+                raise ValueError(
+                    f"got {len(value)} bytes in xattr {name!r},"
+                    f" expected at most {limits.xattr_value_size}"
+                )
+        list_size = sum(len(name) + 1 for name, _ in xattrs)
+        if list_size > limits.xattr_list_size:
+            raise ValueError(
+                f"got {list_size} bytes of xattr names, expected at most {limits.xattr_list_size}"
+            )
+        return tuple(xattrs)
+
+    def _payload(
+        self, raw: RawEntry, parts: Sequence[RawEntry], digest: bytes | None
+    ) -> tuple[Chunk, ...]:
+        """Return the chunks of a regular file: sorted, contiguous, as long as the file."""
+        size = raw.size
+        block_size = self._limits.block_size
+        self._device_size += (size + block_size - 1) // block_size * block_size
+        if self._device_size > self._limits.device_size:
+            raise ValueError(
+                f"got more than {self._limits.device_size} bytes of files, expected a layer"
+                " that fits an EROFS device"
+            )
+        if not parts and not 0 < raw.chunk_size < size:
+            # The whole file is one chunk; chunkSize may be absent, exact, or the producer's
+            # setting.  Then, and only then, the file's digest says the same as the chunk's.
+            if raw.chunk_digest and digest is not None and raw.chunk_digest != raw.digest:
+                raise ValueError(
+                    f"got chunkDigest {raw.chunk_digest[:80]!r},"
+                    f" expected the digest of the file, {raw.digest!r}"
+                )
+            return (self._chunk(raw, 0, size, digest),)
+        chunks = []
+        position = 0
+        # Producers write them in order; the format does not say that they must.
+        for part in sorted((raw, *parts), key=_chunk_offset):
+            part_size = part.chunk_size or size - position
+            if part.chunk_offset != position or not 0 < part_size <= size - position:
+                raise ValueError(
+                    f"got a chunk at {part.chunk_offset} of {part_size} bytes,"
+                    f" expected one at {position} of 1 to {size - position}"
+                )
+            chunks.append(self._chunk(part, position, part_size, None))
+            position += part_size
+        if position != size:
+            raise ValueError(f"got {position} bytes in chunks, expected {size}")
+        return tuple(chunks)
+
+    def _chunk(self, raw: RawEntry, position: int, size: int, digest: bytes | None) -> Chunk:
+        if digest is None:
+            if not raw.chunk_digest:
+                raise ValueError("got a chunk without chunkDigest, expected one to verify it by")
+            digest = sha256_bytes(raw.chunk_digest)
+        offset = raw.offset
+        if raw.chunk_offset != position:
+            raise ValueError(f"got chunkOffset {raw.chunk_offset}, expected {position}")
+        if offset >= self._blob_size:
+            raise ValueError(f"got offset {offset}, expected less than {self._blob_size}")
+        if size > self._limits.chunk_size:
+            raise ValueError(
+                f"got a chunk of {size} bytes, expected at most {self._limits.chunk_size}"
+            )
+        end = raw.inner_offset + size
+        room = (self._blob_size - offset) * MAX_DEFLATE_RATIO
+        if end > room or end > self._limits.stream_size:
+            raise ValueError(
+                f"got a chunk that ends at {end} of its stream, expected at most"
+                f" {min(room, self._limits.stream_size)}"
+            )
+        return Chunk(position, size, offset, raw.inner_offset, digest)
+
+
+def _chunk_offset(raw: RawEntry) -> int:
+    return raw.chunk_offset
+
+
+def _check_parents(entries: Sequence[TocEntry], last: Mapping[bytes, int], limits: Limits) -> None:
+    """Refuse entries below something that is not a directory.
+
+    A symlink there would lead out of the tree if followed; whatever else it is, the layer
+    contradicts itself.  Directories that no entry names are legal; what they take is bounded.
+    """
+    sound = {b""}
+    implied_size = 0
+    for path in last:
+        parent = path.rpartition(b"/")[0]
+        while parent not in sound:
+            number = last.get(parent)
+            if number is None:
+                implied_size += len(parent) + IMPLIED_COST
+            elif entries[number].kind is not Kind.DIRECTORY:
+                raise BadToc(
+                    f"TOC entry {path!r}: got {entries[number].kind.name.lower()} {parent!r}"
+                    " above it, expected a directory"
+                )
+            sound.add(parent)
+            parent = parent.rpartition(b"/")[0]
+        if implied_size > limits.implied_size:
+            raise BadToc(
+                f"TOC: got more than {limits.implied_size} bytes of directories without entries"
+            )
+
+
+def _check_hardlinks(entries: Sequence[TocEntry], last: Mapping[bytes, int]) -> None:
+    """Refuse hardlinks that lead to nothing, in a circle, or to a directory."""
+    resolved: set[int] = set()
+    for path, number in last.items():
+        if entries[number].kind is not Kind.HARDLINK:
+            continue
+        chain: list[int] = []
+        while number not in resolved and entries[number].kind is Kind.HARDLINK:
+            if len(chain) > len(entries):
+                raise BadToc(f"TOC entry {path!r}: got hardlinks in a circle, expected a file")
+            chain.append(number)
+            target = last.get(entries[number].link)
+            if target is None:
+                raise BadToc(
+                    f"TOC entry {entries[number].path!r}: got a hardlink to"
+                    f" {entries[number].link!r}, expected an entry of this layer"
+                )
+            number = target
+        if entries[number].kind is Kind.DIRECTORY:
+            raise BadToc(
+                f"TOC entry {path!r}: got a hardlink to directory {entries[number].path!r},"
+                " expected a file"
+            )
+        resolved.update(chain)
+
+
+def _prefetch_end(entries: Sequence[TocEntry], last: Mapping[bytes, int]) -> int | None:
+    """Return what the landmarks advise; "do not" wins over a range."""
+    if NO_PREFETCH_LANDMARK in last:
+        return 0
+    number = last.get(PREFETCH_LANDMARK)
+    if number is None or not entries[number].chunks:
+        return None
+    return entries[number].chunks[0].blob_offset

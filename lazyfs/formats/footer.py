@@ -1,0 +1,86 @@
+"""Find the table of contents from the last bytes of an eStargz blob.
+
+Spec: stargz-snapshotter docs/estargz.md, "Footer": 51 bytes, an empty gzip member whose extra
+field carries the TOC's offset.  No I/O here: callers bring the bytes.
+
+    0   gzip header: 1f 8b, deflate, FEXTRA, time 0, flags 0, system 255
+    10  length of the extra field, 26
+    12  subfield "SG", length 22: 16 lower-case hex digits and "STARGZ"
+    38  an empty stored block, the last
+    43  CRC and size of nothing
+
+Neighbouring formats end in footers of their own; ``name_of_tail`` tells them apart, so that a
+refusal can say what a blob is instead.
+"""
+
+import re
+from dataclasses import dataclass
+
+from lazyfs.errors import FormatError
+
+FOOTER_SIZE = 51
+MAX_TOC_OFFSET = 2**63 - 1
+
+GZIP_HEADER = b"\x1f\x8b\x08\x04" + bytes(4) + b"\x00\xff"
+EMPTY_MEMBER_END = b"\x01\x00\x00\xff\xff" + bytes(8)
+ESTARGZ_HEAD = GZIP_HEADER + b"\x1a\x00SG\x16\x00"
+# int() alone would accept signs, blanks and underscores.
+PAYLOAD_RE = re.compile(rb"([0-9a-f]{16})STARGZ")
+
+LEGACY_HEAD = GZIP_HEADER + b"\x16\x00"
+LEGACY_SIZE = 47
+EXTERNAL_TOC = GZIP_HEADER + b"\x15\x00SG\x11\x00STARGZEXTERNALTOC" + EMPTY_MEMBER_END
+ZSTD_CHUNKED_MAGICS = (b"GnUlInUx", b"GNUlInUx")  # two dialects
+
+
+class BadFooter(FormatError):
+    """The last bytes of a blob are not an eStargz footer."""
+
+    code = "E_NOT_ESTARGZ"
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """Where the TOC's gzip member starts, in bytes from the start of the blob."""
+
+    toc_offset: int
+
+
+def parse_footer(data: bytes) -> Footer:
+    """Return the footer held in *data*, the last FOOTER_SIZE bytes of a blob, or raise BadFooter.
+
+    Whether the offset lies inside the blob is for the caller to check, who knows its size.
+    """
+    if len(data) != FOOTER_SIZE:
+        raise BadFooter(f"footer: got {len(data)} bytes, expected {FOOTER_SIZE}")
+    if not data.startswith(ESTARGZ_HEAD) or not data.endswith(EMPTY_MEMBER_END):
+        raise BadFooter(f"footer: got {name_of_tail(data)}, expected an eStargz footer")
+    payload = data[len(ESTARGZ_HEAD) : -len(EMPTY_MEMBER_END)]
+    match = PAYLOAD_RE.fullmatch(payload)
+    if match is None:
+        raise BadFooter(f"footer: got payload {payload!r}, expected 16 hex digits and STARGZ")
+    toc_offset = int(match[1], 16)
+    if toc_offset > MAX_TOC_OFFSET:
+        raise BadFooter(f"footer: got TOC offset {toc_offset}, expected at most {MAX_TOC_OFFSET}")
+    return Footer(toc_offset)
+
+
+def build_footer(toc_offset: int) -> bytes:
+    """Return the footer of a blob whose TOC member starts at *toc_offset*."""
+    if not 0 <= toc_offset <= MAX_TOC_OFFSET:
+        raise ValueError(f"TOC offset: got {toc_offset}, expected 0 to {MAX_TOC_OFFSET}")
+    return ESTARGZ_HEAD + b"%016xSTARGZ" % toc_offset + EMPTY_MEMBER_END
+
+
+def name_of_tail(tail: bytes) -> str:
+    """Say in a few words what a blob with these last bytes looks like."""
+    if tail.endswith(EXTERNAL_TOC):
+        return "an eStargz blob with an external TOC"
+    legacy = tail[-LEGACY_SIZE:]
+    if legacy.startswith(LEGACY_HEAD) and PAYLOAD_RE.fullmatch(legacy[12:34]):
+        return "a legacy stargz blob (crfs)"
+    if tail.endswith(ZSTD_CHUNKED_MAGICS):
+        return "a zstd:chunked blob"
+    if tail[-FOOTER_SIZE:].startswith(ESTARGZ_HEAD):
+        return "a damaged eStargz footer"
+    return "no footer"

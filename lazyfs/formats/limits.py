@@ -1,0 +1,51 @@
+"""How much a layer may claim before it is refused.
+
+A TOC is read before anything vouches for it (its digest is known only once it is here), and its
+author may be hostile even when the digest is right.  Each limit is far above what real images
+need and low enough that a mount survives the worst that passes.
+"""
+
+from dataclasses import dataclass
+
+# A deflate stream cannot expand further than this (258 bytes per two bits, block headers apart).
+MAX_DEFLATE_RATIO = 1032
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds for one layer; sizes in bytes.
+
+    ``toc_size`` bounds the JSON (an entry takes about 400 bytes), ``member_size`` the gzip member
+    around it, and ``toc_ratio`` how far the one may exceed the other; TOCs below
+    ``small_toc_size`` may be of any ratio.  ``entries`` counts chunks too.
+
+    ``implied_size`` bounds the directories that paths imply without naming them: a few long paths
+    can imply very many.  ``path_size``, ``component_size`` and ``link_size`` are what Linux can
+    express.  ``xattr_*`` are the kernel's limits on one name, one value and one file's list of
+    names.
+
+    ``chunk_size`` bounds what must sit in memory to be verified, ``stream_size`` what must be
+    inflated to reach a chunk inside a shared stream.  ``device_size`` bounds the sum of all
+    payloads, each rounded up to a block: an EROFS image addresses 2^32 blocks of 4096 bytes.
+    """
+
+    toc_size: int = 256 << 20
+    member_size: int = 64 << 20
+    toc_ratio: int = 250
+    small_toc_size: int = 1 << 20
+    entries: int = 1_000_000
+    path_size: int = 4095
+    component_size: int = 255
+    depth: int = 1024
+    implied_size: int = 64 << 20
+    link_size: int = 4095
+    xattr_name_size: int = 255
+    xattr_value_size: int = 65536
+    xattr_list_size: int = 65536
+    chunk_size: int = 256 << 20
+    stream_size: int = 1 << 30
+    device_size: int = 2**44
+    block_size: int = 4096
+
+
+DEFAULT_LIMITS = Limits()

@@ -1,0 +1,42 @@
+"""Names as tars spell them, brought to one form.
+
+A normalised path has no leading or trailing slash and no empty, ``.`` or ``..`` component; the
+root is ``b""``.  ``..`` stops at the root, so that no name leads out of its layer.
+"""
+
+from lazyfs.formats.limits import Limits
+
+
+def normalise_path(name: bytes, limits: Limits) -> bytes:
+    """Return the normalised path of a tar entry's *name*, or raise ValueError saying why not."""
+    if b"\0" in name:
+        raise ValueError("got a NUL byte in a name, expected none")
+    path = name.strip(b"/")
+    if b"//" in path or b"/." in path or path.startswith(b"."):
+        path = _collapse(path)
+    if len(path) > limits.component_size:
+        _check_size(path, limits)
+    return path
+
+
+def _collapse(path: bytes) -> bytes:
+    components: list[bytes] = []
+    for component in path.split(b"/"):
+        if component == b"..":
+            del components[-1:]
+        elif component not in (b"", b"."):
+            components.append(component)
+    return b"/".join(components)
+
+
+def _check_size(path: bytes, limits: Limits) -> None:
+    if len(path) > limits.path_size:
+        raise ValueError(f"got a path of {len(path)} bytes, expected at most {limits.path_size}")
+    components = path.split(b"/")
+    if len(components) > limits.depth:
+        raise ValueError(f"got {len(components)} levels, expected at most {limits.depth}")
+    longest = max(map(len, components))
+    if longest > limits.component_size:
+        raise ValueError(
+            f"got a name component of {longest} bytes, expected at most {limits.component_size}"
+        )
