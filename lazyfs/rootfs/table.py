@@ -4,7 +4,9 @@ One record per chunk, sorted by device offset, fixed size, little-endian, so tha
 in place through a memory map:
 
     header   64 bytes   magic "LFSTABL1", layout version u32, record size u32, record count u64,
-                        device size u64, payload end u64 (blob offset), 24 zero bytes
+                        device size u64, payload end u64 (blob offset), prefetch end u64 (blob
+                        offset, all ones for no advice), payload size u64 (sum of all pieces),
+                        blob order u64 (1: device order is blob order)
     records  80 bytes   device offset u64, size u64, blob offset u64, inner offset u64,
                         blob end u64, sha256 of the piece 32 bytes, codec u8, 7 zero bytes
     trailer  32 bytes   sha256 of everything before it
@@ -29,9 +31,10 @@ from lazyfs.rootfs.layout import BLOCK_SIZE, LAYOUT_VERSION, BadLayout, device_o
 
 MAGIC = b"LFSTABL1"
 CODEC_GZIP = 0
-HEADER = struct.Struct("<8sIIQQQ24x")
+HEADER = struct.Struct("<8sIIQQQQQQ")
 RECORD = struct.Struct("<QQQQQ32sB7x")
 TRAILER_SIZE = 32
+NO_ADVICE = (1 << 64) - 1
 WORD = 8  # header, record and trailer are whole numbers of 64-bit words
 HEADER_WORDS = HEADER.size // WORD
 RECORD_WORDS = RECORD.size // WORD
@@ -55,7 +58,9 @@ def build_table(toc: Toc, payload_end: int) -> bytes:
     table = bytearray(HEADER.size + count * RECORD.size)
     pack_into = RECORD.pack_into
     position = HEADER.size
-    end = 0
+    end = payload_size = 0
+    in_blob_order = True
+    previous = (0, 0)
     for entry, base in zip(toc.entries, device_offsets(toc), strict=True):
         for chunk in entry.chunks:
             blob_offset = chunk.blob_offset
@@ -65,8 +70,16 @@ def build_table(toc: Toc, payload_end: int) -> bytes:
             )  # fmt: skip
             position += 80
             end = base + chunk.offset + chunk.size
+            payload_size += chunk.size
+            place = (blob_offset, chunk.inner_offset)
+            in_blob_order = in_blob_order and previous <= place
+            previous = place
     end += -end % BLOCK_SIZE
-    HEADER.pack_into(table, 0, MAGIC, LAYOUT_VERSION, RECORD.size, count, end, payload_end)
+    prefetch_end = NO_ADVICE if toc.prefetch_end is None else toc.prefetch_end
+    HEADER.pack_into(
+        table, 0, MAGIC, LAYOUT_VERSION, RECORD.size, count, end, payload_end,
+        prefetch_end, payload_size, in_blob_order,
+    )  # fmt: skip
     table += hashlib.sha256(table).digest()
     return bytes(table)
 
@@ -81,6 +94,9 @@ class LayerTable:
     count: int
     device_size: int
     payload_end: int
+    payload_size: int
+    prefetch_end: int | None
+    """Blob offset up to which the producer advises to prefetch; 0: do not; None: no advice."""
 
     def __init__(self, buffer: bytes | bytearray | memoryview | mmap) -> None:
         """Check magic, version, sizes and the trailer's digest; raises BadTable."""
@@ -89,9 +105,10 @@ class LayerTable:
             raise BadTable(
                 f"layer table: got {size} bytes, expected at least {HEADER.size + TRAILER_SIZE}"
             )
-        magic, version, record_size, self.count, self.device_size, self.payload_end = (
-            HEADER.unpack_from(buffer)
-        )
+        magic, version, record_size, *fields = HEADER.unpack_from(buffer)
+        self.count, self.device_size, self.payload_end, prefetch_end, self.payload_size = fields[:5]
+        self.prefetch_end = None if prefetch_end == NO_ADVICE else prefetch_end
+        self._in_blob_order = fields[5] == 1
         if magic != MAGIC:
             raise BadTable(f"layer table: got magic {magic!r}, expected {MAGIC!r}")
         if (version, record_size) != (LAYOUT_VERSION, RECORD.size):
@@ -157,6 +174,8 @@ class LayerTable:
 
     def by_blob(self) -> Sequence[int]:
         """Return all record numbers sorted by (blob offset, inner offset)."""
+        if self._in_blob_order:  # every producer's layout but that of hand-made TOCs
+            return range(self.count)
         if self._by_blob is None:
             offsets = self._words[HEADER_WORDS + 2 : -4 : RECORD_WORDS].tolist()
             inner = self._words[HEADER_WORDS + 3 : -4 : RECORD_WORDS].tolist()

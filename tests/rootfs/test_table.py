@@ -98,7 +98,7 @@ class TestTable:
 
     def test_exact_bytes(self) -> None:
         data = build_table(toc_of(file_of(b"a", (5, 0, 7))), 99)
-        body = struct.pack("<8sIIQQQ24x", b"LFSTABL1", 1, 80, 1, 4096, 99)
+        body = struct.pack("<8sIIQQQQQQ", b"LFSTABL1", 1, 80, 1, 4096, 99, 2**64 - 1, 5, 1)
         body += struct.pack("<QQQQQ32sB7x", 0, 5, 0, 7, 99, digest(0), 0)
         assert data == body + hashlib.sha256(body).digest()
 

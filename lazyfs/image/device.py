@@ -1,0 +1,111 @@
+"""A layer of an open image: its table, its content, and what is on its way."""
+
+from array import array
+from collections.abc import Iterable, Sequence
+
+from lazyfs.errors import LazyfsError
+from lazyfs.image.flights import Flight
+from lazyfs.oci.descriptor import Descriptor
+from lazyfs.rootfs.table import LayerTable
+from lazyfs.store.content import RESIDENT, LayerContent
+
+AHEAD_MIN = 64 << 10
+AHEAD_MAX = 8 << 20
+
+
+class Device:
+    """One layer as the drivers see it: a device whose chunks become resident on demand.
+
+    ``number`` is the EROFS device number, 1 for the bottom layer.  A chunk's *position* is its
+    place in blob order; chunks are read, prefetched and requested in that order.
+    """
+
+    def __init__(
+        self, number: int, descriptor: Descriptor, table: LayerTable, content: LayerContent
+    ) -> None:
+        self.number = number
+        self.descriptor = descriptor
+        self.table = table
+        self.content = content
+        self.flights: dict[int, Flight] = {}
+        self.refused: dict[int, tuple[LazyfsError, float]] = {}
+        self.order = table.by_blob()
+        self._positions = None if isinstance(self.order, range) else _inverse(self.order)
+        self._ahead_size = 0
+        # Blob offset and position up to which the last demand was served, or read ahead.
+        self._ahead_end = -1
+        self._ahead_position = 0
+        self.marks: set[int] = set()
+
+    def position(self, chunk: int) -> int:
+        """Return the place of *chunk* in blob order."""
+        return chunk if self._positions is None else self._positions[chunk]
+
+    def is_wanted(self, chunk: int) -> bool:
+        """Say whether *chunk* is neither resident nor on its way."""
+        return self.content.states[chunk] != RESIDENT and chunk not in self.flights
+
+    def with_stream(self, chunks: Iterable[int]) -> list[int]:
+        """Return *chunks* and all wanted ones that share a compressed stream with one of them.
+
+        They arrive and are inflated anyway.  Sorted by position.
+        """
+        table, order = self.table, self.order
+        positions: set[int] = set()
+        for chunk in chunks:
+            position = self.position(chunk)
+            if position in positions:
+                continue
+            stream = table.blob_offset(chunk)
+            first = last = position
+            while first > 0 and table.blob_offset(order[first - 1]) == stream:
+                first -= 1
+            while last + 1 < len(order) and table.blob_offset(order[last + 1]) == stream:
+                last += 1
+            positions.update(range(first, last + 1))
+        return [order[p] for p in sorted(positions) if self.is_wanted(order[p])]
+
+    def read_ahead(self, chunks: list[int]) -> list[int]:
+        """Return the chunks to fetch beyond *chunks*, which a reader misses now.
+
+        Nothing for a reader that jumps; for one that goes on where the last demand ended, in blob
+        order and so also across files, a window that doubles from 64 KiB to 8 MiB.
+        """
+        start = self.table.blob_offset(chunks[0])
+        is_sequential = 0 <= start - self._ahead_end <= AHEAD_MIN
+        self._ahead_position = self.position(chunks[-1]) + 1
+        self._ahead_end = self.table.blob_end(chunks[-1])
+        self.marks.clear()
+        if not is_sequential:
+            self._ahead_size = 0
+            return []
+        return self.go_ahead()
+
+    def go_ahead(self) -> list[int]:
+        """Return the chunks of the next, larger window: the reader has reached the mark.
+
+        The mark is the middle of a window, so that the next one is asked for before it is needed.
+        """
+        self._ahead_size = min(max(AHEAD_MIN, 2 * self._ahead_size), AHEAD_MAX)
+        limit = self._ahead_end + self._ahead_size
+        ahead: list[int] = []
+        for position in range(self._ahead_position, len(self.order)):
+            chunk = self.order[position]
+            if self.table.blob_end(chunk) > limit and ahead:
+                break
+            self._ahead_position = position + 1
+            self._ahead_end = self.table.blob_end(chunk)
+            if self.is_wanted(chunk):
+                ahead.append(chunk)
+        self.marks.clear()
+        if ahead:
+            self.marks.add(ahead[len(ahead) // 2])
+        return ahead
+
+
+def _inverse(order: Sequence[int]) -> array[int]:
+    """Return the position of each chunk, by chunk number."""
+    positions = array("Q", bytes(8 * len(order)))
+    for position, chunk in enumerate(order):
+        positions[chunk] = position
+    return positions

@@ -1,0 +1,320 @@
+"""``ensure``: the only way in which a byte of an image becomes resident.
+
+A miss becomes flights (one per chunk, whoever waits), flights become runs (one range request
+each), and a run is decoded, verified and stored piece by piece in a worker thread while its body
+still arrives.  A reader that goes away leaves its flights alive; they belong to the fetcher's
+nursery.  docs/concurrency.md says what is atomic between awaits.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from lazyfs.errors import LazyfsError, StoreError, VerificationFailed
+from lazyfs.formats.decode import Decoded, Piece, RangeDecoder
+from lazyfs.image.device import Device
+from lazyfs.image.flights import Flight
+from lazyfs.image.origin import Origin
+from lazyfs.image.plan import Run, plan_runs
+from lazyfs.store.content import DOUBTFUL, RESIDENT, LayerContent, NoSpace
+
+log = logging.getLogger(__name__)
+
+FEED_SIZE = 256 << 10
+"""Compressed bytes handed to a worker at once: a thread hop costs 0.2 ms, inflating these 1 ms."""
+
+REFUSAL_SECONDS = 10.0
+"""How long a chunk that was bad twice is refused without asking again."""
+
+DEMAND_REQUESTS = 8
+WORKERS = 2
+
+
+class ChunkCorrupt(VerificationFailed):
+    """A chunk does not have its digest, also when it was fetched again."""
+
+
+class FetchBroken(StoreError):
+    """A bug in fetching, or a store that cannot be written; the log has the traceback."""
+
+
+@dataclass(slots=True)
+class FetchStatistics:
+    """Counts since the image was opened; sizes are compressed bytes asked for."""
+
+    demand_requests: int = 0
+    demand_size: int = 0
+    background_requests: int = 0
+    background_size: int = 0
+    misses: int = 0
+    corrupt_chunks: int = 0
+    failed_requests: int = 0
+    unstored_chunks: int = 0
+
+
+class Fetcher:
+    """Makes ranges of devices resident, and reads them.
+
+    *report* is told of each chunk that is corrupt for good.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[Device],
+        origin: Origin,
+        nursery: trio.Nursery,
+        *,
+        report: Callable[[str], None],
+    ) -> None:
+        self.statistics = FetchStatistics()
+        self._devices = {device.number: device for device in devices}
+        self._origin = origin
+        self._nursery = nursery
+        self._report = report
+        self._workers = trio.CapacityLimiter(WORKERS)
+        self._slots = trio.CapacityLimiter(DEMAND_REQUESTS)
+        self._demand_runs = 0
+        self._demand_ended = 0.0
+        self._is_full = False
+
+    # Reading.
+
+    def read_nowait(self, device: int, offset: int, size: int) -> bytes | None:
+        """Return bytes of a device if they are resident, else None; never blocks on a network."""
+        dev = self._devices[device]
+        states = dev.content.states
+        chunks = dev.table.covering(offset, offset + size)
+        for chunk in chunks:
+            if states[chunk] != RESIDENT:
+                return None
+        if chunks.start in dev.marks:
+            dev.marks.discard(chunks.start)
+            self._launch(dev, dev.go_ahead(), is_demand=False)
+        return dev.content.read(offset, size)
+
+    async def read(self, device: int, offset: int, size: int) -> bytes:
+        """Return exactly *size* bytes of a device, fetching what is missing."""
+        unstored = await self.ensure(device, offset, offset + size)
+        dev = self._devices[device]
+        if not unstored:
+            return dev.content.read(offset, size)
+        result = bytearray(size)
+        for chunk in dev.table.covering(offset, offset + size):
+            start = dev.table.device_offset(chunk)
+            low = max(offset, start)
+            high = min(offset + size, start + dev.table.size(chunk))
+            data = unstored.get(chunk)
+            result[low - offset : high - offset] = (
+                dev.content.read(low, high - low)
+                if data is None
+                else memoryview(data)[low - start : high - start]
+            )
+        return bytes(result)
+
+    async def ensure(self, device: int, start: int, end: int) -> dict[int, bytes]:
+        """Make device bytes *start* to *end* resident.
+
+        Returns the chunks that were verified but could not be stored (full disk), by number.
+        Raises ChunkCorrupt, or whatever the source raised.
+        """
+        dev = self._devices[device]
+        states = dev.content.states
+        chunks = dev.table.covering(start, end)
+        doubtful = [chunk for chunk in chunks if states[chunk] == DOUBTFUL]
+        if doubtful:
+            await self._confirm(dev, doubtful)
+        missing = [chunk for chunk in chunks if states[chunk] != RESIDENT]
+        if not missing:
+            return {}
+        self.statistics.misses += 1
+        wanted = [chunk for chunk in missing if chunk not in dev.flights]
+        if wanted:
+            for chunk in wanted:
+                self._raise_if_refused(dev, chunk)
+            wanted = dev.with_stream(wanted)
+            self._launch(dev, wanted + dev.read_ahead(wanted), is_demand=True)
+        flights = [(chunk, dev.flights[chunk]) for chunk in missing if chunk in dev.flights]
+        unstored: dict[int, bytes] = {}
+        for chunk, flight in flights:
+            data = await flight.wait()
+            if data is not None:
+                unstored[chunk] = data
+        return unstored
+
+    async def _confirm(self, dev: Device, doubtful: list[int]) -> None:
+        def confirm() -> list[int]:
+            return [chunk for chunk in doubtful if not dev.content.confirm(chunk)]
+
+        for chunk in await trio.to_thread.run_sync(confirm, limiter=self._workers):
+            log.warning(
+                "layer %s: chunk %d was damaged in the store by an unclean stop; fetching it again",
+                dev.descriptor.digest,
+                chunk,
+            )
+
+    def _raise_if_refused(self, dev: Device, chunk: int) -> None:
+        refused = dev.refused.get(chunk)
+        if refused is None:
+            return
+        error, until = refused
+        if trio.current_time() < until:
+            raise error
+        del dev.refused[chunk]
+
+    # Requests.
+
+    @property
+    def is_busy(self) -> bool:
+        """True while readers wait for requests, and shortly after: background work steps back."""
+        return self._demand_runs > 0 or trio.current_time() - self._demand_ended < 0.05
+
+    def _launch(self, dev: Device, chunks: list[int], *, is_demand: bool) -> None:
+        """Start fetching *chunks* (wanted, in blob order) and return."""
+        for run in plan_runs(dev.table, chunks):
+            self._take_off(dev, run)
+            self._nursery.start_soon(self._run_demand, dev, run, is_demand)
+
+    @staticmethod
+    def _take_off(dev: Device, run: Run) -> None:
+        for chunk in run.chunks:
+            dev.flights[chunk] = Flight()
+
+    async def _run_demand(self, dev: Device, run: Run, is_demand: bool) -> None:
+        self._demand_runs += is_demand
+        try:
+            async with self._slots:
+                self.statistics.demand_requests += 1
+                self.statistics.demand_size += run.end - run.start
+                await self._fetch(dev, run)
+        finally:
+            self._demand_runs -= is_demand
+            if is_demand:
+                self._demand_ended = trio.current_time()
+
+    async def fetch_background(self, dev: Device, chunks: list[int]) -> None:
+        """Fetch wanted chunks that nobody waits for yet, in blob order; errors only end flights."""
+        for run in plan_runs(dev.table, chunks):
+            self._take_off(dev, run)
+            self.statistics.background_requests += 1
+            self.statistics.background_size += run.end - run.start
+            await self._fetch(dev, run)
+
+    async def _fetch(self, dev: Device, run: Run) -> None:
+        """Fetch a run; every flight of it has ended when this returns, however it returns."""
+        error: LazyfsError | None = None
+        try:
+            bad = await self._transfer(dev, run)
+            for chunk, reason in bad.items():
+                await self._fetch_again(dev, chunk, reason)
+        except LazyfsError as exc:
+            self.statistics.failed_requests += 1
+            log.warning("layer %s: %s", dev.descriptor.digest, exc.message)
+            error = exc
+        except Exception:  # a bug must cost one read, not the mount
+            log.exception("layer %s: fetching %d-%d", dev.descriptor.digest, run.start, run.end)
+        finally:
+            for chunk in run.chunks:
+                flight = dev.flights.pop(chunk, None)
+                if flight is not None:
+                    flight.fail(error or FetchBroken(f"chunk {chunk}: fetching was broken off"))
+
+    async def _transfer(self, dev: Device, run: Run) -> dict[int, str]:
+        """Ask for a run, decode and store it, land its flights; return the bad chunks."""
+        decoder = RangeDecoder(_pieces(dev, run.chunks), run.start)
+        bad: dict[int, str] = {}
+        buffered: list[bytes] = []
+        size = 0
+        async with self._origin.source.open_range(dev.descriptor, run.start, run.end) as body:
+            async for data in body:
+                buffered.append(data)
+                size += len(data)
+                if size >= FEED_SIZE:
+                    await self._feed(dev, decoder, b"".join(buffered), bad)
+                    buffered.clear()
+                    size = 0
+        await self._feed(dev, decoder, b"".join(buffered), bad, is_last=True)
+        return bad
+
+    async def _feed(
+        self,
+        dev: Device,
+        decoder: RangeDecoder,
+        data: bytes,
+        bad: dict[int, str],
+        *,
+        is_last: bool = False,
+    ) -> None:
+        def decode() -> list[Decoded]:
+            decoded = decoder.feed(data)
+            if is_last:
+                decoded += decoder.finish()
+            return [_store(dev.content, item) for item in decoded]
+
+        for item in await trio.to_thread.run_sync(decode, limiter=self._workers):
+            if item.error is not None:
+                bad[item.key] = item.error
+                continue
+            if item.data is not None:
+                self._say_full(dev)
+            flight = dev.flights.pop(item.key, None)
+            if flight is not None:
+                flight.land(item.data)
+
+    async def _fetch_again(self, dev: Device, chunk: int, reason: str) -> None:
+        """Fetch a chunk that was bad once more, alone; refuse it for a while if it is bad again."""
+        log.warning(
+            "layer %s: chunk %d: %s; fetching it again", dev.descriptor.digest, chunk, reason
+        )
+        run = Run(dev.table.blob_offset(chunk), dev.table.blob_end(chunk), [chunk])
+        bad = await self._transfer(dev, run)
+        if not bad:
+            return
+        self.statistics.corrupt_chunks += 1
+        digest = f"sha256:{dev.table.digest(chunk).hex()}"
+        error = ChunkCorrupt(
+            f"layer {dev.descriptor.digest}: chunk at blob offset {run.start}: got bytes that are "
+            f"wrong ({bad[chunk]}), expected {digest}",
+            hint="it was fetched twice; the registry holds, or something on the way makes, "
+            "other bytes than were published",
+        )
+        log.error("%s", error.message)
+        self._report(f"corrupt {digest}")
+        dev.refused[chunk] = (error, trio.current_time() + REFUSAL_SECONDS)
+        dev.flights.pop(chunk).fail(error)
+
+    def _say_full(self, dev: Device) -> None:
+        self.statistics.unstored_chunks += 1
+        if not self._is_full:
+            self._is_full = True
+            log.warning(
+                "%s: no space left: chunks are served without being stored from here on",
+                dev.content.folder,
+            )
+
+
+def _pieces(dev: Device, chunks: Sequence[int]) -> list[Piece]:
+    table = dev.table
+    return [
+        Piece(
+            chunk,
+            table.blob_offset(chunk),
+            table.blob_end(chunk),
+            table.inner_offset(chunk),
+            table.size(chunk),
+            table.digest(chunk),
+        )
+        for chunk in chunks
+    ]
+
+
+def _store(content: LayerContent, item: Decoded) -> Decoded:
+    """Store a verified chunk; what comes back has no data, or those the store had no room for."""
+    if item.data is None:
+        return item
+    try:
+        content.write(item.key, item.data)
+    except NoSpace:
+        return item
+    return item._replace(data=None)

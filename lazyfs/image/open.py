@@ -1,0 +1,172 @@
+"""An image that is open: its index, its contents, what it says of itself."""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import trio
+
+from lazyfs.digest import parse_digest
+from lazyfs.errors import StoreError
+from lazyfs.image.device import Device
+from lazyfs.image.fetch import Fetcher
+from lazyfs.image.identity import mount_attributes
+from lazyfs.image.origin import Origin
+from lazyfs.image.prefetch import prefetch
+from lazyfs.image.prepare import Prepared
+from lazyfs.oci.descriptor import Descriptor
+from lazyfs.oci.reference import parse_reference
+from lazyfs.registry.source import AccessOptions
+from lazyfs.rootfs.erofs_reader import ErofsIndex
+from lazyfs.rootfs.provenance import Provenance
+from lazyfs.store.content import LayerContent
+from lazyfs.store.images import LayerRecord, load_image
+from lazyfs.store.layers import load_table
+from lazyfs.store.paths import Store
+
+log = logging.getLogger(__name__)
+
+
+class ImageGone(StoreError):
+    """What was prepared is no longer in the store."""
+
+
+class Health:
+    """``ok``, or the first content error that was seen."""
+
+    def __init__(self) -> None:
+        self.text = "ok"
+
+    def report(self, text: str) -> None:
+        """Note a content error; only the first one counts."""
+        if self.text == "ok":
+            self.text = text
+
+
+@dataclass(frozen=True, slots=True)
+class OpenImage:
+    """An open image, as the drivers and the commands see it.
+
+    ``contents`` reads the devices; ``attributes`` are the mount root's own names (the index has
+    those that hold for every mount of the image); ``layers`` are bottom first.
+    """
+
+    prepared: Prepared
+    index: ErofsIndex
+    provenance: Provenance
+    contents: Fetcher
+    devices: tuple[Device, ...]
+    attributes: Mapping[bytes, bytes | Callable[[], bytes]]
+    origin: Origin
+    health: Health
+
+    @property
+    def layers(self) -> tuple[LayerRecord, ...]:
+        """The records of the layers, bottom first."""
+        return self.prepared.image.layers
+
+    async def prefetch(self, mode: str) -> None:
+        """Fetch in the background: *mode* is "none", "landmark" or "all"."""
+        await prefetch(self.contents, self.devices, mode)
+
+    def statistics(self) -> dict[str, object]:
+        """Return all counts in JSON's types; sizes in bytes.  Fields: docs/reference/json.md."""
+        source = self.origin.statistics
+        return {
+            "requested": self.prepared.requested,
+            "resolved": self.prepared.resolved,
+            "manifestDigest": self.prepared.image.manifest_digest,
+            "platform": self.prepared.image.platform,
+            "health": self.health.text,
+            "layers": [
+                {
+                    "digest": layer.digest,
+                    "tocDigest": layer.toc_digest,
+                    "size": layer.size,
+                    "contentSize": device.table.payload_size,
+                    "residentSize": device.content.resident_size(),
+                    "chunks": device.table.count,
+                }
+                for layer, device in zip(self.layers, self.devices, strict=True)
+            ],
+            "fetch": _camel(asdict(self.contents.statistics)),
+            "source": {
+                "requests": source.requests,
+                "receivedSize": source.received_size,
+                "retries": source.retries,
+                "errors": source.errors,
+            },
+        }
+
+
+def _camel(counts: Mapping[str, object]) -> dict[str, object]:
+    """Spell the names as JSON output does: ``demand_size`` becomes ``demandSize``."""
+    result = {}
+    for name, value in counts.items():
+        first, *rest = name.split("_")
+        result[first + "".join(word.capitalize() for word in rest)] = value
+    return result
+
+
+@asynccontextmanager
+async def open_image(
+    prepared: Prepared, cache_dir: Path, access: AccessOptions, *, mount_id: str = ""
+) -> AsyncIterator[OpenImage]:
+    """Open what ``prepare`` prepared; no request is made before a read misses.
+
+    The fetcher's tasks live in a nursery of this context; leaving it cancels them.
+    """
+    store = Store(cache_dir)
+    stored = load_image(store, parse_digest(prepared.image.manifest_digest))
+    if stored is None:
+        raise ImageGone(f"store {cache_dir}: got no index of {prepared.resolved}, expected one")
+    origin = Origin(parse_reference(prepared.requested), access)
+    health = Health()
+    error: Exception | None = None
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(origin.aclose)
+        devices = []
+        for number, layer in enumerate(prepared.image.layers, start=1):
+            device = _open_device(store, number, layer)
+            stack.callback(device.content.close)
+            devices.append(device)
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        try:
+            yield OpenImage(
+                prepared=prepared,
+                index=stored.index,
+                provenance=stored.provenance,
+                contents=Fetcher(devices, origin, nursery, report=health.report),
+                devices=tuple(devices),
+                attributes=mount_attributes(
+                    requested=prepared.requested,
+                    resolved=prepared.resolved,
+                    index_digest=prepared.index_digest,
+                    resolved_at=prepared.resolved_at,
+                    mount_id=mount_id,
+                    source=prepared.source,
+                    verify="on-read",
+                    health=lambda: health.text,
+                ),
+                origin=origin,
+                health=health,
+            )
+        except Exception as exc:
+            error = exc  # raised below: the nursery would wrap it in a group
+        nursery.cancel_scope.cancel()
+    if error is not None:
+        raise error
+
+
+def _open_device(store: Store, number: int, layer: LayerRecord) -> Device:
+    toc_digest = parse_digest(layer.toc_digest)
+    table = load_table(store, toc_digest)
+    if table is None:
+        raise ImageGone(
+            f"store {store.root}: got no layer table of {layer.digest}, expected one",
+            hint="the cache was emptied meanwhile: mount again",
+        )
+    descriptor = Descriptor(layer.media_type, parse_digest(layer.digest), layer.size)
+    return Device(number, descriptor, table, LayerContent(store.layer_path(toc_digest), table))

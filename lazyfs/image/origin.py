@@ -1,0 +1,60 @@
+"""Where an image comes from, connected to on first use."""
+
+from lazyfs.oci.reference import LayoutReference, Reference
+from lazyfs.registry.source import AccessOptions, Source, SourceStatistics
+
+
+class Origin:
+    """The source that a reference names; it is opened when the first byte is asked for.
+
+    A mount of a digest that is known, and whose content is resident, never opens it.
+    """
+
+    def __init__(self, reference: Reference | LayoutReference, access: AccessOptions) -> None:
+        self.reference = reference
+        self._access = access
+        self._source: Source | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything has been asked of the source."""
+        return self._source is not None
+
+    @property
+    def source(self) -> Source:
+        """The source, opened now if it was not."""
+        if self._source is None:
+            self._source = self._open()
+        return self._source
+
+    @property
+    def kind(self) -> str:
+        """``layout`` or ``registry``."""
+        return "layout" if isinstance(self.reference, LayoutReference) else "registry"
+
+    @property
+    def repository(self) -> str:
+        """What a resolved reference starts with: ``docker.io/library/python``, ``oci:DIR``."""
+        if isinstance(self.reference, LayoutReference):
+            return f"oci:{self.reference.path}"
+        return self.reference.name
+
+    @property
+    def statistics(self) -> SourceStatistics:
+        """The source's counts; zeros while it is not open."""
+        return SourceStatistics() if self._source is None else self._source.statistics
+
+    def _open(self) -> Source:
+        # Imported here: httpx costs 0.1 s, which a mount that needs no request does not pay.
+        if isinstance(self.reference, LayoutReference):
+            from lazyfs.registry.layout import ImageLayout  # noqa: PLC0415
+
+            return ImageLayout(self.reference.path)
+        from lazyfs.registry.client import RegistryClient  # noqa: PLC0415
+
+        return RegistryClient(self.reference, self._access)
+
+    async def aclose(self) -> None:
+        """Close the source if it was opened."""
+        if self._source is not None:
+            await self._source.aclose()

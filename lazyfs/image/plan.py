@@ -1,0 +1,53 @@
+"""Which bytes to ask for: missing chunks to range requests.
+
+Pure: chunk numbers and blob offsets in, ranges out.  A *run* is a set of chunks fetched by one
+request; it covers the blob from its first chunk's stream to its last chunk's end.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from lazyfs.rootfs.table import LayerTable
+
+COALESCE_SIZE = 64 << 10
+"""A gap of fewer bytes than this is fetched rather than left out: a request costs about 1 ms of
+processor, in which 64 KiB arrive on a link of 500 Mbit/s."""
+
+SEGMENT_SIZE = 4 << 20
+"""Where a run grows beyond this, the next one begins: several requests in parallel fill a link
+that one connection does not, and the first bytes arrive no later."""
+
+
+@dataclass(slots=True)
+class Run:
+    """One range request: blob bytes ``start`` to ``end`` and the chunks wanted of it."""
+
+    start: int
+    end: int
+    chunks: list[int]
+
+
+def plan_runs(
+    table: LayerTable,
+    chunks: Iterable[int],
+    *,
+    gap: int = COALESCE_SIZE,
+    segment: int = SEGMENT_SIZE,
+) -> list[Run]:
+    """Return the runs that cover *chunks*, which come sorted by blob offset.
+
+    Chunks of one shared stream stay in one run, whatever its size.
+    """
+    runs: list[Run] = []
+    run: Run | None = None
+    for chunk in chunks:
+        start, end = table.blob_offset(chunk), table.blob_end(chunk)
+        if run is not None and (
+            start < run.end or (start - run.end <= gap and end - run.start <= segment)
+        ):
+            run.chunks.append(chunk)
+            run.end = max(run.end, end)
+        else:
+            run = Run(start, end, [chunk])
+            runs.append(run)
+    return runs

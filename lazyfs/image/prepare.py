@@ -1,0 +1,171 @@
+"""Everything about an image that needs the network once: resolve, fetch TOCs, build the index.
+
+Afterwards the store has all that a mount needs to be live; no content has been fetched.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import trio
+
+from lazyfs.digest import Digest, parse_digest
+from lazyfs.errors import LazyfsError
+from lazyfs.formats.toc import Toc
+from lazyfs.image.identity import image_attributes
+from lazyfs.image.origin import Origin
+from lazyfs.image.resolve import Resolver
+from lazyfs.image.tocs import load_tocs, required_toc_digest
+from lazyfs.oci.config import ImageConfig
+from lazyfs.oci.descriptor import Descriptor
+from lazyfs.oci.manifest import Manifest
+from lazyfs.oci.platforms import Platform, parse_platform, platform_of_machine
+from lazyfs.oci.reference import parse_reference
+from lazyfs.registry.source import AccessOptions
+from lazyfs.rootfs.erofs_writer import build_index
+from lazyfs.store.images import ImageRecord, LayerRecord, load_image, save_image
+from lazyfs.store.paths import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to mount: *platform* None means this machine's."""
+
+    reference: str
+    platform: str | None
+    cache_dir: Path
+    access: AccessOptions
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """An image that is ready to be opened; travels between processes as JSON.
+
+    ``source`` is "registry", "layout" or, when no request was needed, "cache".
+    ``resolved_at`` is RFC 3339, UTC.
+    """
+
+    requested: str
+    resolved: str
+    index_digest: str | None
+    image: ImageRecord
+    source: str
+    resolved_at: str
+
+    def encode(self) -> bytes:
+        """Return the JSON form."""
+        return msgspec.json.encode(self)
+
+    @staticmethod
+    def decode(data: bytes) -> "Prepared":
+        """Return what ``encode`` made of it."""
+        return msgspec.json.decode(data, type=Prepared)
+
+
+async def prepare(request: Request) -> Prepared:
+    """Resolve *request* and see that the store holds the image's rootfs index.
+
+    One request for a manifest (two with an index), then the config and the tails of all layers in
+    parallel; none for a digest that the store knows.
+    """
+    store = Store(request.cache_dir)
+    reference = parse_reference(request.reference)
+    origin = Origin(reference, request.access)
+    try:
+        resolver = Resolver(store, origin)
+        resolved = await resolver.resolve(reference.identifier, wanted_platform(request.platform))
+        manifest, digest = resolved.manifest, resolved.document.digest
+        stored = load_image(store, digest)
+        if stored is not None and _has_layers(store, stored.record):
+            record = stored.record
+        else:
+            record = await _build(store, origin, resolver, manifest, digest)
+        return Prepared(
+            requested=request.reference,
+            resolved=f"{origin.repository}@{digest}",
+            index_digest=None if resolved.index_digest is None else str(resolved.index_digest),
+            image=record,
+            source=origin.kind if origin.is_open else "cache",
+            resolved_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
+    finally:
+        await origin.aclose()
+
+
+def wanted_platform(text: str | None) -> Platform:
+    """Return the platform that *text* spells, or this machine's."""
+    if text is not None:
+        return parse_platform(text)
+    machine = os.uname()
+    return platform_of_machine(machine.sysname, machine.machine)
+
+
+def _has_layers(store: Store, record: ImageRecord) -> bool:
+    """Say whether the layer tables are there; an image without them is built again."""
+    return all(
+        (store.layer_path(parse_digest(layer.toc_digest)) / "table").exists()
+        for layer in record.layers
+    )
+
+
+async def _build(
+    store: Store, origin: Origin, resolver: Resolver, manifest: Manifest, digest: Digest
+) -> ImageRecord:
+    for layer in manifest.layers:
+        required_toc_digest(layer)  # say what is wrong before anything is fetched
+    config, tocs = await _fetch_all(store, origin, resolver, manifest)
+    record = ImageRecord(
+        manifest_digest=str(digest),
+        manifest_media_type=manifest.media_type,
+        config_digest=str(manifest.config.digest),
+        platform=str(config.platform),
+        layers=tuple(
+            _layer_record(layer, diff_id)
+            for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
+        ),
+    )
+    built = build_index(
+        tocs,
+        root_xattrs=image_attributes(record),
+        device_tags=[toc.digest.hex for toc in tocs],
+    )
+    return save_image(store, record, built.image, built.provenance)
+
+
+async def _fetch_all(
+    store: Store, origin: Origin, resolver: Resolver, manifest: Manifest
+) -> tuple[ImageConfig, list[Toc]]:
+    """Fetch the config and the TOCs side by side."""
+    configs: list[ImageConfig | LazyfsError] = []
+
+    async def fetch_config() -> None:
+        try:
+            configs.append(await resolver.config(manifest))
+        except LazyfsError as exc:
+            configs.append(exc)
+
+    tocs: list[Toc] = []
+    error: LazyfsError | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fetch_config)
+        try:
+            tocs = await load_tocs(store, origin, manifest.layers)
+        except LazyfsError as exc:
+            error = exc
+    if error is not None:
+        raise error
+    if isinstance(configs[0], LazyfsError):
+        raise configs[0]
+    return configs[0], tocs
+
+
+def _layer_record(layer: Descriptor, diff_id: Digest) -> LayerRecord:
+    return LayerRecord(
+        digest=str(layer.digest),
+        size=layer.size,
+        media_type=layer.media_type,
+        diff_id=str(diff_id),
+        toc_digest=str(required_toc_digest(layer)),
+        format="estargz",
+    )

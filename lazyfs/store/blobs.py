@@ -1,0 +1,24 @@
+"""Manifests, indexes and configs as received, by digest."""
+
+from lazyfs.digest import Digest, digest_of
+from lazyfs.store.paths import Store
+
+
+def load_blob(store: Store, digest: Digest) -> bytes | None:
+    """Return a stored blob, its digest checked again, or None; a rotten one is removed."""
+    path = store.blob_path(digest)
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    if digest_of(data, digest.algorithm) != digest:
+        path.unlink(missing_ok=True)
+        return None
+    return data
+
+
+def save_blob(store: Store, digest: Digest, data: bytes) -> None:
+    """Keep *data*, which has been verified to have *digest*."""
+    path = store.blob_path(digest)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    store.write_file(path, data)

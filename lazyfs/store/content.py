@@ -1,0 +1,213 @@
+"""The content store of one layer: a sparse file in device layout, and its presence map.
+
+A chunk is verified, written, and only then marked.  The presence map has one *byte* per chunk, so
+that processes mark chunks without a lock and lose no mark:
+
+    ABSENT     nothing is known of the chunk's bytes
+    DOUBTFUL   it was marked before an unclean stop: it is hashed again on first use
+    RESIDENT   verified and written
+
+Rule 1: a byte becomes RESIDENT only after the chunk's verified bytes are in the content file.
+Rule 2: before the first mark of a session, ``clean`` in the header goes to 0 on the disk; it goes
+back to 1 when the last user closes, after everything is on the disk.  A map that nobody holds and
+that is not clean has been left by a crash: every RESIDENT becomes DOUBTFUL.
+Rule 3: whoever uses the map holds a shared flock on it, so "nobody holds it" can be known; removal
+takes the exclusive one.
+Rule 4: no bytes are ever written over a RESIDENT chunk but the same verified ones.
+
+Format: docs/format.md.
+"""
+
+import errno
+import fcntl
+import hashlib
+import mmap
+import os
+import struct
+from pathlib import Path
+
+from lazyfs.errors import StoreError
+from lazyfs.rootfs.table import LayerTable
+
+HEADER_SIZE = 4096  # a page, so that marks never share one with ``clean``
+HEADER = struct.Struct("<8sIIQ")
+MAGIC = b"LFSPRES1"
+VERSION = 1
+ABSENT, DOUBTFUL, RESIDENT = 0, 1, 2
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class ContentUnusable(StoreError):
+    """A layer's content cannot be opened or read."""
+
+
+class NoSpace(StoreError):
+    """The filesystem of the store is full; what was to be stored has not been."""
+
+
+class LayerContent:
+    """The content of one layer, opened; made when it is missing.
+
+    Thread-safe: ``write`` and ``confirm`` are called from decoding threads, the rest from the
+    event loop.  ``states`` is the presence map, one byte per chunk; readers may index it directly.
+    """
+
+    def __init__(self, folder: Path, table: LayerTable) -> None:
+        self.folder = folder
+        self.table = table
+        self._dirty = False
+        try:
+            self._map_fd, alone = self._lock(folder)
+            self._map = self._open_map(alone)
+            self.fd = os.open(
+                folder / "content", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+            )
+            if os.fstat(self.fd).st_size != table.device_size:
+                os.ftruncate(self.fd, table.device_size)
+        except OSError as exc:
+            raise ContentUnusable(f"content store {folder}: {exc.strerror}") from exc
+        self.states = memoryview(self._map)[HEADER_SIZE:]
+
+    @staticmethod
+    def _lock(folder: Path) -> tuple[int, bool]:
+        """Return the map's locked descriptor, and whether the lock is exclusive (nobody else's)."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        while True:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            fd = os.open(folder / "presence", flags, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                alone = True
+            except BlockingIOError:
+                fcntl.flock(fd, fcntl.LOCK_SH)
+                alone = False
+            try:
+                # Removal holds the exclusive lock and unlinks: what we locked may be gone.
+                if os.path.samestat(os.fstat(fd), os.stat(folder / "presence")):
+                    return fd, alone
+            except FileNotFoundError:
+                pass
+            os.close(fd)
+
+    def _open_map(self, alone: bool) -> mmap.mmap:
+        size = HEADER_SIZE + max(1, self.table.count)
+        fd = self._map_fd
+        header = os.pread(fd, HEADER.size, 0)
+        clean, fits = 0, False
+        if len(header) == HEADER.size and os.fstat(fd).st_size == size:
+            magic, version, clean, count = HEADER.unpack(header)
+            fits = (magic, version, count) == (MAGIC, VERSION, self.table.count)
+        if not fits:
+            if not alone:
+                raise OSError(errno.EIO, "the presence map does not fit the layer table")
+            self._reset_map(size)
+            clean = 1
+        mapped = mmap.mmap(fd, size)
+        if alone:
+            if not clean:
+                marks = mapped[HEADER_SIZE:]
+                mapped[HEADER_SIZE:] = marks.replace(bytes([RESIDENT]), bytes([DOUBTFUL]))
+            fcntl.flock(fd, fcntl.LOCK_SH)
+        return mapped
+
+    def _reset_map(self, size: int) -> None:
+        """Start with nothing resident; what the content file holds is not believed."""
+        os.ftruncate(self._map_fd, 0)
+        # Allocated, not sparse: a store into a mapped hole on a full disk would be a SIGBUS.
+        os.posix_fallocate(self._map_fd, 0, size)
+        os.pwrite(self._map_fd, HEADER.pack(MAGIC, VERSION, 1, self.table.count), 0)
+
+    # What readers ask.
+
+    def is_resident(self, chunks: range) -> bool:
+        """Say whether all *chunks* are resident."""
+        states = self.states
+        return all(states[i] == RESIDENT for i in chunks)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return *size* bytes of the device; the caller has seen that they are resident."""
+        data = os.pread(self.fd, size, offset)
+        if len(data) != size:
+            raise ContentUnusable(
+                f"content store {self.folder}: got {len(data)} bytes at {offset}, expected {size}"
+            )
+        return data
+
+    def resident_size(self) -> int:
+        """Bytes of payload that are resident."""
+        size = self.table.size
+        return sum(size(i) for i, state in enumerate(self.states) if state == RESIDENT)
+
+    # What decoding threads do.
+
+    def write(self, chunk: int, data: bytes) -> None:
+        """Store the verified bytes of *chunk* and mark it; NoSpace when the disk is full."""
+        if self.states[chunk] == RESIDENT:
+            return  # rule 4: another process was faster
+        if not self._dirty:
+            self._set_clean(0)
+            self._dirty = True
+        offset = self.table.device_offset(chunk)
+        view = memoryview(data)
+        try:
+            while view:
+                written = os.pwrite(self.fd, view, offset)
+                offset += written
+                view = view[written:]
+        except OSError as exc:
+            if exc.errno in NO_SPACE:
+                raise NoSpace(f"content store {self.folder}: {exc.strerror}") from exc
+            raise ContentUnusable(f"content store {self.folder}: {exc.strerror}") from exc
+        self.states[chunk] = RESIDENT
+
+    def confirm(self, chunk: int) -> bool:
+        """Hash a doubtful chunk again; mark it resident, or absent and return False."""
+        if self.states[chunk] != DOUBTFUL:
+            return self.states[chunk] == RESIDENT
+        if self.check(chunk):
+            self.states[chunk] = RESIDENT
+            return True
+        self.states[chunk] = ABSENT
+        return False
+
+    def check(self, chunk: int) -> bool:
+        """Say whether the stored bytes of *chunk* have its digest."""
+        hasher = hashlib.sha256()
+        offset = self.table.device_offset(chunk)
+        end = offset + self.table.size(chunk)
+        while offset < end:
+            data = os.pread(self.fd, min(end - offset, 1 << 20), offset)
+            if not data:
+                return False
+            hasher.update(data)
+            offset += len(data)
+        return hasher.digest() == self.table.digest(chunk)
+
+    def forget(self, chunk: int) -> None:
+        """Mark a chunk absent: its stored bytes turned out to be wrong."""
+        self.states[chunk] = ABSENT
+
+    def _set_clean(self, clean: int) -> None:
+        os.pwrite(self._map_fd, HEADER.pack(MAGIC, VERSION, clean, self.table.count), 0)
+        os.fdatasync(self._map_fd)
+
+    def close(self) -> None:
+        """Close; the last user leaves a map that the next one believes.  Idempotent."""
+        if self._map_fd < 0:
+            return
+        self.states.release()
+        try:
+            fcntl.flock(self._map_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _, _, clean, _ = HEADER.unpack(os.pread(self._map_fd, HEADER.size, 0))
+            if not clean:
+                os.fdatasync(self.fd)
+                self._map.flush()
+                os.fdatasync(self._map_fd)
+                self._set_clean(1)
+        except OSError:
+            pass  # others use it still, or the disk fails: then it stays unclean, and is re-hashed
+        finally:
+            self._map.close()
+            os.close(self.fd)
+            os.close(self._map_fd)
+            self._map_fd = -1

@@ -1,0 +1,102 @@
+"""The rootfs index of an image on disk, under the manifest's digest.
+
+``record.json`` is the commit record: it is renamed into place last, with the folder that holds
+the index and the provenance table, and states their digests.
+"""
+
+import mmap
+import os
+import shutil
+from dataclasses import dataclass
+
+import msgspec
+
+from lazyfs.digest import Digest, digest_of
+from lazyfs.errors import FormatError
+from lazyfs.rootfs.erofs_reader import ErofsIndex
+from lazyfs.rootfs.provenance import Provenance
+from lazyfs.store.layers import map_file
+from lazyfs.store.paths import Store
+
+RECORD_VERSION = 1
+
+
+class LayerRecord(msgspec.Struct, frozen=True):
+    """What is known of one layer; digests as text, ``size`` of the blob in bytes."""
+
+    digest: str
+    size: int
+    media_type: str
+    diff_id: str
+    toc_digest: str
+    format: str
+
+
+class ImageRecord(msgspec.Struct, frozen=True):
+    """What is known of one image; layers bottom first."""
+
+    manifest_digest: str
+    manifest_media_type: str
+    config_digest: str
+    platform: str
+    layers: tuple[LayerRecord, ...]
+    index_digest: str = ""
+    provenance_digest: str = ""
+    version: int = RECORD_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An image's record, its index and its provenance table, mapped and checked."""
+
+    record: ImageRecord
+    index: ErofsIndex
+    provenance: Provenance
+
+
+def load_image(store: Store, manifest_digest: Digest) -> StoredImage | None:
+    """Return the stored index of an image, or None if there is none that can be believed."""
+    folder = store.image_path(manifest_digest)
+    try:
+        record = msgspec.json.decode((folder / "record.json").read_bytes(), type=ImageRecord)
+        index = _load_checked(folder / "index.erofs", record.index_digest)
+        provenance = _load_checked(folder / "provenance", record.provenance_digest)
+        if record.version != RECORD_VERSION or record.manifest_digest != str(manifest_digest):
+            return None
+        return StoredImage(record, ErofsIndex(index), Provenance(provenance))
+    except (OSError, ValueError, FormatError, msgspec.MsgspecError):
+        return None
+
+
+def _load_checked(path: os.PathLike[str], expected: str) -> mmap.mmap:
+    mapped = map_file(path)
+    with memoryview(mapped) as view:
+        if str(digest_of(view)) != expected:
+            raise ValueError(f"{path} does not have its recorded digest")
+    return mapped
+
+
+def save_image(store: Store, record: ImageRecord, index: bytes, provenance: bytes) -> ImageRecord:
+    """Keep a rootfs index; return the record with the digests of what was written."""
+    record = msgspec.structs.replace(
+        record, index_digest=str(digest_of(index)), provenance_digest=str(digest_of(provenance))
+    )
+    folder = store.images / record.manifest_digest.partition(":")[2]
+    temporary = store.temporary()
+    temporary.mkdir(mode=0o700)
+    try:
+        (temporary / "index.erofs").write_bytes(index)
+        (temporary / "provenance").write_bytes(provenance)
+        (temporary / "record.json").write_bytes(msgspec.json.encode(record))
+        try:
+            temporary.rename(folder)
+        except OSError:
+            # A folder is there already: a rotten one, an older version's, or another process was
+            # faster.  Swap it out; whoever has it mapped keeps what they mapped.
+            old = store.temporary()
+            folder.rename(old)
+            temporary.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return record

@@ -1,0 +1,107 @@
+"""The store's folder: what lies where, and how a file gets there.
+
+    CACHEDIR.TAG  version
+    blobs/sha256/<hex>          manifests, indexes and configs, as received
+    images/<manifest hex>/      record.json, index.erofs, provenance
+    layers/<TOC hex>/           toc.zst, table, content, presence
+    tmp/                        what is being written
+
+Every file but ``content`` and ``presence`` is written under ``tmp/`` and renamed, so several
+processes share the folder without locks, and a crash leaves nothing half-written behind a name.
+Format: docs/format.md.
+"""
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from lazyfs.digest import Digest
+from lazyfs.errors import StoreError
+
+STORE_VERSION = "1"
+TAG = (
+    "Signature: 8a477f597d28d172789f06886806bc55\n"
+    "# This folder is lazyfs' cache; its contents can be fetched again.\n"
+)
+
+
+class StoreUnusable(StoreError):
+    """The folder cannot serve as a store."""
+
+
+class Store:
+    """One store folder; *root* is made, with mode 0700, when it is missing.
+
+    Contents that have been verified are believed later, so a folder that another user owns, or
+    that others may write to, is refused (StoreUnusable).
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.blobs = root / "blobs"
+        self.images = root / "images"
+        self.layers = root / "layers"
+        self.tmp = root / "tmp"
+        try:
+            self._prepare()
+        except OSError as exc:
+            raise StoreUnusable(f"store {root}: {exc.strerror}") from exc
+
+    def _prepare(self) -> None:
+        version = self.root / "version"
+        try:
+            found = version.read_text().strip()
+        except FileNotFoundError:
+            found = self._create(version)
+        if found != STORE_VERSION:
+            raise StoreUnusable(
+                f"store {self.root}: got version {found[:20]!r}, expected {STORE_VERSION!r}",
+                hint="another release of lazyfs made it: choose another --cache-dir, or remove it",
+            )
+        status = self.root.stat()
+        if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise StoreUnusable(
+                f"store {self.root}: got owner {status.st_uid}, mode "
+                f"{stat.S_IMODE(status.st_mode):o}, expected owner {os.geteuid()}, mode 700",
+                hint="a store that others can write to could serve bytes that nobody verified",
+            )
+
+    def _create(self, version: Path) -> str:
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.blobs / "sha256", self.images, self.layers, self.tmp):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.write_file(self.root / "CACHEDIR.TAG", TAG.encode())
+        self.write_file(version, STORE_VERSION.encode() + b"\n")
+        return STORE_VERSION
+
+    def blob_path(self, digest: Digest) -> Path:
+        """Where a manifest, index or config lies."""
+        return self.blobs / digest.algorithm / digest.hex
+
+    def image_path(self, manifest_digest: Digest) -> Path:
+        """The folder of one image's rootfs index."""
+        return self.images / manifest_digest.hex
+
+    def layer_path(self, toc_digest: Digest) -> Path:
+        """The folder of one layer's content."""
+        return self.layers / toc_digest.hex
+
+    def temporary(self) -> Path:
+        """A fresh name under ``tmp/``, on the same filesystem as everything else."""
+        return self.tmp / f"{os.getpid()}-{secrets.token_hex(8)}"
+
+    def write_file(self, path: Path, data: bytes | bytearray | memoryview) -> None:
+        """Write *data* to *path* so that readers see all of it or nothing (OSError comes through).
+
+        No fsync: every file written this way carries or has a digest, and is made again when it
+        does not match.
+        """
+        temporary = self.temporary()
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+            temporary.rename(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
