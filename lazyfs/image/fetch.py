@@ -18,7 +18,8 @@ from lazyfs.image.device import Device
 from lazyfs.image.flights import Flight
 from lazyfs.image.origin import Origin
 from lazyfs.image.plan import Run, plan_runs
-from lazyfs.store.content import DOUBTFUL, RESIDENT, LayerContent, NoSpace
+from lazyfs.image.spare import Spare
+from lazyfs.store.content import DOUBTFUL, RESIDENT, LayerContent, NotStored
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class Fetcher:
         self._slots = trio.CapacityLimiter(DEMAND_REQUESTS)
         self._demand_runs = 0
         self._demand_ended = 0.0
+        self._spare = Spare()
         self._is_full = False
 
     # Reading.
@@ -125,9 +127,17 @@ class Fetcher:
         doubtful = [chunk for chunk in chunks if states[chunk] == DOUBTFUL]
         if doubtful:
             await self._confirm(dev, doubtful)
-        missing = [chunk for chunk in chunks if states[chunk] != RESIDENT]
+        missing = []
+        unstored: dict[int, bytes] = {}
+        for chunk in chunks:
+            if states[chunk] != RESIDENT:
+                spare = self._spare.get(device, chunk)
+                if spare is None:
+                    missing.append(chunk)
+                else:
+                    unstored[chunk] = spare
         if not missing:
-            return {}
+            return unstored
         self.statistics.misses += 1
         wanted = [chunk for chunk in missing if chunk not in dev.flights]
         if wanted:
@@ -136,7 +146,6 @@ class Fetcher:
             wanted = dev.with_stream(wanted)
             self._launch(dev, wanted + dev.read_ahead(wanted), is_demand=True)
         flights = [(chunk, dev.flights[chunk]) for chunk in missing if chunk in dev.flights]
-        unstored: dict[int, bytes] = {}
         for chunk, flight in flights:
             data = await flight.wait()
             if data is not None:
@@ -257,6 +266,7 @@ class Fetcher:
                 bad[item.key] = item.error
                 continue
             if item.data is not None:
+                self._spare.put(dev.number, item.key, item.data)
                 self._say_full(dev)
             flight = dev.flights.pop(item.key, None)
             if flight is not None:
@@ -289,7 +299,7 @@ class Fetcher:
         if not self._is_full:
             self._is_full = True
             log.warning(
-                "%s: no space left: chunks are served without being stored from here on",
+                "%s: full, or failing: chunks are served without being stored from here on",
                 dev.content.folder,
             )
 
@@ -310,11 +320,11 @@ def _pieces(dev: Device, chunks: Sequence[int]) -> list[Piece]:
 
 
 def _store(content: LayerContent, item: Decoded) -> Decoded:
-    """Store a verified chunk; what comes back has no data, or those the store had no room for."""
+    """Store a verified chunk; what comes back has no data, or those the store did not take."""
     if item.data is None:
         return item
     try:
         content.write(item.key, item.data)
-    except NoSpace:
+    except NotStored:
         return item
     return item._replace(data=None)

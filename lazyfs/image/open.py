@@ -1,6 +1,7 @@
 """An image that is open: its index, its contents, what it says of itself."""
 
 import logging
+import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from lazyfs.oci.reference import parse_reference
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.provenance import Provenance
-from lazyfs.store.content import LayerContent
+from lazyfs.store.content import LayerContent, UnstoredContent
 from lazyfs.store.images import LayerRecord, load_image
 from lazyfs.store.layers import load_table
 from lazyfs.store.paths import Store
@@ -112,16 +113,16 @@ def _camel(counts: Mapping[str, object]) -> dict[str, object]:
 
 @asynccontextmanager
 async def open_image(
-    prepared: Prepared, cache_dir: Path, access: AccessOptions, *, mount_id: str = ""
+    prepared: Prepared, access: AccessOptions, *, mount_id: str = ""
 ) -> AsyncIterator[OpenImage]:
     """Open what ``prepare`` prepared; no request is made before a read misses.
 
     The fetcher's tasks live in a nursery of this context; leaving it cancels them.
     """
-    store = Store(cache_dir)
+    store = Store(Path(prepared.store_dir))
     stored = load_image(store, parse_digest(prepared.image.manifest_digest))
     if stored is None:
-        raise ImageGone(f"store {cache_dir}: got no index of {prepared.resolved}, expected one")
+        raise ImageGone(f"store {store.root}: got no index of {prepared.resolved}, expected one")
     origin = Origin(parse_reference(prepared.requested), access)
     health = Health()
     error: Exception | None = None
@@ -129,9 +130,11 @@ async def open_image(
         stack.push_async_callback(origin.aclose)
         devices = []
         for number, layer in enumerate(prepared.image.layers, start=1):
-            device = _open_device(store, number, layer)
+            device = _open_device(store, number, layer, is_volatile=prepared.is_volatile)
             stack.callback(device.content.close)
             devices.append(device)
+        if prepared.is_volatile:
+            shutil.rmtree(store.root, ignore_errors=True)  # all of it is mapped
         nursery = await stack.enter_async_context(trio.open_nursery())
         try:
             yield OpenImage(
@@ -160,7 +163,7 @@ async def open_image(
         raise error
 
 
-def _open_device(store: Store, number: int, layer: LayerRecord) -> Device:
+def _open_device(store: Store, number: int, layer: LayerRecord, *, is_volatile: bool) -> Device:
     toc_digest = parse_digest(layer.toc_digest)
     table = load_table(store, toc_digest)
     if table is None:
@@ -169,4 +172,7 @@ def _open_device(store: Store, number: int, layer: LayerRecord) -> Device:
             hint="the cache was emptied meanwhile: mount again",
         )
     descriptor = Descriptor(layer.media_type, parse_digest(layer.digest), layer.size)
-    return Device(number, descriptor, table, LayerContent(store.layer_path(toc_digest), table))
+    content = (UnstoredContent if is_volatile else LayerContent)(
+        store.layer_path(toc_digest), table
+    )
+    return Device(number, descriptor, table, content)

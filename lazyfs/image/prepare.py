@@ -3,6 +3,7 @@
 Afterwards the store has all that a mount needs to be live; no content has been fetched.
 """
 
+import logging
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +27,9 @@ from lazyfs.oci.reference import parse_reference
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.erofs_writer import build_index
 from lazyfs.store.images import ImageRecord, LayerRecord, load_image, save_image
-from lazyfs.store.paths import Store
+from lazyfs.store.paths import Store, StoreFull, volatile_store
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,8 @@ class Prepared(msgspec.Struct, frozen=True):
     """An image that is ready to be opened; travels between processes as JSON.
 
     ``source`` is "registry", "layout" or, when no request was needed, "cache".
-    ``resolved_at`` is RFC 3339, UTC.
+    ``resolved_at`` is RFC 3339, UTC.  ``is_volatile``: the disk is full, ``store_dir`` is a
+    folder in memory that whoever opens the image removes, and no content is stored.
     """
 
     requested: str
@@ -52,6 +56,8 @@ class Prepared(msgspec.Struct, frozen=True):
     image: ImageRecord
     source: str
     resolved_at: str
+    store_dir: str
+    is_volatile: bool = False
 
     def encode(self) -> bytes:
         """Return the JSON form."""
@@ -69,7 +75,14 @@ async def prepare(request: Request) -> Prepared:
     One request for a manifest (two with an index), then the config and the tails of all layers in
     parallel; none for a digest that the store knows.
     """
-    store = Store(request.cache_dir)
+    try:
+        return await _prepare(request, Store(request.cache_dir), is_volatile=False)
+    except StoreFull as exc:
+        log.warning("%s; the image is served without being stored", exc.message)
+    return await _prepare(request, volatile_store(), is_volatile=True)
+
+
+async def _prepare(request: Request, store: Store, *, is_volatile: bool) -> Prepared:
     reference = parse_reference(request.reference)
     origin = Origin(reference, request.access)
     try:
@@ -88,6 +101,8 @@ async def prepare(request: Request) -> Prepared:
             image=record,
             source=origin.kind if origin.is_open else "cache",
             resolved_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            store_dir=str(store.root),
+            is_volatile=is_volatile,
         )
     finally:
         await origin.aclose()

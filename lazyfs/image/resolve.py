@@ -42,7 +42,7 @@ class Resolver:
             if data is not None:
                 return Document(data, decode_manifest(data, None).media_type, reference)
         document = await self._origin.source.fetch_manifest(reference)
-        self._keep(document.digest, document.data)
+        save_blob(self._store, document.digest, document.data)
         return document
 
     async def resolve(self, reference: str | Digest, platform: Platform) -> Resolved:
@@ -66,7 +66,7 @@ class Resolver:
         data = load_blob(self._store, descriptor.digest)
         if data is None:
             data = await self._origin.source.fetch_blob(descriptor, limit=CONFIG_LIMIT)
-            self._keep(descriptor.digest, data)
+            save_blob(self._store, descriptor.digest, data)
         config = decode_config(data)
         if len(config.diff_ids) != len(manifest.layers):
             raise FormatError(
@@ -74,12 +74,6 @@ class Resolver:
                 f"expected one per layer: {len(manifest.layers)}"
             )
         return config
-
-    def _keep(self, digest: Digest, data: bytes) -> None:
-        try:
-            save_blob(self._store, digest, data)
-        except OSError:
-            pass  # a full disk: it is asked for again next time
 
 
 def _choose(index: Index, platform: Platform) -> Digest:

@@ -34,15 +34,14 @@ HEADER = struct.Struct("<8sIIQ")
 MAGIC = b"LFSPRES1"
 VERSION = 1
 ABSENT, DOUBTFUL, RESIDENT = 0, 1, 2
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class ContentUnusable(StoreError):
     """A layer's content cannot be opened or read."""
 
 
-class NoSpace(StoreError):
-    """The filesystem of the store is full; what was to be stored has not been."""
+class NotStored(StoreError):
+    """The store could not take a chunk: most often, its disk is full."""
 
 
 class LayerContent:
@@ -141,7 +140,7 @@ class LayerContent:
     # What decoding threads do.
 
     def write(self, chunk: int, data: bytes) -> None:
-        """Store the verified bytes of *chunk* and mark it; NoSpace when the disk is full."""
+        """Store the verified bytes of *chunk* and mark it; NotStored if the disk refuses them."""
         if self.states[chunk] == RESIDENT:
             return  # rule 4: another process was faster
         if not self._dirty:
@@ -155,9 +154,7 @@ class LayerContent:
                 offset += written
                 view = view[written:]
         except OSError as exc:
-            if exc.errno in NO_SPACE:
-                raise NoSpace(f"content store {self.folder}: {exc.strerror}") from exc
-            raise ContentUnusable(f"content store {self.folder}: {exc.strerror}") from exc
+            raise NotStored(f"content store {self.folder}: {exc.strerror}") from exc
         self.states[chunk] = RESIDENT
 
     def confirm(self, chunk: int) -> bool:
@@ -211,3 +208,19 @@ class LayerContent:
             os.close(self.fd)
             os.close(self._map_fd)
             self._map_fd = -1
+
+
+class UnstoredContent(LayerContent):
+    """The content of a layer where there is no room for any: nothing ever becomes resident."""
+
+    def __init__(self, folder: Path, table: LayerTable) -> None:
+        self.folder = folder
+        self.table = table
+        self.states = memoryview(bytearray(max(1, table.count)))
+
+    def write(self, chunk: int, data: bytes) -> None:
+        """Raise NotStored."""
+        raise NotStored(f"content store {self.folder}: no room for any content")
+
+    def close(self) -> None:
+        """Do nothing."""

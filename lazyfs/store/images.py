@@ -16,7 +16,7 @@ from lazyfs.errors import FormatError
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.provenance import Provenance
 from lazyfs.store.layers import map_file
-from lazyfs.store.paths import Store
+from lazyfs.store.paths import Store, store_error
 
 RECORD_VERSION = 1
 
@@ -83,8 +83,8 @@ def save_image(store: Store, record: ImageRecord, index: bytes, provenance: byte
     )
     folder = store.images / record.manifest_digest.partition(":")[2]
     temporary = store.temporary()
-    temporary.mkdir(mode=0o700)
     try:
+        temporary.mkdir(mode=0o700)
         (temporary / "index.erofs").write_bytes(index)
         (temporary / "provenance").write_bytes(provenance)
         (temporary / "record.json").write_bytes(msgspec.json.encode(record))
@@ -97,6 +97,8 @@ def save_image(store: Store, record: ImageRecord, index: bytes, provenance: byte
             folder.rename(old)
             temporary.rename(folder)
             shutil.rmtree(old, ignore_errors=True)
+    except OSError as exc:
+        raise store_error(folder, exc) from exc
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return record

@@ -11,9 +11,11 @@ processes share the folder without locks, and a crash leaves nothing half-writte
 Format: docs/format.md.
 """
 
+import errno
 import os
 import secrets
 import stat
+import tempfile
 from pathlib import Path
 
 from lazyfs.digest import Digest
@@ -26,8 +28,21 @@ TAG = (
 )
 
 
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+
 class StoreUnusable(StoreError):
     """The folder cannot serve as a store."""
+
+
+class StoreFull(StoreError):
+    """There is no room for what was to be written."""
+
+
+def store_error(what: object, exc: OSError) -> StoreError:
+    """Return our error for *exc*, which the store *what* met."""
+    family = StoreFull if exc.errno in NO_SPACE else StoreUnusable
+    return family(f"store {what}: {exc.strerror}")
 
 
 class Store:
@@ -46,7 +61,7 @@ class Store:
         try:
             self._prepare()
         except OSError as exc:
-            raise StoreUnusable(f"store {root}: {exc.strerror}") from exc
+            raise store_error(root, exc) from exc
 
     def _prepare(self) -> None:
         version = self.root / "version"
@@ -92,7 +107,7 @@ class Store:
         return self.tmp / f"{os.getpid()}-{secrets.token_hex(8)}"
 
     def write_file(self, path: Path, data: bytes | bytearray | memoryview) -> None:
-        """Write *data* to *path* so that readers see all of it or nothing (OSError comes through).
+        """Write *data* to *path* so that readers see all of it or nothing.
 
         No fsync: every file written this way carries or has a digest, and is made again when it
         does not match.
@@ -102,6 +117,12 @@ class Store:
             with open(temporary, "xb") as file:
                 file.write(data)
             temporary.rename(path)
-        except OSError:
+        except OSError as exc:
             temporary.unlink(missing_ok=True)
-            raise
+            raise store_error(path, exc) from exc
+
+
+def volatile_store() -> Store:
+    """Return a fresh store in memory, for an image whose index has no room on the disk."""
+    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    return Store(Path(tempfile.mkdtemp(prefix="lazyfs-", dir=parent)))

@@ -1,0 +1,73 @@
+"""Check all content of an open image: what the store holds, and what the source serves."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from lazyfs.errors import LazyfsError
+from lazyfs.image.device import Device
+from lazyfs.image.open import OpenImage
+from lazyfs.store.content import RESIDENT
+
+
+@dataclass(slots=True)
+class Verification:
+    """What was found; sizes in bytes of content.
+
+    ``stored_size`` was in the store and has been hashed again; ``resident_size`` is all that is in
+    the store, verified, afterwards.  ``repaired`` counts chunks that were damaged in the store and
+    fetched anew.
+    """
+
+    stored_size: int = 0
+    resident_size: int = 0
+    repaired: int = 0
+    errors: list[LazyfsError] = field(default_factory=list)
+
+
+async def verify_image(image: OpenImage, progress: Callable[[int], None]) -> Verification:
+    """Hash or fetch every chunk of every layer; *progress* is told bytes of content as they pass.
+
+    Goes on after an error; each one is in the result, and what was good is in the store.
+    """
+    result = Verification()
+    for device in image.devices:
+        await _recheck(device, result)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(image.prefetch, "all")
+        for device in image.devices:
+            await _visit(image, device, result, progress)
+        nursery.cancel_scope.cancel()
+    return result
+
+
+async def _recheck(device: Device, result: Verification) -> None:
+    """Hash what the store says is resident; what is not right becomes absent."""
+    content, table = device.content, device.table
+
+    def check() -> None:
+        for chunk in range(table.count):
+            if content.states[chunk] == RESIDENT:
+                if content.check(chunk):
+                    result.stored_size += table.size(chunk)
+                else:
+                    content.forget(chunk)
+                    result.repaired += 1
+
+    await trio.to_thread.run_sync(check)
+
+
+async def _visit(
+    image: OpenImage, device: Device, result: Verification, progress: Callable[[int], None]
+) -> None:
+    table = device.table
+    for chunk in device.order:
+        start, size = table.device_offset(chunk), table.size(chunk)
+        if device.content.states[chunk] != RESIDENT:
+            try:
+                await image.contents.ensure(device.number, start, start + size)
+            except LazyfsError as exc:
+                result.errors.append(exc)
+        progress(size)
+    result.resident_size += device.content.resident_size()
