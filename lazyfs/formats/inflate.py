@@ -7,12 +7,14 @@ import zlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
+_LIBRARY: Any = zlib
 try:
     from isal import isal_zlib
-except ImportError:
-    isal_zlib = None
 
-_LIBRARY: Any = isal_zlib or zlib
+    _LIBRARY = isal_zlib
+except ImportError:
+    pass
+
 _decompressobj: Callable[[int], "Inflater"] = _LIBRARY.decompressobj
 
 GZIP = 31  # zlib's wbits for "a gzip header and trailer, any window"

@@ -1,0 +1,67 @@
+"""Image configs: the platform an image is for, and the diffIDs of its layers.
+
+Spec: OCI image-spec, config.md.  Docker's config has the same fields.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from lazyfs.digest import BadDigest, Digest, parse_digest
+from lazyfs.errors import FormatError
+from lazyfs.oci.platforms import Platform, normalise
+
+CONFIG_LIMIT = 8 << 20
+
+
+class BadConfig(FormatError):
+    """Bytes that are no image config."""
+
+    code = "E_BAD_CONFIG"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """An image config; ``raw`` is the whole document, as JSON's types."""
+
+    os: str
+    architecture: str
+    variant: str
+    diff_ids: tuple[Digest, ...]
+    raw: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def platform(self) -> Platform:
+        """The platform, normalised."""
+        return normalise(self.os, self.architecture, self.variant)
+
+
+class _RootFs(msgspec.Struct):
+    type: str
+    diff_ids: list[str] | None = None
+
+
+class _Config(msgspec.Struct):
+    os: str
+    architecture: str
+    rootfs: _RootFs
+    variant: str | None = None
+
+
+def decode_config(data: bytes) -> ImageConfig:
+    """Return the image config in *data*, or raise BadConfig."""
+    if len(data) > CONFIG_LIMIT:
+        raise BadConfig(f"config: got {len(data)} bytes, expected at most {CONFIG_LIMIT}")
+    try:
+        config = msgspec.json.decode(data, type=_Config)
+        raw = msgspec.json.decode(data, type=dict[str, Any])
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+        raise BadConfig(f"config: got {data[:60]!r}, expected an image config: {exc}") from exc
+    if config.rootfs.type != "layers":
+        raise BadConfig(f"config: got rootfs type {config.rootfs.type!r}, expected 'layers'")
+    try:
+        diff_ids = tuple(parse_digest(text) for text in config.rootfs.diff_ids or ())
+    except BadDigest as exc:
+        raise BadConfig(f"config: diff_ids: {exc}") from exc
+    return ImageConfig(config.os, config.architecture, config.variant or "", diff_ids, raw)
