@@ -93,6 +93,30 @@ def plain_layer(tar: bytes, *, compression: str = "gzip") -> Layer:
     return Layer(gzip.compress(tar, mtime=0), OCI_GZIP, {}, digest_of(tar))
 
 
+def estargz_layer(tar: bytes, *, prioritized: Sequence[str | bytes] = (), **options: int) -> Layer:
+    """Return *tar* as an eStargz layer by our own writer.
+
+    *prioritized* are normalised paths; *options* are those of ``WriterOptions``: ``chunk_size``,
+    ``min_chunk_size``, ``level``.
+    """
+    from lazyfs.formats.arrange import arrange
+    from lazyfs.formats.tar import TarScanner
+    from lazyfs.formats.writer import WriterOptions, write_layer
+
+    scanner = TarScanner()
+    found = scanner.feed(tar)
+    scanner.finish()
+    wanted = [path if isinstance(path, bytes) else path.encode() for path in prioritized]
+    blob = io.BytesIO()
+    written = write_layer(
+        arrange(found, wanted),
+        lambda member: [tar[member.offset : member.offset + member.size]],
+        blob.write,
+        WriterOptions(**options),
+    )
+    return Layer(blob.getvalue(), OCI_GZIP, written.annotations, written.diff_id)
+
+
 def diff_id_of(blob: bytes, media_type: str = OCI_GZIP) -> Digest:
     """Return the digest of the uncompressed layer, with the standard library only."""
     if media_type.endswith("zstd"):
