@@ -173,10 +173,9 @@ def _follow(
 
 
 def _check_parents(survivors: dict[bytes, TarMember]) -> None:
-    """Raise BadTar if something lies below a name that cannot hold it.
+    """Raise BadTar if something lies below a name that is not a directory.
 
-    A symlink above is let through: unpackers follow it, and whether it leads anywhere depends on
-    other layers.
+    That goes for symlinks too: unpackers follow one, readers of a table of contents do not.
     """
     checked = {b""}
     for path in survivors:
@@ -184,8 +183,11 @@ def _check_parents(survivors: dict[bytes, TarMember]) -> None:
         while parent not in checked:
             checked.add(parent)
             above = survivors.get(parent)
-            if above is not None and above.kind not in (Kind.DIRECTORY, Kind.SYMLINK):
-                raise BadTar(f"{path!r}: got a {above.kind.name.lower()} above it: {parent!r}")
+            if above is not None and above.kind is not Kind.DIRECTORY:
+                raise BadTar(
+                    f"{path!r}: got {above.kind.name.lower()} {parent!r} above it, "
+                    "expected a directory"
+                )
             parent = _parent(parent)
 
 

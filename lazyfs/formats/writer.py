@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from lazyfs.digest import Digest
+from lazyfs.digest import Digest, digest_of
 from lazyfs.formats.arrange import NO_PREFETCH_LANDMARK, PREFETCH_LANDMARK, TOC_NAME, Arrangement
 from lazyfs.formats.footer import build_footer
 from lazyfs.formats.tar import BadTar, TarMember
@@ -56,7 +56,10 @@ class WriterOptions:
 
 @dataclass(frozen=True, slots=True)
 class WrittenLayer:
-    """What came out; sizes in bytes, ``uncompressed_size`` and ``diff_id`` are of the tar."""
+    """What came out; sizes in bytes, ``uncompressed_size`` and ``diff_id`` are of the tar.
+
+    ``toc_offset`` is where the TOC's member starts in the blob, and payloads end.
+    """
 
     digest: Digest
     size: int
@@ -64,6 +67,7 @@ class WrittenLayer:
     uncompressed_size: int
     toc: bytes
     toc_digest: Digest
+    toc_offset: int
 
     @property
     def annotations(self) -> dict[str, str]:
@@ -124,7 +128,8 @@ class LayerWriter:
             diff_id=Digest("sha256", self._blob.tar_digest.hexdigest()),
             uncompressed_size=self._blob.tar_size,
             toc=toc,
-            toc_digest=Digest("sha256", hashlib.sha256(toc).hexdigest()),
+            toc_digest=digest_of(toc),
+            toc_offset=toc_offset,
         )
 
     def _put(self, member: TarMember, payload: Iterable[bytes], *, own_stream: bool) -> None:
