@@ -1,0 +1,69 @@
+"""Find a path in a rootfs index, for readers that are not a kernel.
+
+Symlinks are followed inside the tree only: an absolute target starts at the tree's root, and
+``..`` of the root is the root, as in a chroot.  Nothing outside of the index can be reached.
+"""
+
+from lazyfs.errors import NotFound
+from lazyfs.formats.toc import Kind
+from lazyfs.rootfs.erofs_reader import ErofsIndex, IndexCorrupt
+
+MAX_LINKS = 40  # of one walk, as in Linux
+MAX_DEPTH = 4096  # a path has at most 4095 bytes; a deeper walk is going round in an index
+
+
+class PathNotFound(NotFound):
+    """A path that leads nowhere in the index."""
+
+
+def walk_path(index: ErofsIndex, path: bytes, *, follow: bool = True) -> int:
+    """Return the nid that *path* leads to, from the root, with or without a leading slash.
+
+    The last component's symlink is followed unless *follow* is False.  Raises PathNotFound and,
+    for a broken index, IndexCorrupt.
+    """
+    pending = _components(path)
+    ends_in_slash = path.endswith((b"/", b"/."))
+    trail = [index.root_nid]  # the directories on the way, the root first
+    nid = index.root_nid
+    links = 0
+    while pending:
+        name = pending.pop()
+        if index.inode(nid).kind != Kind.DIRECTORY:
+            raise PathNotFound(f"{_shown(path)}: got a file on the way, expected a directory")
+        if name == b"..":
+            if len(trail) > 1:
+                trail.pop()
+            nid = trail[-1]
+            continue
+        found = index.lookup(nid, name)
+        if found is None:
+            raise PathNotFound(f"{_shown(path)}: no such file or directory in the image")
+        kind = index.inode(found).kind
+        if kind == Kind.SYMLINK and (pending or follow or ends_in_slash):
+            links += 1
+            if links > MAX_LINKS:
+                raise PathNotFound(f"{_shown(path)}: got more than {MAX_LINKS} symlinks")
+            target = index.readlink(found)
+            if target.startswith(b"/"):
+                del trail[1:]
+            nid = trail[-1]
+            pending += _components(target)
+            continue
+        nid = found
+        if kind == Kind.DIRECTORY:
+            trail.append(nid)
+            if len(trail) > MAX_DEPTH:
+                raise IndexCorrupt(f"{_shown(path)}: got more than {MAX_DEPTH} directories deep")
+    if ends_in_slash and index.inode(nid).kind != Kind.DIRECTORY:
+        raise PathNotFound(f"{_shown(path)}: got a file, expected a directory")
+    return nid
+
+
+def _components(path: bytes) -> list[bytes]:
+    """Return the components of *path*, the last one first; ``.`` and empty ones are left out."""
+    return [name for name in reversed(path.split(b"/")) if name not in (b"", b".")]
+
+
+def _shown(path: bytes) -> str:
+    return path[:200].decode(errors="backslashreplace")
