@@ -11,6 +11,7 @@ from lazyfs.store.content import RESIDENT, LayerContent
 
 AHEAD_MIN = 64 << 10
 AHEAD_MAX = 8 << 20
+NOWHERE = -(1 << 63)  # not near any offset: the first demand is never a sequential one
 
 
 class Device:
@@ -33,7 +34,7 @@ class Device:
         self._positions = None if isinstance(self.order, range) else _inverse(self.order)
         self._ahead_size = 0
         # Blob offset and position up to which the last demand was served, or read ahead.
-        self._ahead_end = -1
+        self._ahead_end = NOWHERE
         self._ahead_position = 0
         self.marks: set[int] = set()
 
@@ -103,7 +104,7 @@ class Device:
         return ahead
 
 
-def _inverse(order: Sequence[int]) -> array[int]:
+def _inverse(order: Sequence[int]) -> "array[int]":
     """Return the position of each chunk, by chunk number."""
     positions = array("Q", bytes(8 * len(order)))
     for position, chunk in enumerate(order):

@@ -1,0 +1,288 @@
+"""``ensure``: who waits for what, what is asked for, and what a bad byte costs."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from lazyfs.errors import Unavailable
+from lazyfs.image.device import Device
+from lazyfs.image.fetch import ChunkCorrupt, Fetcher
+from lazyfs.image.prefetch import prefetch
+from lazyfs.oci.descriptor import Descriptor
+from lazyfs.store.content import LayerContent, UnstoredContent
+from tests.support.layers import MadeLayer, make_layer
+from tests.support.sources import MemorySource
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Bench:
+    """A fetcher over one layer in memory."""
+
+    layer: MadeLayer
+    device: Device
+    fetcher: Fetcher
+    source: MemorySource
+    nursery: trio.Nursery
+    reports: list[str] = field(default_factory=list)
+
+    def span(self, number: int) -> tuple[int, int]:
+        """Return where file *number* lies on the device."""
+        offset = 0
+        for index, data in enumerate(self.layer.files.values()):
+            if index == number:
+                return offset, offset + len(data)
+            offset += -(-len(data) // 4096) * 4096
+        raise AssertionError(number)
+
+    def data(self, number: int) -> bytes:
+        return list(self.layer.files.values())[number]
+
+    async def read(self, number: int) -> bytes:
+        start, end = self.span(number)
+        return await self.fetcher.read(1, start, end - start)
+
+
+@asynccontextmanager
+async def opened(
+    layer: MadeLayer, folder: Path, content_type: Callable[..., LayerContent] = LayerContent
+) -> AsyncIterator[Bench]:
+    content = content_type(folder, layer.table)
+    source = MemorySource({layer.digest: layer.blob})
+    origin: Any = SimpleNamespace(source=source, is_open=True)
+    device = Device(1, Descriptor("", layer.digest, len(layer.blob)), layer.table, content)
+    reports: list[str] = []
+    try:
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                fetcher = Fetcher([device], origin, nursery, report=reports.append)
+                yield Bench(layer, device, fetcher, source, nursery, reports)
+                nursery.cancel_scope.cancel()
+    finally:
+        content.close()
+
+
+async def test_a_miss_is_fetched_and_then_is_a_hit(tmp_path: Path) -> None:
+    layer = make_layer([100_000, 7, 200_000])
+    async with opened(layer, tmp_path) as bench:
+        start, end = bench.span(0)
+        assert bench.fetcher.read_nowait(1, start, end - start) is None
+        assert await bench.read(0) == bench.data(0)
+        assert bench.fetcher.read_nowait(1, start, end - start) == bench.data(0)
+        assert len(bench.source.requests) == 1
+        assert await bench.read(0) == bench.data(0)
+        assert len(bench.source.requests) == 1
+
+
+async def test_a_read_within_a_chunk_and_across_chunks(tmp_path: Path) -> None:
+    layer = make_layer([50_000], chunk_size=16_384)
+    async with opened(layer, tmp_path) as bench:
+        assert await bench.fetcher.read(1, 16_000, 20_000) == bench.data(0)[16_000:36_000]
+        assert await bench.fetcher.read(1, 3, 5) == bench.data(0)[3:8]
+
+
+async def test_many_readers_of_one_chunk_make_one_request(tmp_path: Path) -> None:
+    layer = make_layer([100_000])
+    async with opened(layer, tmp_path) as bench:
+        bench.source.gate = trio.Event()
+        results: list[bytes] = []
+
+        async def reader() -> None:
+            results.append(await bench.read(0))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(reader)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            bench.source.gate.set()
+        assert results == [bench.data(0)] * 20
+        assert len(bench.source.requests) == 1
+
+
+async def test_a_reader_that_goes_away_leaves_the_fetch_alive(tmp_path: Path) -> None:
+    layer = make_layer([100_000])
+    async with opened(layer, tmp_path) as bench:
+        bench.source.gate = trio.Event()
+        with trio.move_on_after(0.05) as scope:
+            await bench.read(0)
+        assert scope.cancelled_caught
+        bench.source.gate.set()
+        assert await bench.read(0) == bench.data(0)
+        assert len(bench.source.requests) == 1
+
+
+async def test_adjacent_chunks_are_one_request(tmp_path: Path) -> None:
+    layer = make_layer([400_000], chunk_size=20_000)
+    async with opened(layer, tmp_path) as bench:
+        assert await bench.read(0) == bench.data(0)
+        assert len(bench.source.requests) == 1
+
+
+async def test_a_large_file_is_several_requests_side_by_side(tmp_path: Path) -> None:
+    layer = make_layer([12 << 20], chunk_size=1 << 20)
+    async with opened(layer, tmp_path) as bench:
+        bench.source.gate = trio.Event()
+        bench.source.piece_size = 1 << 20
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bench.read, 0)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert len(bench.source.requests) >= 2
+            bench.source.gate.set()
+        assert await bench.read(0) == bench.data(0)
+
+
+async def test_sequential_readers_get_ahead_and_jumping_ones_do_not(tmp_path: Path) -> None:
+    layer = make_layer([9000] * 200)
+    async with opened(layer, tmp_path / "a") as bench:
+        for number in range(200):
+            assert await bench.read(number) == bench.data(number)
+        assert len(bench.source.requests) < 30
+    async with opened(layer, tmp_path / "b") as bench:
+        for number in range(0, 200, 50):
+            await bench.read(number)
+        asked = sum(end - start for start, end in bench.source.requests)
+        wanted = sum(
+            bench.layer.table.blob_end(n) - bench.layer.table.blob_offset(n)
+            for n in range(0, 200, 50)
+        )
+        assert asked == wanted
+
+
+async def test_a_flipped_bit_is_fetched_again(tmp_path: Path) -> None:
+    layer = make_layer([50_000, 60_000])
+    async with opened(layer, tmp_path) as bench:
+
+        def bend(start: int, data: bytes) -> bytes:
+            if len(bench.source.requests) == 1:
+                return data[:1000] + bytes([data[1000] ^ 1]) + data[1001:]
+            return data
+
+        bench.source.bend = bend
+        assert await bench.read(0) == bench.data(0)
+        assert len(bench.source.requests) == 2
+        assert bench.reports == []
+
+
+async def test_a_chunk_that_stays_bad_is_refused_and_others_are_served(tmp_path: Path) -> None:
+    layer = make_layer([50_000] * 3)
+    bad = layer.table.blob_offset(1) + 2000
+    async with opened(layer, tmp_path) as bench:
+
+        def bend(start: int, data: bytes) -> bytes:
+            at = bad - start
+            if 0 <= at < len(data):
+                return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+            return data
+
+        bench.source.bend = bend
+        start, end = bench.span(2)
+        whole = bench.fetcher.ensure(1, 0, end)
+        with pytest.raises(ChunkCorrupt, match="expected sha256:"):
+            await whole
+        assert await bench.read(0) == bench.data(0)
+        assert await bench.read(2) == bench.data(2)
+        assert bench.reports == [f"corrupt sha256:{layer.table.digest(1).hex()}"]
+        asked = len(bench.source.requests)
+        with pytest.raises(ChunkCorrupt):
+            await bench.read(1)
+        assert len(bench.source.requests) == asked, "a refused chunk is not asked for at each read"
+        s, e = bench.span(1)
+        assert bench.fetcher.read_nowait(1, s, e - s) is None
+        stored = (tmp_path / "content").read_bytes()[s:e]
+        assert stored == bytes(e - s), "no unverified byte may reach the content file"
+
+
+async def test_an_unreachable_source_fails_readers_and_is_tried_again(tmp_path: Path) -> None:
+    layer = make_layer([50_000])
+    async with opened(layer, tmp_path) as bench:
+
+        def fail(start: int, end: int) -> None:
+            raise Unavailable("registry: connection refused")
+
+        bench.source.fail = fail
+        with pytest.raises(Unavailable):
+            await bench.read(0)
+        bench.source.fail = None
+        assert await bench.read(0) == bench.data(0)
+
+
+async def test_a_bug_in_the_source_costs_one_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    layer = make_layer([50_000])
+    async with opened(layer, tmp_path) as bench:
+
+        def fail(start: int, end: int) -> None:
+            raise RuntimeError("a bug")
+
+        bench.source.fail = fail
+        with pytest.raises(Exception, match="broken off"):
+            await bench.read(0)
+        assert "a bug" in caplog.text
+        bench.source.fail = None
+        assert await bench.read(0) == bench.data(0)
+
+
+async def test_without_room_bytes_are_served_and_kept_for_a_while(tmp_path: Path) -> None:
+    layer = make_layer([50_000, 300_000], chunk_size=100_000)
+    async with opened(layer, tmp_path, UnstoredContent) as bench:
+        assert await bench.read(0) == bench.data(0)
+        asked = len(bench.source.requests)
+        start, _ = bench.span(0)
+        assert await bench.fetcher.read(1, start + 100, 50) == bench.data(0)[100:150]
+        assert len(bench.source.requests) == asked
+        assert await bench.read(1) == bench.data(1)
+        assert bench.fetcher.statistics.unstored_chunks >= 4
+
+
+async def test_doubtful_chunks_are_hashed_before_they_are_served(tmp_path: Path) -> None:
+    layer = make_layer([50_000, 60_000])
+    async with opened(layer, tmp_path) as bench:
+        await bench.read(0)
+        await bench.read(1)
+    presence = tmp_path / "presence"
+    marked = presence.read_bytes()
+    presence.write_bytes(marked[:12] + b"\0\0\0\0" + marked[16:])  # an unclean stop
+    with open(tmp_path / "content", "r+b") as content:
+        content.write(b"rotten")
+    async with opened(layer, tmp_path) as bench:
+        s, e = bench.span(0)
+        assert bench.fetcher.read_nowait(1, s, e - s) is None
+        assert await bench.read(0) == bench.data(0)
+        assert len(bench.source.requests) == 1
+        assert await bench.read(1) == bench.data(1)
+        assert len(bench.source.requests) == 1, "an undamaged chunk is not fetched again"
+
+
+@pytest.mark.parametrize("mode", ["all", "none", "landmark"])
+async def test_background_fill(tmp_path: Path, mode: str) -> None:
+    layer = make_layer([9000] * 300 + [6 << 20])
+    async with opened(layer, tmp_path) as bench:
+        await prefetch(bench.fetcher, [bench.device], mode)
+        resident = bench.device.content.resident_size()
+        assert resident == (sum(map(len, layer.files.values())) if mode == "all" else 0)
+        if mode == "all":
+            assert len(bench.source.requests) < 12
+            for number in (0, 150, 300):
+                s, e = bench.span(number)
+                assert bench.fetcher.read_nowait(1, s, e - s) == bench.data(number)
+
+
+async def test_demand_during_the_fill_is_not_asked_for_twice(tmp_path: Path) -> None:
+    layer = make_layer([100_000] * 60)
+    async with opened(layer, tmp_path) as bench:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(prefetch, bench.fetcher, [bench.device], "all")
+            for number in reversed(range(60)):
+                assert await bench.read(number) == bench.data(number)
+        covered = sorted(bench.source.requests)
+        asked = sum(end - start for start, end in covered)
+        assert asked <= len(layer.blob) * 1.1
