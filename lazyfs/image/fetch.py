@@ -29,6 +29,9 @@ FEED_SIZE = 256 << 10
 REFUSAL_SECONDS = 10.0
 """How long a chunk that was bad twice is refused without asking again."""
 
+CLAIM_SECONDS = 0.005
+"""How often a run looks whether another process has fetched its chunks."""
+
 DEMAND_REQUESTS = 8
 WORKERS = 2
 
@@ -213,8 +216,10 @@ class Fetcher:
     async def _fetch(self, dev: Device, run: Run) -> None:
         """Fetch a run; every flight of it has ended when this returns, however it returns."""
         error: LazyfsError | None = None
+        claim = min(run.chunks), max(run.chunks)
         try:
-            bad = await self._transfer(dev, run)
+            await self._claim(dev, run, claim)
+            bad = await self._transfer(dev, run) if run.chunks else {}
             for chunk, reason in bad.items():
                 await self._fetch_again(dev, chunk, reason)
         except LazyfsError as exc:
@@ -224,10 +229,32 @@ class Fetcher:
         except Exception:  # a bug must cost one read, not the mount
             log.exception("layer %s: fetching %d-%d", dev.descriptor.digest, run.start, run.end)
         finally:
+            dev.content.release(*claim)
             for chunk in run.chunks:
                 flight = dev.flights.pop(chunk, None)
                 if flight is not None:
                     flight.fail(error or FetchBroken(f"chunk {chunk}: fetching was broken off"))
+
+    async def _claim(self, dev: Device, run: Run, claim: tuple[int, int]) -> None:
+        """Wait while another process fetches chunks of *run*; land what it has fetched."""
+        while not dev.content.claim(*claim):
+            await trio.sleep(CLAIM_SECONDS)
+            self._land_resident(dev, run)
+            if not run.chunks:
+                return
+        self._land_resident(dev, run)
+        if run.chunks:
+            run.start = dev.table.blob_offset(run.chunks[0])
+            run.end = max(map(dev.table.blob_end, run.chunks))
+
+    @staticmethod
+    def _land_resident(dev: Device, run: Run) -> None:
+        states = dev.content.states
+        landed = [chunk for chunk in run.chunks if states[chunk] == RESIDENT]
+        if landed:
+            run.chunks = [chunk for chunk in run.chunks if states[chunk] != RESIDENT]
+        for chunk in landed:
+            dev.flights.pop(chunk).land()
 
     async def _transfer(self, dev: Device, run: Run) -> dict[int, str]:
         """Ask for a run, decode and store it, land its flights; return the bad chunks."""

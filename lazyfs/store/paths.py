@@ -4,6 +4,7 @@
     blobs/sha256/<hex>          manifests, indexes and configs, as received
     images/<manifest hex>/      record.json, index.erofs, provenance
     layers/<TOC hex>/           toc.zst, table, content, presence
+    profiles/<manifest hex>     what was read first
     tmp/                        what is being written
 
 Every file but ``content`` and ``presence`` is written under ``tmp/`` and renamed, so several
@@ -101,6 +102,10 @@ class Store:
     def layer_path(self, toc_digest: Digest) -> Path:
         """The folder of one layer's content."""
         return self.layers / toc_digest.hex
+
+    def profile_path(self, manifest_digest: Digest) -> Path:
+        """Where the profile of an image lies."""
+        return self.root / "profiles" / manifest_digest.hex
 
     def temporary(self) -> Path:
         """A fresh name under ``tmp/``, on the same filesystem as everything else."""

@@ -183,7 +183,7 @@ async def test_a_chunk_that_stays_bad_is_refused_and_others_are_served(tmp_path:
             return data
 
         bench.source.bend = bend
-        start, end = bench.span(2)
+        _, end = bench.span(2)
         whole = bench.fetcher.ensure(1, 0, end)
         with pytest.raises(ChunkCorrupt, match="expected sha256:"):
             await whole
@@ -286,3 +286,35 @@ async def test_demand_during_the_fill_is_not_asked_for_twice(tmp_path: Path) -> 
         covered = sorted(bench.source.requests)
         asked = sum(end - start for start, end in covered)
         assert asked <= len(layer.blob) * 1.1
+
+
+async def test_two_processes_fetch_a_chunk_once(tmp_path: Path) -> None:
+    layer = make_layer([50_000] * 20)
+    # Two openings of one store are what two processes have.
+    async with opened(layer, tmp_path) as one, opened(layer, tmp_path) as two:
+        one.source.gate = two.source.gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.read, 3)
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            nursery.start_soon(two.read, 3)
+            nursery.start_soon(two.read, 9)
+            await trio.sleep(0.1)
+            one.source.gate.set()
+        assert await two.read(3) == two.data(3)
+        asked = one.source.requests + two.source.requests
+        assert sorted(asked) == sorted(set(asked))
+
+
+async def test_a_claim_ends_with_its_holder(tmp_path: Path) -> None:
+    layer = make_layer([50_000])
+    async with opened(layer, tmp_path) as one:
+        one.source.gate = trio.Event()
+        with trio.move_on_after(0.02):
+            await one.read(0)
+        async with opened(layer, tmp_path) as two:
+            with trio.move_on_after(0.05) as scope:
+                await two.read(0)
+            assert scope.cancelled_caught
+            one.nursery.cancel_scope.cancel()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert await two.read(0) == two.data(0)

@@ -1,0 +1,88 @@
+"""Recording what is read first, and replaying it at the next cold mount.
+
+Recording is one look at a byte per chunk and read.  What counts is the start of a workload: the
+record ends after a minute or 64 MiB of compressed bytes, so that a backup or a virus scanner that
+later reads everything does not become the profile.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import trio
+
+from lazyfs.image.device import Device
+from lazyfs.rootfs.layout import LAYOUT_VERSION
+from lazyfs.store.profiles import Profile
+
+RECORD_SECONDS = 60.0
+RECORD_SIZE = 64 << 20
+GROUP_SIZE = 2 << 20
+
+
+class Recorder:
+    """The order in which chunks of *devices* are read for the first time."""
+
+    def __init__(self, devices: Sequence[Device]) -> None:
+        self._devices = {device.number: device for device in devices}
+        self._seen = {device.number: bytearray(device.table.count) for device in devices}
+        self._accesses: list[tuple[int, int]] = []
+        self._size = 0
+        self._ends = trio.current_time() + RECORD_SECONDS
+        self.is_recording = True
+
+    def note(self, device: int, chunks: range) -> None:
+        """Note that *chunks* of *device* are being read."""
+        seen = self._seen[device]
+        for chunk in chunks:
+            if not seen[chunk]:
+                seen[chunk] = 1
+                self._accesses.append((device, chunk))
+                table = self._devices[device].table
+                self._size += table.blob_end(chunk) - table.blob_offset(chunk)
+                if self._size > RECORD_SIZE or trio.current_time() > self._ends:
+                    self.is_recording = False
+
+    def profile(self, manifest_digest: str, toc_digests: Sequence[str]) -> Profile | None:
+        """Return what was recorded, or None if nothing was read."""
+        if not self._accesses:
+            return None
+        return Profile(
+            manifest_digest=manifest_digest,
+            layout=LAYOUT_VERSION,
+            layers=tuple(toc_digests),
+            accesses=tuple((device - 1, chunk) for device, chunk in self._accesses),
+        )
+
+
+def replay(
+    profile: Profile, devices: Sequence[Device], toc_digests: Sequence[str]
+) -> Iterator[tuple[Device, list[int]]]:
+    """Yield what a profile asks for: the wanted chunks of one device in blob order, a group each.
+
+    A group is about 2 MiB of compressed bytes that were read one after another, so that what was
+    needed first comes first, and what lies together comes together.
+    """
+    if profile.layout != LAYOUT_VERSION:
+        return
+    known = {digest: device for digest, device in zip(toc_digests, devices, strict=True)}
+    places = [known.get(digest) for digest in profile.layers]
+    group: dict[int, list[int]] = {}
+    size = 0
+    for layer, chunk in profile.accesses:
+        device = places[layer]
+        if device is None or chunk >= device.table.count or not device.is_wanted(chunk):
+            continue
+        group.setdefault(device.number, []).append(chunk)
+        size += device.table.blob_end(chunk) - device.table.blob_offset(chunk)
+        if size >= GROUP_SIZE:
+            yield from _in_blob_order(group, devices)
+            group, size = {}, 0
+    yield from _in_blob_order(group, devices)
+
+
+def _in_blob_order(
+    group: dict[int, list[int]], devices: Sequence[Device]
+) -> Iterator[tuple[Device, list[int]]]:
+    for device in devices:
+        chunks = [chunk for chunk in group.get(device.number, ()) if device.is_wanted(chunk)]
+        if chunks:
+            yield device, device.with_stream(sorted(chunks, key=device.position))

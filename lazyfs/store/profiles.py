@@ -1,0 +1,76 @@
+"""Profiles on disk: which chunks of an image were read first, by manifest digest.
+
+A profile is a hint.  One that is wrong, or forged, costs bandwidth and nothing else: what it names
+is fetched and verified like everything.
+"""
+
+import msgspec
+
+from lazyfs.digest import Digest
+from lazyfs.errors import FormatError
+from lazyfs.store.paths import Store
+
+PROFILE_VERSION = 1
+FILE_LIMIT = 16 << 20
+CHUNK_LIMIT = 1 << 20
+
+
+class BadProfile(FormatError):
+    """Bytes that are not a profile."""
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """First accesses in order: pairs of a layer's place in ``layers`` and a chunk number.
+
+    ``layers`` are TOC digests, bottom first; the chunk numbers are those of the layer tables that
+    ``layout`` (the version of the device layout) makes of them.
+    """
+
+    manifest_digest: str
+    layout: int
+    layers: tuple[str, ...]
+    accesses: tuple[tuple[int, int], ...]
+    version: int = PROFILE_VERSION
+
+
+def encode_profile(profile: Profile) -> bytes:
+    """Return the JSON form; the same for the same profile."""
+    return msgspec.json.encode(profile) + b"\n"
+
+
+def decode_profile(data: bytes) -> Profile:
+    """Return the profile that *data* holds, or raise BadProfile."""
+    if len(data) > FILE_LIMIT:
+        raise BadProfile(f"profile: got {len(data)} bytes, expected at most {FILE_LIMIT}")
+    try:
+        profile = msgspec.json.decode(data, type=Profile)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        raise BadProfile(f"profile: {exc}") from exc
+    if profile.version != PROFILE_VERSION:
+        raise BadProfile(f"profile: got version {profile.version}, expected {PROFILE_VERSION}")
+    if len(profile.accesses) > CHUNK_LIMIT:
+        raise BadProfile(
+            f"profile: got {len(profile.accesses)} accesses, expected at most {CHUNK_LIMIT}"
+        )
+    for layer, chunk in profile.accesses:
+        if not 0 <= layer < len(profile.layers) or chunk < 0:
+            raise BadProfile(
+                f"profile: got layer {layer}, chunk {chunk}, expected a layer below "
+                f"{len(profile.layers)} and a chunk of it"
+            )
+    return profile
+
+
+def load_profile(store: Store, manifest_digest: Digest) -> Profile | None:
+    """Return the stored profile of an image, or None; a broken one counts as none."""
+    try:
+        return decode_profile(store.profile_path(manifest_digest).read_bytes())
+    except (OSError, BadProfile):
+        return None
+
+
+def save_profile(store: Store, manifest_digest: Digest, profile: Profile) -> None:
+    """Keep a profile; StoreFull or StoreUnusable when the store cannot."""
+    path = store.profile_path(manifest_digest)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    store.write_file(path, encode_profile(profile))
