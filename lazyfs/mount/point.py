@@ -1,0 +1,251 @@
+"""The state of a mountpoint, and undoing a mount.
+
+The kernel's own table, ``/proc/self/mountinfo``, is the only witness: asking the directory itself
+would wait for a server that may be stuck.
+"""
+
+import ctypes
+import errno
+import os
+import re
+import shutil
+import stat
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from lazyfs.errors import FormatError, MountFailed
+from lazyfs.mount.options import FILESYSTEM_TYPE
+
+MOUNTINFO = "/proc/self/mountinfo"
+FUSE_DEVICE = "/dev/fuse"
+FUSERMOUNT = "fusermount3"
+FALLBACK_PATH = "/bin:/usr/bin"  # a mount unit of systemd has no PATH
+UNMOUNT_SECONDS = 30.0
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+ESCAPE_RE = re.compile(rb"\\([0-7]{3})")
+
+
+class BadMountinfo(FormatError):
+    """A line that is not one of the kernel's mount table."""
+
+
+class BusyMountpoint(MountFailed):
+    """Something is mounted there, or something uses what is mounted there."""
+
+    code = "E_BUSY"
+
+
+class BadMountpoint(MountFailed):
+    """Nothing can be mounted there."""
+
+    code = "E_MOUNTPOINT"
+
+
+@dataclass(frozen=True, slots=True)
+class MountEntry:
+    """A line of the mount table; ``device`` is "major:minor" of the filesystem."""
+
+    mount_id: int
+    parent_id: int
+    device: str
+    mountpoint: bytes
+    filesystem_type: str
+    source: bytes
+
+
+def _unescape(field: bytes) -> bytes:
+    return ESCAPE_RE.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), field)
+
+
+def parse_mountinfo(data: bytes) -> list[MountEntry]:
+    """Return the mounts that *data* lists, in its order: a later one covers an earlier one.
+
+    Format: proc(5), ``/proc/pid/mountinfo``; raises BadMountinfo.
+    """
+    entries = []
+    for line in data.split(b"\n"):
+        if not line:
+            continue
+        front, dash, back = line.partition(b" - ")
+        fields, rest = front.split(b" "), back.split(b" ")
+        if not dash or len(fields) < 6 or len(rest) < 2:
+            raise BadMountinfo(f"mount table: got line {line[:200]!r}, expected fields of proc(5)")
+        try:
+            entries.append(
+                MountEntry(
+                    mount_id=int(fields[0]),
+                    parent_id=int(fields[1]),
+                    device=fields[2].decode("ascii"),
+                    mountpoint=_unescape(fields[4]),
+                    filesystem_type=rest[0].decode("ascii"),
+                    source=_unescape(rest[1]),
+                )
+            )
+        except ValueError as error:
+            raise BadMountinfo(
+                f"mount table: got line {line[:200]!r}, expected fields of proc(5)"
+            ) from error
+    return entries
+
+
+def load_mountinfo() -> list[MountEntry]:
+    """Return the mounts of this process's namespace."""
+    with open(MOUNTINFO, "rb") as table:
+        return parse_mountinfo(table.read())
+
+
+def topmost(entries: Sequence[MountEntry], mountpoint: bytes) -> MountEntry | None:
+    """Return the mount that is seen at *mountpoint*, an absolute path without links, or None."""
+    found = [entry for entry in entries if entry.mountpoint == mountpoint]
+    return found[-1] if found else None
+
+
+def real_path(path: str) -> str:
+    """Return *path* absolute and without links; works where a dead mount answers nothing."""
+    return os.path.realpath(path)
+
+
+class State(Enum):
+    """What a directory is for somebody who wants to mount on it."""
+
+    FREE = "free"
+    MISSING = "missing"
+    NOT_DIRECTORY = "not a directory"
+    FORBIDDEN = "not accessible"
+    MOUNTED = "mounted"
+    DEAD = "dead"
+
+
+def state_of(path: str) -> tuple[State, MountEntry | None]:
+    """Return the state of *path*, and what is mounted exactly there."""
+    path = real_path(path)
+    entry = topmost(load_mountinfo(), os.fsencode(path))
+    if entry is not None and entry.filesystem_type == "autofs":
+        entry = None  # it is there to be mounted over
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        # A server that was killed leaves a mount without one; an aborted connection too.
+        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED) and entry is not None:
+            return State.DEAD, entry
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return State.MISSING, None
+        if entry is not None:  # another user's FUSE mount lets nobody look
+            return State.MOUNTED, entry
+        return State.FORBIDDEN, None
+    if entry is not None:
+        return State.MOUNTED, entry
+    return (State.FREE if stat.S_ISDIR(mode) else State.NOT_DIRECTORY), None
+
+
+def prepare_mountpoint(path: str) -> bool:
+    """Make sure that *path* can be mounted on; say whether a dead mount of ours was removed.
+
+    What is in the directory is hidden while the mount lasts, as with any mount; it need not be
+    empty.  Raises MountFailed.
+    """
+    state, entry = state_of(path)
+    if state is State.FREE:
+        return False
+    if state is State.MISSING:
+        raise BadMountpoint(
+            f"mountpoint {path}: got no such directory, expected one", hint=f"mkdir -p {path}"
+        )
+    if state is State.NOT_DIRECTORY:
+        raise BadMountpoint(f"mountpoint {path}: got something else, expected a directory")
+    if entry is None:
+        raise BadMountpoint(f"mountpoint {path}: got no permission to look, expected a directory")
+    source = entry.source.decode("utf-8", "backslashreplace")
+    kind = entry.filesystem_type
+    if state is State.MOUNTED:
+        raise BusyMountpoint(
+            f"mountpoint {path}: got a mounted {kind} of {source}, expected a free directory",
+            hint=f"lazyfs umount {path}" if kind == FILESYSTEM_TYPE else f"umount {path}",
+        )
+    if kind != FILESYSTEM_TYPE:
+        raise BusyMountpoint(
+            f"mountpoint {path}: got a dead {kind} of {source}, expected a free directory",
+            hint=f"it is not lazyfs's to remove: fusermount3 -u -z {path}, or umount -l {path}",
+        )
+    unmount(path, lazy=True)
+    return True
+
+
+def check_fuse_device(path: str = FUSE_DEVICE) -> None:
+    """Raise MountFailed when this machine, or this container, has no FUSE."""
+    try:
+        is_device = stat.S_ISCHR(os.stat(path).st_mode)
+    except OSError:
+        is_device = False
+    if not is_device:
+        raise MountFailed(
+            f"{path}: got no such device, expected the kernel's FUSE device",
+            hint="modprobe fuse; in a container, pass --device /dev/fuse",
+        )
+
+
+def unmount(path: str, *, lazy: bool = False) -> None:
+    """Unmount what is mounted on *path*; with *lazy*, detach it now and let users finish.
+
+    As root by umount2(2), otherwise through fusermount3.  Raises BusyMountpoint or MountFailed.
+    """
+    path = real_path(path)
+    if os.geteuid() == 0:
+        _unmount_directly(path, lazy)
+    else:
+        _unmount_with_helper(path, lazy)
+
+
+def _unmount_directly(path: str, lazy: bool) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    flags = UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0)
+    if libc.umount2(os.fsencode(path), flags) == 0:
+        return
+    number = ctypes.get_errno()
+    if number == errno.EBUSY:
+        raise _busy(path)
+    raise MountFailed(f"unmount {path}: got {os.strerror(number)}, expected success")
+
+
+def _unmount_with_helper(path: str, lazy: bool) -> None:
+    helper = find_helper()
+    command = [helper, "-u", *(["-z"] if lazy else []), "--", path]
+    environment = {"LC_ALL": "C", "PATH": FALLBACK_PATH}
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            env=environment,
+            timeout=UNMOUNT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MountFailed(f"unmount {path}: got {error}, expected {FUSERMOUNT} to run") from error
+    if done.returncode == 0:
+        return
+    said = done.stderr.decode("utf-8", "backslashreplace").strip()[:500]
+    if "busy" in said.lower():
+        raise _busy(path)
+    raise MountFailed(f"unmount {path}: got {said or done.returncode}, expected success")
+
+
+def find_helper() -> str:
+    """Return the path of fusermount3, or raise MountFailed."""
+    helper = shutil.which(FUSERMOUNT) or shutil.which(FUSERMOUNT, path=FALLBACK_PATH)
+    if helper is None:
+        raise MountFailed(
+            f"{FUSERMOUNT}: got no such program, expected it in PATH",
+            hint="install the package fuse3; only root can do without",
+        )
+    return helper
+
+
+def _busy(path: str) -> BusyMountpoint:
+    return BusyMountpoint(
+        f"unmount {path}: got a mount in use, expected an idle one",
+        hint=f"lazyfs umount --lazy {path} detaches it now; fuser -vm {path} says who uses it",
+    )

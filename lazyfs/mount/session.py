@@ -1,0 +1,138 @@
+"""One mount of driver 1: from the mount system call to its end.
+
+pyfuse3 holds its session in module variables, so that there is one per process; which is how
+lazyfs wants it anyway.
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyfuse3
+import trio
+
+from lazyfs.errors import MountFailed
+from lazyfs.mount import point
+from lazyfs.mount.contents import MountedImage
+from lazyfs.mount.options import FILESYSTEM_TYPE
+from lazyfs.mount.pyfuse import ImageOperations
+
+log = logging.getLogger(__name__)
+
+# A reader whose chunk is being fetched occupies a task until it is answered: there must be far
+# more tasks than readers, or lookups would wait behind a slow registry.
+MAX_TASKS = 1000
+STDERR = 2
+MAX_COMPLAINT = 2000
+
+# What libfuse and fusermount3 say (3.2 to 3.17), and what helps.
+HINTS = (
+    (
+        "user_allow_other",
+        "add a line user_allow_other to /etc/fuse.conf, or mount without allow_other",
+    ),
+    ("failed to open /dev/fuse: Permission denied", "as root: chmod 666 /dev/fuse"),
+    ("/dev/fuse: Permission denied", "as root: chmod 666 /dev/fuse"),
+    ("/dev/fuse", "modprobe fuse; in a container, pass --device /dev/fuse"),
+    ("fusermount", "install the package fuse3; only root can do without"),
+    ("too many FUSE filesystems", "raise mount_max in /etc/fuse.conf"),
+    ("not permitted", "a container needs CAP_SYS_ADMIN, or fusermount3 with its suid bit"),
+)
+
+
+class PyfuseSession:
+    """A mount of *image* on a directory; use one per process, in this order: mount, serve, close.
+
+    ``serve`` answers requests until the mount is gone; ``is_gone`` says so afterwards.
+    """
+
+    def __init__(self, image: MountedImage, mountpoint: str) -> None:
+        self.mountpoint = point.real_path(mountpoint)
+        self.device: str | None = None
+        self._operations = ImageOperations(image)
+
+    def mount(self, options: set[str]) -> None:
+        """Make the mount with libfuse's *options*; raises MountFailed.
+
+        The kernel's first request waits until ``serve`` runs.
+        """
+        with _captured_stderr() as complaint:
+            try:
+                pyfuse3.init(self._operations, self.mountpoint, options)
+            except RuntimeError as error:
+                if "fuse_session_new" not in str(error):  # then there is no session to close
+                    pyfuse3.close(unmount=False)
+                raise _mount_failed(self.mountpoint, complaint()) from error
+        entry = self._entry()
+        self.device = None if entry is None else entry.device
+
+    async def serve(self) -> None:
+        """Answer requests until the mount is gone."""
+        await pyfuse3.main(max_tasks=MAX_TASKS)
+
+    async def wait_ready(self) -> None:
+        """Wait until the kernel has greeted us."""
+        await self._operations.initialised.wait()
+
+    async def unmount(self) -> None:
+        """Unmount; lazily when it is in use.  In a thread: the kernel may ask us on the way."""
+        if not self.is_mounted():
+            return
+        try:
+            await trio.to_thread.run_sync(_unmount, self.mountpoint, False)
+        except point.BusyMountpoint:
+            log.warning("mount %s is in use: detached, users get errors now", self.mountpoint)
+            await trio.to_thread.run_sync(_unmount, self.mountpoint, True)
+
+    def is_mounted(self) -> bool:
+        """Say whether the mount seen at the mountpoint is this one, and not one over it."""
+        entry = self._entry()
+        return entry is not None and entry.device == self.device
+
+    def close(self) -> None:
+        """Let go of the connection; what is still mounted answers ENOTCONN from now on."""
+        pyfuse3.close(unmount=False)
+
+    def _entry(self) -> point.MountEntry | None:
+        entry = point.topmost(point.load_mountinfo(), os.fsencode(self.mountpoint))
+        return entry if entry is not None and entry.filesystem_type == FILESYSTEM_TYPE else None
+
+
+def _unmount(mountpoint: str, lazy: bool) -> None:
+    point.unmount(mountpoint, lazy=lazy)
+
+
+def _mount_failed(mountpoint: str, complaint: str) -> MountFailed:
+    said = complaint or "no reason given"
+    hint = next((advice for words, advice in HINTS if words in said), None)
+    return MountFailed(f"mount on {mountpoint}: got {said!r}, expected success", hint=hint)
+
+
+@contextmanager
+def _captured_stderr() -> Iterator["Complaint"]:
+    """Catch what C code and the helper it starts write to descriptor 2."""
+    with tempfile.TemporaryFile() as file:
+        saved = os.dup(STDERR)
+        os.dup2(file.fileno(), STDERR)
+        complaint = Complaint(file.fileno())
+        try:
+            yield complaint
+        finally:
+            os.dup2(saved, STDERR)
+            os.close(saved)
+            rest = complaint()
+            if rest:
+                log.info("libfuse: %s", rest)
+
+
+class Complaint:
+    """What was written to descriptor 2 meanwhile."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __call__(self) -> str:
+        data = os.pread(self._descriptor, MAX_COMPLAINT, 0)
+        return "; ".join(data.decode("utf-8", "backslashreplace").split("\n")).strip("; ")
