@@ -1,0 +1,86 @@
+"""Processes that the bench runs beside what it measures: the link, the registries."""
+
+import contextlib
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 20.0
+
+
+class ProcessFailed(RuntimeError):
+    """A helper process did not come up, or went away."""
+
+
+class RunningProcess:
+    """A child that is ended on exit: asked first, killed if it does not listen."""
+
+    def __init__(self, arguments: list[str], *, log: IO[bytes] | None = None) -> None:
+        self.process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log if log is not None else subprocess.DEVNULL,
+            cwd=ROOT,
+            start_new_session=True,  # a Ctrl-C is ours to handle, in order
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        process = self.process
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def read_json(self) -> dict[str, int]:
+        """Return the next line of its stdout, a JSON object."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise ProcessFailed(f"{self.process.args}: ended with {self.process.wait(5)}")
+        document: dict[str, int] = json.loads(line)
+        return document
+
+
+class RunningLink(RunningProcess):
+    """tools.bench.link in front of *target* ("host:port")."""
+
+    def __init__(self, target: str, *, rtt_ms: float, mbit: float) -> None:
+        super().__init__(
+            [
+                sys.executable, "-m", "tools.bench.link", "--target", target,
+                "--rtt-ms", str(rtt_ms), "--mbit", str(mbit),
+            ]
+        )  # fmt: skip
+        self.port = self.read_json()["port"]
+        self.address = f"127.0.0.1:{self.port}"
+
+    def statistics(self) -> dict[str, int]:
+        """Return connections, sent_size and received_size (bytes) since the start."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"statistics\n")
+        self.process.stdin.flush()
+        return self.read_json()

@@ -1,0 +1,1 @@
+"""Real images for measuring: from Debian packages, and large or numerous made-up files."""
