@@ -63,7 +63,7 @@ def replay(
     """
     if profile.layout != LAYOUT_VERSION:
         return
-    known = {digest: device for digest, device in zip(toc_digests, devices, strict=True)}
+    known = dict(zip(toc_digests, devices, strict=True))
     places = [known.get(digest) for digest in profile.layers]
     group: dict[int, list[int]] = {}
     size = 0
