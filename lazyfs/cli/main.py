@@ -1,0 +1,199 @@
+"""The ``lazyfs`` command: its commands, its exit codes, and how it says what went wrong.
+
+Nothing here imports what a command needs: ``lazyfs --version``, ``--help`` and completion work
+from the tables below, and a command's module is imported when it runs.
+"""
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import MutableMapping, Sequence
+from typing import Any, NoReturn
+
+import click
+
+from lazyfs import __version__
+from lazyfs.errors import (
+    AccessDenied,
+    FormatError,
+    LazyfsError,
+    MountFailed,
+    NotFound,
+    StoreError,
+    Unavailable,
+    UsageError,
+    VerificationFailed,
+)
+
+# Documented in docs/reference/exit-codes.md.  Codes that are not listed there mean failure.
+EXIT_CODES: tuple[tuple[type[LazyfsError], int], ...] = (
+    (UsageError, 2),
+    (NotFound, 3),
+    (AccessDenied, 4),
+    (Unavailable, 5),
+    (VerificationFailed, 6),
+    (FormatError, 7),
+    (MountFailed, 8),
+    (StoreError, 1),
+)
+FAILED = 1
+INTERRUPTED = 130
+
+# name → where it is, what it does
+COMMANDS: dict[str, tuple[str, str]] = {
+    "mount": ("lazyfs.cli.mount:mount", "Mount an image on a directory."),
+    "umount": ("lazyfs.cli.umount:umount", "Unmount an image and wait for its server to end."),
+    "status": ("lazyfs.cli.status:status", "Show what is mounted and how it fares."),
+    "inspect": ("lazyfs.cli.inspect:inspect", "Show an image's digests and layers."),
+    "ls": ("lazyfs.cli.ls:ls", "List a directory of an image, without mounting it."),
+    "cat": ("lazyfs.cli.cat:cat", "Print a file of an image, without mounting it."),
+    "verify": ("lazyfs.cli.verify:verify", "Fetch all of an image and check every byte."),
+    "convert": ("lazyfs.cli.convert:convert", "Make an image that can be mounted lazily."),
+    "cache": ("lazyfs.cli.cache:cache", "List or remove what is kept on this machine."),
+}
+
+
+def exit_code_of(error: BaseException) -> int:
+    """Return the exit code for *error*."""
+    for family, code in EXIT_CODES:
+        if isinstance(error, family):
+            return code
+    return FAILED
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they run, and which says what went wrong."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the table's order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands' one-line descriptions, from the table."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def shell_complete(
+        self, ctx: click.Context, incomplete: str
+    ) -> list["click.shell_completion.CompletionItem"]:
+        """Complete names of commands and options of this group."""
+        names = [
+            click.shell_completion.CompletionItem(name, help=text)
+            for name, (_, text) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command; exit with its code, and say on standard error why it failed."""
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, False, **extra)
+        words = list(sys.argv[1:] if args is None else args)
+        sys.exit(self._run(words, prog_name, complete_var, extra))
+
+    def _run(
+        self,
+        words: list[str],
+        prog_name: str | None,
+        complete_var: str | None,
+        extra: MutableMapping[str, Any],
+    ) -> int:
+        as_json = "--json" in words
+        is_verbose = any(w in ("-v", "-vv", "-vvv", "--verbose") for w in words)
+        try:
+            result = super().main(words, prog_name, complete_var, False, **extra)
+            sys.stdout.flush()
+            return result if isinstance(result, int) else 0
+        except click.exceptions.Exit as exit_:
+            return exit_.exit_code
+        except click.UsageError as error:
+            context = None if error.ctx is None else error.ctx.get_usage()
+            complain(UsageError(error.format_message()), as_json=as_json, before=context)
+            return exit_code_of(UsageError(""))
+        except click.ClickException as error:
+            complain(UsageError(error.format_message()), as_json=as_json)
+            return exit_code_of(UsageError(""))
+        except LazyfsError as error:
+            complain(error, as_json=as_json)
+            return exit_code_of(error)
+        except (KeyboardInterrupt, click.Abort):
+            return INTERRUPTED
+        except BrokenPipeError:
+            # Whoever read our output has left; what Python would flush at exit has nowhere to go.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILED
+        except Exception as error:
+            complain(error, as_json=as_json)
+            if is_verbose:
+                sys.excepthook(type(error), error, error.__traceback__)
+            return FAILED
+
+
+def complain(error: Exception, *, as_json: bool, before: str | None = None) -> None:
+    """Write *error* to standard error: as text, or as one JSON object."""
+    if isinstance(error, LazyfsError):
+        code, message, hint = error.code, error.message, error.hint
+    else:
+        code, hint = "E_BUG", "run it again with -v for the traceback, and report it"
+        message = f"{type(error).__name__}: {error}"
+    if as_json:
+        document = {
+            "type": "error",
+            "code": code,
+            "message": message,
+            "hint": hint,
+            "exitCode": exit_code_of(error),
+        }
+        print(json.dumps(document), file=sys.stderr)
+        return
+    if before is not None:
+        print(before, file=sys.stderr)
+    print(f"lazyfs: {message}", file=sys.stderr)
+    if hint is not None:
+        print(f"hint: {hint}", file=sys.stderr)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, message="lazyfs %(version)s")
+@click.option("-v", "--verbose", count=True, help="Say more; twice for debugging.")
+@click.option("-q", "--quiet", is_flag=True, help="Say errors only.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How messages on standard error look.",
+)
+@click.pass_context
+def cli(ctx: click.Context, verbose: int, quiet: bool, log_format: str) -> None:
+    """Mount OCI images lazily, verified to the last byte."""
+    from lazyfs.cli.log import set_up_logging
+
+    ctx.obj = {"verbosity": -1 if quiet else verbose, "log_json": log_format == "json"}
+    set_up_logging(ctx.obj["verbosity"], as_json=ctx.obj["log_json"])
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    cli.main(prog_name="lazyfs")
+    raise AssertionError("not reached")

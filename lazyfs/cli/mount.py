@@ -1,0 +1,192 @@
+"""``lazyfs mount``: returns when the mount is live."""
+
+import os
+import secrets
+import sys
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lazyfs.cli.options import (
+    access_of,
+    access_options,
+    cache_dir_option,
+    default_runtime_dir,
+    default_state_dir,
+    platform_option,
+)
+from lazyfs.errors import MountFailed, StoreError, UsageError
+from lazyfs.mount.options import MountOptions, is_allow_other_permitted, parse_options
+from lazyfs.mount.point import check_fuse_device, prepare_mountpoint, real_path
+from lazyfs.service.record import make_runtime_directory
+from lazyfs.service.supervise import Link, run_in_background, run_in_foreground
+
+if TYPE_CHECKING:
+    from lazyfs.registry.source import AccessOptions
+
+FUSE_CONF = "/etc/fuse.conf"
+PREFETCH_MODES = ("none", "landmark", "all")
+DRIVERS = ("auto", "pyfuse3")
+KEPT_LOGS = 50
+
+
+@click.command()
+@click.argument("image")
+@click.argument("directory", type=click.Path(file_okay=True))
+@click.option("-f", "--foreground", is_flag=True, help="Serve in this process until unmounted.")
+@cache_dir_option
+@platform_option
+@access_options
+@click.option(
+    "-o",
+    "words",
+    multiple=True,
+    metavar="OPTION[,OPTION…]",
+    help="Options of mount(8): allow_other, allow_root, auto_unmount, fsname=, max_read=, "
+    "[no]suid, [no]dev, [no]exec, noatime; and platform=, cache_dir=, authfile=, plain_http, "
+    "prefetch=, driver= like the options above and below.",
+)
+@click.option("--driver", type=click.Choice(DRIVERS), default="auto", help="How to serve.")
+@click.option(
+    "--prefetch",
+    type=click.Choice(PREFETCH_MODES),
+    default="landmark",
+    show_default=True,
+    help="What to fetch before it is read: nothing, what the image's producer marked, all of it.",
+)
+@click.pass_context
+def mount(
+    ctx: click.Context,
+    image: str,
+    directory: str,
+    foreground: bool,
+    cache_dir: Path,
+    platform: str | None,
+    plain_http: bool,
+    authfile: Path | None,
+    words: tuple[str, ...],
+    driver: str,
+    prefetch: str,
+) -> None:
+    """Mount IMAGE on DIRECTORY.
+
+    IMAGE is a reference such as python:3.12 or ghcr.io/org/app@sha256:…, or oci:PATH[:TAG] for an
+    OCI image layout on disk.  Prints the mountpoint when the mount is live.
+    """
+    options = parse_options(words)
+    wanted = _with_settings(
+        options.settings,
+        cache_dir=cache_dir,
+        platform=platform,
+        plain_http=plain_http,
+        authfile=authfile,
+        prefetch=prefetch,
+        driver=driver,
+    )
+    check_mountable(directory, options)
+    mount_id = secrets.token_hex(8)
+    runtime_dir = default_runtime_dir()
+    make_runtime_directory(runtime_dir)
+    mountpoint = real_path(directory)
+    access = access_of(wanted["authfile"], wanted["plain_http"])
+    announce = partial(print, mountpoint, flush=True)
+    prepare = partial(_prepare, image, wanted["platform"], wanted["cache_dir"], access)
+
+    def serve(link: Link, log_path: Path) -> None:
+        from lazyfs.cli.log import set_up_logging
+        from lazyfs.service.server import MountSettings
+        from lazyfs.service.server import serve as serve_mount
+
+        verbosity, as_json = ctx.obj["verbosity"], ctx.obj["log_json"]
+        set_up_logging(verbosity, as_json=as_json, is_server=True)
+        settings = MountSettings(
+            mountpoint=mountpoint,
+            mount_id=mount_id,
+            cache_dir=wanted["cache_dir"],
+            runtime_dir=runtime_dir,
+            log_path=log_path,
+            access=access,
+            options=options,
+            prefetch=wanted["prefetch"],
+            working_directory=os.getcwd() if is_relative(image) or foreground else "/",
+        )
+        serve_mount(settings, link)
+
+    if foreground:
+        run_in_foreground(prepare, partial(serve, log_path=Path("/dev/stderr")), announce)
+        return
+    log_path = make_log(default_state_dir() / "log", mount_id)
+    try:
+        run_in_background(prepare, partial(serve, log_path=log_path), log_path)
+    except BaseException:
+        if log_path.stat().st_size == 0:
+            log_path.unlink()
+        raise
+    announce()
+
+
+def check_mountable(directory: str, options: MountOptions) -> None:
+    """Raise what can be known to be wrong before anything is fetched."""
+    check_fuse_device()
+    if (options.allow_other or options.allow_root) and os.geteuid() != 0:
+        try:
+            text = Path(FUSE_CONF).read_text(errors="replace")
+        except OSError:
+            text = ""
+        if not is_allow_other_permitted(text):
+            raise MountFailed(
+                f"option allow_other: got no user_allow_other in {FUSE_CONF}, expected it there "
+                "for a mount that is not root's",
+                hint=f"as root: echo user_allow_other >> {FUSE_CONF}; or mount without the option",
+            )
+    if prepare_mountpoint(directory):
+        click.echo(f"lazyfs: {directory}: removed a mount whose server had died", err=True)
+
+
+def is_relative(image: str) -> bool:
+    """Say whether *image* is a layout on disk, named from the working directory."""
+    return image.startswith("oci:") and not image.startswith("oci:/")
+
+
+def make_log(folder: Path, mount_id: str) -> Path:
+    """Make the log of a mount, and remove the oldest ones beyond the number that is kept."""
+    name = f"{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}-{mount_id}.log"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = folder / name
+        path.touch(mode=0o600)
+        for old in sorted(folder.glob("*.log"))[:-KEPT_LOGS]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"log directory {folder}: {error.strerror}") from error
+    return path
+
+
+def _with_settings(settings: dict[str, str], **given: Any) -> dict[str, Any]:
+    """Return *given* with what the words after ``-o`` say instead."""
+    result = given | {
+        name: Path(text).absolute() if name in ("cache_dir", "authfile") else text
+        for name, text in settings.items()
+    }
+    if "plain_http" in settings:
+        result["plain_http"] = True
+    for name, values in (("prefetch", PREFETCH_MODES), ("driver", DRIVERS)):
+        if result[name] not in values:
+            raise UsageError(
+                f"option {name}: got {result[name]!r}, expected one of {', '.join(values)}"
+            )
+    return result
+
+
+def _prepare(image: str, platform: str | None, cache_dir: Path, access: "AccessOptions") -> bytes:
+    import trio
+
+    from lazyfs.image.prepare import Request, prepare
+
+    prepared = trio.run(prepare, Request(image, platform, cache_dir, access))
+    if sys.stderr.isatty():
+        click.echo(f"lazyfs: {prepared.requested} → {prepared.resolved}", err=True)
+    return prepared.encode()

@@ -1,0 +1,77 @@
+"""Options that several commands share, and what they mean."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from lazyfs.cli.directories import cache_directory, runtime_directory, state_directory
+
+if TYPE_CHECKING:
+    from lazyfs.registry.source import AccessOptions
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+def _path_option(name: str, default: Callable[[], Path] | None, text: str) -> Any:
+    def absolute(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+        if value is None:
+            return None if default is None else default()
+        return value.absolute()
+
+    return click.option(
+        name, type=click.Path(path_type=Path), callback=absolute, metavar="PATH", help=text
+    )
+
+
+def default_cache_dir() -> Path:
+    """Return the cache directory of this user."""
+    return cache_directory(os.environ, os.geteuid())
+
+
+def default_state_dir() -> Path:
+    """Return the state directory of this user."""
+    return state_directory(os.environ, os.geteuid())
+
+
+def default_runtime_dir() -> Path:
+    """Return the runtime directory of this user."""
+    return runtime_directory(os.environ, os.geteuid())
+
+
+def cache_dir_option(function: Decorated) -> Decorated:
+    """Add ``--cache-dir``: parameter ``cache_dir``, an absolute path."""
+    text = "Where images and contents are kept.  [default: $LAZYFS_CACHE_DIR, or as XDG says]"
+    decorated: Decorated = _path_option("--cache-dir", default_cache_dir, text)(function)
+    return decorated
+
+
+def platform_option(function: Decorated) -> Decorated:
+    """Add ``--platform``: parameter ``platform``, None for this machine's."""
+    return click.option(
+        "--platform", metavar="OS/ARCH[/VARIANT]", help="Platform.  [default: this machine's]"
+    )(function)
+
+
+def access_options(function: Decorated) -> Decorated:
+    """Add ``--plain-http`` and ``--authfile``, for ``access_of``."""
+    function = _path_option(
+        "--authfile", None, "Credentials, in the format of docker and containers."
+    )(function)
+    return click.option(
+        "--plain-http", is_flag=True, help="Speak http; automatic for loopback addresses."
+    )(function)
+
+
+def json_option(function: Decorated) -> Decorated:
+    """Add ``--json``: parameter ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+def access_of(authfile: Path | None, plain_http: bool) -> "AccessOptions":
+    """Return how to reach registries."""
+    from lazyfs.registry.source import AccessOptions
+
+    return AccessOptions(authfile=authfile, plain_http=plain_http, environment=dict(os.environ))

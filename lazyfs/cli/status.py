@@ -1,0 +1,119 @@
+"""``lazyfs status``: what is mounted, and how it fares."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lazyfs.cli.options import default_runtime_dir, json_option
+from lazyfs.mount.point import load_mountinfo
+from lazyfs.service.control import ServerSilent, ask
+from lazyfs.service.record import (
+    MountRecord,
+    is_alive,
+    load_records,
+    remove_record,
+    socket_path,
+)
+
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+@click.command()
+@click.argument("directory", type=click.Path(), required=False)
+@json_option
+def status(directory: str | None, as_json: bool) -> None:
+    """Show the mounts of this user, or the one on DIRECTORY."""
+    found = collect(default_runtime_dir(), directory)
+    if as_json:
+        click.echo(json.dumps({"type": "mounts", "mounts": found}, indent=2))
+        return
+    for entry in found:
+        click.echo(describe(entry))
+    if not found:
+        click.echo("lazyfs: nothing is mounted", err=True)
+
+
+def collect(runtime_dir: Path, directory: str | None = None) -> list[dict[str, Any]]:
+    """Return the status of each mount; forget those whose server and mount are both gone."""
+    from lazyfs.mount.point import real_path
+
+    wanted = None if directory is None else real_path(directory)
+    mounted = {entry.mountpoint for entry in load_mountinfo()}
+    found = []
+    for record in load_records(runtime_dir):
+        if wanted is not None and record.mountpoint != wanted:
+            continue
+        is_mounted = record.mountpoint.encode("utf-8", "surrogateescape") in mounted
+        if is_alive(record):
+            found.append(_of_living(runtime_dir, record, is_mounted))
+        elif is_mounted:
+            found.append(_facts(record) | {"state": "dead", "mounted": True})
+        else:
+            remove_record(runtime_dir, record.mount_id)
+    return found
+
+
+def _facts(record: MountRecord) -> dict[str, Any]:
+    return {
+        "mountpoint": record.mountpoint,
+        "mountId": record.mount_id,
+        "pid": record.pid,
+        "driver": record.driver,
+        "started": record.started,
+        "requested": record.requested,
+        "resolved": record.resolved,
+        "manifestDigest": record.manifest_digest,
+        "platform": record.platform,
+        "cacheDir": record.cache_dir,
+        "log": record.log_path,
+    }
+
+
+def _of_living(runtime_dir: Path, record: MountRecord, is_mounted: bool) -> dict[str, Any]:
+    try:
+        answer = ask(socket_path(runtime_dir, record.mount_id), {"type": "status"})
+    except ServerSilent as error:
+        return _facts(record) | {
+            "state": "silent",
+            "mounted": is_mounted,
+            "message": error.message,
+        }
+    answer.pop("type")
+    return _facts(record) | answer | {"state": "serving", "mounted": is_mounted}
+
+
+def describe(entry: dict[str, Any]) -> str:
+    """Return the lines that show one mount to a person."""
+    lines = [
+        entry["mountpoint"],
+        f"  image      {entry['requested']}",
+        f"  resolved   {entry['resolved']}  ({entry['platform']})",
+        f"  server     {entry['state']}, pid {entry['pid']}, since {entry['started']}",
+    ]
+    if "layers" in entry:
+        resident = sum(layer["residentSize"] for layer in entry["layers"])
+        content = sum(layer["contentSize"] for layer in entry["layers"])
+        source = entry["source"]
+        lines += [
+            f"  layers     {len(entry['layers'])}; {size_text(resident)} of {size_text(content)} "
+            "resident",
+            f"  requests   {source['requests']}, {size_text(source['receivedSize'])} received, "
+            f"{source['retries']} repeated, {source['errors']} failed",
+            f"  health     {entry['health']}",
+        ]
+    if entry["state"] == "dead":
+        lines.append(f"  hint       its server has died: lazyfs umount {entry['mountpoint']}")
+    if "message" in entry:
+        lines.append(f"  message    {entry['message']}")
+    return "\n".join(lines)
+
+
+def size_text(size: float) -> str:
+    """Return *size* bytes for a person: ``1.5 MiB``."""
+    for unit in UNITS:
+        if size < 1024 or unit == UNITS[-1]:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError("not reached")

@@ -1,0 +1,45 @@
+"""``lazyfs umount``: unmounts, and waits until the server has ended."""
+
+import click
+
+from lazyfs.cli.options import default_runtime_dir
+from lazyfs.errors import MountFailed
+from lazyfs.mount.options import FILESYSTEM_TYPE
+from lazyfs.mount.point import State, real_path, state_of, unmount
+from lazyfs.service.record import find_record, remove_stale, wait_server_end
+
+WAIT_SECONDS = 30.0
+LAZY_WAIT_SECONDS = 0.5
+
+
+class NotOurs(MountFailed):
+    """What is to be unmounted is no mount of lazyfs."""
+
+    code = "E_NOT_MOUNTED"
+
+
+@click.command()
+@click.argument("directory", type=click.Path())
+@click.option("-l", "--lazy", is_flag=True, help="Detach a mount that is in use; users finish.")
+def umount(directory: str, lazy: bool) -> None:
+    """Unmount what lazyfs has mounted on DIRECTORY, and wait for its server to end."""
+    mountpoint = real_path(directory)
+    state, entry = state_of(mountpoint)
+    if entry is None or entry.filesystem_type != FILESYSTEM_TYPE:
+        got = "no mount" if entry is None else f"a mount of type {entry.filesystem_type}"
+        raise NotOurs(
+            f"unmount {directory}: got {got}, expected one of type {FILESYSTEM_TYPE}",
+            hint=f"findmnt -t {FILESYSTEM_TYPE} lists lazyfs's mounts",
+        )
+    runtime_dir = default_runtime_dir()
+    record = find_record(runtime_dir, mountpoint)
+    unmount(mountpoint, lazy=lazy or state is State.DEAD)
+    remove_stale(runtime_dir, mountpoint)
+    if record is None:
+        return
+    if not wait_server_end(record, LAZY_WAIT_SECONDS if lazy else WAIT_SECONDS):
+        click.echo(
+            f"lazyfs: {directory} is unmounted here; its server {record.pid} goes on for those "
+            "who still use it",
+            err=True,
+        )

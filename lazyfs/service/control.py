@@ -1,0 +1,76 @@
+"""The control socket's messages, and asking a server.
+
+One JSON object per line each way.  ``{"type": "ping"}`` is answered with ``{"type": "pong"}``,
+``{"type": "status"}`` with a status (docs/reference/json.md), anything else with
+``{"type": "error", "message": …}``.  This side is plain sockets, so that asking needs no event
+loop; the answering side is in the server.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lazyfs.errors import Unavailable
+
+MAX_QUESTION_SIZE = 1 << 16
+MAX_ANSWER_SIZE = 16 << 20
+MAX_SOCKET_PATH = 100  # the kernel takes 107 bytes
+ASK_SECONDS = 5.0
+
+
+class ServerSilent(Unavailable):
+    """A mount's server does not answer."""
+
+
+def encode_message(message: dict[str, Any]) -> bytes:
+    """Return *message* as a line."""
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def decode_message(line: bytes) -> dict[str, Any] | None:
+    """Return the object on *line*, or None if there is none with a type."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+        return None
+    return message
+
+
+@contextmanager
+def short_path(path: Path) -> Iterator[str]:
+    """Give a name of *path* that fits into a socket address, however deep its directory is."""
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+def ask(path: Path, message: dict[str, Any], *, seconds: float = ASK_SECONDS) -> dict[str, Any]:
+    """Send *message* to the server whose control socket is at *path*; return its answer.
+
+    Raises ServerSilent.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(seconds)
+        try:
+            with short_path(path) as name:
+                connection.connect(name)
+            connection.sendall(encode_message(message))
+            with connection.makefile("rb") as stream:
+                line = stream.readline(MAX_ANSWER_SIZE)
+        except OSError as error:
+            raise ServerSilent(f"control socket {path}: {error}") from error
+    answer = decode_message(line)
+    if answer is None:
+        raise ServerSilent(f"control socket {path}: got {line[:80]!r}, expected a JSON object")
+    return answer

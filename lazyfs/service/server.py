@@ -1,0 +1,281 @@
+"""The server of one mount: opens the image, mounts, answers until the mount is gone.
+
+Tasks, all in one nursery: the driver (its end ends the rest), the signals, the control socket,
+prefetching.  A signal to end unmounts, lazily if the mount is in use, and so does any failure:
+a server never leaves a dead mount behind unless it is killed.
+"""
+
+import ctypes
+import faulthandler
+import gc
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from lazyfs.errors import LazyfsError
+from lazyfs.image.open import OpenImage, open_image
+from lazyfs.image.prepare import Prepared
+from lazyfs.mount.options import MountOptions, fuse_options
+from lazyfs.mount.session import PyfuseSession
+from lazyfs.registry.source import AccessOptions
+from lazyfs.service.control import (
+    MAX_QUESTION_SIZE,
+    decode_message,
+    encode_message,
+    short_path,
+)
+from lazyfs.service.record import (
+    MountRecord,
+    remove_record,
+    remove_stale,
+    save_record,
+    socket_path,
+    start_ticks_of,
+)
+from lazyfs.service.supervise import ChannelClosed, Link
+
+log = logging.getLogger(__name__)
+
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+QUESTION_SECONDS = 10.0
+MAX_CLIENTS = 16
+DRIVER = "pyfuse3"
+
+
+@dataclass(frozen=True, slots=True)
+class MountSettings:
+    """What the command line asked for; all paths absolute."""
+
+    mountpoint: str
+    mount_id: str
+    cache_dir: Path
+    runtime_dir: Path
+    log_path: Path
+    access: AccessOptions
+    options: MountOptions
+    prefetch: str = "none"
+    working_directory: str = "/"
+
+
+@dataclass(slots=True)
+class _Server:
+    settings: MountSettings
+    prepared: Prepared
+    image: OpenImage
+    session: PyfuseSession
+    started: str = ""
+    started_clock: float = field(default_factory=time.monotonic)
+
+
+def serve(settings: MountSettings, link: Link) -> None:
+    """Wait for the prepared image, mount it, and serve until the mount is gone."""
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    prepared = Prepared.decode(link.wait_prepared())
+    os.chdir(settings.working_directory)
+    trio.run(_serve, settings, prepared, link)
+
+
+async def _serve(settings: MountSettings, prepared: Prepared, link: Link) -> None:
+    failure: BaseException | None = None
+    # Signals first: from the moment of the mount on, none may end us without unmounting.
+    with trio.open_signal_receiver(*ENDING_SIGNALS) as signals:
+        async with open_image(prepared, settings.access, mount_id=settings.mount_id) as image:
+            session = PyfuseSession(image, settings.mountpoint)
+            session.mount(fuse_options(settings.options, prepared.resolved))
+            server = _Server(settings, prepared, image, session)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_drive, session, nursery.cancel_scope)
+                    nursery.start_soon(_end_on_signal, signals, session, nursery.cancel_scope)
+                    await _go_live(server, nursery, link)
+            except* (ChannelClosed, LazyfsError) as group:
+                failure = _first(group)
+            finally:
+                remove_record(settings.runtime_dir, settings.mount_id)
+                with trio.CancelScope(shield=True):
+                    await _leave(session)
+    if failure is not None:
+        raise failure
+
+
+def _first(group: BaseExceptionGroup[Exception]) -> Exception:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+async def _drive(session: PyfuseSession, everything: trio.CancelScope) -> None:
+    await session.serve()
+    log.info("%s: unmounted", session.mountpoint)
+    everything.cancel()
+
+
+async def _end_on_signal(
+    signals: AsyncIterator[int], session: PyfuseSession, everything: trio.CancelScope
+) -> None:
+    async for number in signals:
+        log.info("%s: ending on signal %d", session.mountpoint, number)
+        try:
+            await session.unmount()
+        except LazyfsError as error:
+            log.error("%s", error)
+        everything.cancel()
+
+
+async def _leave(session: PyfuseSession) -> None:
+    """Unmount what is still mounted, and let go of the connection."""
+    try:
+        if session.is_mounted():
+            await session.unmount()
+    except LazyfsError as error:
+        log.error("%s", error)
+    finally:
+        session.close()
+
+
+async def _go_live(server: _Server, nursery: trio.Nursery, link: Link) -> None:
+    """Wait for the kernel's greeting, then say that the mount is live and start the extras."""
+    settings = server.settings
+    await server.session.wait_ready()
+    server.started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    remove_stale(settings.runtime_dir, server.session.mountpoint)
+    await nursery.start(_serve_control, settings, _status_of(server))
+    save_record(settings.runtime_dir, _record_of(server))
+    link.announce_ready()
+    _settle_memory()
+    nursery.start_soon(_prefetch, server)
+
+
+async def _prefetch(server: _Server) -> None:
+    try:
+        await server.image.prefetch(server.settings.prefetch)
+    except Exception:  # what nobody has asked for must not end the mount
+        log.exception("prefetch failed")
+
+
+def _settle_memory() -> None:
+    """Give back what starting up needed, and spare the collector what stays for ever."""
+    gc.collect()
+    gc.freeze()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except AttributeError:
+        pass  # another C library than glibc
+
+
+def _record_of(server: _Server) -> MountRecord:
+    settings, prepared = server.settings, server.prepared
+    return MountRecord(
+        mount_id=settings.mount_id,
+        pid=os.getpid(),
+        start_ticks=start_ticks_of(os.getpid()) or 0,
+        mountpoint=server.session.mountpoint,
+        requested=prepared.requested,
+        resolved=prepared.resolved,
+        manifest_digest=prepared.image.manifest_digest,
+        platform=prepared.image.platform,
+        cache_dir=str(settings.cache_dir),
+        log_path=str(settings.log_path),
+        driver=DRIVER,
+        started=server.started,
+    )
+
+
+Status = Callable[[], dict[str, Any]]
+
+
+def _status_of(server: _Server) -> Status:
+    def status() -> dict[str, Any]:
+        return {
+            "type": "status",
+            "mountpoint": server.session.mountpoint,
+            "mountId": server.settings.mount_id,
+            "pid": os.getpid(),
+            "driver": DRIVER,
+            "started": server.started,
+            "uptimeSeconds": round(time.monotonic() - server.started_clock, 1),
+            "cacheDir": str(server.settings.cache_dir),
+            "log": str(server.settings.log_path),
+            **server.image.statistics(),
+        }
+
+    return status
+
+
+async def _serve_control(
+    settings: MountSettings, status: Status, *, task_status: trio.TaskStatus[None]
+) -> None:
+    """Answer questions on the control socket; one line each."""
+    clients = trio.CapacityLimiter(MAX_CLIENTS)
+    async with _listener(socket_path(settings.runtime_dir, settings.mount_id)) as listener:
+        task_status.started()
+        async with trio.open_nursery() as nursery:
+            while True:
+                connection, _ = await listener.accept()
+                nursery.start_soon(_answer_client, connection, clients, status)
+
+
+@asynccontextmanager
+async def _listener(path: Path) -> AsyncIterator[trio.socket.SocketType]:
+    listener = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+    try:
+        previous = os.umask(0o177)
+        try:
+            with short_path(path) as name:
+                await listener.bind(name)
+        finally:
+            os.umask(previous)
+        listener.listen(MAX_CLIENTS)
+        yield listener
+    finally:
+        listener.close()
+
+
+async def _answer_client(
+    connection: trio.socket.SocketType, clients: trio.CapacityLimiter, status: Status
+) -> None:
+    with connection:
+        async with clients:
+            with trio.move_on_after(QUESTION_SECONDS):
+                try:
+                    await _answer_lines(connection, status)
+                except OSError:
+                    pass  # the client went away
+
+
+async def _answer_lines(connection: trio.socket.SocketType, status: Status) -> None:
+    waiting = b""
+    while len(waiting) <= MAX_QUESTION_SIZE:
+        data = await connection.recv(4096)
+        if not data:
+            return
+        waiting += data
+        while b"\n" in waiting:
+            line, _, waiting = waiting.partition(b"\n")
+            answer = memoryview(encode_message(answer_question(line, status)))
+            while answer:
+                answer = answer[await connection.send(answer) :]
+
+
+def answer_question(line: bytes, status: Status) -> dict[str, Any]:
+    """Return the answer to one line from a client."""
+    question = decode_message(line)
+    if question is None:
+        return {"type": "error", "message": "question: got no JSON object with a type"}
+    if question["type"] == "ping":
+        return {"type": "pong"}
+    if question["type"] == "status":
+        try:
+            return status()
+        except Exception as error:  # a client must not end the mount
+            log.exception("status failed")
+            return {"type": "error", "message": f"status: {type(error).__name__}"}
+    return {"type": "error", "message": f"question: got {question['type']!r}, expected a known one"}

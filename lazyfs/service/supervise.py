@@ -1,0 +1,313 @@
+"""Starting a server: two processes, a channel between them, and nothing left over when it fails.
+
+A mount needs two jobs: *preparing* an image (the network, building the index; much memory, once)
+and *serving* it (little memory, for long).  Each gets a process, forked from the command before
+either has imported what only it needs, so that they import side by side, and so that the memory
+of preparing goes away with its process.
+
+In the background the command prepares and its child serves:
+
+    command ── fork ──▶ server: detach, import, wait
+       │ prepare (errors and progress go to the terminal)
+       │ ───────────── prepared ─────────────▶ open, mount
+       │ ◀──────── ready, or an error ──────── serve
+       └ exit
+
+In the foreground the child prepares and the command serves.  If the command ends early, for
+whatever reason, the channel closes, and the server ends without a mount.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import NoReturn
+
+from lazyfs import errors
+from lazyfs.errors import LazyfsError, MountFailed
+
+HEADER = struct.Struct(">cI")
+MAX_MESSAGE_SIZE = 64 << 20
+LEAVE_SECONDS = 10.0
+CRASHED = 1
+INTERRUPTED = 130
+
+
+class Word(Enum):
+    """What a message on the channel says."""
+
+    PREPARED = b"P"
+    READY = b"R"
+    ERROR = b"E"
+
+
+class ChannelClosed(Exception):
+    """The other process is gone."""
+
+
+class ServerBug(Exception):
+    """The other process failed in a way that nobody meant; its log has the traceback."""
+
+
+class ServerLost(MountFailed):
+    """The server ended without saying why."""
+
+    code = "E_SERVER_LOST"
+
+
+class Channel:
+    """Messages between the two processes: one byte of meaning, four of length, a payload."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def send(self, word: Word, payload: bytes = b"") -> None:
+        """Send a message; raises ChannelClosed."""
+        try:
+            self._connection.sendall(HEADER.pack(word.value, len(payload)) + payload)
+        except OSError as error:
+            raise ChannelClosed(str(error)) from error
+
+    def receive(self) -> tuple[Word, bytes]:
+        """Wait for a message; raises ChannelClosed."""
+        code, size = HEADER.unpack(self._exactly(HEADER.size))
+        if size > MAX_MESSAGE_SIZE:
+            raise ChannelClosed(f"channel: got a message of {size} bytes")
+        return Word(code), self._exactly(size)
+
+    def expect(self, word: Word) -> bytes:
+        """Wait for the message *word* and return its payload; raise what the other side raised."""
+        got, payload = self.receive()
+        if got is Word.ERROR:
+            raise decode_error(payload)
+        if got is not word:
+            raise ChannelClosed(f"channel: got {got.name}, expected {word.name}")
+        return payload
+
+    def close(self) -> None:
+        """Close this side; the other one notices."""
+        self._connection.close()
+
+    def _exactly(self, size: int) -> bytes:
+        pieces = []
+        while size:
+            try:
+                piece = self._connection.recv(min(size, 1 << 20))
+            except OSError as error:
+                raise ChannelClosed(str(error)) from error
+            if not piece:
+                raise ChannelClosed("channel: got its end, expected a message")
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
+
+def encode_error(error: BaseException) -> bytes:
+    """Return an error as it travels: its family, and what it says."""
+    if isinstance(error, LazyfsError):
+        family = next(cls for cls in type(error).__mro__ if cls.__module__ == errors.__name__)
+        document = {
+            "family": family.__name__,
+            "code": error.code,
+            "message": error.message,
+            "hint": error.hint,
+        }
+    else:
+        document = {"family": None, "message": f"{type(error).__name__}: {error}"}
+    return json.dumps(document).encode()
+
+
+def decode_error(payload: bytes) -> Exception:
+    """Return the error that the other process met."""
+    document = json.loads(payload)
+    if document["family"] is None:
+        return ServerBug(document["message"])
+    family: type[LazyfsError] = getattr(errors, document["family"])
+    error = family(document["message"], hint=document["hint"])
+    error.code = document["code"]
+    return error
+
+
+class Link:
+    """What a server sees of the process that started it."""
+
+    def __init__(self, channel: Channel, announce: Callable[[], None] | None = None) -> None:
+        self._channel = channel
+        self._announce = announce
+
+    def wait_prepared(self) -> bytes:
+        """Wait for what the preparing process made; raises ChannelClosed, or its error."""
+        return self._channel.expect(Word.PREPARED)
+
+    def announce_ready(self) -> None:
+        """Say that the mount is live; raises ChannelClosed when nobody wants it any more."""
+        if self._announce is not None:
+            self._announce()
+        else:
+            self._channel.send(Word.READY)
+        self._channel.close()
+
+
+Prepare = Callable[[], bytes]
+Serve = Callable[[Link], None]
+
+
+def run_in_background(prepare: Prepare, serve: Serve, log_path: Path) -> None:
+    """Prepare here and serve in a child; return when the mount is live.
+
+    Raises what either of them raised, or ServerLost.
+    """
+    _open_standard_streams()
+    ours, theirs = socket.socketpair()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        _be_server(serve, theirs, log_path)
+    theirs.close()
+    channel = Channel(ours)
+    try:
+        channel_error: ChannelClosed | None = None
+        payload = prepare()
+        try:
+            channel.send(Word.PREPARED, payload)
+        except ChannelClosed as error:
+            channel_error = error  # it may have said why before it went
+        try:
+            channel.expect(Word.READY)
+        except ChannelClosed as error:
+            raise ServerLost(
+                f"server: got its end ({channel_error or error}), expected a live mount",
+                hint=f"its log: {log_path}",
+            ) from error
+    except BaseException:
+        channel.close()
+        wait_ended(pid, LEAVE_SECONDS)
+        raise
+    channel.close()
+
+
+def run_in_foreground(prepare: Prepare, serve: Serve, announce: Callable[[], None]) -> None:
+    """Serve here and prepare in a child; return when the mount is gone.
+
+    *announce* is called when the mount is live.
+    """
+    ours, theirs = socket.socketpair()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        _be_preparer(prepare, theirs)
+    theirs.close()
+    channel = Channel(ours)
+    try:
+        serve(Link(channel, announce))
+    except ChannelClosed as error:
+        raise ServerLost("preparing: got its end, expected a prepared image") from error
+    finally:
+        channel.close()
+        wait_ended(pid, LEAVE_SECONDS)
+
+
+def wait_ended(pid: int, seconds: float) -> bool:
+    """Wait for the child *pid* to end; tell it to after *seconds*, and say whether it had ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        ended = bool(select.select([descriptor], [], [], seconds)[0])
+    finally:
+        os.close(descriptor)
+    if not ended:
+        os.kill(pid, signal.SIGTERM)
+        return False
+    os.waitpid(pid, 0)
+    return True
+
+
+def _be_server(serve: Serve, connection: socket.socket, log_path: Path) -> NoReturn:
+    code = CRASHED
+    channel = Channel(connection)
+    try:
+        detach(connection.fileno(), log_path)
+        serve(Link(channel))
+        code = 0
+    except ChannelClosed:
+        pass  # the command was interrupted: nobody is there to be told
+    except BaseException as error:
+        if not isinstance(error, LazyfsError):
+            _log_traceback()
+        _report(channel, error)
+    finally:
+        os._exit(code)
+
+
+def _be_preparer(prepare: Prepare, connection: socket.socket) -> NoReturn:
+    code = CRASHED
+    channel = Channel(connection)
+    try:
+        channel.send(Word.PREPARED, prepare())
+        code = 0
+    except ChannelClosed:
+        pass
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BaseException as error:
+        if not isinstance(error, LazyfsError):
+            _log_traceback()
+        _report(channel, error)
+    finally:
+        os._exit(code)
+
+
+def _report(channel: Channel, error: BaseException) -> None:
+    try:
+        channel.send(Word.ERROR, encode_error(error))
+    except ChannelClosed:
+        pass
+
+
+def _log_traceback() -> None:
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    sys.stderr.write(f"{when} {traceback.format_exc()}")
+    sys.stderr.flush()
+
+
+def _open_standard_streams() -> None:
+    """Fill closed standard streams, so that no descriptor of ours lands on their numbers."""
+    for stream in range(3):
+        try:
+            os.fstat(stream)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+
+
+def detach(keep: int, log_path: Path) -> None:
+    """Leave the terminal: a session of our own, standard streams on /dev/null and the log.
+
+    Descriptors of whoever called the command are closed, except *keep*: a shell that waits for
+    the end of a pipe must not wait for the server.
+    """
+    os.setsid()
+    os.umask(0o077)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    null = os.open(os.devnull, os.O_RDWR)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    log = os.open(log_path, flags, 0o600)
+    for descriptor, stream in ((null, 0), (null, 1), (log, 2)):
+        os.dup2(descriptor, stream)
+    limit = os.sysconf("SC_OPEN_MAX")
+    os.closerange(3, keep)
+    os.closerange(keep + 1, limit if 0 < limit < 1 << 20 else 1 << 20)
