@@ -6,7 +6,7 @@
 DEST then holds the tags ``plain`` and ``estargz``.  Kinds:
 
     python   Debian's python3 on a small Debian system: about 45 MB, 120 MB of files
-    node     Debian's nodejs and npm on the same system: about 66 MB
+    node     Debian's nodejs and npm on the same system: about 79 MB, 29,000 files
     large    the system and 1 GiB in six files
     small    the system and 100,000 small files
 
@@ -27,11 +27,12 @@ sys.path.insert(0, str(ROOT))  # run as a file, not as a module
 from tools.images import debian, layout, synthetic  # noqa: E402
 from tools.images.tree import Tree, total_size  # noqa: E402
 
-RECIPE = "2"  # raise it when an image changes, so that cached ones are made again
-BASE = (
-    "base-files bash coreutils dash debianutils diffutils findutils grep gzip hostname libc-bin "
-    "mawk ncurses-base perl-base sed tar util-linux tzdata ca-certificates"
-).split()
+RECIPE = "1"  # raise it when an image changes, so that cached ones are made again
+BASE = [
+    "base-files", "bash", "coreutils", "dash", "debianutils", "diffutils", "findutils", "grep",
+    "gzip", "hostname", "libc-bin", "mawk", "ncurses-base", "perl-base", "sed", "tar",
+    "util-linux", "tzdata", "ca-certificates",
+]  # fmt: skip
 PYTHON = ["python3", "python3-pip", "python3-venv"]
 NODE = ["nodejs", "npm"]
 
@@ -93,7 +94,7 @@ def convert(destination: Path) -> None:
 def image_size(destination: Path, tag: str) -> int:
     """Return the bytes of all layers of *tag* as a registry keeps them."""
     layers = layout.read_tagged(destination, tag)["layers"]
-    return sum(layer["size"] for layer in layers)  # type: ignore[attr-defined,misc]
+    return sum(layer["size"] for layer in layers)
 
 
 def main() -> None:

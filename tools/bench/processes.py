@@ -2,13 +2,9 @@
 
 import contextlib
 import json
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -60,7 +56,7 @@ class RunningProcess:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise ProcessFailed(f"{self.process.args}: ended with {self.process.wait(5)}")
+            raise ProcessFailed(f"{self.process.args!r}: ended with {self.process.wait(5)}")
         document: dict[str, int] = json.loads(line)
         return document
 

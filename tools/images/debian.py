@@ -87,9 +87,7 @@ def add_system_files(tree: Tree) -> None:
             tree[name] = symlink(f"usr/{name}")
     for path in ("dev", "proc", "sys", "run", "root", "mnt", "tmp", "etc"):
         tree.setdefault(path, directory(0o1777 if path == "tmp" else 0o755))
-    tree["etc/passwd"] = file(
-        b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"
-    )
+    tree["etc/passwd"] = file(b"root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n")
     tree["etc/group"] = file(b"root:x:0:\nnogroup:x:65534:\n")
     tree["etc/hostname"] = file(b"image\n")
     if "usr/bin/dash" in tree:
@@ -106,13 +104,11 @@ def byte_compile(tree: Tree) -> None:
         root = Path(folder)
         _lay_out(tree, root)
         libraries = ":".join(sorted({str(p.parent) for p in root.glob("usr/lib/**/lib*.so*")}))
-        roots = [
-            str(root / p) for p in ("usr/lib/python3", root / interpreter.replace("bin", "lib"))
-        ]
+        folders = [root / "usr/lib/python3", root / interpreter.replace("bin", "lib")]
         _run(
             [str(root / loader), "--library-path", libraries, str(root / interpreter),
              "-B", "-s", "-S", "-m", "compileall", "-q", "-s", str(root), "-p", "/",
-             *(p for p in roots if os.path.isdir(p))],
+             *(str(p) for p in folders if p.is_dir())],
             env={"PYTHONHOME": str(root / "usr"), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},
             allowed=(0, 1),  # a few files of lib2to3's tests are wrong on purpose
         )  # fmt: skip
@@ -183,9 +179,7 @@ def _run(
             line, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS
         )
     except FileNotFoundError as exc:
-        raise DebianFailed(
-            f"{line[0]}: not installed; a Debian or Ubuntu machine is needed"
-        ) from exc
+        raise DebianFailed(f"{line[0]}: not installed; this needs Debian or Ubuntu") from exc
     if done.returncode not in allowed:
         said = done.stderr.decode(errors="replace").strip()
         raise DebianFailed(f"{' '.join(line)}: ended with {done.returncode}\n{said}")

@@ -8,9 +8,9 @@ import os
 import platform
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from tools.images.tree import Tree
 
@@ -26,7 +26,7 @@ GZIP_LEVEL = 6  # what docker and buildah write
 class HashingWriter(io.RawIOBase):
     """Pass bytes on to *sink*, keeping their SHA-256 and their number."""
 
-    def __init__(self, sink: IO[bytes]) -> None:
+    def __init__(self, sink: "IO[bytes] | gzip.GzipFile") -> None:
         self.sink = sink
         self.sha256 = hashlib.sha256()
         self.size = 0
@@ -78,11 +78,11 @@ def write_image(path: Path, layers: Sequence[Tree], *, tag: str, cmd: Sequence[s
     index.write_text(json.dumps(document))
 
 
-def read_tagged(path: Path, tag: str) -> dict[str, object]:
+def read_tagged(path: Path, tag: str) -> dict[str, Any]:
     """Return the manifest that *tag* names in the layout at *path*; KeyError if there is none."""
     for entry in json.loads((path / "index.json").read_text())["manifests"]:
         if entry.get("annotations", {}).get(REF_NAME) == tag:
-            document: dict[str, object] = json.loads(blob_path(path, entry["digest"]).read_bytes())
+            document: dict[str, Any] = json.loads(blob_path(path, entry["digest"]).read_bytes())
             return document
     raise KeyError(tag)
 
@@ -139,7 +139,7 @@ class _Pieces(io.RawIOBase):
         return data
 
 
-def _put_json(blobs: Path, media_type: str, document: dict[str, object]) -> dict[str, object]:
+def _put_json(blobs: Path, media_type: str, document: Mapping[str, Any]) -> dict[str, Any]:
     data = json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
     digest = hashlib.sha256(data).hexdigest()
     (blobs / digest).write_bytes(data)

@@ -3,6 +3,7 @@
 Everything follows from a seed, so the same call makes the same bytes on every machine.
 """
 
+import functools
 import random
 import tarfile
 from collections.abc import Iterator
@@ -15,12 +16,10 @@ BLOCK_SIZE = 256 << 10
 def large_files(*, count: int = 6, total_size: int = 1 << 30) -> Tree:
     """Return *count* files of together *total_size* bytes, about half of it compressible."""
     size = total_size // count
-    tree: Tree = {
-        f"srv/data/part-{n}.bin": Node(
-            tarfile.REGTYPE, 0o644, size=size, pieces=lambda n=n: _blocks(n, size)
-        )
-        for n in range(count)
-    }
+    tree: Tree = {}
+    for n in range(count):
+        pieces = functools.partial(_blocks, n, size)
+        tree[f"srv/data/part-{n}.bin"] = Node(tarfile.REGTYPE, 0o644, size=size, pieces=pieces)
     add_parents(tree)
     return tree
 
