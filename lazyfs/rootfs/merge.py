@@ -185,6 +185,7 @@ class _LayerTree:
             for name, node in directory.children.items():
                 if isinstance(node, Directory):
                     pending.append((path + b"/" + name, node))
+            directory.children.clear()  # hardlinks in it are no longer in the tree
 
     def _resolve_hardlinks(self) -> None:
         """Put the final target in the place of each hardlink that is still in the tree."""
