@@ -1,0 +1,170 @@
+"""What can go wrong with a registry, as our errors.
+
+    NotFound            ── Missing               404: no such manifest, blob, repository
+    AccessDenied        ── Denied                401, 403
+    Unavailable         ── ConnectionTrouble     no connection, or it was lost           *
+                        ├─ Overloaded            408, 429, 5xx                           *
+                        ├─ BadAnswer             an answer that breaks the protocol      *
+                        └─ Refused               any other status
+    DeadlineExceeded    ── Silent                nothing heard for too long              *
+    VerificationFailed  ── SizeMismatch          a blob longer or shorter than its descriptor
+                        └─ ContentRefused        the registry found our bytes to be wrong
+
+Those with a star may go away by themselves: ``TEMPORARY``.  No I/O here.
+
+Spec: OCI distribution-spec, "Error Codes".
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+import msgspec
+
+from lazyfs.errors import (
+    AccessDenied,
+    DeadlineExceeded,
+    LazyfsError,
+    NotFound,
+    Unavailable,
+    VerificationFailed,
+)
+
+ERROR_BODY_LIMIT = 64 << 10
+"""How much of an error's body is read; the documents of real registries are below 4 KiB."""
+
+SHOWN_FAULTS = 3
+SHOWN_TEXT = 300
+PLAIN_QUERY = frozenset({"digest", "n", "last", "ns", "scope", "service"})
+"""Query parameters that may be shown; any other may be a signature."""
+
+CONTROL_RE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+
+
+class Missing(NotFound):
+    """The registry does not have it."""
+
+
+class Denied(AccessDenied):
+    """The registry wants other credentials, or none would do."""
+
+
+class ConnectionTrouble(Unavailable):
+    """No connection could be made, or it was lost.
+
+    ``is_stale``: lost before any answer, as happens to a connection kept too long.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, is_stale: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.is_stale = is_stale
+
+
+class Overloaded(Unavailable):
+    """The registry cannot now; ``retry_after`` is what it asked for, as the header spells it."""
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, retry_after: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
+
+
+class BadAnswer(Unavailable):
+    """An answer that breaks the protocol: another range, a loop of redirects, no Location."""
+
+
+class Refused(Unavailable):
+    """The registry understood and will not: 400, 405, 501 …"""
+
+
+class Silent(DeadlineExceeded):
+    """Nothing was heard for longer than the limit."""
+
+
+class SizeMismatch(VerificationFailed):
+    """A blob that does not have the size that its descriptor states."""
+
+
+class ContentRefused(VerificationFailed):
+    """The registry received other bytes than their digest says."""
+
+
+TEMPORARY = (ConnectionTrouble, Overloaded, BadAnswer, Silent)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One entry of a registry's error document."""
+
+    code: str
+    message: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.code} ({self.message})" if self.message else self.code
+
+
+class _Entry(msgspec.Struct):
+    code: str = ""
+    message: str | None = None
+
+
+class _Body(msgspec.Struct):
+    errors: list[_Entry] = []
+
+
+def decode_faults(body: bytes) -> tuple[Fault, ...]:
+    """Return what an error document says; nothing if *body* is not one.
+
+    Texts are bounded and free of control characters: they end up on terminals.
+    """
+    try:
+        document = msgspec.json.decode(body[:ERROR_BODY_LIMIT], type=_Body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ()
+    return tuple(
+        Fault(printable(entry.code or "UNKNOWN", 60), printable(entry.message or "", SHOWN_TEXT))
+        for entry in document.errors[:SHOWN_FAULTS]
+    )
+
+
+def printable(text: str, limit: int) -> str:
+    """Return *text* from the network on one line, at most *limit* characters."""
+    text = CONTROL_RE.sub(" ", text).strip()
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def redact_url(url: str) -> str:
+    """Return *url* without what may be secret: user information and signatures in the query."""
+    try:
+        parts = urlsplit(url)
+        pairs = parse_qsl(parts.query, keep_blank_values=True, max_num_fields=100)
+    except ValueError:
+        return "(a URL that cannot be parsed)"
+    host = parts.netloc.rpartition("@")[2]
+    query = "&".join(f"{k}={v}" if k in PLAIN_QUERY else f"{k}=…" for k, v in pairs)
+    return printable(urlunsplit((parts.scheme, host, parts.path, query, "")), 500)
+
+
+def error_for(
+    method: str, url: str, status: int, headers: Mapping[str, str], body: bytes, *, registry: str
+) -> LazyfsError:
+    """Return the error that an answer with *status* stands for; *registry* is named in hints."""
+    faults = decode_faults(body)
+    said = "; ".join(map(str, faults))
+    message = (
+        f"{method} {redact_url(url)}: got {status}{' ' if said else ''}{said}, expected success"
+    )
+    if status in (401, 403):
+        return Denied(message, hint=f"{LOGIN_HINT.format(registry)}, or check the name")
+    if status in (404, 410):
+        return Missing(message)
+    if status in (408, 429) or (status >= 500 and status != 501):
+        return Overloaded(message, retry_after=headers.get("retry-after"))
+    if any(fault.code in ("DIGEST_INVALID", "SIZE_INVALID") for fault in faults):
+        return ContentRefused(message)
+    return Refused(message)
+
+
+LOGIN_HINT = "log in with `docker login {0}` or `podman login {0}`"

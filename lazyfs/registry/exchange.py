@@ -1,0 +1,85 @@
+"""One logical request to a repository's endpoint: authorised, redirects followed, errors named.
+
+Nothing is tried again here but what the credentials were at fault for; see ``retry.py``.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+
+from lazyfs.registry.auth import Authorizer
+from lazyfs.registry.errors import error_for, printable
+from lazyfs.registry.hosts import Endpoint, origin_of
+from lazyfs.registry.redirects import discard, follow
+from lazyfs.registry.transport import Answer, Body, Transport
+
+RENEWALS = 2
+"""How often one request is authorised anew: a token expired, then the credentials changed."""
+
+WARNINGS = 100
+WARNING_RE = re.compile(r'\b299[ \t]+[^ \t"]+[ \t]+"((?:[^"\\]|\\.)*)"')
+
+
+class Exchanger:
+    """Sends requests to one endpoint; ``warnings`` holds what it warned of, each text once."""
+
+    def __init__(self, transport: Transport, endpoint: Endpoint, authorizer: Authorizer) -> None:
+        self.endpoint = endpoint
+        self.warnings: list[str] = []
+        self._transport = transport
+        self._authorizer = authorizer
+        self._origin = origin_of(endpoint.url)
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        scope: str,
+        expected: Collection[int],
+        *,
+        headers: Mapping[str, str] | None = None,
+        content: bytes | Body | None = None,
+    ) -> Answer:
+        """Return the answer, whose status is one of *expected*; the caller closes it.
+
+        ``Answer.url`` is where redirects ended.  Any other status becomes the error it stands for.
+        """
+        authorization = await self._authorizer.authorization(scope)
+        for renewals in range(RENEWALS + 1):
+            answer = await follow(
+                self._transport,
+                method,
+                url,
+                headers or {},
+                content,
+                authorization=authorization,
+                origin=self._origin,
+                notice=self._notice,
+            )
+            if answer.status in expected:
+                return answer
+            body = await discard(answer)
+            is_refused = answer.status in (401, 403) and origin_of(answer.url) == self._origin
+            if not is_refused or renewals == RENEWALS:
+                break
+            renewed = await self._authorizer.renewed(scope, answer, authorization)
+            if renewed is None:
+                break
+            authorization = renewed
+        raise error_for(
+            answer.method,
+            answer.url,
+            answer.status,
+            answer.headers,
+            body,
+            registry=self.endpoint.registry,
+        )
+
+    def _notice(self, answer: Answer) -> None:
+        """Keep what Warning headers say.  Spec: distribution-spec, "Warnings"; only 299 counts."""
+        header = answer.headers.get("warning")
+        if header is None:
+            return
+        for match in WARNING_RE.finditer(header[:10_000]):
+            text = printable(re.sub(r"\\(.)", r"\1", match[1]), 300)
+            if text and text not in self.warnings and len(self.warnings) < WARNINGS:
+                self.warnings.append(text)

@@ -1,0 +1,292 @@
+"""An OCI image layout on disk, as a source and a destination of images.
+
+Spec: OCI image-spec, image-layout.md.  Paths are built from digests, whose grammar has no slash
+and no dot, so nothing in a layout's documents can lead outside it.  Files are read and written in
+threads; everything is read anew each time, since others may write to the layout meanwhile.
+"""
+
+import os
+import stat
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from types import TracebackType
+
+import trio
+
+from lazyfs.digest import Digest, digest_of, parse_digest, verify_digest
+from lazyfs.errors import NotFound, Unavailable
+from lazyfs.oci.descriptor import Descriptor
+from lazyfs.oci.manifest import DOCUMENT_LIMIT
+from lazyfs.registry.documents import BlobTooLarge, receive_document
+from lazyfs.registry.errors import SizeMismatch
+from lazyfs.registry.layout_files import (
+    INDEX,
+    REF_NAME,
+    VERSION_FILE,
+    BadLayout,
+    Listed,
+    build_index,
+    check_version,
+    copy_verified,
+    create_layout,
+    decode_index,
+    write_atomically,
+)
+from lazyfs.registry.source import Document, SourceStatistics
+
+PIECE_SIZE = 1 << 20
+INDEX_LIMIT = 16 << 20
+
+
+class NoLayout(NotFound):
+    """The directory is no image layout."""
+
+
+class NotInLayout(NotFound):
+    """The layout has no such tag, manifest or blob."""
+
+
+class LayoutUnreadable(Unavailable):
+    """A file of the layout cannot be read."""
+
+
+class ImageLayout:
+    """The layout in the directory *path*; with *create* it is made by the first push."""
+
+    kind = "layout"
+
+    def __init__(self, path: str, *, create: bool = False) -> None:
+        self.repository = f"oci:{path}"
+        self.statistics = SourceStatistics()
+        self._path = Path(path)
+        self._may_create = create
+        self._is_checked = False
+        self._writing = trio.Lock()
+
+    # Source
+
+    async def fetch_manifest(self, reference: str | Digest) -> Document:
+        """Return the manifest or index named by a tag or a digest, its bytes verified.
+
+        An empty tag means the only image there is.
+        """
+        return await trio.to_thread.run_sync(self._load_manifest, reference)
+
+    def _load_manifest(self, reference: str | Digest) -> Document:
+        self._check()
+        media_type: str | None = None
+        digest = reference
+        if not isinstance(digest, Digest):
+            listed = self._find(digest)
+            digest, media_type = parse_digest(listed.digest), listed.media_type
+        data = self._read(digest, DOCUMENT_LIMIT)
+        self.statistics.received_size += len(data)
+        return receive_document(data, media_type, digest, f"manifest in {self.repository}")
+
+    async def fetch_blob(self, descriptor: Descriptor, *, limit: int) -> bytes:
+        """Return a whole small blob of at most *limit* bytes, size and digest verified."""
+        if descriptor.size > limit:
+            raise BlobTooLarge(
+                f"blob {descriptor.digest}: got {descriptor.size} bytes, expected at most {limit}"
+            )
+        data = await trio.to_thread.run_sync(self._read, descriptor.digest, limit)
+        if len(data) != descriptor.size:
+            raise SizeMismatch(
+                f"blob {descriptor.digest}: got {len(data)} bytes, expected {descriptor.size}"
+            )
+        verify_digest(data, descriptor.digest, f"blob in {self.repository}")
+        self.statistics.received_size += len(data)
+        return data
+
+    def open_range(self, descriptor: Descriptor, start: int, end: int) -> "FileStream":
+        """Open bytes *start* to *end* (exclusive) of a blob as a stream of pieces."""
+        if not 0 <= start <= end <= descriptor.size:
+            raise ValueError(f"range {start}-{end} of a blob of {descriptor.size} bytes")
+        return FileStream(self, descriptor, start, end)
+
+    # Destination
+
+    async def has_blob(self, descriptor: Descriptor) -> bool:
+        """Say whether the blob is there already, in its right size."""
+
+        def look() -> bool:
+            try:
+                found = os.stat(self.blob_path(descriptor.digest))
+            except OSError:
+                return False
+            return stat.S_ISREG(found.st_mode) and found.st_size == descriptor.size
+
+        return await trio.to_thread.run_sync(look)
+
+    async def push_blob(self, descriptor: Descriptor, content: bytes | Path) -> None:
+        """Store a blob whose size and digest the descriptor states; both are checked."""
+
+        def store() -> None:
+            self._check(is_writing=True)
+            path = self.blob_path(descriptor.digest)
+            copy_verified(content, path, descriptor.digest, descriptor.size)
+
+        await trio.to_thread.run_sync(store)
+
+    async def push_manifest(self, data: bytes, media_type: str, tag: str | None) -> Digest:
+        """Store a manifest or index, under a tag or by digest only; return its digest.
+
+        Without a tag it is only reachable by digest: it is not listed in ``index.json``, where it
+        would become another image of the layout.
+        """
+        digest = digest_of(data)
+
+        def store() -> None:
+            self._check(is_writing=True)
+            write_atomically(self.blob_path(digest), data)
+            if tag is not None:
+                listed = self._index()
+                listed = [entry for entry in listed if not entry.is_named(tag)]
+                listed.append(Listed(media_type, str(digest), len(data), {REF_NAME: tag}))
+                write_atomically(self._path / INDEX, build_index(listed))
+
+        async with self._writing:
+            await trio.to_thread.run_sync(store)
+        return digest
+
+    async def aclose(self) -> None:
+        """Nothing is held open."""
+
+    # Files; all of this runs in threads.
+
+    def blob_path(self, digest: Digest) -> Path:
+        """Return where the layout keeps a blob."""
+        return self._path / "blobs" / digest.algorithm / digest.hex
+
+    def open_blob(self, digest: Digest) -> int:
+        """Return a file descriptor of a blob."""
+        path = self.blob_path(digest)
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            self.statistics.errors += 1
+            raise NotInLayout(f"{self.repository}: got no blob {digest}, expected one") from error
+        except OSError as error:
+            self.statistics.errors += 1
+            raise LayoutUnreadable(f"{path}: got {error.strerror}, expected a blob") from error
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            self.statistics.errors += 1
+            raise LayoutUnreadable(f"{path}: got no regular file, expected a blob")
+        self.statistics.requests += 1
+        return file
+
+    def _read(self, digest: Digest, limit: int) -> bytes:
+        self._check()
+        file = self.open_blob(digest)
+        with os.fdopen(file, "rb") as stream:
+            data = stream.read(limit + 1)
+        if len(data) > limit:
+            raise BlobTooLarge(f"blob {digest}: got over {limit} bytes, expected at most {limit}")
+        return data
+
+    def _check(self, *, is_writing: bool = False) -> None:
+        """Make sure, once, that the directory is a layout of a version that we know."""
+        if self._is_checked:
+            return
+        if is_writing and self._may_create:
+            create_layout(self._path)
+        try:
+            with open(self._path / VERSION_FILE, "rb") as stream:
+                data = stream.read(4096)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NoLayout(
+                f"{self.repository}: got no file {VERSION_FILE}, expected an OCI image layout"
+            ) from error
+        except OSError as error:
+            raise LayoutUnreadable(
+                f"{self._path / VERSION_FILE}: got {error.strerror}, expected to read it"
+            ) from error
+        check_version(data, self.repository)
+        self._is_checked = True
+
+    def _index(self) -> list[Listed]:
+        path = self._path / INDEX
+        try:
+            with open(path, "rb") as stream:
+                data = stream.read(INDEX_LIMIT + 1)
+        except OSError as error:
+            raise LayoutUnreadable(f"{path}: got {error.strerror}, expected an index") from error
+        if len(data) > INDEX_LIMIT:
+            raise BadLayout(f"{path}: got over {INDEX_LIMIT} bytes, expected fewer")
+        return decode_index(data, str(path))
+
+    def _find(self, tag: str) -> Listed:
+        """Return what *tag* names in ``index.json``; an empty tag, the only image there."""
+        listed = self._index()
+        if tag:
+            for entry in listed:
+                if entry.is_named(tag):
+                    return entry
+        elif len({entry.digest for entry in listed}) == 1:
+            return listed[0]
+        names = sorted(filter(None, (entry.name for entry in listed)))
+        have = f"{len(listed)} images" + (f" ({', '.join(names[:10])})" if names else "")
+        raise NotInLayout(
+            f"{self.repository}: got {have}, expected {f'tag {tag}' if tag else 'exactly one'}",
+            hint=None if tag else "say which: oci:DIR:TAG or oci:DIR@DIGEST",
+        )
+
+
+class FileStream(AbstractAsyncContextManager["FileStream"], AsyncIterator[bytes]):
+    """Bytes *start* to *end* of a blob's file; opened on entering."""
+
+    def __init__(self, layout: ImageLayout, descriptor: Descriptor, start: int, end: int) -> None:
+        self._layout = layout
+        self._descriptor = descriptor
+        self._position = start
+        self._end = end
+        self._file: int | None = None
+
+    async def __aenter__(self) -> "FileStream":
+        # Directly: opening a local file takes less than a thread would.
+        file = self._layout.open_blob(self._descriptor.digest)
+        size = os.fstat(file).st_size
+        if size != self._descriptor.size:
+            os.close(file)
+            self._layout.statistics.errors += 1
+            raise SizeMismatch(
+                f"blob {self._descriptor.digest}: got {size} bytes, "
+                f"expected {self._descriptor.size}"
+            )
+        self._file = file
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    async def __anext__(self) -> bytes:
+        if self._file is None or self._position >= self._end:
+            raise StopAsyncIteration
+        # A piece is read without a thread: from the page cache it takes less than the hop, and a
+        # local disk is not what makes a mount wait.
+        await trio.lowlevel.checkpoint()
+        size = min(PIECE_SIZE, self._end - self._position)
+        try:
+            data = os.pread(self._file, size, self._position)
+        except OSError as error:
+            self._layout.statistics.errors += 1
+            raise LayoutUnreadable(
+                f"blob {self._descriptor.digest}: got {error.strerror}, expected to read it"
+            ) from error
+        if not data:
+            self._layout.statistics.errors += 1
+            raise LayoutUnreadable(
+                f"blob {self._descriptor.digest}: got a file that has shrunk, expected its bytes"
+            )
+        self._position += len(data)
+        self._layout.statistics.received_size += len(data)
+        return data

@@ -1,0 +1,170 @@
+"""The files of an OCI image layout: the documents in them, and writing them atomically.
+
+Spec: OCI image-spec, image-layout.md ("oci-layout file", "index.json file").
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lazyfs.digest import BadDigest, Digest, DigestMismatch, parse_digest
+from lazyfs.errors import FormatError, StoreError
+from lazyfs.oci.manifest import OCI_INDEX
+from lazyfs.registry.errors import SizeMismatch, printable
+
+VERSION_FILE = "oci-layout"
+VERSION_DOCUMENT = b'{"imageLayoutVersion":"1.0.0"}'
+INDEX = "index.json"
+REF_NAME = "org.opencontainers.image.ref.name"
+IMAGE_LIMIT = 10_000
+COPY_SIZE = 1 << 20
+
+
+class BadLayout(FormatError):
+    """The layout's own documents do not follow their format."""
+
+
+class LayoutUnwritable(StoreError):
+    """The layout cannot be written."""
+
+
+class Listed(msgspec.Struct, rename="camel", omit_defaults=True):
+    """One image that a layout lists; what is not named here is kept as it is."""
+
+    media_type: str
+    digest: str
+    size: int
+    annotations: dict[str, str] | None = None
+    platform: dict[str, Any] | None = None
+    artifact_type: str | None = None
+    urls: list[str] | None = None
+    data: str | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The tag, or whatever reference the writer's tool put there."""
+        return (self.annotations or {}).get(REF_NAME)
+
+    def is_named(self, tag: str) -> bool:
+        """Say whether *tag* means this image.
+
+        Some tools write a whole reference instead of a tag; then the tag at its end counts.
+        """
+        name = self.name
+        if name is None:
+            return False
+        return name == tag or (":" in name and "@" not in name and name.endswith(f":{tag}"))
+
+
+class _Index(msgspec.Struct, rename="camel"):
+    schema_version: int
+    manifests: list[Listed]
+
+
+class _Version(msgspec.Struct, rename="camel"):
+    image_layout_version: str
+
+
+def check_version(data: bytes, what: str) -> None:
+    """Raise BadLayout unless *data*, of the file ``oci-layout``, is of a version we know."""
+    try:
+        version = msgspec.json.decode(data, type=_Version).image_layout_version
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadLayout(
+            f"{what}: {VERSION_FILE}: got {printable(str(error), 100)}, expected a version"
+        ) from None
+    if version.partition(".")[0] != "1":
+        raise BadLayout(f"{what}: got layout version {printable(version, 40)!r}, expected 1.0.0")
+
+
+def decode_index(data: bytes, what: str) -> list[Listed]:
+    """Return the images that ``index.json`` lists."""
+    try:
+        index = msgspec.json.decode(data, type=_Index)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadLayout(f"{what}: got {printable(str(error), 150)}, expected an index") from None
+    if len(index.manifests) > IMAGE_LIMIT:
+        raise BadLayout(
+            f"{what}: got {len(index.manifests)} images, expected {IMAGE_LIMIT} at most"
+        )
+    for listed in index.manifests:
+        try:
+            parse_digest(listed.digest)
+        except BadDigest as error:
+            raise BadLayout(f"{what}: {error.message}") from error
+    return index.manifests
+
+
+def build_index(listed: Sequence[Listed]) -> bytes:
+    """Return ``index.json`` for *listed*."""
+    document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": listed}
+    return msgspec.json.encode(document)
+
+
+def create_layout(path: Path) -> None:
+    """Make the directory a layout, if it is none yet."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not (path / INDEX).exists():
+            write_atomically(path / INDEX, build_index([]))
+        if not (path / VERSION_FILE).exists():
+            write_atomically(path / VERSION_FILE, VERSION_DOCUMENT)
+    except OSError as error:
+        raise LayoutUnwritable(f"{path}: got {error.strerror}, expected to make it") from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace *path*: whoever reads it sees the old bytes or the new ones."""
+    _replace(path, [data])
+
+
+def copy_verified(content: bytes | Path, path: Path, digest: Digest, size: int) -> None:
+    """Put *content* at *path* if it has *digest* and *size*; nothing is left there otherwise."""
+    hashed = hashlib.new(digest.algorithm, usedforsecurity=False)
+    copied = 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal copied
+        for data in _pieces(content):
+            hashed.update(data)
+            copied += len(data)
+            yield data
+        if copied != size:
+            raise SizeMismatch(f"blob {digest}: got {copied} bytes, expected {size}")
+        if hashed.hexdigest() != digest.hex:
+            got = f"{digest.algorithm}:{hashed.hexdigest()}"
+            raise DigestMismatch(f"blob: got {got}, expected {digest} ({size} bytes)")
+
+    _replace(path, pieces())
+
+
+def _pieces(content: bytes | Path) -> Iterator[bytes]:
+    if isinstance(content, bytes):
+        yield content
+        return
+    with content.open("rb") as stream:
+        while data := stream.read(COPY_SIZE):
+            yield data
+
+
+def _replace(path: Path, pieces: Iterable[bytes]) -> None:
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file, temporary = tempfile.mkstemp(prefix=".lazyfs-", dir=path.parent)
+        with os.fdopen(file, "wb") as stream:
+            for data in pieces:
+                stream.write(data)
+            os.fchmod(stream.fileno(), 0o644)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise LayoutUnwritable(f"{path}: got {error.strerror}, expected to write it") from error
+    finally:
+        if temporary is not None:
+            os.unlink(temporary)

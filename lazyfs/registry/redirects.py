@@ -1,0 +1,60 @@
+"""Following redirects ourselves, because of what must not follow along.
+
+Authorization is sent to one origin only, whatever a redirect says: another host would learn it,
+and object stores refuse a request that is both signed and authorised.
+"""
+
+from collections.abc import Callable, Mapping
+
+from lazyfs.errors import LazyfsError
+from lazyfs.registry.errors import ERROR_BODY_LIMIT, BadAnswer, redact_url
+from lazyfs.registry.hosts import Origin, next_url, origin_of
+from lazyfs.registry.transport import Answer, Body, Transport
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+BODY_REDIRECTS = frozenset({307, 308})
+"""The redirects that keep the method and the body of a request that has one."""
+
+HOPS = 5
+
+
+async def follow(
+    transport: Transport,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    content: bytes | Body | None = None,
+    *,
+    authorization: str | None,
+    origin: Origin,
+    notice: Callable[[Answer], None] = lambda answer: None,
+) -> Answer:
+    """Return the first answer that is no redirect; the caller closes it.
+
+    *authorization* goes to *origin* only.  *notice* sees every answer on the way.
+    """
+    followed = REDIRECTS if content is None else BODY_REDIRECTS
+    first = url
+    for _ in range(HOPS + 1):
+        fields = dict(headers)
+        if authorization is not None and origin_of(url) == origin:
+            fields["authorization"] = authorization
+        answer = await transport.send(method, url, fields, content)
+        notice(answer)
+        if answer.status not in followed:
+            return answer
+        try:
+            url = next_url(url, answer.headers.get("location"))
+        finally:
+            await discard(answer)
+    raise BadAnswer(f"{method} {redact_url(first)}: got over {HOPS} redirects, expected fewer")
+
+
+async def discard(answer: Answer) -> bytes:
+    """Read the little that is left of a body, so that its connection can be used again."""
+    try:
+        return await answer.read_some(ERROR_BODY_LIMIT)
+    except LazyfsError:
+        return b""  # the status has been said; the body was only a courtesy
+    finally:
+        await answer.aclose()

@@ -1,0 +1,127 @@
+"""Tokens: what a token service is asked and what it answers.  No I/O here.
+
+Spec: distribution, "Token Authentication Specification" (GET) and "OAuth2 Token Authentication"
+(POST, for identity tokens).
+"""
+
+import base64
+import re
+from dataclasses import dataclass, field
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+import msgspec
+
+from lazyfs.registry.challenges import Challenge
+from lazyfs.registry.errors import BadAnswer
+from lazyfs.registry.keychain import Credential, Kind
+
+ANSWER_LIMIT = 256 << 10
+CLIENT = "lazyfs"
+DEFAULT_SECONDS = 60.0
+"""The lifetime of a token whose answer does not say (token specification)."""
+
+LONGEST_SECONDS = 86400.0
+DUE = 0.8
+"""The part of its lifetime after which a token is replaced although it is still good."""
+
+# A token goes into a header field: nothing that could end one.
+TOKEN_RE = re.compile(r"[\x21-\x7e]{1,65536}")
+SCOPE_RE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,512}")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token; ``due`` and ``expiry`` are moments of the clock that ``now`` came from."""
+
+    text: str = field(repr=False)
+    received: float
+    due: float
+    expiry: float
+
+    @property
+    def authorization(self) -> str:
+        """The header's value."""
+        return f"Bearer {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """How to ask for a token; ``authorization`` is for the token service's own origin only."""
+
+    method: str
+    url: str
+    authorization: str | None = field(default=None, repr=False)
+    body: bytes | None = field(default=None, repr=False)
+
+
+class _Answer(msgspec.Struct):
+    token: str | None = None
+    access_token: str | None = None
+    expires_in: float | None = None
+
+
+def pull_scope(repository: str) -> str:
+    """Return the scope for reading a repository."""
+    return f"repository:{repository}:pull"
+
+
+def push_scope(repository: str) -> str:
+    """Return the scope for reading and writing a repository."""
+    return f"repository:{repository}:pull,push"
+
+
+def basic_authorization(credential: Credential) -> str:
+    """Return the header's value for a user name and a password."""
+    pair = f"{credential.username}:{credential.secret}".encode()
+    return f"Basic {base64.b64encode(pair).decode()}"
+
+
+def build_token_request(
+    realm: str, challenge: Challenge, scope: str, credential: Credential | None
+) -> TokenRequest:
+    """Return the request for a token of *scope*, and of what *challenge* asked for besides."""
+    asked = [scope]
+    for word in challenge.parameters.get("scope", "").split():
+        if word not in asked and SCOPE_RE.fullmatch(word) and not _is_within(word, scope):
+            asked.append(word)
+    pairs = [("service", challenge.parameters.get("service", ""))]
+    if not pairs[0][1]:
+        pairs.clear()
+    if credential is not None and credential.kind is Kind.IDENTITY_TOKEN:
+        pairs += [
+            ("scope", " ".join(asked)),
+            ("grant_type", "refresh_token"),
+            ("client_id", CLIENT),
+            ("refresh_token", credential.secret),
+        ]
+        return TokenRequest("POST", realm, body=urlencode(pairs).encode())
+    pairs += [("scope", word) for word in asked]
+    parts = urlsplit(realm)
+    query = "&".join(filter(None, (parts.query, urlencode(pairs))))
+    url = urlunsplit((parts.scheme, parts.netloc, parts.path, query, ""))
+    return TokenRequest("GET", url, basic_authorization(credential) if credential else None)
+
+
+def decode_token(body: bytes, now: float) -> Token:
+    """Return the token of a token service's answer, received at *now*.
+
+    The lifetime counts from now: clocks differ, and ``issued_at`` is another machine's.
+    """
+    try:
+        answer = msgspec.json.decode(body, type=_Answer)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # Neither the body nor what the decoder says about it: it may hold a token.
+        raise BadAnswer("token service: got an answer that is no JSON, expected a token") from None
+    text = answer.token or answer.access_token or ""
+    if TOKEN_RE.fullmatch(text) is None:
+        raise BadAnswer("token service: got no usable token, expected one")
+    seconds = DEFAULT_SECONDS if answer.expires_in is None else answer.expires_in
+    seconds = min(max(seconds, 1.0), LONGEST_SECONDS) if seconds == seconds else DEFAULT_SECONDS
+    return Token(text, now, now + seconds * DUE, now + seconds)
+
+
+def _is_within(word: str, scope: str) -> bool:
+    """Say whether *scope* allows all that *word* does: same resource, no further action."""
+    resource, _, actions = word.rpartition(":")
+    wanted, _, allowed = scope.rpartition(":")
+    return resource == wanted and set(actions.split(",")) <= set(allowed.split(","))
