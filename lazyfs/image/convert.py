@@ -1,0 +1,286 @@
+"""Turn an image into one whose layers are eStargz, for lazy mounting.
+
+The result is an ordinary OCI image: same files, same config but for the diffIDs, same history and
+times.  The same source gives the same result, byte for byte, wherever zlib is the same: nothing
+comes from the clock.  Nothing is pushed before every layer has been verified and converted.
+
+A layer that is eStargz already, and whose annotation names its table of contents, is copied as it
+is, unless a prioritised file lies in it.
+"""
+
+import os
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from lazyfs.digest import Digest, digest_of
+from lazyfs.errors import FormatError, LazyfsError, StoreError, UsageError
+from lazyfs.formats.arrange import arrange
+from lazyfs.formats.estargz import TOC_DIGEST_KEYS, toc_digest_of
+from lazyfs.formats.tar import TarMember
+from lazyfs.formats.writer import UNCOMPRESSED_SIZE_ANNOTATION, WriterOptions
+from lazyfs.image.origin import Origin
+from lazyfs.image.prioritize import prioritize
+from lazyfs.image.rebuild import ConvertedLayer, build_config, build_manifest, config_type_of
+from lazyfs.image.spool import fetch_layer, is_estargz, rewrite_layer, unpack_layer
+from lazyfs.oci.config import CONFIG_LIMIT, decode_config
+from lazyfs.oci.descriptor import Descriptor
+from lazyfs.oci.manifest import OCI_LAYER_GZIP, OCI_MANIFEST, Manifest, decode_manifest
+from lazyfs.oci.platforms import Platform, choose
+from lazyfs.oci.reference import DEFAULT_TAG, LayoutReference, Reference, parse_reference
+from lazyfs.registry.source import AccessOptions, Destination, Document, Source
+
+# What a source layer's annotations say about the blob that it no longer is.
+STALE_KEYS = (*TOC_DIGEST_KEYS, UNCOMPRESSED_SIZE_ANNOTATION)
+STALE_PREFIXES = ("io.containers.zstd-chunked.", "io.github.containers.zstd-chunked.")
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertOptions:
+    """What to make of an image.
+
+    ``prioritized`` are files that a mount should fetch ahead, in the order in which they are
+    needed.  ``created`` (seconds since 1970) replaces the image's times of creation, for builds
+    that set ``SOURCE_DATE_EPOCH``; None keeps the source's.  ``temporary_dir`` needs room for the
+    image compressed twice and uncompressed once; None is the system's.
+    """
+
+    platform: Platform
+    prioritized: tuple[str, ...] = ()
+    writer: WriterOptions = field(default_factory=WriterOptions)
+    created: int | None = None
+    temporary_dir: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What was converted into what."""
+
+    source_digest: Digest
+    manifest_digest: Digest
+    config_digest: Digest
+    platform: Platform
+    layers: tuple[ConvertedLayer, ...]
+
+
+@dataclass(slots=True)
+class _Layer:
+    """A layer on its way through files in *directory*; ``tar`` is ``blob`` for a plain tar.
+
+    ``wanted`` are the prioritised files that lie in it.
+    """
+
+    descriptor: Descriptor
+    diff_id: Digest
+    directory: Path
+    number: int
+    blob: Path = field(init=False)
+    tar: Path = field(init=False)
+    result: Path = field(init=False)
+    members: list[TarMember] = field(default_factory=list)
+    wanted: tuple[bytes, ...] = ()
+    done: ConvertedLayer | None = None
+
+    def __post_init__(self) -> None:
+        self.blob = self.directory / f"{self.number}.blob"
+        self.tar = self.directory / f"{self.number}.tar"
+        self.result = self.directory / f"{self.number}.estargz"
+
+
+async def convert_reference(
+    source: str,
+    destination: str,
+    access: AccessOptions,
+    options: ConvertOptions,
+    *,
+    report: Callable[[ConvertedLayer], object] = lambda layer: None,
+) -> tuple[str, Conversion]:
+    """Convert the image that the reference *source* names to what *destination* names.
+
+    Returns the destination's repository too: ``docker.io/library/python``, ``oci:DIR``.
+    """
+    wanted = parse_reference(source)
+    target = parse_reference(destination)
+    if target.digest is not None:
+        raise UsageError(f"destination: got {destination!r}, expected a tag instead of a digest")
+    origin = Origin(wanted, access)
+    try:
+        place = _open_destination(target, access)
+        try:
+            conversion = await convert_image(
+                origin.source,
+                wanted.identifier,
+                place,
+                target.tag or DEFAULT_TAG,
+                options,
+                report=report,
+            )
+        finally:
+            await place.aclose()
+    finally:
+        await origin.aclose()
+    return place.repository, conversion
+
+
+def _open_destination(target: Reference | LayoutReference, access: AccessOptions) -> Destination:
+    if isinstance(target, LayoutReference):
+        from lazyfs.registry.layout import ImageLayout  # noqa: PLC0415
+
+        return ImageLayout(target.path, create=True)
+    from lazyfs.registry.client import RegistryClient  # noqa: PLC0415
+
+    return RegistryClient(target, access)
+
+
+async def convert_image(
+    source: Source,
+    identifier: str | Digest,
+    destination: Destination,
+    tag: str | None,
+    options: ConvertOptions,
+    *,
+    report: Callable[[ConvertedLayer], object] = lambda layer: None,
+) -> Conversion:
+    """Convert the image that *identifier* names in *source*, and push it to *destination*.
+
+    Of an index, the manifest for the options' platform is converted.  *report* is called as layers
+    are done, in any order.  Raises VerificationFailed if any of the source's bytes are not what
+    their digests say, FormatError for a layer that cannot be understood, NotFound for a
+    prioritised file that is not there; nothing is pushed then.
+    """
+    document, manifest = await _fetch_manifest(source, identifier, options.platform)
+    config_data = await source.fetch_blob(manifest.config, limit=CONFIG_LIMIT)
+    config = decode_config(config_data)
+    if len(config.diff_ids) != len(manifest.layers):
+        raise FormatError(
+            f"config {manifest.config.digest}: got {len(config.diff_ids)} diffIDs, "
+            f"expected one per layer: {len(manifest.layers)}"
+        )
+    try:
+        with tempfile.TemporaryDirectory(prefix="lazyfs-", dir=options.temporary_dir) as name:
+            layers = [
+                _Layer(descriptor, diff_id, Path(name), number)
+                for number, (descriptor, diff_id) in enumerate(
+                    zip(manifest.layers, config.diff_ids, strict=True)
+                )
+            ]
+            done = await _convert_layers(source, layers, options, report)
+            for layer in layers:
+                await _push_layer(destination, layer)
+    except OSError as exc:
+        raise StoreError(f"convert: {exc}", hint="TMPDIR says where temporary files go") from exc
+    new_config = build_config(config_data, config, done, options.created)
+    described = Descriptor(config_type_of(manifest), digest_of(new_config), len(new_config))
+    await destination.push_blob(described, new_config)
+    new_manifest = build_manifest(document, manifest, described, done, options.created)
+    digest = await destination.push_manifest(new_manifest, OCI_MANIFEST, tag)
+    return Conversion(document.digest, digest, described.digest, config.platform, tuple(done))
+
+
+async def _fetch_manifest(
+    source: Source, identifier: str | Digest, platform: Platform
+) -> tuple[Document, Manifest]:
+    document = await source.fetch_manifest(identifier)
+    found = decode_manifest(document.data, document.media_type)
+    if isinstance(found, Manifest):
+        return document, found
+    offered = [each.platform or Platform("unknown", "unknown") for each in found.manifests]
+    chosen = await source.fetch_manifest(found.manifests[choose(platform, offered)].digest)
+    manifest = decode_manifest(chosen.data, chosen.media_type)
+    if not isinstance(manifest, Manifest):
+        raise FormatError(f"index {document.digest}: got another index in it for {platform}")
+    return chosen, manifest
+
+
+async def _convert_layers(
+    source: Source,
+    layers: Sequence[_Layer],
+    options: ConvertOptions,
+    report: Callable[[ConvertedLayer], object],
+) -> list[ConvertedLayer]:
+    """Fetch and unpack all layers, then write them: where files lie is known only in between."""
+
+    async def unpack(layer: _Layer) -> None:
+        await fetch_layer(source, layer.descriptor, layer.blob)
+        layer.tar, layer.members = await trio.to_thread.run_sync(
+            unpack_layer, layer.blob, layer.tar, layer.diff_id
+        )
+
+    async def write(layer: _Layer) -> None:
+        layer.done = await trio.to_thread.run_sync(_convert, layer, options.writer)
+        report(layer.done)
+
+    await _for_each(layers, unpack)
+    if options.prioritized:
+        await trio.to_thread.run_sync(_place, options.prioritized, layers)
+    await _for_each(layers, write)
+    return [layer.done for layer in layers if layer.done is not None]
+
+
+async def _for_each(layers: Sequence[_Layer], step: Callable[[_Layer], Awaitable[None]]) -> None:
+    """Do *step* for each layer, a few at a time; the first failure stops the others."""
+    limiter = trio.CapacityLimiter(max(2, os.cpu_count() or 1))
+    failures: list[LazyfsError | OSError] = []
+
+    async def run(layer: _Layer) -> None:
+        async with limiter:
+            try:
+                await step(layer)
+            except FormatError as exc:
+                failures.append(_name(exc, layer))
+            except (LazyfsError, OSError) as exc:
+                failures.append(exc)
+            else:
+                return
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for layer in layers:
+            nursery.start_soon(run, layer)
+    if failures:
+        raise failures[0]
+
+
+def _name(exc: FormatError, layer: _Layer) -> FormatError:
+    named = type(exc)(f"layer {layer.descriptor.digest}: {exc.message}", hint=exc.hint)
+    named.__cause__ = exc
+    return named
+
+
+def _place(paths: Sequence[str], layers: Sequence[_Layer]) -> None:
+    chosen = prioritize(paths, [arrange(layer.members).members for layer in layers])
+    for layer, wanted in zip(layers, chosen, strict=True):
+        layer.wanted = wanted
+
+
+def _convert(layer: _Layer, options: WriterOptions) -> ConvertedLayer:
+    source = layer.descriptor
+    if not layer.wanted and is_estargz(layer.blob, _stated_toc_digest(source)):
+        result = Descriptor(OCI_LAYER_GZIP, source.digest, source.size, source.annotations)
+        return ConvertedLayer(source, result, layer.diff_id, is_copied=True)
+    written = rewrite_layer(layer.tar, arrange(layer.members, layer.wanted), layer.result, options)
+    annotations = {
+        key: value
+        for key, value in source.annotations.items()
+        if key not in STALE_KEYS and not key.startswith(STALE_PREFIXES)
+    }
+    annotations.update(written.annotations)
+    result = Descriptor(OCI_LAYER_GZIP, written.digest, written.size, annotations)
+    return ConvertedLayer(source, result, written.diff_id, is_copied=False)
+
+
+def _stated_toc_digest(layer: Descriptor) -> Digest | None:
+    try:
+        return toc_digest_of(layer.annotations)
+    except FormatError:
+        return None  # annotations that contradict themselves vouch for nothing
+
+
+async def _push_layer(destination: Destination, layer: _Layer) -> None:
+    assert layer.done is not None
+    result = layer.done.result
+    if not await destination.has_blob(result):
+        await destination.push_blob(result, layer.blob if layer.done.is_copied else layer.result)
