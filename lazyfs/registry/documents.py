@@ -23,8 +23,8 @@ class BlobTooLarge(FormatError):
 
 class _Typed(msgspec.Struct, rename="camel"):
     media_type: str | None = None
-    manifests: msgspec.Raw | None = None
-    config: msgspec.Raw | None = None
+    manifests: msgspec.Raw = msgspec.Raw()
+    config: msgspec.Raw = msgspec.Raw()
 
 
 def receive_document(
@@ -53,6 +53,6 @@ def media_type_of(data: bytes, stated: str | None) -> str:
         return media_type
     if typed.media_type:
         return typed.media_type
-    if typed.manifests is not None:
+    if bytes(typed.manifests):
         return OCI_INDEX
-    return OCI_MANIFEST if typed.config is not None else media_type
+    return OCI_MANIFEST if bytes(typed.config) else media_type
