@@ -2,9 +2,12 @@
 
 import contextlib
 import json
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -80,3 +83,61 @@ class RunningLink(RunningProcess):
         self.process.stdin.write(b"statistics\n")
         self.process.stdin.flush()
         return self.read_json()
+
+
+class DockerRegistry(RunningProcess):
+    """The distribution project's registry (package docker-registry), storing in *folder*."""
+
+    name = "docker-registry"
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        config = folder / "config.yml"
+        config.write_text(
+            f"version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n"
+            f"storage: {{filesystem: {{rootdirectory: {folder}/data}}}}\n"
+            f"http: {{addr: '{self.address}'}}\n"
+        )
+        super().__init__(["docker-registry", "serve", str(config)])
+        wait_until_listening(self.port)
+
+    @staticmethod
+    def is_installed() -> bool:
+        return shutil.which("docker-registry") is not None
+
+
+class EmbeddedRegistry(RunningProcess):
+    """The tests' own registry; used where docker-registry is not installed."""
+
+    name = "tests.support.registry"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__([sys.executable, "-m", "tests.support.registry", str(folder)])
+        assert self.process.stdout is not None
+        self.address = self.process.stdout.readline().decode().split()[-1]
+        self.port = int(self.address.rpartition(":")[2])
+
+
+def free_port() -> int:
+    """Return a TCP port on loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until_listening(port: int) -> None:
+    """Return once something accepts connections at *port*, at the latest after START_SECONDS."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError as exc:
+            if time.monotonic() > deadline:
+                raise ProcessFailed(
+                    f"port {port}: nothing listens after {START_SECONDS} s"
+                ) from exc
+            time.sleep(0.02)

@@ -80,10 +80,15 @@ def write_image(path: Path, layers: Sequence[Tree], *, tag: str, cmd: Sequence[s
 
 def read_tagged(path: Path, tag: str) -> dict[str, Any]:
     """Return the manifest that *tag* names in the layout at *path*; KeyError if there is none."""
+    document: dict[str, Any] = json.loads(tagged_bytes(path, tag))
+    return document
+
+
+def tagged_bytes(path: Path, tag: str) -> bytes:
+    """Return the same manifest as it is stored."""
     for entry in json.loads((path / "index.json").read_text())["manifests"]:
         if entry.get("annotations", {}).get(REF_NAME) == tag:
-            document: dict[str, Any] = json.loads(blob_path(path, entry["digest"]).read_bytes())
-            return document
+            return blob_path(path, entry["digest"]).read_bytes()
     raise KeyError(tag)
 
 
