@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lazyfs.registry.source import AccessOptions
 
 FUSE_CONF = "/etc/fuse.conf"
-PREFETCH_MODES = ("none", "landmark", "all")
+PREFETCH_MODES = ("none", "landmark", "profile", "all")
 DRIVERS = ("auto", "pyfuse3")
 KEPT_LOGS = 50
 
@@ -53,9 +53,10 @@ KEPT_LOGS = 50
 @click.option(
     "--prefetch",
     type=click.Choice(PREFETCH_MODES),
-    default="landmark",
+    default="all",
     show_default=True,
-    help="What to fetch before it is read: nothing, what the image's producer marked, all of it.",
+    help="What to fetch before it is read: nothing; what the image's producer marked; what was "
+    "read first the last time; that, and then all the rest.",
 )
 @click.pass_context
 def mount(

@@ -18,6 +18,7 @@ from lazyfs.image.device import Device
 from lazyfs.image.flights import Flight
 from lazyfs.image.origin import Origin
 from lazyfs.image.plan import Run, plan_runs
+from lazyfs.image.profile import Recorder
 from lazyfs.image.spare import Spare
 from lazyfs.store.content import DOUBTFUL, RESIDENT, LayerContent, NotStored
 
@@ -73,6 +74,7 @@ class Fetcher:
         report: Callable[[str], None],
     ) -> None:
         self.statistics = FetchStatistics()
+        self.recorder = Recorder(devices)
         self._devices = {device.number: device for device in devices}
         self._origin = origin
         self._nursery = nursery
@@ -94,6 +96,8 @@ class Fetcher:
         for chunk in chunks:
             if states[chunk] != RESIDENT:
                 return None
+        if self.recorder.is_recording:
+            self.recorder.note(device, chunks)
         if chunks.start in dev.marks:
             dev.marks.discard(chunks.start)
             self._launch(dev, dev.go_ahead(), is_demand=False)
@@ -127,6 +131,8 @@ class Fetcher:
         dev = self._devices[device]
         states = dev.content.states
         chunks = dev.table.covering(start, end)
+        if self.recorder.is_recording:
+            self.recorder.note(device, chunks)
         doubtful = [chunk for chunk in chunks if states[chunk] == DOUBTFUL]
         if doubtful:
             await self._confirm(dev, doubtful)

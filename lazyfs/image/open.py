@@ -17,6 +17,7 @@ from lazyfs.image.identity import mount_attributes
 from lazyfs.image.origin import Origin
 from lazyfs.image.prefetch import prefetch
 from lazyfs.image.prepare import Prepared
+from lazyfs.image.profile import replay
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.reference import parse_reference
 from lazyfs.registry.source import AccessOptions
@@ -26,6 +27,7 @@ from lazyfs.store.content import LayerContent, UnstoredContent
 from lazyfs.store.images import LayerRecord, load_image
 from lazyfs.store.layers import load_table
 from lazyfs.store.paths import Store
+from lazyfs.store.profiles import load_profile, save_profile
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ class OpenImage:
     """
 
     prepared: Prepared
+    store: Store
     index: ErofsIndex
     provenance: Provenance
     contents: Fetcher
@@ -69,8 +72,25 @@ class OpenImage:
         return self.prepared.image.layers
 
     async def prefetch(self, mode: str) -> None:
-        """Fetch in the background: *mode* is "none", "landmark" or "all"."""
-        await prefetch(self.contents, self.devices, mode)
+        """Fetch in the background; *mode* is one of ``prefetch.MODES``."""
+        profile = load_profile(self.store, parse_digest(self.prepared.image.manifest_digest))
+        profiled = None
+        if profile is not None:
+            digests = [layer.toc_digest for layer in self.layers]
+            profiled = replay(profile, self.devices, digests)
+        await prefetch(self.contents, self.devices, mode, profiled)
+
+    def save_profile(self) -> None:
+        """Keep the order of first reads for the next mount; a full disk is no trouble."""
+        digest = parse_digest(self.prepared.image.manifest_digest)
+        old = load_profile(self.store, digest)
+        profile = self.contents.recorder.profile(self.prepared.image, old)
+        if profile is None or profile == old or self.prepared.is_volatile:
+            return
+        try:
+            save_profile(self.store, digest, profile)
+        except StoreError as exc:
+            log.info("profile: %s", exc.message)
 
     def statistics(self) -> dict[str, object]:
         """Return all counts in JSON's types; sizes in bytes.  Fields: docs/reference/json.md."""
@@ -136,26 +156,28 @@ async def open_image(
         if prepared.is_volatile:
             shutil.rmtree(store.root, ignore_errors=True)  # all of it is mapped
         nursery = await stack.enter_async_context(trio.open_nursery())
+        image = OpenImage(
+            prepared=prepared,
+            store=store,
+            index=stored.index,
+            provenance=stored.provenance,
+            contents=Fetcher(devices, origin, nursery, report=health.report),
+            devices=tuple(devices),
+            attributes=mount_attributes(
+                requested=prepared.requested,
+                resolved=prepared.resolved,
+                index_digest=prepared.index_digest,
+                resolved_at=prepared.resolved_at,
+                mount_id=mount_id,
+                source=prepared.source,
+                verify="on-read",
+                health=lambda: health.text,
+            ),
+            origin=origin,
+            health=health,
+        )
         try:
-            yield OpenImage(
-                prepared=prepared,
-                index=stored.index,
-                provenance=stored.provenance,
-                contents=Fetcher(devices, origin, nursery, report=health.report),
-                devices=tuple(devices),
-                attributes=mount_attributes(
-                    requested=prepared.requested,
-                    resolved=prepared.resolved,
-                    index_digest=prepared.index_digest,
-                    resolved_at=prepared.resolved_at,
-                    mount_id=mount_id,
-                    source=prepared.source,
-                    verify="on-read",
-                    health=lambda: health.text,
-                ),
-                origin=origin,
-                health=health,
-            )
+            yield image
         except Exception as exc:
             error = exc  # raised below: the nursery would wrap it in a group
         nursery.cancel_scope.cancel()

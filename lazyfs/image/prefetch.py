@@ -1,4 +1,5 @@
-"""Fetching what nobody has asked for yet: the landmark's range first, then everything.
+"""Fetching what nobody has asked for yet: what was read first the last time, or else what the
+producer marked; then everything.
 
 Background work yields to readers by concurrency: while any of them waits, one worker goes on and
 the others pause.  It is never cancelled, so what it has asked for is never thrown away.
@@ -18,14 +19,27 @@ SEGMENT_SIZE = 2 << 20
 WORKERS = 3
 PAUSE_SECONDS = 0.02
 FAILURE_SECONDS = 5.0
-MODES = ("none", "landmark", "all")
+MODES = ("none", "landmark", "profile", "all")
+"""Nothing; the landmark's range; the recorded profile, or the landmark's range without one; and
+after that, all the rest."""
 
 
-async def prefetch(fetcher: Fetcher, devices: Sequence[Device], mode: str) -> None:
-    """Prefetch as *mode* says; returns when all of it has been tried once."""
+async def prefetch(
+    fetcher: Fetcher,
+    devices: Sequence[Device],
+    mode: str,
+    profiled: Iterator[tuple[Device, list[int]]] | None = None,
+) -> None:
+    """Prefetch as *mode* says; returns when all of it has been tried once.
+
+    *profiled* are the groups of chunks that a profile names, if there is one.
+    """
     if mode == "none":
         return
-    segments = itertools.chain.from_iterable(_landmark(device) for device in devices)
+    if profiled is not None and mode != "landmark":
+        segments = profiled
+    else:
+        segments = itertools.chain.from_iterable(_landmark(device) for device in devices)
     if mode == "all":
         rest = itertools.chain.from_iterable(_segments(device) for device in devices)
         segments = itertools.chain(segments, rest)

@@ -11,6 +11,7 @@ import trio
 
 from lazyfs.image.device import Device
 from lazyfs.rootfs.layout import LAYOUT_VERSION
+from lazyfs.store.images import ImageRecord
 from lazyfs.store.profiles import Profile
 
 RECORD_SECONDS = 60.0
@@ -41,16 +42,26 @@ class Recorder:
                 if self._size > RECORD_SIZE or trio.current_time() > self._ends:
                     self.is_recording = False
 
-    def profile(self, manifest_digest: str, toc_digests: Sequence[str]) -> Profile | None:
-        """Return what was recorded, or None if nothing was read."""
+    def profile(self, record: ImageRecord, old: Profile | None) -> Profile | None:
+        """Return what was recorded, followed by what *old* has beyond it; None if nothing was read.
+
+        Together they stay within the bounds of one record, so what is no longer read drops out.
+        """
         if not self._accesses:
             return None
-        return Profile(
-            manifest_digest=manifest_digest,
-            layout=LAYOUT_VERSION,
-            layers=tuple(toc_digests),
-            accesses=tuple((device - 1, chunk) for device, chunk in self._accesses),
-        )
+        layers = tuple(layer.toc_digest for layer in record.layers)
+        accesses = dict.fromkeys((device - 1, chunk) for device, chunk in self._accesses)
+        if old is not None and (old.layout, old.layers) == (LAYOUT_VERSION, layers):
+            size = self._size
+            for layer, chunk in old.accesses:
+                table = self._devices[layer + 1].table
+                if (layer, chunk) in accesses or chunk >= table.count:
+                    continue
+                size += table.blob_end(chunk) - table.blob_offset(chunk)
+                if size > RECORD_SIZE:
+                    break
+                accesses[layer, chunk] = None
+        return Profile(record.manifest_digest, LAYOUT_VERSION, layers, tuple(accesses))
 
 
 def replay(

@@ -24,6 +24,7 @@ import trio
 from lazyfs.errors import LazyfsError
 from lazyfs.image.open import OpenImage, open_image
 from lazyfs.image.prepare import Prepared
+from lazyfs.image.profile import RECORD_SECONDS
 from lazyfs.mount.options import MountOptions, fuse_options
 from lazyfs.mount.session import PyfuseSession
 from lazyfs.registry.source import AccessOptions
@@ -152,6 +153,7 @@ async def _go_live(server: _Server, nursery: trio.Nursery, link: Link) -> None:
     link.announce_ready()
     _settle_memory()
     nursery.start_soon(_prefetch, server)
+    nursery.start_soon(_keep_profile, server)
 
 
 async def _prefetch(server: _Server) -> None:
@@ -159,6 +161,14 @@ async def _prefetch(server: _Server) -> None:
         await server.image.prefetch(server.settings.prefetch)
     except Exception:  # what nobody has asked for must not end the mount
         log.exception("prefetch failed")
+
+
+async def _keep_profile(server: _Server) -> None:
+    """Save the profile when its time is over, and at the end if that comes first."""
+    try:
+        await trio.sleep(RECORD_SECONDS)
+    finally:
+        server.image.save_profile()
 
 
 def _settle_memory() -> None:
