@@ -203,11 +203,13 @@ class _LayerTree:
                 node = resolved[id(node)]
                 break
             if id(node) in chain:
-                raise BadLayer(f"hardlink {_path(link)!r}: got a cycle, expected a target")
+                raise BadLayer(f"hardlink {_path(link)[:200]!r}: got a cycle, expected a target")
             chain.add(id(node))
             node = self._find(entry.link, link)
         if isinstance(node, Directory):
-            raise BadLayer(f"hardlink {_path(link)!r}: got a directory, expected another target")
+            raise BadLayer(
+                f"hardlink {_path(link)[:200]!r}: got a directory, expected another target"
+            )
         resolved.update(dict.fromkeys(chain, node))
         return node
 
@@ -217,15 +219,11 @@ class _LayerTree:
         node = None if parent is None else parent.children.get(name)
         if node is None:
             raise BadLayer(
-                f"hardlink {_path(link)!r}: got target {_shown(path)!r}, "
+                f"hardlink {_path(link)[:200]!r}: got target {path[:200]!r}, "
                 "expected an entry of the same layer"
             )
         return node
 
 
-def _path(link: Node) -> str:
-    return "" if link.entry is None else _shown(link.entry.path)
-
-
-def _shown(path: bytes) -> str:
-    return path[:200].decode(errors="backslashreplace")
+def _path(link: Node) -> bytes:
+    return b"" if link.entry is None else link.entry.path

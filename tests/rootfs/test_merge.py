@@ -267,7 +267,7 @@ class TestHardlinks:
         assert b"a" not in facts
 
     def test_stays_in_its_own_layer(self) -> None:
-        with pytest.raises(BadLayer, match="got target 'a', expected an entry of the same layer"):
+        with pytest.raises(BadLayer, match="got target b'a', expected an entry of the same layer"):
             index_of(toc_of(regular(b"a")), toc_of(hardlink(b"b", b"a")))
 
     @pytest.mark.parametrize(
