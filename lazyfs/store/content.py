@@ -70,6 +70,7 @@ class LayerContent:
         except OSError as exc:
             raise ContentUnusable(f"content store {folder}: {exc.strerror}") from exc
         self.states = memoryview(self._map)[HEADER_SIZE:]
+        os.utime(self._map_fd)  # its time says when the layer was last used
 
     @staticmethod
     def _lock(folder: Path) -> tuple[int, bool]:
@@ -223,6 +224,7 @@ class LayerContent:
             return
         self.states.release()
         try:
+            os.utime(self._map_fd)
             fcntl.flock(self._map_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _, _, clean, _ = HEADER.unpack(os.pread(self._map_fd, HEADER.size, 0))
             if not clean:

@@ -8,6 +8,7 @@ import mmap
 import os
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -57,15 +58,24 @@ class StoredImage:
 def load_image(store: Store, manifest_digest: Digest) -> StoredImage | None:
     """Return the stored index of an image, or None if there is none that can be believed."""
     folder = store.image_path(manifest_digest)
+    record = load_record(folder)
+    if record is None or record.manifest_digest != str(manifest_digest):
+        return None
     try:
-        record = msgspec.json.decode((folder / "record.json").read_bytes(), type=ImageRecord)
         index = _load_checked(folder / "index.erofs", record.index_digest)
         provenance = _load_checked(folder / "provenance", record.provenance_digest)
-        if record.version != RECORD_VERSION or record.manifest_digest != str(manifest_digest):
-            return None
         return StoredImage(record, ErofsIndex(index), Provenance(provenance))
-    except (OSError, ValueError, FormatError, msgspec.MsgspecError):
+    except (OSError, ValueError, FormatError):
         return None
+
+
+def load_record(folder: Path) -> ImageRecord | None:
+    """Return the record in an image's folder, or None if there is none of this version."""
+    try:
+        record = msgspec.json.decode((folder / "record.json").read_bytes(), type=ImageRecord)
+    except (OSError, ValueError, msgspec.MsgspecError):
+        return None
+    return record if record.version == RECORD_VERSION else None
 
 
 def _load_checked(path: os.PathLike[str], expected: str) -> mmap.mmap:

@@ -1,0 +1,100 @@
+"""What the store holds, what uses it, and what may go."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lazyfs.store.content import ABSENT, LayerContent
+from lazyfs.store.layers import load_table, load_toc, save_layer
+from lazyfs.store.paths import Store
+from lazyfs.store.usage import (
+    LayerInUse,
+    empty_layer,
+    evict,
+    layers_in,
+    orphans,
+    remove_layer,
+)
+from tests.edges.test_content import fill
+from tests.support.layers import MadeLayer, make_layer
+
+
+def put(store: Store, seed: int, when: float) -> MadeLayer:
+    """Store a full layer of about 1 MB that was last used at *when*."""
+    layer = make_layer([300_000, 700_000], seed=seed)
+    folder = store.layer_path(layer.toc.digest)
+    folder.mkdir()
+    content = LayerContent(folder, layer.table)
+    fill(content, layer)
+    content.close()
+    os.utime(folder / "presence", (when, when))
+    return layer
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def test_layers_are_listed_least_recently_used_first(store: Store) -> None:
+    old, new = put(store, 1, 100.0), put(store, 2, 200.0)
+    usages = layers_in(store)
+    assert [usage.toc_digest for usage in usages] == [old.toc.digest, new.toc.digest]
+    assert [usage.last_used for usage in usages] == [100.0, 200.0]
+    assert all(1_000_000 <= usage.allocated_size < 1_100_000 for usage in usages)
+    assert not any(usage.is_in_use for usage in usages)
+
+
+def test_what_is_in_use_is_neither_removed_nor_emptied(store: Store) -> None:
+    layer = put(store, 1, 100.0)
+    content = LayerContent(store.layer_path(layer.toc.digest), layer.table)
+    assert layers_in(store)[0].is_in_use
+    with pytest.raises(LayerInUse):
+        remove_layer(store, layer.toc.digest)
+    with pytest.raises(LayerInUse):
+        empty_layer(store, layer.toc.digest)
+    assert evict(store, 0) == 0
+    assert content.is_resident(range(layer.table.count))
+    content.close()
+    remove_layer(store, layer.toc.digest)
+    assert layers_in(store) == []
+
+
+def test_an_emptied_layer_is_absent_and_can_be_filled_again(store: Store) -> None:
+    layer = put(store, 1, 100.0)
+    assert empty_layer(store, layer.toc.digest) >= 1_000_000
+    content = LayerContent(store.layer_path(layer.toc.digest), layer.table)
+    assert set(content.states) == {ABSENT}
+    fill(content, layer)
+    assert content.read(0, 300_000) == layer.files[b"file0000"]
+    content.close()
+
+
+def test_eviction_takes_the_oldest_and_stops_at_the_budget(store: Store) -> None:
+    layers = [put(store, seed, 100.0 * seed) for seed in (3, 1, 2)]
+    total = sum(usage.allocated_size for usage in layers_in(store))
+    assert evict(store, total) == 0
+    assert evict(store, total - 1_100_000) >= 1_100_000
+    empty = {u.toc_digest for u in layers_in(store) if u.allocated_size < 100_000}
+    assert empty == {layers[1].toc.digest, layers[2].toc.digest}
+
+
+def test_a_layer_that_is_opened_becomes_the_most_recent(store: Store) -> None:
+    old, _ = put(store, 1, 100.0), put(store, 2, 200.0)
+    LayerContent(store.layer_path(old.toc.digest), old.table).close()
+    assert layers_in(store)[-1].toc_digest == old.toc.digest
+
+
+def test_layers_without_an_image_are_orphans(store: Store) -> None:
+    layer = put(store, 1, 100.0)
+    assert orphans(store) == [layer.toc.digest]
+
+
+def test_a_layer_without_content_is_removed_too(store: Store) -> None:
+    layer = make_layer([10])
+    save_layer(store, layer.toc.digest, b"{}", b"")
+    remove_layer(store, layer.toc.digest)
+    assert not store.layer_path(layer.toc.digest).exists()
+    assert load_toc(store, layer.toc.digest) is None
+    assert load_table(store, layer.toc.digest) is None
