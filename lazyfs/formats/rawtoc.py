@@ -81,7 +81,7 @@ def decode_raw(data: bytes, limits: Limits) -> list[RawEntry]:
     try:
         toc = _DECODER.decode(data)
     except (msgspec.MsgspecError, ValueError) as exc:
-        raise BadToc(f"TOC: {_culprit(data) or exc}") from exc
+        raise BadToc(_culprit(data) or f"TOC: got {data[:60]!r}, expected entries: {exc}") from exc
     except RecursionError as exc:
         raise BadToc("TOC: got deeply nested JSON, expected entries") from exc
     if toc.version != TOC_VERSION:
@@ -118,7 +118,9 @@ def _culprit(data: bytes) -> str | None:
             try:
                 msgspec.json.decode(raw, type=RawEntry)
             except (msgspec.MsgspecError, ValueError) as exc:
-                return f"entry {number} ({bytes(raw[:60])!r}…): {exc}"
+                reason = str(exc)
+                start = bytes(raw)[:60]
+                return f"TOC entry {number} ({start!r}…): {reason[:1].lower()}{reason[1:]}"
     except (msgspec.MsgspecError, ValueError, RecursionError):
         pass
     return None

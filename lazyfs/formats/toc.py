@@ -232,6 +232,8 @@ class _Reader:
     ) -> tuple[Chunk, ...]:
         """Return the chunks of a regular file: sorted, contiguous, as long as the file."""
         size = raw.size
+        if not size:
+            raise ValueError("got chunks of an empty file, expected none")
         block_size = self._limits.block_size
         self._device_size += (size + block_size - 1) // block_size * block_size
         if self._device_size > self._limits.device_size:

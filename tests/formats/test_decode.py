@@ -1,0 +1,411 @@
+"""The range decoder: right however it is fed, and hard to hurt."""
+
+import gzip
+import hashlib
+import random
+import time
+import tracemalloc
+import zlib
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lazyfs.formats import decode
+from lazyfs.formats.decode import INFLATE_STEP, MAX_MEMBERS, PENDING_SIZE, Piece, RangeDecoder
+from tests.support.readers import check_reader, cuts
+
+Result = dict[int, bytes | None]
+
+
+def digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def run(pieces: Iterable[bytes], wanted: list[Piece], start: int = 0) -> tuple[Result, list[str]]:
+    """Return what comes out, by key, and the errors; each key must come once."""
+    decoder = RangeDecoder(wanted, start)
+    decoded = [item for data in pieces for item in decoder.feed(data)]
+    decoded += decoder.finish()
+    assert decoder.finish() == []
+    assert sorted(item.key for item in decoded) == sorted(piece.key for piece in wanted)
+    for item in decoded:
+        assert (item.data is None) != (item.error is None)
+        (piece,) = [piece for piece in wanted if piece.key == item.key]
+        if item.data is not None:
+            assert len(item.data) == piece.size
+            assert digest(item.data) == piece.digest
+        else:
+            assert f"chunk at {piece.blob_offset}" in item.error
+            assert "expected" in item.error
+    return {item.key: item.data for item in decoded}, [i.error for i in decoded if i.error]
+
+
+class Blob:
+    """A blob under construction, and the chunks that are wanted of it."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.pieces: list[Piece] = []
+        self.plain: Result = {}
+
+    def gap(self, size: int) -> "Blob":
+        self.data += b"\xa5" * size
+        return self
+
+    def stream(self, *parts: bytes | int, members: int = 1, after: bytes = b"", level: int = 6):
+        """Add a stream: bytes are wanted chunks, numbers are so many bytes that nobody wants."""
+        start = len(self.data)
+        plain = bytearray()
+        spans = []
+        for part in parts:
+            if isinstance(part, int):
+                plain += b"\x5a" * part
+            else:
+                spans.append((len(plain), part))
+                plain += part
+        cut = -(-len(plain) // members) or 1
+        for at in range(0, len(plain) or 1, cut):
+            self.data += gzip.compress(bytes(plain[at : at + cut]), level, mtime=0)
+        self.data += after
+        for inner, part in spans:
+            key = len(self.plain)
+            self.pieces.append(Piece(key, start, len(self.data), inner, len(part), digest(part)))
+            self.plain[key] = part
+        return self
+
+    def piece(self, number: int, **fields) -> None:
+        self.pieces[number] = self.pieces[number]._replace(**fields)
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def check(blob: Blob, *, step: int = 1) -> None:
+    """The whole suite for a stream reader; what is cut off may only be missing."""
+
+    def is_partial(result: Result) -> bool:
+        return all(data is None or data == blob.plain[key] for key, data in result.items())
+
+    check_reader(
+        lambda pieces: run(pieces, blob.pieces)[0],
+        bytes(blob.data),
+        blob.plain,
+        is_partial=is_partial,
+        step=step,
+    )
+
+
+class TestIntactStreams:
+    def test_one_chunk(self):
+        check(Blob().stream(b"payload", 512))
+
+    def test_streams_and_gaps(self):
+        check(
+            Blob()
+            .gap(10)
+            .stream(b"one", 512)
+            .stream(b"two" * 300)
+            .gap(99)
+            .stream(512, noise(700), 30)
+            .gap(7)
+        )
+
+    def test_a_shared_stream(self):
+        parts = [512, b"a", 511, b"b" * 600, b"c", 512, noise(900, 1), 100]
+        check(Blob().stream(*parts).stream(b"next"))
+
+    def test_several_members(self):
+        check(Blob().stream(b"x" * 10, 512, noise(2000), 512, b"y", members=5).stream(b"z"))
+
+    def test_empty_members(self):
+        blob = Blob()
+        blob.data += gzip.compress(b"", mtime=0) * 3
+        blob.stream(b"data")
+        blob.piece(0, blob_offset=0)
+        check(blob)
+
+    def test_a_long_stream_in_pieces(self):
+        """Longer than what waits for its end, and than one step."""
+        data = noise(3 * INFLATE_STEP + 17)
+        blob = Blob().stream(b"before").stream(data[:5], data[5:], 600).stream(b"after")
+        assert len(blob.data) > 2 * PENDING_SIZE
+        check(blob, step=50_021)
+
+    def test_a_compressible_long_stream(self):
+        text = b"".join(b"line %d\n" % number for number in range(200_000))
+        blob = Blob().stream(100, text[:700_000], 512, text[700_000:]).stream(b"after")
+        check(blob, step=20_011)
+
+    def test_zeros(self):
+        check(Blob().stream(bytes(5 << 20), 512).stream(b"after"), step=499)
+
+    def test_stored_blocks(self):
+        check(Blob().stream(noise(100_000), 512, level=0).stream(b"after"), step=5_003)
+
+    def test_the_start_is_anywhere(self):
+        blob = Blob().gap(1000).stream(b"one").gap(50).stream(b"two")
+        for start in (0, 500, 1000):
+            for pieces in cuts(bytes(blob.data[start:])):
+                assert run(pieces, blob.pieces, start)[0] == blob.plain
+
+    def test_nothing_wanted(self):
+        assert run([b"x" * 100], []) == ({}, [])
+
+    def test_some_of_a_stream(self):
+        blob = Blob().stream(b"a" * 100, b"b" * 100, b"c" * 100, b"d" * 100)
+        kept = [blob.pieces[1], blob.pieces[3]]
+        assert run([bytes(blob.data)], kept)[0] == {1: b"b" * 100, 3: b"d" * 100}
+
+    def test_any_buffer(self):
+        blob = Blob().stream(b"one").stream(b"two")
+        for kind in (bytes, bytearray, memoryview):
+            assert run([kind(bytes(blob.data))], blob.pieces)[0] == blob.plain
+
+    def test_input_may_be_reused(self):
+        """What comes out does not share memory with what went in."""
+        blob = Blob().stream(noise(500)).stream(b"two")
+        buffer = bytearray(blob.data)
+        decoder = RangeDecoder(blob.pieces, 0)
+        decoded = decoder.feed(memoryview(buffer)[:300])
+        buffer[:300] = bytes(300)
+        decoded += decoder.feed(memoryview(buffer)[300:])
+        buffer[:] = bytes(len(buffer))
+        assert {item.key: item.data for item in decoded} == blob.plain
+
+    def test_the_rest_of_a_stream_is_not_inflated(self):
+        """Garbage after the last wanted byte is nobody's business."""
+        blob = Blob().stream(b"wanted", 100_000, level=0)
+        blob.data[2000:] = b"\xff" * (len(blob.data) - 2000)
+        blob.stream(b"next")
+        check(blob, step=997)
+
+    @given(st.data())
+    @settings(max_examples=80, deadline=None)
+    def test_any_layout(self, data):
+        blob = Blob()
+        part = st.one_of(
+            st.integers(0, 2000),
+            st.binary(min_size=1, max_size=50),
+            st.builds(noise, st.integers(1, 3000), st.integers(0, 9)),
+        )
+        for _ in range(data.draw(st.integers(1, 6))):
+            blob.gap(data.draw(st.sampled_from([0, 0, 1, 300])))
+            parts = data.draw(st.lists(part, min_size=1, max_size=6))
+            blob.stream(*parts, members=data.draw(st.sampled_from([1, 1, 2, 3])))
+        wanted = [piece for piece in blob.pieces if data.draw(st.booleans())]
+        expected = {piece.key: blob.plain[piece.key] for piece in wanted}
+        size = data.draw(st.integers(1, 5000))
+        view = bytes(blob.data)
+        pieces = [view[at : at + size] for at in range(0, len(view), size)]
+        assert run(pieces, wanted)[0] == expected
+
+
+class TestDamage:
+    def blob(self) -> Blob:
+        return Blob().stream(b"first", 512).stream(noise(5000), 512).stream(b"third")
+
+    def test_a_flipped_bit_costs_its_stream_only(self):
+        blob = self.blob()
+        rng = random.Random(1)
+        start, end = blob.pieces[1].blob_offset, blob.pieces[1].blob_end
+        damaged = 0
+        for _ in range(300):
+            bent = bytearray(blob.data)
+            bent[rng.randrange(start, end)] ^= 1 << rng.randrange(8)
+            for pieces in ([bytes(bent)], [bytes(bent[:2000]), bytes(bent[2000:])]):
+                result, _ = run(pieces, blob.pieces)
+                assert (result[0], result[2]) == (b"first", b"third")
+                damaged += result[1] is None
+        assert damaged > 500
+
+    def test_a_wrong_digest(self):
+        blob = self.blob()
+        blob.piece(1, digest=bytes(32))
+        for pieces in cuts(bytes(blob.data)):
+            result, (error,) = run(pieces, blob.pieces)
+            assert result == {0: b"first", 1: None, 2: b"third"}
+            assert f"got sha256:{digest(blob.plain[1]).hex()}" in error
+            assert f"expected 5000 bytes with sha256:{'00' * 32}" in error
+
+    def test_a_piece_longer_than_its_stream(self):
+        blob = self.blob()
+        blob.piece(1, size=10_000)
+        for pieces in cuts(bytes(blob.data)):
+            result, (error,) = run(pieces, blob.pieces)
+            assert result == {0: b"first", 1: None, 2: b"third"}
+            assert "got a stream of 5512 bytes" in error
+
+    def test_a_piece_beyond_its_stream(self):
+        blob = self.blob()
+        blob.piece(1, inner_offset=10**9)
+        result, (error,) = run([bytes(blob.data)], blob.pieces)
+        assert result == {0: b"first", 1: None, 2: b"third"}
+        assert "+1000000000" in error
+
+    @pytest.mark.parametrize("junk", [b"\0" * 600, b"not gzip at all", b"\x1f\x8b\x08\0" * 50])
+    def test_streams_that_are_not_gzip(self, junk):
+        blob = Blob().stream(b"first")
+        start = len(blob.data)
+        blob.data += junk
+        blob.pieces.append(Piece(1, start, len(blob.data), 0, 5, bytes(32)))
+        blob.plain[1] = None
+        blob.stream(b"third")
+        for pieces in cuts(bytes(blob.data)):
+            assert run(pieces, blob.pieces)[0] == blob.plain
+
+    def test_zlib_is_not_gzip(self):
+        data = zlib.compress(b"payload")
+        wanted = [Piece(0, 0, len(data), 0, 7, digest(b"payload"))]
+        assert run([data], wanted)[0] == {0: None}
+
+    def test_junk_between_members(self):
+        blob = Blob().stream(b"one", after=b"junk" * 10)
+        blob.pieces.append(blob.pieces[0]._replace(key=1, inner_offset=3))
+        result, (error,) = run([bytes(blob.data)], blob.pieces)
+        assert result == {0: b"one", 1: None}
+        assert "bad gzip data" in error
+
+    def test_a_range_that_ends_early(self):
+        blob = self.blob()
+        result, errors = run([bytes(blob.data[:100])], blob.pieces)
+        assert result == {0: b"first", 1: None, 2: None}
+        assert any("range that ended before" in error for error in errors)
+        assert run([], blob.pieces)[0] == {0: None, 1: None, 2: None}
+
+    def test_a_range_that_starts_late(self):
+        blob = self.blob()
+        start = blob.pieces[1].blob_offset
+        result, (error,) = run([bytes(blob.data[start:])], blob.pieces, start)
+        assert result == {0: None, 1: blob.plain[1], 2: b"third"}
+        assert "outside the range" in error
+
+    @pytest.mark.parametrize("length", [0, -5])
+    def test_streams_without_length(self, length):
+        blob = self.blob()
+        blob.piece(1, blob_end=blob.pieces[1].blob_offset + length)
+        assert run([bytes(blob.data)], blob.pieces)[0] == {0: b"first", 1: None, 2: b"third"}
+
+    def test_a_stream_that_claims_to_reach_into_the_next(self):
+        blob = self.blob()
+        blob.piece(0, blob_end=10**6)
+        blob.piece(1, blob_end=10**6)
+        for pieces in cuts(bytes(blob.data)):
+            assert run(pieces, blob.pieces)[0] == blob.plain
+
+    @pytest.mark.parametrize("size", [0, -1])
+    def test_empty_pieces_are_refused(self, size):
+        blob = self.blob()
+        blob.piece(1, size=size)
+        assert run([bytes(blob.data)], blob.pieces)[0] == {0: b"first", 1: None, 2: b"third"}
+
+
+class TestOverlaps:
+    def test_the_same_bytes_twice(self):
+        blob = Blob().stream(b"a" * 100, b"b" * 100)
+        blob.pieces.insert(1, blob.pieces[0]._replace(key=7))
+        for pieces in cuts(bytes(blob.data)):
+            result, _ = run(pieces, blob.pieces)
+            assert result == {0: b"a" * 100, 7: b"a" * 100, 1: b"b" * 100}
+
+    def test_the_same_bytes_with_another_digest(self):
+        blob = Blob().stream(b"a" * 100, b"b" * 100)
+        blob.pieces.insert(0, blob.pieces[0]._replace(key=7, digest=bytes(32)))
+        for pieces in cuts(bytes(blob.data)):
+            result, _ = run(pieces, blob.pieces)
+            assert result == {0: b"a" * 100, 7: None, 1: b"b" * 100}
+
+    @pytest.mark.parametrize(("inner", "size"), [(0, 150), (50, 20), (50, 100), (0, 10), (99, 2)])
+    def test_others_are_refused_however_they_arrive(self, inner, size):
+        blob = Blob().stream(b"a" * 100, b"b" * 100)
+        plain = b"a" * 100 + b"b" * 100
+        extra = Piece(7, 0, len(blob.data), inner, size, digest(plain[inner : inner + size]))
+        wanted = [blob.pieces[0], extra, blob.pieces[1]]
+        results = [run(pieces, wanted) for pieces in cuts(bytes(blob.data))]
+        for result, errors in results:
+            assert result[0] == b"a" * 100
+            assert result[7] is None
+            assert any("overlaps one at 0" in error for error in errors)
+            assert result == results[0][0]
+
+
+class TestCost:
+    def peak(self, data: bytes, wanted: list[Piece]) -> int:
+        pieces = [data[at : at + 65536] for at in range(0, len(data), 65536)]
+        tracemalloc.start()
+        try:
+            run(pieces, wanted)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    def test_skipping_takes_no_memory(self):
+        blob = Blob().stream(100 << 20, b"wanted", level=1)
+        assert self.peak(bytes(blob.data), blob.pieces) < 3 << 20
+
+    def test_a_chunk_takes_its_own_size(self):
+        blob = Blob().stream(noise(16 << 20), level=1)
+        assert self.peak(bytes(blob.data), blob.pieces) < 22 << 20
+
+    def test_a_bomb_yields_what_was_asked_for(self):
+        blob = Blob().stream(b"wanted", 100 << 20, level=9)
+        assert len(blob.data) < 200_000
+        assert self.peak(bytes(blob.data), blob.pieces) < 3 << 20
+
+    def test_a_flood_of_members(self):
+        """Each empty member costs a copy of what follows; too many are refused."""
+        data = gzip.compress(b"", mtime=0) * 200_000 + gzip.compress(b"x", mtime=0)
+        wanted = [Piece(0, 0, len(data), 0, 1, digest(b"x"))]
+        before = time.process_time()
+        result, (error,) = run([data], wanted)
+        assert time.process_time() - before < 1
+        assert result == {0: None}
+        assert f"more than {MAX_MEMBERS}" in error
+
+    def test_many_tiny_chunks_in_one_stream(self):
+        parts: list[bytes | int] = []
+        for number in range(20_000):
+            parts += [b"%d" % number, 512]
+        blob = Blob().stream(*parts, level=1)
+        data = bytes(blob.data)
+        before = time.process_time()
+        decoder = RangeDecoder(blob.pieces, 0)
+        decoded = decoder.feed(data) + decoder.finish()
+        assert time.process_time() - before < 2
+        assert {item.key: item.data for item in decoded} == blob.plain
+
+
+@given(st.binary(max_size=300), st.lists(st.tuples(*[st.integers(0, 300)] * 4), max_size=5))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_and_any_pieces(data, shapes):
+    wanted = sorted(
+        (
+            Piece(key, offset, offset + length, inner, size, bytes(32))
+            for key, (offset, length, inner, size) in enumerate(shapes)
+        ),
+        key=lambda piece: (piece.blob_offset, piece.inner_offset),
+    )
+    for pieces in ([data], [data[at : at + 1] for at in range(len(data))]):
+        result, _ = run(pieces, wanted)
+        assert set(result.values()) <= {None}
+
+
+@pytest.mark.parametrize("library", ["zlib", "isal"])
+def test_both_libraries_agree(monkeypatch, library):
+    """What the fallback decodes and refuses is what the fast library does."""
+    if library == "isal":
+        factory = pytest.importorskip("isal.isal_zlib").decompressobj
+    else:
+        factory = zlib.decompressobj
+    monkeypatch.setattr(decode, "open_member", lambda: factory(31))
+    blob = Blob().stream(b"one", 600).stream(noise(3 * INFLATE_STEP), 512, b"two")
+    blob.stream(512, b"three" * 100, members=3)
+    for pieces in cuts(bytes(blob.data)):
+        assert run(pieces, blob.pieces)[0] == blob.plain
+    start = blob.pieces[1].blob_offset
+    bent = bytes(blob.data[: start + 50]) + b"\xff" * 500 + bytes(blob.data[start + 550 :])
+    result, _ = run([bent], blob.pieces)
+    assert result[1] is None
+    assert (result[0], result[3]) == (blob.plain[0], blob.plain[3])

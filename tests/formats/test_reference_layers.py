@@ -1,0 +1,164 @@
+"""Layers by official producers hold exactly what their source tars hold."""
+
+import io
+import tarfile
+
+import pytest
+
+from lazyfs.digest import DigestMismatch, digest_of
+from lazyfs.formats.decode import RangeDecoder
+from lazyfs.formats.estargz import (
+    TAIL_SIZE,
+    Layer,
+    NotEstargz,
+    find_toc,
+    read_toc,
+    toc_digest_of,
+)
+from lazyfs.formats.toc import Kind
+from tests.support.estargz import (
+    ReferenceLayer,
+    contents_of,
+    files_of,
+    lossy,
+    members_of,
+    pieces_of,
+    reference_layers,
+    source_of,
+    xattrs_of,
+)
+from tests.support.readers import cuts
+
+KINDS = {
+    tarfile.REGTYPE: Kind.REGULAR,
+    tarfile.AREGTYPE: Kind.REGULAR,
+    tarfile.DIRTYPE: Kind.DIRECTORY,
+    tarfile.SYMTYPE: Kind.SYMLINK,
+    tarfile.LNKTYPE: Kind.HARDLINK,
+    tarfile.CHRTYPE: Kind.CHAR,
+    tarfile.BLKTYPE: Kind.BLOCK,
+    tarfile.FIFOTYPE: Kind.FIFO,
+}
+LANDMARKS = {b".prefetch.landmark", b".no.prefetch.landmark"}
+
+WITH_TOC = [layer for layer in reference_layers() if not layer.has_external_toc]
+WITHOUT_TOC = [layer for layer in reference_layers() if layer.has_external_toc]
+
+
+def read_layer(reference: ReferenceLayer) -> Layer:
+    blob = reference.blob
+    location = find_toc(blob[-TAIL_SIZE:], len(blob))
+    return read_toc(
+        blob[location.start : location.end],
+        expected=toc_digest_of(reference.annotations),
+        blob_size=len(blob),
+    )
+
+
+def test_there_are_reference_layers():
+    assert len(WITH_TOC) == 18
+    assert len(WITHOUT_TOC) == 4
+
+
+@pytest.mark.parametrize("reference", WITH_TOC, ids=lambda layer: layer.name)
+def test_metadata_equals_the_source(reference):
+    layer = read_layer(reference)
+    assert digest_of(layer.toc_bytes) == reference.toc_digest == layer.toc.digest
+    members = {
+        lossy(path): member for path, member in members_of(source_of(reference.name)).items()
+    }
+    entries = {entry.path: entry for entry in layer.toc.entries}
+    assert set(entries) - LANDMARKS == set(members)
+    for path, member in members.items():
+        entry = entries[path]
+        assert entry.kind is KINDS[member.type], path
+        assert (entry.mode, entry.uid, entry.gid) == (member.mode, member.uid, member.gid), path
+        assert entry.size == (member.size if member.isreg() else 0), path
+        # The reference writes whole seconds; it rounds as Go does.
+        assert abs(entry.mtime_seconds - member.mtime) < 1, path
+        assert entry.mtime_nanoseconds == 0
+        if member.issym():
+            assert entry.link == member.linkname.encode("utf-8", "surrogateescape")
+        if member.islnk():
+            assert entry.link == member.linkname.encode().strip(b"/")
+        if member.isdev() and not member.isfifo():
+            assert (entry.dev_major, entry.dev_minor) == (member.devmajor, member.devminor), path
+        assert entry.xattrs == xattrs_of(member), path
+
+
+@pytest.mark.parametrize("reference", WITH_TOC, ids=lambda layer: layer.name)
+def test_every_chunk_decodes_however_the_blob_arrives(reference):
+    layer = read_layer(reference)
+    pieces, chunks = pieces_of(layer.toc, layer.payload_end)
+    tar = source_of(reference.name)
+    expected = {lossy(path): data for path, data in contents_of(tar).items() if data}
+    for path in LANDMARKS & {path for path, _ in chunks}:
+        expected[path] = b"\x0f"
+    payload = reference.blob[: layer.payload_end]
+    for cut in cuts(payload):
+        decoder = RangeDecoder(pieces, 0)
+        decoded = [item for data in cut for item in decoder.feed(data)]
+        decoded += decoder.finish()
+        assert len(decoded) == len(pieces)
+        assert files_of(decoded, chunks) == expected
+
+
+@pytest.mark.parametrize("reference", WITH_TOC, ids=lambda layer: layer.name)
+def test_file_digests_are_of_the_files(reference):
+    layer = read_layer(reference)
+    contents = {lossy(p): data for p, data in contents_of(source_of(reference.name)).items()}
+    for entry in layer.toc.entries:
+        if entry.kind is Kind.REGULAR and entry.path not in LANDMARKS:
+            assert entry.digest == digest_of(contents[entry.path]).raw
+
+
+@pytest.mark.parametrize("reference", WITHOUT_TOC, ids=lambda layer: layer.name)
+def test_an_external_toc_is_refused_by_name(reference):
+    with pytest.raises(NotEstargz, match="external TOC") as caught:
+        find_toc(reference.blob[-TAIL_SIZE:], len(reference.blob))
+    assert "esgztoc" in (caught.value.hint or "")
+
+
+def test_landmarks_advise():
+    ends = {layer.name.rpartition("/")[2]: read_layer(layer) for layer in WITH_TOC}
+    assert ends["edge-default"].toc.prefetch_end == 0
+    assert ends["edge-prio-missing"].toc.prefetch_end == 262
+    prioritised = ends["edge-prio"]
+    assert prioritised.toc.prefetch_end == 25018
+    before = [
+        entry.path
+        for entry in prioritised.toc.entries
+        if entry.chunks and entry.chunks[0].blob_offset < 25018
+    ]
+    assert b".prefetch.landmark" not in before
+    assert before
+
+
+def test_shared_streams_are_in_the_sample():
+    chunks = [
+        chunk
+        for layer in WITH_TOC
+        if layer.name.endswith("edge-minchunk")
+        for entry in read_layer(layer).toc.entries
+        for chunk in entry.chunks
+    ]
+    assert any(chunk.inner_offset for chunk in chunks)
+    offsets = [chunk.blob_offset for chunk in chunks]
+    assert len(set(offsets)) < len(offsets)
+
+
+def test_another_layers_toc_is_refused():
+    one, other = WITH_TOC[0], WITH_TOC[-1]
+    location = find_toc(one.blob, len(one.blob))
+    with pytest.raises(DigestMismatch, match="TOC"):
+        read_toc(
+            one.blob[location.start : location.end],
+            expected=other.toc_digest,
+            blob_size=len(one.blob),
+        )
+
+
+def test_the_blob_is_a_plain_tar_for_everyone_else():
+    reference = WITH_TOC[0]
+    with tarfile.open(fileobj=io.BytesIO(reference.blob)) as archive:
+        assert "stargz.index.json" in archive.getnames()
