@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 HEADER_LIMIT = 16 << 10
 TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 SEPARATOR_RE = re.compile(r"[ \t,]*")
-SCHEME_RE = re.compile(TOKEN)
+SCHEME_RE = re.compile(rf"{TOKEN}(?=[ \t,]|$)(?![ \t]*=)")
 TOKEN68_RE = re.compile(r"[ \t]+[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|$)")
 PARAMETER_RE = re.compile(rf'({TOKEN})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 ESCAPE_RE = re.compile(r"\\(.)")
