@@ -1,7 +1,6 @@
 """``lazyfs mount``: returns when the mount is live."""
 
 import os
-import secrets
 import sys
 from datetime import UTC, datetime
 from functools import partial
@@ -88,7 +87,7 @@ def mount(
         driver=driver,
     )
     check_mountable(directory, options)
-    mount_id = secrets.token_hex(8)
+    mount_id = os.urandom(8).hex()
     runtime_dir = default_runtime_dir()
     make_runtime_directory(runtime_dir)
     mountpoint = real_path(directory)
@@ -115,6 +114,8 @@ def mount(
             working_directory=os.getcwd() if is_relative(image) or foreground else "/",
         )
         serve_mount(settings, link)
+        if not foreground:
+            remove_empty(log_path)
 
     if foreground:
         run_in_foreground(prepare, partial(serve, log_path=Path("/dev/stderr")), announce)
@@ -123,8 +124,7 @@ def mount(
     try:
         run_in_background(prepare, partial(serve, log_path=log_path), log_path)
     except BaseException:
-        if log_path.stat().st_size == 0:
-            log_path.unlink()
+        remove_empty(log_path)
         raise
     announce()
 
@@ -164,6 +164,15 @@ def make_log(folder: Path, mount_id: str) -> Path:
     except OSError as error:
         raise StoreError(f"log directory {folder}: {error.strerror}") from error
     return path
+
+
+def remove_empty(log_path: Path) -> None:
+    """Remove a log that has nothing to tell."""
+    try:
+        if log_path.stat().st_size == 0:
+            log_path.unlink()
+    except OSError:
+        pass
 
 
 def _with_settings(settings: dict[str, str], **given: Any) -> dict[str, Any]:

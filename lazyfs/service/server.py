@@ -115,7 +115,7 @@ def _first(group: BaseExceptionGroup[Exception]) -> Exception:
 
 async def _drive(session: PyfuseSession, everything: trio.CancelScope) -> None:
     await session.serve()
-    log.info("%s: unmounted", session.mountpoint)
+    log.debug("%s: unmounted", session.mountpoint)
     everything.cancel()
 
 
