@@ -1,0 +1,81 @@
+"""Taking the compression off a layer."""
+
+import gzip
+import io
+import os
+import tracemalloc
+
+import pytest
+import zstandard
+
+from lazyfs.formats.compression import PIECE_SIZE, BadCompression, decompress, is_compressed
+from tests.support.readers import check_flips
+
+DATA = os.urandom(300_000) + bytes(3 * PIECE_SIZE) + b"end"
+SKIPPABLE = b"\x50\x2a\x4d\x18\x04\0\0\0abcd"
+BLOBS = {
+    "tar": DATA,
+    "gzip": gzip.compress(DATA),
+    "gzip of many members": gzip.compress(DATA[:9]) + gzip.compress(b"") + gzip.compress(DATA[9:]),
+    "zstd": zstandard.compress(DATA),
+    "zstd of many frames": (
+        zstandard.compress(DATA[:9]) + SKIPPABLE + zstandard.compress(DATA[9:]) + SKIPPABLE
+    ),
+}
+
+
+def unpack(blob: bytes, step: int = 1 << 30) -> bytes:
+    stream = io.BytesIO(blob)
+    pieces = list(decompress(lambda size: stream.read(min(size, step))))
+    assert all(0 < len(piece) <= PIECE_SIZE for piece in pieces)
+    return b"".join(pieces)
+
+
+@pytest.mark.parametrize("name", BLOBS)
+def test_it_comes_off_however_the_blob_is_read(name: str):
+    for step in (1 << 30, 65_536, 5003):
+        assert unpack(BLOBS[name], step) == DATA
+    assert is_compressed(BLOBS[name][:4]) is (name != "tar")
+
+
+def test_nothing_is_nothing():
+    assert unpack(b"") == b""
+    assert not is_compressed(b"")
+
+
+def test_gzip_cut_anywhere_is_refused():
+    blob = gzip.compress(b"payload" * 40)
+    for size in range(2, len(blob)):
+        with pytest.raises(BadCompression):
+            unpack(blob[:size])
+    assert unpack(blob) == b"payload" * 40
+
+
+@pytest.mark.parametrize("junk", [b"x", bytes(512), b"\x1f\x8b\x08\x00junk"])
+def test_junk_after_the_stream_is_refused(junk: bytes):
+    for blob in (gzip.compress(b"payload"), zstandard.compress(b"payload")):
+        with pytest.raises(BadCompression):
+            unpack(blob + junk)
+
+
+def test_flipped_bits_are_refused_by_name():
+    assert check_flips(unpack, gzip.compress(os.urandom(500)), BadCompression) > 300
+    check_flips(unpack, zstandard.compress(os.urandom(500)), BadCompression)
+
+
+def test_a_bomb_takes_no_memory():
+    with io.BytesIO() as stream:
+        with gzip.GzipFile(fileobj=stream, mode="wb", mtime=0) as bomb:
+            for _ in range(300):
+                bomb.write(bytes(PIECE_SIZE))
+        blobs = [stream.getvalue(), zstandard.compress(bytes(300 << 20))]
+    for blob in blobs:
+        stream = io.BytesIO(blob)
+        tracemalloc.start()
+        try:
+            size = sum(len(piece) for piece in decompress(stream.read))
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert size == 300 << 20
+        assert peak < 16 << 20
