@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lazyfs.digest import BadDigest, Digest, parse_digest
 from lazyfs.errors import FormatError
-from lazyfs.formats.footer import FOOTER_SIZE, BadFooter, name_of_tail, parse_footer
+from lazyfs.formats.footer import FOOTER_SIZE, TAILS, BadFooter, format_of_tail, parse_footer
 from lazyfs.formats.inflate import INFLATE_ERRORS, open_member
 from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
 from lazyfs.formats.toc import BadToc, Toc, decode_toc
@@ -31,6 +31,14 @@ INFLATE_STEP = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGICS = (b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18")
 TAR_MAGIC = slice(257, 262)
+
+# Ordinary layers, and how a message says it.
+LAYERS = {
+    "gzip": "a plain gzip layer",
+    "zstd": "a plain zstd layer",
+    "tar": "a plain tar layer",
+    "unknown": "a plain layer (no footer)",
+}
 
 
 class NotEstargz(FormatError):
@@ -91,15 +99,39 @@ def find_toc(tail: bytes, blob_size: int, *, media_type: str | None = None) -> T
     try:
         footer = parse_footer(tail[-FOOTER_SIZE:])
     except BadFooter as exc:
-        looks = _appearance(tail, blob_size, media_type)
+        name = format_of(tail, blob_size, media_type)
+        looks = LAYERS.get(name) or TAILS[name]
         raise NotEstargz(
-            f"layer: got {looks}, expected eStargz", hint=_advice(looks, exc.message)
+            f"layer: got {looks}, expected eStargz", hint=_advice(name, exc.message)
         ) from exc
     end = blob_size - FOOTER_SIZE
     # An offset of 0 is legal: a layer without entries may consist of nothing but its TOC.
     if footer.toc_offset >= end:
         raise NotEstargz(f"footer: got TOC offset {footer.toc_offset}, expected less than {end}")
     return TocLocation(footer.toc_offset, end)
+
+
+def format_of(tail: bytes, blob_size: int, media_type: str | None) -> str:
+    """Return the short name of a blob's format: ``estargz``, or a key of LAYERS or TAILS.
+
+    Where the end does not tell, the start does if *tail* is the whole blob, else *media_type*.
+    """
+    try:
+        parse_footer(tail[-FOOTER_SIZE:])
+        return "estargz"
+    except BadFooter:
+        name = format_of_tail(tail)
+    if name != "unknown":
+        return name
+    head = tail if len(tail) == blob_size else b""
+    kind = (media_type or "").lower()
+    if head.startswith(ZSTD_MAGICS) or kind.endswith("+zstd"):
+        return "zstd"
+    if head.startswith(GZIP_MAGIC) or kind.endswith(("+gzip", ".gzip")):
+        return "gzip"
+    if head[TAR_MAGIC] == b"ustar" or kind.endswith(".tar"):
+        return "tar"
+    return "unknown"
 
 
 def read_toc(
@@ -181,25 +213,9 @@ def _octal(field: bytes) -> int | None:
     return int(digits, 8)
 
 
-def _appearance(tail: bytes, blob_size: int, media_type: str | None) -> str:
-    """Say what a blob is that has no eStargz footer."""
-    name = name_of_tail(tail)
-    if name != "no footer":
-        return name
-    head = tail if len(tail) == blob_size else b""
-    kind = (media_type or "").lower()
-    if head.startswith(ZSTD_MAGICS) or kind.endswith("+zstd"):
-        return "a plain zstd layer"
-    if head.startswith(GZIP_MAGIC) or kind.endswith(("+gzip", ".gzip")):
-        return "a plain gzip layer"
-    if head[TAR_MAGIC] == b"ustar" or kind.endswith(".tar"):
-        return "a plain tar layer"
-    return "a plain layer (no footer)"
-
-
-def _advice(looks: str, detail: str) -> str:
-    if "external TOC" in looks:
+def _advice(name: str, detail: str) -> str:
+    if name == "estargz-external-toc":
         return "the TOC lies in a second image (tag …-esgztoc); that is not supported yet"
-    if "damaged" in looks:
+    if name == "estargz-damaged":
         return detail
     return "convert the image first: lazyfs convert SRC DST"

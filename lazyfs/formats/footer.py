@@ -9,7 +9,7 @@ field carries the TOC's offset.  No I/O here: callers bring the bytes.
     38  an empty stored block, the last
     43  CRC and size of nothing
 
-Neighbouring formats end in footers of their own; ``name_of_tail`` tells them apart, so that a
+Neighbouring formats end in footers of their own; ``format_of_tail`` tells them apart, so that a
 refusal can say what a blob is instead.
 """
 
@@ -31,6 +31,15 @@ LEGACY_HEAD = GZIP_HEADER + b"\x16\x00"
 LEGACY_SIZE = 47
 EXTERNAL_TOC = GZIP_HEADER + b"\x15\x00SG\x11\x00STARGZEXTERNALTOC" + EMPTY_MEMBER_END
 ZSTD_CHUNKED_MAGICS = (b"GnUlInUx", b"GNUlInUx")  # two dialects
+
+# Short names of what a blob's end can tell, and how a message says it.
+TAILS = {
+    "estargz-external-toc": "an eStargz blob with an external TOC",
+    "stargz": "a legacy stargz blob (crfs)",
+    "zstd:chunked": "a zstd:chunked blob",
+    "estargz-damaged": "a damaged eStargz footer",
+    "unknown": "no footer",
+}
 
 
 class BadFooter(FormatError):
@@ -54,7 +63,7 @@ def parse_footer(data: bytes) -> Footer:
     if len(data) != FOOTER_SIZE:
         raise BadFooter(f"footer: got {len(data)} bytes, expected {FOOTER_SIZE}")
     if not data.startswith(ESTARGZ_HEAD) or not data.endswith(EMPTY_MEMBER_END):
-        raise BadFooter(f"footer: got {name_of_tail(data)}, expected an eStargz footer")
+        raise BadFooter(f"footer: got {TAILS[format_of_tail(data)]}, expected an eStargz footer")
     payload = data[len(ESTARGZ_HEAD) : -len(EMPTY_MEMBER_END)]
     match = PAYLOAD_RE.fullmatch(payload)
     if match is None:
@@ -72,15 +81,18 @@ def build_footer(toc_offset: int) -> bytes:
     return ESTARGZ_HEAD + b"%016xSTARGZ" % toc_offset + EMPTY_MEMBER_END
 
 
-def name_of_tail(tail: bytes) -> str:
-    """Say in a few words what a blob with these last bytes looks like."""
+def format_of_tail(tail: bytes) -> str:
+    """Return the short name of the format that a blob with these last bytes follows.
+
+    One of TAILS; ``unknown`` where the end says nothing, as that of an ordinary layer.
+    """
     if tail.endswith(EXTERNAL_TOC):
-        return "an eStargz blob with an external TOC"
+        return "estargz-external-toc"
     legacy = tail[-LEGACY_SIZE:]
     if legacy.startswith(LEGACY_HEAD) and PAYLOAD_RE.fullmatch(legacy[12:34]):
-        return "a legacy stargz blob (crfs)"
+        return "stargz"
     if tail.endswith(ZSTD_CHUNKED_MAGICS):
-        return "a zstd:chunked blob"
+        return "zstd:chunked"
     if tail[-FOOTER_SIZE:].startswith(ESTARGZ_HEAD):
-        return "a damaged eStargz footer"
-    return "no footer"
+        return "estargz-damaged"
+    return "unknown"
