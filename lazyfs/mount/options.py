@@ -144,7 +144,11 @@ def escape_value(text: str) -> str:
 
 
 def fuse_options(options: MountOptions, source: str) -> set[str]:
-    """Return the options for libfuse; *source* names the mount where no fsname was given."""
+    """Return the options for libfuse; *source* names the mount where no fsname was given.
+
+    ``max_read`` is not among them: libfuse ends the connection when the number in its greeting
+    differs, and a driver that cannot set that one has to do without.
+    """
     words = {
         "ro",
         "default_permissions",  # the modes of the tree are real: the kernel checks them
@@ -155,8 +159,6 @@ def fuse_options(options: MountOptions, source: str) -> set[str]:
     words.update(
         name for name in ("allow_other", "allow_root", "auto_unmount") if getattr(options, name)
     )
-    if options.max_read is not None:
-        words.add(f"max_read={options.max_read}")
     return words
 
 

@@ -90,6 +90,8 @@ async def _serve(settings: MountSettings, prepared: Prepared, link: Link) -> Non
     # Signals first: from the moment of the mount on, none may end us without unmounting.
     with trio.open_signal_receiver(*ENDING_SIGNALS) as signals:
         async with open_image(prepared, settings.access, mount_id=settings.mount_id) as image:
+            if settings.options.max_read is not None:
+                log.warning("option max_read: driver %s cannot limit reads; ignored", DRIVER)
             session = PyfuseSession(image, settings.mountpoint)
             session.mount(fuse_options(settings.options, prepared.resolved))
             server = _Server(settings, prepared, image, session)

@@ -102,7 +102,9 @@ def test_the_unknown_word_is_named():
 
 def test_sizes():
     assert parse_options(["max_read=4096"]).max_read == 4096
-    assert "max_read=65536" in fuse_options(parse_options(["max_read=65536"]), "s")
+    assert parse_options(["max_read=1048576"]).max_read == 1048576
+    # libfuse 3.14 would end the connection: its greeting, which pyfuse3 writes, says 0
+    assert fuse_options(parse_options(["max_read=65536"]), "s") == ALWAYS | {"fsname=s"}
 
 
 def test_the_source_of_the_mount():

@@ -1,0 +1,133 @@
+"""Real mounts in tests: when they are possible, and that nothing of them is left."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lazyfs.mount.point import load_mountinfo
+
+ROOT = Path(__file__).parent.parent.parent
+SECONDS = 30
+
+
+def why_no_mounts() -> str | None:
+    """Return why this machine cannot mount, or None."""
+    if not os.path.exists("/dev/fuse"):
+        return "no /dev/fuse"
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError as error:
+        return f"/dev/fuse: {error.strerror}"
+    return None
+
+
+needs_fuse = [
+    pytest.mark.fuse,
+    pytest.mark.skipif(why_no_mounts() is not None, reason=str(why_no_mounts())),
+]
+needs_root = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="not root"),
+]
+
+
+def is_mounted(path: str | Path) -> bool:
+    """Say whether something is mounted exactly on *path*."""
+    return any(entry.mountpoint == os.fsencode(path) for entry in load_mountinfo())
+
+
+def open_to_all(folder: Path) -> Path:
+    """Let other users reach *folder*, which pytest has made for this one only."""
+    for part in (folder, *folder.parents):
+        if part == part.parent or part.stat().st_uid != os.geteuid():
+            break
+        if part.stat().st_mode & 0o055 != 0o055:
+            part.chmod(0o755)
+    return folder
+
+
+def force_unmount(path: str | Path) -> None:
+    """Get rid of whatever is mounted on *path*, dead or alive."""
+    for _ in range(10):
+        if not is_mounted(path):
+            return
+        command = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
+        subprocess.run([*command, str(path)], timeout=SECONDS, check=False, capture_output=True)
+    raise AssertionError(f"{path} is still mounted")
+
+
+def run(*command: object, **options) -> subprocess.CompletedProcess:
+    """Run a program to its end; its output is captured, its exit code is the caller's to check."""
+    defaults = {"capture_output": True, "text": True, "timeout": SECONDS, "check": False}
+    return subprocess.run([str(word) for word in command], **(defaults | options))
+
+
+def wait_until(condition, seconds: float = SECONDS) -> None:
+    """Ask again and again until *condition* holds; for what another process does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"gave up after {seconds} s waiting for {condition}")
+        os.sched_yield()
+
+
+class Commanded:
+    """A process of ``serve_made.py``."""
+
+    def __init__(self, mountpoint: Path, options: Sequence[str], log: Path) -> None:
+        self.mountpoint = mountpoint
+        self.log_path = log
+        with log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.serve_made", str(mountpoint), *options],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                cwd=ROOT,
+            )
+
+    def wait_ready(self) -> None:
+        assert self.process.stdout.readline() == "ready\n", self.log_path.read_text()
+
+    def do(self, what: str, **arguments: object) -> object:
+        """Give a command, and return the answer."""
+        self.process.stdin.write(json.dumps({"do": what, **arguments}) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def wait_waiting(self, count: int) -> None:
+        """Wait until *count* readers wait for contents."""
+        wait_until(lambda: self.do("waiting") >= count)
+
+    def end(self) -> int:
+        """End the server as an operator does; return its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(SECONDS)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(SECONDS)
+        self.process.stdin.close()
+        self.process.stdout.close()
+        force_unmount(self.mountpoint)
+
+
+@contextmanager
+def serving_made(mountpoint: Path, *options: str) -> Iterator[Commanded]:
+    """Mount the sample image on *mountpoint* for the time of the block."""
+    server = Commanded(mountpoint, options, mountpoint.with_name(mountpoint.name + ".log"))
+    try:
+        server.wait_ready()
+        yield server
+    finally:
+        server.close()

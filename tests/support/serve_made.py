@@ -1,0 +1,142 @@
+"""Serve a made image through driver 1, in a process of its own, commanded over standard input.
+
+    python -m tests.support.serve_made MOUNTPOINT [OPTION…]
+
+Prints ``ready``; then answers each line of JSON with one: ``{"do": "log"}``, ``{"do": "forget"}``,
+``{"do": "cold", "device": 1}``, ``{"do": "warm"}``, ``{"do": "open"}``, ``{"do": "waiting"}``,
+``{"do": "fault", "device": 2}``, ``{"do": "mend"}``.  SIGTERM unmounts.
+
+A process of its own, because a page fault on one's own mount cannot be answered.
+"""
+
+import json
+import logging
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+
+import trio
+
+from lazyfs.errors import VerificationFailed
+from lazyfs.formats.toc import Kind
+from lazyfs.mount.options import fuse_options, parse_options
+from lazyfs.mount.session import PyfuseSession
+from tests.support.mounted import MadeImage, other, regular
+
+BIG = random.Random(1).randbytes(3_000_001)
+ACL_HEADER = (2).to_bytes(4, "little")
+
+
+def acl(*entries: tuple[int, int, int]) -> bytes:
+    """Return a POSIX ACL as the kernel keeps it: entries of tag, permissions, id."""
+    return ACL_HEADER + b"".join(
+        tag.to_bytes(2, "little") + permissions.to_bytes(2, "little") + id_.to_bytes(4, "little")
+        for tag, permissions, id_ in entries
+    )
+
+
+NOBODY_MAY_READ = acl(
+    (1, 6, 0xFFFFFFFF), (2, 4, 65534), (4, 0, 0xFFFFFFFF), (16, 4, 0xFFFFFFFF), (32, 0, 0xFFFFFFFF)
+)
+
+
+def sample_image() -> MadeImage:
+    """Return the image that is served; the same in every process."""
+    executable = Path("/bin/true").read_bytes()
+    bottom = [
+        other(b"bin", Kind.DIRECTORY),
+        regular(b"bin/true", executable, mode=0o755),
+        regular(b"bin/script", b"#!/bin/sh\nexit 42\n", mode=0o755),
+        regular(b"big", BIG),
+        regular(b"empty"),
+        regular(b"secret", b"for root's eyes", mode=0o600),
+        regular(
+            b"shared", b"by acl", 0o640, xattrs=((b"system.posix_acl_access", NOBODY_MAY_READ),)
+        ),
+        regular(
+            b"suid",
+            executable,
+            mode=0o4755,
+            xattrs=((b"security.capability", b"\1\0\0\2" + bytes(16)),),
+        ),
+        other(b"link", Kind.SYMLINK, 0o777, link=b"bin/true"),
+        other(b"broken", Kind.SYMLINK, 0o777, link=b"nowhere"),
+        other(b"hard", Kind.HARDLINK, link=b"big"),
+        other(b"null", Kind.CHAR, 0o666, dev_major=1, dev_minor=3),
+        other(b"disk", Kind.BLOCK, 0o660, dev_major=259, dev_minor=70000),
+        other(b"pipe", Kind.FIFO, 0o600, mtime_seconds=-86400, mtime_nanoseconds=5),
+        other(b"sticky", Kind.DIRECTORY, 0o1777, uid=12345, gid=70000),
+        other(b"many", Kind.DIRECTORY),
+        *(regular(b"many/%04d" % n, b"%d" % n) for n in range(1000)),
+        regular("ünïcode \n\t\"'".encode(), b"odd"),
+        regular(b"latin\xe91", b"not UTF-8", xattrs=((b"user.note", b"\0\xff"),)),
+    ]
+    top = [regular(b"top", b"other layer" * 1000), regular(b"deep/er/and/deeper/file", b"deep")]
+    return MadeImage(bottom, top, attributes={b"user.lazyfs.health": lambda: b"ok"})
+
+
+def answer(image: MadeImage, command: dict) -> object:
+    contents = image.contents
+    match command["do"]:
+        case "log":
+            return contents.log
+        case "forget":
+            contents.log.clear()
+        case "cold":
+            contents.gate = trio.Event()
+            contents.cold.add(command["device"])
+        case "warm":
+            contents.cold.clear()
+        case "open":
+            contents.gate.set()
+        case "waiting":
+            return contents.waiting
+        case "fault":
+            contents.faults[command["device"]] = VerificationFailed("chunk: got other bytes")
+        case "mend":
+            contents.faults.clear()
+    return None
+
+
+async def obey(image: MadeImage) -> None:
+    pending = b""
+    async with trio.lowlevel.FdStream(os.dup(0)) as commands:
+        async for data in commands:
+            *lines, pending = (pending + data).split(b"\n")
+            for line in lines:
+                print(json.dumps(answer(image, json.loads(line))), flush=True)
+
+
+async def serve(session: PyfuseSession, image: MadeImage) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def drive() -> None:
+                await session.serve()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(drive)
+            await session.wait_ready()
+            print("ready", flush=True)
+            nursery.start_soon(obey, image)
+            async for _ in signals:
+                await session.unmount()
+                nursery.cancel_scope.cancel()
+
+
+def main() -> None:
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    mountpoint, *words = sys.argv[1:]
+    image = sample_image()
+    session = PyfuseSession(image, mountpoint)
+    session.mount(fuse_options(parse_options(words), "made"))
+    try:
+        trio.run(serve, session, image)
+    finally:
+        session.close()
+
+
+if __name__ == "__main__":
+    main()
