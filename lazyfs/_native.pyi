@@ -1,0 +1,78 @@
+"""The native driver's core: ``native/include/lazyfs_core.h`` for Python.  May be missing."""
+
+from typing_extensions import Buffer
+
+MISS: int
+ATTRIBUTE: int
+HINT: int
+FAULT: int
+MAX_THREADS: int
+
+Layer = tuple[Buffer, Buffer, int, str, str]
+"""Layer table, presence map (a byte per chunk), content file, digest, diffID."""
+
+Event = tuple[int, int, int, int, int, int, int, int]
+"""Kind, id, device, nid, offset in the file, offset in the device, size, number."""
+
+class Server:
+    """Answers one FUSE connection in threads of its own, from INIT on.
+
+    Holds the buffers until ``close``; descriptors stay the caller's.  Raises ValueError for bytes
+    that contradict themselves, OSError when the system refuses, ValueError after ``close``.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        index: Buffer,
+        provenance: Buffer,
+        layers: list[Layer],
+        attributes: list[tuple[bytes, bytes | None]],
+        *,
+        threads: int = 1,
+        max_waiting: int = ...,
+        max_touches: int = ...,
+        max_read: int = ...,
+        share_device: bool = False,
+    ) -> None: ...
+    def start(self) -> None:
+        """Start the threads, once."""
+
+    def stop(self) -> None:
+        """End the threads and wait for that; the mount may still be there."""
+
+    def close(self) -> None:
+        """Stop, and give the buffers back.  Idempotent."""
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when there is something to take or to look at."""
+
+    def is_ready(self) -> bool:
+        """Say whether the kernel's greeting has been answered."""
+
+    def is_gone(self) -> bool:
+        """Say whether all threads have ended."""
+
+    def take(self) -> list[Event]:
+        """Return what has happened; at most a few hundred events at a time, never blocks."""
+
+    def answer(self, request: int, /) -> bool:
+        """Answer a miss from the content file; False: not resident, the request waits on."""
+
+    def answer_bytes(self, request: int, data: Buffer, /) -> bool:
+        """Answer a miss with all of its bytes; False: another size was asked for."""
+
+    def answer_attribute(self, request: int, value: Buffer, /) -> None:
+        """Give the value of an attribute."""
+
+    def answer_error(self, request: int, number: int, /) -> None:
+        """Make a request fail with errno *number*."""
+
+    def mark(self, device: int, chunk: int, /) -> None:
+        """Ask for one HINT when *chunk* is next read; replaces the device's mark."""
+
+    def touches(self, start: int = 0, /) -> list[tuple[int, int]]:
+        """Return (device, chunk) of first reads, in their order, from number *start* on."""
+
+    def statistics(self) -> dict[str, int]:
+        """Return counts; names as in the header."""

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Reads.  A byte leaves this file only if its chunk was RESIDENT, which another
+ * process or thread says by a store into the presence map, after the verified
+ * bytes are in the content file.  The map is therefore read with acquire order,
+ * and before the content.
+ */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "server.h"
+
+static bool is_chunk_resident(const struct lfs_device *device, uint64_t chunk)
+{
+	return chunk < device->layer.states_size &&
+	       __atomic_load_n(&device->layer.states[chunk],
+			       __ATOMIC_ACQUIRE) == LFS_RESIDENT;
+}
+
+static bool are_resident(const struct lfs_device *device, uint64_t first,
+			 uint64_t last)
+{
+	if (device->layer.content_fd < 0)
+		return false;
+	for (; first < last; first++)
+		if (!is_chunk_resident(device, first))
+			return false;
+	return true;
+}
+
+enum lfs_result lfs_is_resident(const struct lfs_device *device,
+				uint64_t offset, uint64_t size)
+{
+	uint64_t first, last;
+	enum lfs_result result;
+
+	result = lfs_table_covering(&device->layer.table, offset, offset + size,
+				    &first, &last);
+	if (result != LFS_OK)
+		return result;
+	return are_resident(device, first, last) ? LFS_OK : LFS_ABSENT;
+}
+
+bool lfs_read_content(const struct lfs_device *device, uint8_t *out,
+		      uint64_t offset, size_t size)
+{
+	ssize_t got;
+
+	while (size) {
+		got = pread(device->layer.content_fd, out, size,
+			    (off_t)offset);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			return false; /* the content file was damaged */
+		out += got;
+		offset += (uint64_t)got;
+		size -= (size_t)got;
+	}
+	return true;
+}
+
+/* Note the chunks that nobody has read before. */
+static void touch(struct lfs_server *server, uint32_t number, uint64_t first,
+		  uint64_t last)
+{
+	struct lfs_device *device = &server->devices[number - 1];
+	uint32_t place;
+
+	for (; first < last; first++) {
+		if (atomic_load_explicit(&device->seen[first],
+					 memory_order_relaxed) ||
+		    atomic_exchange_explicit(&device->seen[first], 1,
+					     memory_order_relaxed))
+			continue;
+		place = atomic_load_explicit(&server->touch_count,
+					     memory_order_relaxed);
+		do {
+			if (place >= server->options.max_touches)
+				return;
+		} while (!atomic_compare_exchange_weak(&server->touch_count,
+						       &place, place + 1));
+		__atomic_store_n(&server->touches[place].chunk,
+				 (uint32_t)first, __ATOMIC_RELAXED);
+		/* Device 0 is none: the place is taken but not written yet */
+		__atomic_store_n(&server->touches[place].device, number,
+				 __ATOMIC_RELEASE);
+	}
+}
+
+/* Tell the owner that a reader has reached the marked chunk, once. */
+static void check_mark(struct lfs_server *server, uint32_t number,
+		       uint64_t first, uint64_t last)
+{
+	struct lfs_device *device = &server->devices[number - 1];
+	struct lfs_event event = {.kind = LFS_EVENT_HINT, .device = number};
+	uint32_t mark;
+
+	mark = atomic_load_explicit(&device->mark, memory_order_relaxed);
+	if (mark < first || mark >= last)
+		return;
+	if (!atomic_compare_exchange_strong(&device->mark, &mark, LFS_NO_MARK))
+		return;
+	event.number = mark;
+	lfs_tell(server, &event);
+}
+
+void lfs_read(struct lfs_worker *worker, const struct lfs_request *request)
+{
+	struct lfs_server *server = worker->server;
+	uint64_t nid = lfs_nid_of(server, request->header.nodeid);
+	uint64_t unique = request->header.unique;
+	struct lfs_device *device;
+	struct lfs_extent extent;
+	struct fuse_read_in in;
+	struct lfs_inode inode;
+	uint64_t start, first, last;
+	uint32_t size;
+
+	lfs_count(&worker->counters.reads, 1);
+	if (request->body_size < sizeof(in)) {
+		lfs_reply_error(worker, unique, EINVAL);
+		return;
+	}
+	memcpy(&in, request->body, sizeof(in));
+	if (lfs_index_inode(&server->index, nid, &inode) != LFS_OK ||
+	    lfs_index_extent(&server->index, &inode, &extent) != LFS_OK) {
+		lfs_fault(worker, request);
+		return;
+	}
+	if (in.offset >= extent.size || !in.size) {
+		lfs_reply(worker, unique, NULL, 0);
+		return;
+	}
+	size = in.size;
+	if (size > extent.size - in.offset)
+		size = (uint32_t)(extent.size - in.offset);
+	if (size > LFS_MAX_READ) {
+		/* Never short: the kernel would take it for the file's end */
+		lfs_reply_error(worker, unique, EINVAL);
+		return;
+	}
+	device = &server->devices[extent.device - 1];
+	start = extent.offset + in.offset;
+	if (lfs_table_covering(&device->layer.table, start, start + size,
+			       &first, &last) != LFS_OK) {
+		lfs_fault(worker, request);
+		return;
+	}
+	touch(server, extent.device, first, last);
+	if (!are_resident(device, first, last)) {
+		lfs_count(&worker->counters.misses, 1);
+		if (!lfs_wait_for_bytes(worker, unique, nid, in.offset,
+					extent.device, start, size)) {
+			lfs_count(&worker->counters.refused, 1);
+			lfs_reply_error(worker, unique, EIO);
+		}
+		return;
+	}
+	check_mark(server, extent.device, first, last);
+	if (!lfs_read_content(device, worker->out, start, size)) {
+		lfs_fault(worker, request);
+		return;
+	}
+	lfs_count(&worker->counters.read_size, size);
+	lfs_reply(worker, unique, worker->out, size);
+}
