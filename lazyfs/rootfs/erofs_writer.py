@@ -26,7 +26,8 @@ from lazyfs.rootfs.provenance import build_provenance
 REVISION = 1
 """Of the encoding: part of the UUID, so that images written by other rules have another one."""
 
-MAX_DEVICES = 0xFFFF
+# The root follows the device table, and its nid has 16 bits.
+MAX_DEVICES = (0xFFFF * SLOT_SIZE - erofs.DEVICE_TABLE_OFFSET) // erofs.DEVICE_SLOT_SIZE
 TAG_SIZE = 64
 IMPLICIT = TocEntry(b"", Kind.DIRECTORY, 0o755, 0, 0)
 
@@ -282,7 +283,7 @@ def _write_devices(image: bytearray, devices: Sequence[tuple[str, int]]) -> None
         # would pass 32 bits it is left out: readers then know the device by its number only.
         fits = unified_start + block_count <= erofs.NO_BLOCK
         erofs.DEVICE_SLOT.pack_into(
-            image, position, text, min(block_count, erofs.NO_BLOCK), unified_start if fits else 0
+            image, position, text, block_count, unified_start if fits else 0
         )
         unified_start += block_count
         position += erofs.DEVICE_SLOT_SIZE

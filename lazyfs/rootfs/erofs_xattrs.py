@@ -5,6 +5,7 @@ prefix index u8, value size u16, the name without its prefix, the value, zeros u
 Entries are sorted by (prefix index, name), so that equal attributes give equal bytes.
 """
 
+import struct
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -22,6 +23,12 @@ MAX_NAME_SIZE = 255  # with the prefix: Linux' XATTR_NAME_MAX
 MAX_VALUE_SIZE = 0xFFFF
 MAX_COUNT = 0xFFFF  # of the inode's field: (body size - header) / 4 + 1
 HEADER = bytes(XATTR_HEADER_SIZE)
+
+# An ACL's value is that of getxattr(2): a version, then tag, permissions and id of each entry.
+ACL_HEADER = struct.Struct("<I")
+ACL_ENTRY = struct.Struct("<HHI")
+ACL_VERSION = 2
+ACL_TAGS = (0x01, 0x02, 0x04, 0x08, 0x10, 0x20)
 INDEXES = tuple((prefix, index) for index, prefix in XATTR_PREFIXES.items())
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
@@ -61,7 +68,7 @@ class XattrBodies:
 
         Raises UnsupportedByErofs also for an added name that EROFS cannot express.
         """
-        wanted = {name: value for name, value in xattrs if _split(name) is not None}
+        wanted = {name: value for name, value in xattrs if _is_kept(name, value)}
         for name in added:
             if _prefix_index(name) is None:
                 raise UnsupportedByErofs(
@@ -79,14 +86,30 @@ class XattrBodies:
 
 def _from_image(xattrs: Xattrs, path: bytes) -> tuple[bytes, tuple[bytes, ...]]:
     """Return the body and the names left out."""
-    kept = [(name, value) for name, value in xattrs if _split(name) is not None]
-    dropped = tuple(name for name, _ in xattrs if _split(name) is None)
+    kept = [(name, value) for name, value in xattrs if _is_kept(name, value)]
+    dropped = tuple(name for name, value in xattrs if not _is_kept(name, value))
     return _build(path, kept), dropped
 
 
-def _split(name: bytes) -> tuple[int, bytes] | None:
-    """Return (prefix index, rest) of an image's attribute, or None if it is left out."""
-    return None if name.startswith(HIDDEN_PREFIX) else _prefix_index(name)
+def _is_kept(name: bytes, value: bytes) -> bool:
+    """Return whether an image's attribute goes into the index."""
+    if name.startswith(HIDDEN_PREFIX):
+        return False
+    split = _prefix_index(name)
+    return split is not None and (split[0] not in ACL_INDEXES or _is_acl(value))
+
+
+def _is_acl(value: bytes) -> bool:
+    """Return whether the kernel can decode *value* as a POSIX ACL with entries.
+
+    With another value in its place, every access to the file would fail.
+    """
+    if len(value) < ACL_HEADER.size or ACL_HEADER.unpack_from(value) != (ACL_VERSION,):
+        return False
+    entries = value[ACL_HEADER.size :]
+    if not entries or len(entries) % ACL_ENTRY.size:
+        return False
+    return all(tag in ACL_TAGS for tag, _, _ in ACL_ENTRY.iter_unpack(entries))
 
 
 def _prefix_index(name: bytes) -> tuple[int, bytes] | None:

@@ -12,7 +12,9 @@ from lazyfs.formats.toc import Toc
 
 LAYOUT_VERSION = 1
 BLOCK_SIZE = 4096
-MAX_DEVICE_SIZE = (1 << 32) * BLOCK_SIZE  # an extent's start is a 32-bit block number (16 TiB)
+# An extent starts at a 32-bit block number, and EROFS takes the last one for a hole: a file there
+# would read as zeros.
+MAX_DEVICE_SIZE = 0xFFFFFFFF * BLOCK_SIZE
 NO_PAYLOAD = -1
 
 

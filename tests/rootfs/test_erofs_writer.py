@@ -18,6 +18,7 @@ from lazyfs.rootfs.erofs_format import (
     encode_device_number,
     superblock_checksum,
 )
+from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.erofs_writer import build_index
 from lazyfs.rootfs.whiteout import LANDMARKS
 from tests.support.naive_merge import naive_facts, naive_merge
@@ -185,6 +186,16 @@ class TestSizes:
         assert other is not None
         assert other.offset == -(-size // 4096) * 4096
 
+    def test_devices_that_no_unified_address_reaches(self) -> None:
+        """Three devices of 8 TiB: only the first one's blocks have 32-bit numbers in one space."""
+        tocs = [toc_of(file_of(b"%d" % n, 8 << 40), seed=n) for n in range(3)]
+        index, built = index_of(*tocs)
+        starts = [struct.unpack_from("<I", built.image, 1152 + 128 * k + 68)[0] for k in range(3)]
+        assert starts == [1, 0, 0]
+        extent = index.extent(index.lookup(index.root_nid, b"2"))
+        assert extent is not None
+        assert extent.device == 3
+
     def test_a_file_beyond_one_chunk(self) -> None:
         with pytest.raises(UnsupportedByErofs, match="file b'f': got"):
             index_of(toc_of(file_of(b"f", (8 << 40) + 1)))
@@ -335,6 +346,12 @@ class TestLimits:
     def test_devices(self) -> None:
         with pytest.raises(UnsupportedByErofs, match="got 1 layers and 0 tags"):
             build_index([toc_of()], root_xattrs={}, device_tags=[])
+        with pytest.raises(UnsupportedByErofs, match="at most 16374"):
+            build_index([toc_of()] * 16375, root_xattrs={}, device_tags=[""] * 16375)
+        index = ErofsIndex(
+            build_index([toc_of()] * 16374, root_xattrs={}, device_tags=[""] * 16374).image
+        )
+        assert index.root_nid == 65532
         with pytest.raises(UnsupportedByErofs, match="got 65 characters"):
             build_index([toc_of()], root_xattrs={}, device_tags=["x" * 65])
 
@@ -348,12 +365,27 @@ class TestLimits:
         assert extent.device == 1024
 
 
+ACL = bytes.fromhex("0200000001000600ffffffff04000400ffffffff20000400ffffffff")
+
+
 class TestXattrs:
+    @pytest.mark.parametrize(
+        "value",
+        [b"", b"\2\0\0", b"\2\0\0\0", b"\1" + ACL[1:], ACL[:-1], ACL + b"\0",
+         ACL[:4] + b"\x40" + ACL[5:]],
+    )  # fmt: skip
+    def test_an_acl_that_linux_cannot_decode(self, value: bytes) -> None:
+        """It would make the file inaccessible on a mount by the kernel."""
+        name = b"system.posix_acl_access"
+        index, built = index_of(toc_of(regular(b"a", xattrs=((name, value),))))
+        assert index.xattrs(index.lookup(index.root_nid, b"a")) == {}
+        assert [x.name for x in built.dropped_xattrs] == [name]
+
     def test_namespaces(self) -> None:
         kept = {
             b"security.capability": b"\1\0",
-            b"system.posix_acl_access": b"\2\0\0\0",
-            b"system.posix_acl_default": b"\2\0\0\0x",
+            b"system.posix_acl_access": ACL,
+            b"system.posix_acl_default": ACL + ACL[4:12],
             b"trusted.overlay.x": b"",
             b"user.a": b"\0",
         }

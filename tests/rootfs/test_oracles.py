@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lazyfs.digest import Digest
-from lazyfs.formats.toc import Kind, Toc, decode_toc
+from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry, decode_toc
 from tests.support.images import source_tar
 from tests.support.kernel_erofs import (
     facts_on_disk,
@@ -210,6 +210,36 @@ def test_kernel_with_everything_in_one_file(image: Image, tmp_path: Path) -> Non
             file.write(part.read_bytes())
     with kernel_mount(flat, [], tmp_path / "mounted") as root:
         compare(image, root)
+
+
+@pytest.mark.root
+def test_kernel_with_devices_beyond_32_bit_addresses(tmp_path: Path) -> None:
+    """Devices of 4 TiB, sparse: by their numbers the kernel reaches all of them."""
+    tocs = []
+    for number in range(6):
+        vast = TocEntry(
+            b"vast%d" % number, Kind.REGULAR, 0o644, 0, 0,
+            size=4 << 40, chunks=(Chunk(0, 4 << 40, 0, 0, bytes(32)),),
+        )  # fmt: skip
+        tocs.append(toc_of(vast, regular(b"small%d" % number, b"in layer %d" % number)))
+    index, built = index_of(*tocs)
+    image = tmp_path / "index.erofs"
+    image.write_bytes(built.image)
+    devices = []
+    for number in range(6):
+        devices.append(tmp_path / f"device{number}")
+        with devices[-1].open("wb") as file:
+            file.truncate((4 << 40) + 4096)
+            file.seek(4 << 40)
+            file.write(b"in layer %d" % number)
+    with kernel_mount(image, devices, tmp_path / "mounted") as root:
+        for number in range(6):
+            assert (root / f"small{number}").read_bytes() == b"in layer %d" % number
+            assert (root / f"vast{number}").stat().st_size == 4 << 40
+            with (root / f"vast{number}").open("rb") as file:
+                file.seek((4 << 40) - 5)
+                assert file.read() == bytes(5)
+    assert index.devices[5].size == (4 << 40) + 4096
 
 
 @pytest.mark.root
