@@ -162,6 +162,8 @@ def short(size: int) -> Behaviour:
     """Send only the first *size* bytes of the range, and say so."""
 
     def behave(request: Request, answer: Answer) -> Answer:
+        if answer.status != 206:
+            return answer
         body = answer.content()[:size]
         start, total = _start(answer), answer.headers["Content-Range"].rpartition("/")[2]
         spelled = f"bytes {start}-{start + len(body) - 1}/{total}"
@@ -209,6 +211,11 @@ def replaced(body: bytes) -> Behaviour:
 def headers(extra: Mapping[str, str]) -> Behaviour:
     """Add header fields."""
     return lambda request, answer: replace(answer, headers={**answer.headers, **extra})
+
+
+def both(first: Behaviour, second: Behaviour) -> Behaviour:
+    """Misbehave in two ways at once."""
+    return lambda request, answer: second(request, first(request, answer))
 
 
 def _start(answer: Answer) -> int:

@@ -164,6 +164,12 @@ class FakeRegistry:
         if self._bearer:
             self._bearer.tokens.clear()
 
+    def share_tokens(self, other: "FakeRegistry") -> None:
+        """Accept the tokens that *other*'s token service hands out."""
+        if self._bearer is None or other._bearer is None:
+            raise ValueError("share_tokens: both registries must require tokens")
+        self._bearer.tokens = other._bearer.tokens
+
     @property
     def tokens_issued(self) -> int:
         return self._bearer.issued if self._bearer else 0
