@@ -53,11 +53,10 @@ async def fetch_layer(source: Source, layer: Descriptor, path: Path) -> None:
                             size += len(waiting)
                             waiting.clear()
             except Unavailable:
-                if size == start:
+                if size + len(waiting) == start:
                     raise
-            else:
-                store(waiting)
-                size += len(waiting)
+            store(waiting)
+            size += len(waiting)
     got = Digest(layer.digest.algorithm, digest.hexdigest())
     if got != layer.digest:
         raise DigestMismatch(f"layer {layer.digest}: got {got} ({size} bytes)")
