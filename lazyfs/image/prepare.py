@@ -110,10 +110,9 @@ async def _prepare(request: Request, store: Store, *, is_volatile: bool) -> Prep
 
 def wanted_platform(text: str | None) -> Platform:
     """Return the platform that *text* spells, or this machine's."""
-    if text is not None:
-        return parse_platform(text)
     machine = os.uname()
-    return platform_of_machine(machine.sysname, machine.machine)
+    host = platform_of_machine(machine.sysname, machine.machine)
+    return host if text is None else parse_platform(text, host=host)
 
 
 def _has_layers(store: Store, record: ImageRecord) -> bool:

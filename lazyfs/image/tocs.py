@@ -80,15 +80,15 @@ async def fetch_toc(origin: Origin, layer: Descriptor, digest: Digest) -> Layer:
     tail_size = min(layer.size, max(TAIL_MIN, min(TAIL_MAX, layer.size // TAIL_SHARE)))
     tail_start = layer.size - tail_size
     try:
-        tail = await _read_range(origin, layer, tail_start, layer.size)
-        location = find_toc(tail, layer.size)
+        tail = await read_range(origin, layer, tail_start, layer.size)
+        location = find_toc(tail, layer.size, media_type=layer.media_type)
         if location.end - location.start > TOC_MEMBER_LIMIT:
             raise NotEstargz(
                 f"TOC: got {location.end - location.start} compressed bytes, "
                 f"expected at most {TOC_MEMBER_LIMIT}"
             )
         if location.start < tail_start:
-            tail = await _read_range(origin, layer, location.start, tail_start) + tail
+            tail = await read_range(origin, layer, location.start, tail_start) + tail
             tail_start = location.start
         member = tail[location.start - tail_start : location.end - tail_start]
         return read_toc(member, expected=digest, blob_size=layer.size)
@@ -96,6 +96,7 @@ async def fetch_toc(origin: Origin, layer: Descriptor, digest: Digest) -> Layer:
         raise type(exc)(f"layer {layer.digest}: {exc.message}", hint=exc.hint) from exc
 
 
-async def _read_range(origin: Origin, layer: Descriptor, start: int, end: int) -> bytes:
+async def read_range(origin: Origin, layer: Descriptor, start: int, end: int) -> bytes:
+    """Return bytes *start* to *end* of a layer's blob; nothing vouches for them yet."""
     async with origin.source.open_range(layer, start, end) as body:
         return b"".join([data async for data in body])
