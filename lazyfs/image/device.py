@@ -9,6 +9,10 @@ from lazyfs.oci.descriptor import Descriptor
 from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.content import RESIDENT, LayerContent
 
+AROUND_SIZE = 16 << 10
+"""Blob bytes on either side of a miss.  Of the 33 misses of a first ``python3 -c`` 8 go away for
+8 % more bytes; twice as many bytes on either side save one more, and cost as much again."""
+
 AHEAD_MIN = 64 << 10
 AHEAD_MAX = 8 << 20
 NOWHERE = -(1 << 63)  # not near any offset: the first demand is never a sequential one
@@ -66,21 +70,39 @@ class Device:
             positions.update(range(first, last + 1))
         return [order[p] for p in sorted(positions) if self.is_wanted(order[p])]
 
-    def read_ahead(self, chunks: list[int]) -> list[int]:
-        """Return the chunks to fetch beyond *chunks*, which a reader misses now.
+    def with_neighbours(self, chunks: list[int]) -> list[int]:
+        """Return *chunks*, which a reader misses now, with what to fetch along with them.
 
-        Nothing for a reader that jumps; for one that goes on where the last demand ended, in blob
-        order and so also across files, a window that doubles from 64 KiB to 8 MiB.
+        For a reader that goes on where the last demand ended, in blob order and so also across
+        files: a window ahead that doubles from 64 KiB to 8 MiB.  For one that jumps: the small
+        chunks within 16 KiB, since files that lie together are often used together.
         """
         start = self.table.blob_offset(chunks[0])
         is_sequential = 0 <= start - self._ahead_end <= AHEAD_MIN
         self._ahead_position = self.position(chunks[-1]) + 1
         self._ahead_end = self.table.blob_end(chunks[-1])
         self.marks.clear()
-        if not is_sequential:
-            self._ahead_size = 0
-            return []
-        return self.go_ahead()
+        if is_sequential:
+            return chunks + self.go_ahead()
+        self._ahead_size = 0
+        return self._around(chunks)
+
+    def _around(self, chunks: list[int]) -> list[int]:
+        table, order = self.table, self.order
+        first, last = self.position(chunks[0]), self.position(chunks[-1])
+        before: list[int] = []
+        lowest = table.blob_offset(chunks[0]) - AROUND_SIZE
+        while first > 0 and table.blob_offset(order[first - 1]) >= lowest:
+            first -= 1
+            if self.is_wanted(order[first]):
+                before.append(order[first])
+        after: list[int] = []
+        highest = table.blob_end(chunks[-1]) + AROUND_SIZE
+        while last + 1 < len(order) and table.blob_end(order[last + 1]) <= highest:
+            last += 1
+            if self.is_wanted(order[last]):
+                after.append(order[last])
+        return before[::-1] + chunks + after
 
     def go_ahead(self) -> list[int]:
         """Return the chunks of the next, larger window: the reader has reached the mark.

@@ -7,8 +7,10 @@ nursery.  docs/concurrency.md says what is atomic between awaits.
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import trio
 
@@ -17,6 +19,7 @@ from lazyfs.formats.decode import Decoded, Piece, RangeDecoder
 from lazyfs.image.device import Device
 from lazyfs.image.flights import Flight
 from lazyfs.image.origin import Origin
+from lazyfs.image.pace import Pace
 from lazyfs.image.plan import Run, plan_runs
 from lazyfs.image.profile import Recorder
 from lazyfs.image.spare import Spare
@@ -35,6 +38,22 @@ CLAIM_SECONDS = 0.005
 
 DEMAND_REQUESTS = 8
 WORKERS = 2
+
+
+CALM_SECONDS = 0.3
+REST_SECONDS = 1.0
+BURST_SECONDS = 1.0
+
+
+class Pressure(Enum):
+    """What readers need of the link, for background work to yield to."""
+
+    NONE = 0
+    """Nobody has waited for a request lately."""
+    BURST = 1
+    """Somebody began to, after a rest: a program starts, and each of its reads waits."""
+    STEADY = 2
+    """Somebody has for a while: filling the store is what helps most now."""
 
 
 class ChunkCorrupt(VerificationFailed):
@@ -75,6 +94,7 @@ class Fetcher:
     ) -> None:
         self.statistics = FetchStatistics()
         self.recorder = Recorder(devices)
+        self.pace = Pace(trio.current_time)
         self._devices = {device.number: device for device in devices}
         self._origin = origin
         self._nursery = nursery
@@ -82,7 +102,7 @@ class Fetcher:
         self._workers = trio.CapacityLimiter(WORKERS)
         self._slots = trio.CapacityLimiter(DEMAND_REQUESTS)
         self._demand_runs = 0
-        self._demand_ended = 0.0
+        self._demand_ended = self._burst_started = -math.inf
         self._spare = Spare()
         self._is_full = False
 
@@ -153,7 +173,7 @@ class Fetcher:
             for chunk in wanted:
                 self._raise_if_refused(dev, chunk)
             wanted = dev.with_stream(wanted)
-            self._launch(dev, wanted + dev.read_ahead(wanted), is_demand=True)
+            self._launch(dev, dev.with_neighbours(wanted), is_demand=True)
         flights = [(chunk, dev.flights[chunk]) for chunk in missing if chunk in dev.flights]
         for chunk, flight in flights:
             data = await flight.wait()
@@ -183,14 +203,16 @@ class Fetcher:
 
     # Requests.
 
-    @property
-    def is_busy(self) -> bool:
-        """True while readers wait for requests, and shortly after: background work steps back."""
-        return self._demand_runs > 0 or trio.current_time() - self._demand_ended < 0.05
+    def pressure(self) -> Pressure:
+        """Say how much readers need the link now."""
+        now = trio.current_time()
+        if self._demand_runs == 0 and now - self._demand_ended > CALM_SECONDS:
+            return Pressure.NONE
+        return Pressure.BURST if now - self._burst_started < BURST_SECONDS else Pressure.STEADY
 
     def _launch(self, dev: Device, chunks: list[int], *, is_demand: bool) -> None:
         """Start fetching *chunks* (wanted, in blob order) and return."""
-        for run in plan_runs(dev.table, chunks):
+        for run in plan_runs(dev.table, chunks, gap=self.pace.gap_size):
             self._take_off(dev, run)
             self._nursery.start_soon(self._run_demand, dev, run, is_demand)
 
@@ -200,6 +222,9 @@ class Fetcher:
             dev.flights[chunk] = Flight()
 
     async def _run_demand(self, dev: Device, run: Run, is_demand: bool) -> None:
+        now = trio.current_time()
+        if is_demand and self._demand_runs == 0 and now - self._demand_ended > REST_SECONDS:
+            self._burst_started = now
         self._demand_runs += is_demand
         try:
             async with self._slots:
@@ -213,7 +238,11 @@ class Fetcher:
 
     async def fetch_background(self, dev: Device, chunks: list[int]) -> None:
         """Fetch wanted chunks that nobody waits for yet, in blob order; errors only end flights."""
-        for run in plan_runs(dev.table, chunks):
+        for run in plan_runs(dev.table, chunks, gap=self.pace.gap_size):
+            # While an earlier run was fetched, readers may have asked for chunks of this one.
+            run.chunks = [chunk for chunk in run.chunks if dev.is_wanted(chunk)]
+            if not run.chunks:
+                continue
             self._take_off(dev, run)
             self.statistics.background_requests += 1
             self.statistics.background_size += run.end - run.start
@@ -268,14 +297,23 @@ class Fetcher:
         bad: dict[int, str] = {}
         buffered: list[bytes] = []
         size = 0
-        async with self._origin.source.open_range(dev.descriptor, run.start, run.end) as body:
-            async for data in body:
-                buffered.append(data)
-                size += len(data)
-                if size >= FEED_SIZE:
-                    await self._feed(dev, decoder, b"".join(buffered), bad)
-                    buffered.clear()
-                    size = 0
+        started = self.pace.started()
+        is_answered = False
+        try:
+            async with self._origin.source.open_range(dev.descriptor, run.start, run.end) as body:
+                async for data in body:
+                    if not is_answered:
+                        self.pace.answered(started)
+                        is_answered = True
+                    self.pace.received(len(data))
+                    buffered.append(data)
+                    size += len(data)
+                    if size >= FEED_SIZE:
+                        await self._feed(dev, decoder, b"".join(buffered), bad)
+                        buffered.clear()
+                        size = 0
+        finally:
+            self.pace.ended()
         await self._feed(dev, decoder, b"".join(buffered), bad, is_last=True)
         return bad
 

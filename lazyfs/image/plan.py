@@ -9,10 +9,6 @@ from dataclasses import dataclass
 
 from lazyfs.rootfs.table import LayerTable
 
-COALESCE_SIZE = 64 << 10
-"""A gap of fewer bytes than this is fetched rather than left out: a request costs about 1 ms of
-processor, in which 64 KiB arrive on a link of 500 Mbit/s."""
-
 SEGMENT_SIZE = 4 << 20
 """Where a run grows beyond this, the next one begins: several requests in parallel fill a link
 that one connection does not, and the first bytes arrive no later."""
@@ -31,12 +27,13 @@ def plan_runs(
     table: LayerTable,
     chunks: Iterable[int],
     *,
-    gap: int = COALESCE_SIZE,
+    gap: int,
     segment: int = SEGMENT_SIZE,
 ) -> list[Run]:
     """Return the runs that cover *chunks*, which come sorted by blob offset.
 
-    Chunks of one shared stream stay in one run, whatever its size.
+    A gap of up to *gap* bytes between two chunks is fetched rather than left out.  A run grows to
+    *segment* bytes; chunks of one shared stream stay in one run, whatever its size.
     """
     runs: list[Run] = []
     run: Run | None = None

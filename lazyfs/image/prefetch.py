@@ -1,8 +1,11 @@
 """Fetching what nobody has asked for yet: what was read first the last time, or else what the
 producer marked; then everything.
 
-Background work yields to readers by concurrency: while any of them waits, one worker goes on and
-the others pause.  It is never cancelled, so what it has asked for is never thrown away.
+What a profile or a landmark names is what readers are about to want, so it waits for nobody.  The
+rest yields to readers: while a burst of reads lasts (a program starts), no request for it is begun;
+when readers go on for longer than that, filling is what helps them, and it goes on beside them.
+It is never cancelled, so what it has asked for is never thrown away, and it is never starved, since
+a burst ends after a moment.
 """
 
 import itertools
@@ -11,14 +14,12 @@ from collections.abc import Iterator, Sequence
 import trio
 
 from lazyfs.image.device import Device
-from lazyfs.image.fetch import Fetcher
-
-SEGMENT_SIZE = 2 << 20
-"""Compressed bytes per background request: a reader whose chunk is among them waits for them."""
+from lazyfs.image.fetch import Fetcher, Pressure
 
 WORKERS = 3
 PAUSE_SECONDS = 0.02
 FAILURE_SECONDS = 5.0
+Segments = Iterator[tuple[Device, list[int]]]
 MODES = ("none", "landmark", "profile", "all")
 """Nothing; the landmark's range; the recorded profile, or the landmark's range without one; and
 after that, all the rest."""
@@ -36,24 +37,27 @@ async def prefetch(
     """
     if mode == "none":
         return
+    chain = itertools.chain.from_iterable
     if profiled is not None and mode != "landmark":
-        segments = profiled
+        await _fetch_all(fetcher, profiled, yields=False)
     else:
-        segments = itertools.chain.from_iterable(_landmark(device) for device in devices)
+        marked = chain(_landmark(fetcher, device) for device in devices)
+        await _fetch_all(fetcher, marked, yields=False)
     if mode == "all":
-        rest = itertools.chain.from_iterable(_segments(device) for device in devices)
-        segments = itertools.chain(segments, rest)
+        rest = chain(_segments(fetcher, device) for device in devices)
+        await _fetch_all(fetcher, rest, yields=True)
+
+
+async def _fetch_all(fetcher: Fetcher, segments: Segments, *, yields: bool) -> None:
     async with trio.open_nursery() as nursery:
-        for number in range(WORKERS):
-            nursery.start_soon(_work, fetcher, segments, number)
+        for _ in range(WORKERS):
+            nursery.start_soon(_work, fetcher, segments, yields)
 
 
-async def _work(
-    fetcher: Fetcher, segments: Iterator[tuple[Device, list[int]]], number: int
-) -> None:
-    """Take segments until there are none; worker 0 never pauses for readers."""
+async def _work(fetcher: Fetcher, segments: Segments, yields: bool) -> None:
+    """Take segments until there are none."""
     while True:
-        while number and fetcher.is_busy:  # noqa: ASYNC110 - it ends by time, too
+        while yields and fetcher.pressure() is Pressure.BURST:  # noqa: ASYNC110 - ends by time
             await trio.sleep(PAUSE_SECONDS)
         segment = next(segments, None)
         if segment is None:
@@ -64,22 +68,25 @@ async def _work(
             await trio.sleep(FAILURE_SECONDS)
 
 
-def _landmark(device: Device) -> Iterator[tuple[Device, list[int]]]:
+def _landmark(fetcher: Fetcher, device: Device) -> Iterator[tuple[Device, list[int]]]:
     end = device.table.prefetch_end
     if end:
-        yield from _segments(device, end)
+        yield from _segments(fetcher, device, end)
 
 
-def _segments(device: Device, end: int | None = None) -> Iterator[tuple[Device, list[int]]]:
-    """Yield the wanted chunks below blob offset *end* in groups of about SEGMENT_SIZE.
+def _segments(
+    fetcher: Fetcher, device: Device, end: int | None = None
+) -> Iterator[tuple[Device, list[int]]]:
+    """Yield the wanted chunks below blob offset *end*, in groups of one request's size.
 
-    Whether a chunk is wanted is asked when its group is taken, not when the iteration starts.
+    The size, and whether a chunk is wanted, are asked when a group is taken.
     """
     table, order = device.table, device.order
     position = 0
     while position < len(order):
         group: list[int] = []
         start = -1
+        limit = fetcher.pace.segment_size
         while position < len(order):
             chunk = order[position]
             if end is not None and table.blob_offset(chunk) >= end:
@@ -89,7 +96,7 @@ def _segments(device: Device, end: int | None = None) -> Iterator[tuple[Device, 
                 if start < 0:
                     start = table.blob_offset(chunk)
                 is_shared = bool(group) and table.blob_offset(group[-1]) == table.blob_offset(chunk)
-                if group and not is_shared and table.blob_end(chunk) - start > SEGMENT_SIZE:
+                if group and not is_shared and table.blob_end(chunk) - start > limit:
                     break
                 group.append(chunk)
             position += 1

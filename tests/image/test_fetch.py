@@ -140,7 +140,7 @@ async def test_a_large_file_is_several_requests_side_by_side(tmp_path: Path) -> 
 
 
 async def test_sequential_readers_get_ahead_and_jumping_ones_do_not(tmp_path: Path) -> None:
-    layer = make_layer([9000] * 200)
+    layer = make_layer([60_000] * 200)
     async with opened(layer, tmp_path / "a") as bench:
         for number in range(200):
             assert await bench.read(number) == bench.data(number)
@@ -154,6 +154,18 @@ async def test_sequential_readers_get_ahead_and_jumping_ones_do_not(tmp_path: Pa
             for n in range(0, 200, 50)
         )
         assert asked == wanted
+
+
+async def test_small_neighbours_come_along(tmp_path: Path) -> None:
+    layer = make_layer([2000] * 100)
+    async with opened(layer, tmp_path) as bench:
+        await bench.read(50)
+        start, _ = bench.span(45)
+        assert bench.fetcher.read_nowait(1, start, 2000) == bench.data(45)
+        start, _ = bench.span(55)
+        assert bench.fetcher.read_nowait(1, start, 2000) == bench.data(55)
+        (asked,) = bench.source.requests
+        assert asked[1] - asked[0] < 40_000
 
 
 async def test_a_flipped_bit_is_fetched_again(tmp_path: Path) -> None:
