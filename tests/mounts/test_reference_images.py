@@ -1,0 +1,115 @@
+"""Every reference layer by an official producer, mounted for real and compared with its source."""
+
+import json
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import Lazyfs
+from tests.support.images import layer_from_fixture, make_layout, source_tar
+from tests.support.mounting import force_unmount, needs_fuse, needs_root
+from tests.support.tree import Found, tree_of, tree_of_tar
+
+# Root, because the layers hold files that only root may read, and devices.
+pytestmark = [*needs_fuse, *needs_root]
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+LANDMARKS = {b".prefetch.landmark", b".no.prefetch.landmark"}
+EXTERNAL = "exttoc"
+
+
+def names() -> list[str]:
+    """Return the reference layers whose TOC is in the blob."""
+    paths = sorted(FIXTURES.glob("estargz-*/*.json"))
+    return [
+        f"{path.parent.name}/{path.stem}"
+        for path in paths
+        if not path.name.endswith(".toc.json") and EXTERNAL not in path.name
+    ]
+
+
+def source_of(name: str) -> bytes:
+    described = json.loads((FIXTURES / f"{name}.json").read_text())
+    return source_tar(Path(described["source"]).name.split(".")[0])
+
+
+@contextmanager
+def mounted(folder: Path, *layers: str) -> Iterator[Path]:
+    """Mount an image of reference layers, bottom first."""
+    make_layout(folder / "layout", [layer_from_fixture(name) for name in layers])
+    lazyfs, point = Lazyfs(folder), folder / "mnt"
+    point.mkdir()
+    try:
+        lazyfs.mount(f"oci:{folder / 'layout'}", point)
+        yield point
+    finally:
+        lazyfs("umount", point)
+        force_unmount(point)
+
+
+def as_producers_spell(path: bytes) -> bytes:
+    """Return a name as it stands in a TOC: JSON knows no bytes that are not UTF-8."""
+    return path.decode("utf-8", "replace").encode()
+
+
+def expected_tree(tar: bytes) -> dict[bytes, Found]:
+    """Return what a mount of the layer alone should show."""
+    expected = {}
+    for path, found in tree_of_tar(tar).items():
+        parts = path.split(b"/")
+        if any(part.startswith(b".wh.") for part in parts) or path in LANDMARKS:
+            continue
+        if found.link is not None:
+            found.link = as_producers_spell(found.link)
+        expected[as_producers_spell(path)] = found
+    return expected
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_mount_equals_the_source(tmp_path: Path, name: str) -> None:
+    expected = expected_tree(source_of(name))
+    with mounted(tmp_path, name) as point:
+        got = tree_of(point)
+    assert set(expected) <= set(got)
+    for path in set(got) - set(expected):
+        # Only directories that the tar has no entry for: made, with neutral attributes.
+        extra = got[path]
+        assert (extra.kind, extra.mode, extra.uid, extra.gid) == (stat.S_IFDIR, 0o755, 0, 0), path
+        assert any(other.startswith(path + b"/") for other in expected), path
+    for path, want in expected.items():
+        have = got[path]
+        # A TOC holds whole seconds; producers round.
+        assert abs(have.mtime_ns - want.mtime_ns) <= 500_000_000, path
+        have.mtime_ns = want.mtime_ns
+        assert have == want, path
+
+
+def test_merged_layers_equal_what_umoci_unpacks(tmp_path: Path) -> None:
+    listing = json.loads((FIXTURES / "golden/multi.umoci-unpack.json").read_text())
+    del listing["."]  # umoci shows the directory that it unpacked into
+    wanted = {
+        # umoci had the tar's bytes, which the listing spells like this; the TOC has lost them.
+        path.encode().replace(rb"\xe9\xff\xfe", 3 * "\N{REPLACEMENT CHARACTER}".encode()): want
+        for path, want in listing.items()
+    }
+    layers = ("estargz-go-0.12/real-from-targz", "estargz-go-0.12/edge-default")
+    with mounted(tmp_path, *layers) as point:
+        got = tree_of(point)
+    assert set(got) == set(wanted)
+    for path, found in got.items():
+        want = wanted[path]
+        assert found.kind | found.mode == int(want["mode"], 8), path
+        assert (found.uid, found.gid) == (want["uid"], want["gid"]), path
+        assert found.digest == want.get("sha256"), path
+
+
+def test_external_tocs_are_refused_with_the_reason(tmp_path: Path) -> None:
+    layer = layer_from_fixture("estargz-ctr-remote-0.14.3/edge-exttoc")
+    make_layout(tmp_path / "layout", [layer])
+    (tmp_path / "mnt").mkdir()
+    done = Lazyfs(tmp_path)("mount", f"oci:{tmp_path / 'layout'}", tmp_path / "mnt")
+    assert done.returncode == 7
+    assert "external TOC" in done.stderr
