@@ -1,0 +1,94 @@
+"""``lazyfs inspect``: an image's digests, and which of its layers can be mounted lazily."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lazyfs.cli.options import (
+    access_of,
+    access_options,
+    cache_dir_option,
+    json_option,
+    platform_option,
+)
+
+if TYPE_CHECKING:
+    from lazyfs.image.describe import DescribedImage
+
+
+@click.command()
+@click.argument("image")
+@cache_dir_option
+@platform_option
+@access_options
+@json_option
+def inspect(
+    image: str,
+    cache_dir: Path,
+    platform: str | None,
+    plain_http: bool,
+    authfile: Path | None,
+    as_json: bool,
+) -> None:
+    """Show what IMAGE resolves to and, for each layer, whether it can be mounted lazily.
+
+    The documents and tables of contents are fetched and verified; no file content is.
+    """
+    import trio
+
+    from lazyfs.image.describe import describe
+    from lazyfs.image.prepare import Request
+
+    access = access_of(authfile, plain_http)
+    described = trio.run(describe, Request(image, platform, cache_dir, access))
+    if as_json:
+        click.echo(json.dumps(document_of(described), indent=2))
+    else:
+        click.echo("\n".join(lines_of(described)))
+
+
+def document_of(image: "DescribedImage") -> dict[str, Any]:
+    """Return the JSON form.  Fields: docs/reference/json.md."""
+    return {
+        "reference": image.requested,
+        "resolved": image.resolved,
+        "indexDigest": None if image.index_digest is None else str(image.index_digest),
+        "manifestDigest": str(image.manifest_digest),
+        "configDigest": str(image.config_digest),
+        "platform": str(image.platform),
+        "layers": [
+            {
+                "digest": str(layer.descriptor.digest),
+                "size": layer.descriptor.size,
+                "mediaType": layer.descriptor.media_type,
+                "diffId": str(layer.diff_id),
+                "format": layer.format,
+                "tocDigest": None if layer.toc_digest is None else str(layer.toc_digest),
+                "lazy": layer.why is None,
+                "why": layer.why,
+            }
+            for layer in image.layers
+        ],
+    }
+
+
+def lines_of(image: "DescribedImage") -> list[str]:
+    """Return what a person reads."""
+    from lazyfs.cli.status import size_text
+
+    lines = [
+        f"reference  {image.requested}",
+        f"resolved   {image.resolved}",
+        f"index      {image.index_digest or '-'}",
+        f"manifest   {image.manifest_digest}",
+        f"config     {image.config_digest}",
+        f"platform   {image.platform}",
+        f"layers     {len(image.layers)}, {sum(layer.why is None for layer in image.layers)} lazy",
+    ]
+    for layer in image.layers:
+        verdict = "lazy" if layer.why is None else f"not lazy: {layer.why}"
+        size = size_text(layer.descriptor.size)
+        lines.append(f"  {layer.descriptor.digest}  {size:>10}  {layer.format}  {verdict}")
+    return lines

@@ -1,0 +1,40 @@
+"""Running something over an image that is open, without a mount."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from lazyfs.image.open import OpenImage
+    from lazyfs.registry.source import AccessOptions
+
+Result = TypeVar("Result")
+
+# What a terminal must not be sent: it would obey.  Everything below space, delete, and C1.
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+
+
+def run_with_image(
+    reference: str,
+    platform: str | None,
+    cache_dir: Path,
+    access: "AccessOptions",
+    use: "Callable[[OpenImage], Awaitable[Result]]",
+) -> Result:
+    """Prepare and open the image that *reference* names, and return what *use* makes of it."""
+    import trio
+
+    from lazyfs.image.open import open_image
+    from lazyfs.image.prepare import Request, prepare
+
+    async def run() -> Result:
+        prepared = await prepare(Request(reference, platform, cache_dir, access))
+        async with open_image(prepared, access) as image:
+            return await use(image)
+
+    return trio.run(run)
+
+
+def printable(name: bytes) -> str:
+    """Return a name for a terminal: what it would obey, and what is not text, escaped."""
+    return name.decode(errors="backslashreplace").translate(CONTROLS)

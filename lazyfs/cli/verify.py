@@ -1,0 +1,100 @@
+"""``lazyfs verify``: fetch all of an image and check every byte."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lazyfs.cli.options import (
+    access_of,
+    access_options,
+    cache_dir_option,
+    json_option,
+    platform_option,
+)
+from lazyfs.cli.progress import progress_option, show_progress
+from lazyfs.cli.reading import run_with_image
+from lazyfs.errors import LazyfsError, VerificationFailed
+
+if TYPE_CHECKING:
+    from lazyfs.image.open import OpenImage
+
+SHOWN_ERRORS = 20
+
+
+@click.command()
+@click.argument("image")
+@cache_dir_option
+@platform_option
+@access_options
+@progress_option
+@json_option
+def verify(
+    image: str,
+    cache_dir: Path,
+    platform: str | None,
+    plain_http: bool,
+    authfile: Path | None,
+    progress: str,
+    as_json: bool,
+) -> int:
+    """Fetch what is missing of IMAGE, hash all of it, and say whether every byte is right.
+
+    What is in the cache is hashed again; what is damaged there is fetched anew.  Goes on after an
+    error, so that all are found.  Afterwards the cache holds the whole image.
+    """
+    from lazyfs.image.verify import Verification, verify_image
+
+    async def use(opened: "OpenImage") -> tuple[str, int, int, Verification]:
+        size = sum(device.table.payload_size for device in opened.devices)
+        with show_progress("none" if as_json else progress, "verify", size) as advance:
+            found = await verify_image(opened, advance)
+        return opened.prepared.resolved, len(opened.devices), size, found
+
+    access = access_of(authfile, plain_http)
+    resolved, layers, size, found = run_with_image(image, platform, cache_dir, access, use)
+    if as_json:
+        click.echo(json.dumps(_document(image, resolved, size, found), indent=2))
+    else:
+        _say(resolved, layers, size, found)
+    return _exit_code(found.errors)
+
+
+def _document(reference: str, resolved: str, size: int, found: Any) -> dict[str, Any]:
+    """Return the JSON form.  Fields: docs/reference/json.md."""
+    return {
+        "reference": reference,
+        "resolved": resolved,
+        "verified": not found.errors,
+        "contentSize": size,
+        "storedSize": found.stored_size,
+        "residentSize": found.resident_size,
+        "repairedChunks": found.repaired,
+        "errors": [{"code": each.code, "message": each.message} for each in found.errors],
+    }
+
+
+def _say(resolved: str, layers: int, size: int, found: Any) -> None:
+    from lazyfs.cli.status import size_text
+
+    if found.repaired:
+        click.echo(f"lazyfs: {found.repaired} chunks were damaged in the cache", err=True)
+    for error in found.errors[:SHOWN_ERRORS]:
+        click.echo(f"lazyfs: {error.message}", err=True)
+    if len(found.errors) > SHOWN_ERRORS:
+        click.echo(f"lazyfs: and {len(found.errors) - SHOWN_ERRORS} more", err=True)
+    if found.errors:
+        click.echo(f"lazyfs: {resolved}: {len(found.errors)} chunks are not verified", err=True)
+        return
+    click.echo(f"{resolved}: verified, {layers} layers, {size_text(size)}")
+
+
+def _exit_code(errors: list[LazyfsError]) -> int:
+    """Return the code of the gravest error: wrong bytes before bytes that did not come."""
+    from lazyfs.cli.main import exit_code_of
+
+    for error in errors:
+        if isinstance(error, VerificationFailed):
+            return exit_code_of(error)
+    return exit_code_of(errors[0]) if errors else 0

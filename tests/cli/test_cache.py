@@ -1,0 +1,172 @@
+"""``lazyfs cache``: what is kept, and how to get rid of it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lazyfs.digest import parse_digest
+from lazyfs.store.content import LayerContent
+from lazyfs.store.layers import load_table
+from lazyfs.store.paths import Store
+from tests.support.images import layer_from_fixture, make_layout
+
+TOC_KEY = "containerd.io/snapshot/stargz/toc.digest"
+
+
+@pytest.fixture
+def images(run, tmp_path) -> list[str]:
+    """Two images that share a layer; both are in the cache, with content.  Manifest digests."""
+    shared, one, other = map(layer_from_fixture, ("edge-chunk4k", "real-gnu", "real-ustar-level1"))
+    digests = []
+    for number, layer in enumerate((one, other)):
+        folder = tmp_path / f"image{number}"
+        digests.append(str(make_layout(folder, [shared, layer])))
+        assert run("verify", f"oci:{folder}").code == 0
+    return digests
+
+
+def toc_digest(name: str) -> str:
+    return layer_from_fixture(name).annotations[TOC_KEY]
+
+
+def files_in(folder: Path) -> set[str]:
+    return {
+        os.path.relpath(Path(where) / name, folder)
+        for where, _, names in os.walk(folder)
+        for name in names
+    }
+
+
+def test_nothing(run, cache_dir):
+    assert run("cache", "ls").out == b""
+    assert run("cache", "ls", "--json").json == {
+        "cacheDir": str(cache_dir),
+        "images": [],
+        "layers": [],
+    }
+    assert run("cache", "rm", "--all").code == 0
+    assert run("cache", "rm", "abcdef").code == 3
+    assert run("cache", "evict", "0").text == "0\n"
+    assert not cache_dir.exists()  # looking does not make one
+
+
+def test_ls(run, images, cache_dir):
+    lines = run("cache", "ls").text.splitlines()
+    assert sorted(line.split()[0] for line in lines) == sorted(images)
+    assert all("linux/" in line and "2 layers" in line for line in lines)
+    found = run("cache", "ls", "--json").json
+    assert {image["manifestDigest"] for image in found["images"]} == set(images)
+    assert not any(image["inUse"] for image in found["images"])
+    layers = {layer["tocDigest"]: layer for layer in found["layers"]}
+    assert len(layers) == 3
+    assert layers[toc_digest("edge-chunk4k")]["images"] == sorted(images)
+    assert all(layer["allocatedSize"] > 0 for layer in layers.values())
+
+
+def test_rm_keeps_what_is_shared(run, images, tmp_path):
+    done = run("cache", "rm", images[0], "--json")
+    assert done.code == 0
+    assert done.json["images"] == [images[0]]
+    assert done.json["layers"] == [toc_digest("real-gnu")]
+    assert done.json["freedSize"] > 0
+    found = run("cache", "ls", "--json").json
+    assert [image["manifestDigest"] for image in found["images"]] == [images[1]]
+    assert len(found["layers"]) == 2
+    again = run("verify", f"oci:{tmp_path}/image0", "--json").json
+    assert again["verified"]
+    assert again["storedSize"] > 0
+
+
+@pytest.mark.parametrize("spelling", ["{}", "{:.19}", "docker.io/library/x@{}", "{hex:.6}"])
+def test_rm_by_any_name(run, images, spelling):
+    text = spelling.format(images[0], hex=images[0].removeprefix("sha256:"))
+    assert run("cache", "rm", text).text.splitlines()[0] == images[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [([], 2), (["abc"], 2), (["zzzzzzzz"], 2), (["ffffffffffff"], 3), (["python:3.12"], 2)],
+)
+def test_rm_of_nothing(run, images, words, code):
+    assert run("cache", "rm", *words).code == code
+    assert len(run("cache", "ls", "--json").json["images"]) == 2
+
+
+def test_rm_of_a_layer(run, images, tmp_path):
+    digest = toc_digest("edge-chunk4k")
+    assert run("cache", "rm", digest).text == f"{digest}\n"
+    assert len(run("cache", "ls", "--json").json["layers"]) == 2
+    assert run("verify", f"oci:{tmp_path}/image0").code == 0  # it comes back
+
+
+def test_unused_layers(run, images, tmp_path, cache_dir):
+    make_layout(tmp_path / "other", [layer_from_fixture("edge-default")])
+    assert run("inspect", f"oci:{tmp_path}/other").code == 0  # its TOC is kept, no image
+    assert "1 layers of no image" in run("cache", "ls").text
+    assert run("cache", "rm", "--unused").text == f"{toc_digest('edge-default')}\n"
+    assert "of no image" not in run("cache", "ls").text
+
+
+def test_rm_all(run, images, cache_dir):
+    done = run("cache", "rm", "--all")
+    assert done.code == 0
+    assert len(done.text.splitlines()) == 5
+    assert run("cache", "ls").out == b""
+    assert files_in(cache_dir) == {"version", "CACHEDIR.TAG"}
+
+
+class TestInUse:
+    @pytest.fixture
+    def opened(self, images, cache_dir):
+        """Hold the layers of the first image as a mount does."""
+        store = Store(cache_dir)
+        contents = []
+        for name in ("edge-chunk4k", "real-gnu"):
+            digest = parse_digest(toc_digest(name))
+            contents.append(LayerContent(store.layer_path(digest), load_table(store, digest)))
+        yield images[0]
+        for content in contents:
+            content.close()
+
+    def test_it_stays(self, run, images, opened):
+        done = run("cache", "rm", opened)
+        assert done.code == 1
+        assert opened in done.err
+        assert "lazyfs status" in done.err
+        found = run("cache", "ls", "--json").json
+        assert {i["manifestDigest"]: i["inUse"] for i in found["images"]} == {
+            images[0]: True,
+            images[1]: False,
+        }
+
+    def test_all_but_it(self, run, images, opened, cache_dir):
+        done = run("cache", "rm", "--all", "--json")
+        assert done.code == 0
+        assert done.json["images"] == [images[1]]
+        assert opened in done.json["inUse"]
+        found = run("cache", "ls", "--json").json
+        assert [image["manifestDigest"] for image in found["images"]] == [images[0]]
+        assert len(found["layers"]) == 2
+        # Its manifest and config are still there.
+        blobs = {path.name for path in cache_dir.glob("blobs/sha256/*")}
+        assert blobs == {
+            digest.removeprefix("sha256:")
+            for digest in (images[0], found["images"][0]["configDigest"])
+        }
+
+
+def test_evict(run, images, tmp_path):
+    before = sum(layer["allocatedSize"] for layer in run("cache", "ls", "--json").json["layers"])
+    freed = int(run("cache", "evict", "0").text)
+    assert 0 < freed < before
+    assert len(run("cache", "ls", "--json").json["images"]) == 2
+    assert run("verify", f"oci:{tmp_path}/image0", "--json").json["storedSize"] == 0
+    assert run("cache", "evict", str(1 << 40)).text == "0\n"
+
+
+def test_help(run):
+    text = run("cache", "--help").text
+    assert "ls" in text
+    assert "rm" in text
+    assert run("cache", "nope").code == 2
