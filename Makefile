@@ -5,7 +5,8 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-interop demo test test-fuse test-interop lint fmt check bench lock clean
+.PHONY: help setup setup-interop demo native native-test test test-fuse test-interop lint fmt \
+	check bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +28,12 @@ test-fuse: setup ## only the tests that mount
 
 test-interop: setup-interop ## only the tests that run other projects' programs
 	$(PYTHON) -m pytest -m interop $(PYTEST_ARGS)
+
+native: ## compile the native driver in place, without pip
+	@tools/native.sh build
+
+native-test: ## the C core's own tests, with address and undefined-behaviour sanitizers
+	@tools/native.sh test
 
 lint: setup ## ruff and mypy --strict
 	@tools/lint.sh

@@ -18,7 +18,12 @@ from lazyfs.cli.options import (
     platform_option,
 )
 from lazyfs.errors import MountFailed, StoreError, UsageError
-from lazyfs.mount.options import MountOptions, is_allow_other_permitted, parse_options
+from lazyfs.mount.options import (
+    DRIVERS,
+    MountOptions,
+    is_allow_other_permitted,
+    parse_options,
+)
 from lazyfs.mount.point import check_fuse_device, prepare_mountpoint, real_path
 from lazyfs.service.record import make_runtime_directory
 from lazyfs.service.supervise import Link, run_in_background, run_in_foreground
@@ -28,7 +33,6 @@ if TYPE_CHECKING:
 
 FUSE_CONF = "/etc/fuse.conf"
 PREFETCH_MODES = ("none", "landmark", "profile", "all")
-DRIVERS = ("auto", "pyfuse3")
 KEPT_LOGS = 50
 
 
@@ -111,6 +115,7 @@ def mount(
             access=access,
             options=options,
             prefetch=wanted["prefetch"],
+            driver=wanted["driver"],
             working_directory=os.getcwd() if is_relative(image) or foreground else "/",
         )
         serve_mount(settings, link)

@@ -118,9 +118,7 @@ class Fetcher:
                 return None
         if self.recorder.is_recording:
             self.recorder.note(device, chunks)
-        if chunks.start in dev.marks:
-            dev.marks.discard(chunks.start)
-            self._launch(dev, dev.go_ahead(), is_demand=False)
+        self.reached(device, chunks.start)
         return dev.content.read(offset, size)
 
     async def read(self, device: int, offset: int, size: int) -> bytes:
@@ -141,6 +139,27 @@ class Fetcher:
                 else memoryview(data)[low - start : high - start]
             )
         return bytes(result)
+
+    # For a driver that reads content files by itself.
+
+    def mark(self, device: int) -> int | None:
+        """Return the chunk of which ``reached`` wants to know when it is read, or None."""
+        return next(iter(self._devices[device].marks), None)
+
+    def reached(self, device: int, chunk: int) -> None:
+        """Read on ahead, if *chunk*, which is being read, is the marked one."""
+        dev = self._devices[device]
+        if chunk in dev.marks:
+            dev.marks.discard(chunk)
+            self._launch(dev, dev.go_ahead(), is_demand=False)
+
+    def touched(self, touches: Sequence[tuple[int, int]]) -> bool:
+        """Note (device, chunk) of first reads, in their order; False: no more are wanted."""
+        for device, chunk in touches:
+            if not self.recorder.is_recording:
+                break
+            self.recorder.note(device, range(chunk, chunk + 1))
+        return self.recorder.is_recording
 
     async def ensure(self, device: int, start: int, end: int) -> dict[int, bytes]:
         """Make device bytes *start* to *end* resident.

@@ -18,6 +18,7 @@ from lazyfs.image.origin import Origin
 from lazyfs.image.prefetch import prefetch
 from lazyfs.image.prepare import Prepared
 from lazyfs.image.profile import replay
+from lazyfs.mount.contents import NativeLayer
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.reference import parse_reference
 from lazyfs.registry.source import AccessOptions
@@ -70,6 +71,13 @@ class OpenImage:
     def layers(self) -> tuple[LayerRecord, ...]:
         """The records of the layers, bottom first."""
         return self.prepared.image.layers
+
+    def native_layers(self) -> tuple[NativeLayer, ...]:
+        """Return where the layers' bytes lie, for a driver that reads them by itself."""
+        return tuple(
+            NativeLayer(device.table.buffer, device.content.states, device.content.fd)
+            for device in self.devices
+        )
 
     async def prefetch(self, mode: str) -> None:
         """Fetch in the background; *mode* is one of ``prefetch.MODES``."""

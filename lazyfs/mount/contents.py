@@ -4,7 +4,9 @@ No transport, no store and no kernel interface is visible here: a dictionary can
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from mmap import mmap
+from typing import Protocol, runtime_checkable
 
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.provenance import Provenance
@@ -59,3 +61,57 @@ class MountedImage(Protocol):
 
     @property
     def attributes(self) -> Mapping[bytes, Attribute]: ...
+
+
+Mapped = bytes | bytearray | memoryview | mmap
+
+
+@dataclass(frozen=True, slots=True)
+class NativeLayer:
+    """Where a driver finds one layer's bytes without asking Python.
+
+    ``states`` has a byte per record of the layer table, changed by others meanwhile; 2 says that
+    the record's verified bytes are in the file ``content_fd`` (-1: nothing ever is).
+    """
+
+    table: Mapped
+    states: Mapped
+    content_fd: int
+
+
+class NativeContents(Contents, Protocol):
+    """Contents for a driver that reads what is resident by itself."""
+
+    async def ensure(self, device: int, start: int, end: int) -> object:
+        """Make device bytes *start* to *end* resident, unless the store cannot take them.
+
+        Raises LazyfsError.
+        """
+        ...
+
+    def mark(self, device: int) -> int | None:
+        """Return the chunk of which ``reached`` wants to know when it is read, or None.
+
+        Changes with ``ensure`` and ``reached`` only.
+        """
+        ...
+
+    def reached(self, device: int, chunk: int) -> None:
+        """Take note that *chunk* is being read; returns at once."""
+        ...
+
+    def touched(self, touches: Sequence[tuple[int, int]]) -> bool:
+        """Take note of first reads, (device, chunk), in their order; False: no more are wanted."""
+        ...
+
+
+@runtime_checkable
+class NativeImage(MountedImage, Protocol):
+    """An image that the native driver can serve."""
+
+    @property
+    def contents(self) -> NativeContents: ...
+
+    def native_layers(self) -> Sequence[NativeLayer]:
+        """Return the layers' files, bottom first; they stay until the image is closed."""
+        ...

@@ -45,10 +45,14 @@ HINTS = (
 class PyfuseSession:
     """A mount of *image* on a directory; use one per process, in this order: mount, serve, close.
 
-    ``serve`` answers requests until the mount is gone; ``is_gone`` says so afterwards.
+    ``serve`` answers requests until the mount is gone.  ``note`` is what a status adds to the name
+    of the driver, empty for nothing.
     """
 
-    def __init__(self, image: MountedImage, mountpoint: str) -> None:
+    driver = "pyfuse3"
+
+    def __init__(self, image: MountedImage, mountpoint: str, *, note: str = "") -> None:
+        self.note = note
         self.mountpoint = point.real_path(mountpoint)
         self.device: str | None = None
         self._operations = ImageOperations(image)

@@ -146,6 +146,11 @@ class ErofsIndex:
         if self.inode(self.root_nid).kind != Kind.DIRECTORY:
             raise IndexCorrupt("root inode: got another kind, expected a directory")
 
+    @property
+    def buffer(self) -> bytes | bytearray | mmap:
+        """The bytes that are read."""
+        return self._buffer
+
     def _check_sum(self, expected: int, compatible: int) -> None:
         start = erofs.SUPERBLOCK_OFFSET
         size = self.block_size - start if self.block_size > start else self.block_size

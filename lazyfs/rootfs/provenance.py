@@ -100,6 +100,11 @@ class Provenance:
         words = _words(self._view)
         self._nids = words[HEADER.size // WORD : body_size // WORD : RECORD.size // WORD]
 
+    @property
+    def buffer(self) -> memoryview:
+        """The bytes that are read."""
+        return self._view
+
     def release(self) -> None:
         """Give up the views of the buffer; the table must not be used afterwards."""
         self._nids.release()

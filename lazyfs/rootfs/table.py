@@ -132,6 +132,11 @@ class LayerTable:
         self._device_offsets = self._words[HEADER_WORDS:stop:RECORD_WORDS]
         self._by_blob: array[int] | None = None
 
+    @property
+    def buffer(self) -> memoryview:
+        """The bytes that are read."""
+        return self._view
+
     def release(self) -> None:
         """Give up the views of the buffer; the table must not be used afterwards."""
         self._device_offsets.release()

@@ -25,6 +25,7 @@ from lazyfs.errors import LazyfsError
 from lazyfs.image.open import OpenImage, open_image
 from lazyfs.image.prepare import Prepared
 from lazyfs.image.profile import RECORD_SECONDS
+from lazyfs.mount.drivers import open_session
 from lazyfs.mount.options import MountOptions, fuse_options
 from lazyfs.mount.session import PyfuseSession
 from lazyfs.registry.source import AccessOptions
@@ -49,7 +50,6 @@ log = logging.getLogger(__name__)
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 QUESTION_SECONDS = 10.0
 MAX_CLIENTS = 16
-DRIVER = "pyfuse3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,7 @@ class MountSettings:
     access: AccessOptions
     options: MountOptions
     prefetch: str = "none"
+    driver: str = "auto"
     working_directory: str = "/"
 
 
@@ -90,9 +91,11 @@ async def _serve(settings: MountSettings, prepared: Prepared, link: Link) -> Non
     # Signals first: from the moment of the mount on, none may end us without unmounting.
     with trio.open_signal_receiver(*ENDING_SIGNALS) as signals:
         async with open_image(prepared, settings.access, mount_id=settings.mount_id) as image:
+            session = open_session(settings.driver, image, settings.mountpoint)
             if settings.options.max_read is not None:
-                log.warning("option max_read: driver %s cannot limit reads; ignored", DRIVER)
-            session = PyfuseSession(image, settings.mountpoint)
+                log.warning(
+                    "option max_read: driver %s cannot limit reads; ignored", session.driver
+                )
             session.mount(fuse_options(settings.options, prepared.resolved))
             server = _Server(settings, prepared, image, session)
             try:
@@ -196,7 +199,7 @@ def _record_of(server: _Server) -> MountRecord:
         platform=prepared.image.platform,
         cache_dir=str(settings.cache_dir),
         log_path=str(settings.log_path),
-        driver=DRIVER,
+        driver=server.session.driver,
         started=server.started,
     )
 
@@ -211,7 +214,8 @@ def _status_of(server: _Server) -> Status:
             "mountpoint": server.session.mountpoint,
             "mountId": server.settings.mount_id,
             "pid": os.getpid(),
-            "driver": DRIVER,
+            "driver": server.session.driver,
+            "driverNote": server.session.note,
             "started": server.started,
             "uptimeSeconds": round(time.monotonic() - server.started_clock, 1),
             "cacheDir": str(server.settings.cache_dir),

@@ -247,6 +247,7 @@ class UnstoredContent(LayerContent):
     def __init__(self, folder: Path, table: LayerTable) -> None:
         self.folder = folder
         self.table = table
+        self.fd = -1
         self.states = memoryview(bytearray(max(1, table.count)))
 
     def claim(self, first: int, last: int) -> bool:

@@ -1,4 +1,4 @@
-"""Driver 1 on a real mount: what programs see, and how the server is treated."""
+"""Each driver on a real mount: what programs see, and how the server is treated."""
 
 import ctypes
 import errno
@@ -16,6 +16,7 @@ from tests.support.mounted import MTIME
 from tests.support.mounting import (
     SECONDS,
     Commanded,
+    available_drivers,
     is_mounted,
     needs_fuse,
     open_to_all,
@@ -27,6 +28,7 @@ from tests.support.serve_made import BIG, NOBODY_MAY_READ, sample_image
 from tests.support.tree import tree_of
 
 pytestmark = needs_fuse
+DRIVERS = available_drivers()
 
 NAMES = [
     b"bin", b"big", b"empty", b"secret", b"shared", b"suid", b"link", b"broken", b"hard", b"null",
@@ -35,13 +37,18 @@ NAMES = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module", params=DRIVERS)
+def driver(request):
+    return f"driver={request.param}"
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(tmp_path_factory, driver):
     folder = open_to_all(tmp_path_factory.mktemp("driver"))
     mountpoint = folder / "mnt"
     mountpoint.mkdir()
     words = ["allow_other,suid,dev"] if os.geteuid() == 0 else []
-    with serving_made(mountpoint, *words) as server:
+    with serving_made(mountpoint, driver, *words) as server:
         yield server
 
 
@@ -263,10 +270,10 @@ def test_nothing_can_be_changed(root):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="not root")
-def test_a_remount_changes_nothing(tmp_path):
+def test_a_remount_changes_nothing(tmp_path, driver):
     mountpoint = tmp_path / "mnt"
     mountpoint.mkdir()
-    with serving_made(mountpoint) as server:
+    with serving_made(mountpoint, driver) as server:
         assert run("mount", "-i", "-o", "remount,rw", mountpoint).returncode == 0
         for command in (["touch", mountpoint / "new"], ["mkdir", mountpoint / "new"],
                         ["rm", "-f", mountpoint / "big"], ["chmod", "777", mountpoint / "big"],
@@ -374,20 +381,20 @@ def test_files_can_be_opened_by_handle(root):
 # The server
 
 
-def test_a_signal_unmounts(tmp_path):
+def test_a_signal_unmounts(tmp_path, driver):
     mountpoint = tmp_path / "mnt"
     mountpoint.mkdir()
-    with serving_made(mountpoint) as server:
+    with serving_made(mountpoint, driver) as server:
         assert (mountpoint / "top").exists()
         assert server.end() == 0
         assert not is_mounted(mountpoint)
         assert server.log_path.read_text() == ""
 
 
-def test_a_signal_detaches_a_mount_in_use(tmp_path):
+def test_a_signal_detaches_a_mount_in_use(tmp_path, driver):
     mountpoint = tmp_path / "mnt"
     mountpoint.mkdir()
-    with serving_made(mountpoint) as server:
+    with serving_made(mountpoint, driver) as server:
         user = os.open(mountpoint / "big", os.O_RDONLY)
         try:
             assert server.end() == 0
@@ -400,20 +407,20 @@ def test_a_signal_detaches_a_mount_in_use(tmp_path):
                 os.close(user)
 
 
-def test_an_unmount_ends_the_server(tmp_path):
+def test_an_unmount_ends_the_server(tmp_path, driver):
     mountpoint = tmp_path / "mnt"
     mountpoint.mkdir()
-    with serving_made(mountpoint) as server:
+    with serving_made(mountpoint, driver) as server:
         command = ["umount"] if os.geteuid() == 0 else ["fusermount3", "-u"]
         assert run(*command, mountpoint).returncode == 0
         assert server.process.wait(SECONDS) == 0
 
 
-def test_the_directory_is_as_it_was(tmp_path):
+def test_the_directory_is_as_it_was(tmp_path, driver):
     mountpoint = tmp_path / "mnt"
     mountpoint.mkdir()
     (mountpoint / "below").write_bytes(b"hidden")
-    with serving_made(mountpoint) as server:
+    with serving_made(mountpoint, driver) as server:
         assert not (mountpoint / "below").exists()
         server.end()
     assert (mountpoint / "below").read_bytes() == b"hidden"

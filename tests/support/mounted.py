@@ -68,6 +68,23 @@ class MadeContents:
     waiting: int = 0
     log: list[tuple[bool, int, int, int]] = field(default_factory=list)
 
+    def chill(self, device: int) -> None:
+        """Let reads of *device* wait for the gate."""
+        self.gate = trio.Event()
+        self.cold.add(device)
+
+    def warm(self) -> None:
+        """Let nothing be cold."""
+        self.cold.clear()
+
+    def break_(self, device: int, error: Exception) -> None:
+        """Let reads of *device* fail."""
+        self.faults[device] = error
+
+    def mend(self) -> None:
+        """Let nothing fail."""
+        self.faults.clear()
+
     def read_nowait(self, device: int, offset: int, size: int) -> bytes | None:
         if device in self.cold or device in self.faults:
             return None
@@ -94,7 +111,7 @@ class MadeImage:
         *layers: list[tuple[TocEntry, bytes]],
         attributes: Mapping[bytes, bytes | Callable[[], bytes]] | None = None,
     ) -> None:
-        tocs = [
+        self.tocs = tocs = [
             Toc(digest_of(b"%d" % number), tuple(entry for entry, _ in layer))
             for number, layer in enumerate(layers)
         ]

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,11 @@ needs_root = [
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="not root"),
 ]
+
+
+def available_drivers() -> list[str]:
+    """Return the names of the drivers that were built."""
+    return ["pyfuse3", *(["native"] if find_spec("lazyfs._native") else [])]
 
 
 def is_mounted(path: str | Path) -> bool:

@@ -1,10 +1,11 @@
-"""Serve a made image through driver 1, in a process of its own, commanded over standard input.
+"""Serve a made image in a process of its own, commanded over standard input.
 
     python -m tests.support.serve_made MOUNTPOINT [OPTION…]
 
 Prints ``ready``; then answers each line of JSON with one: ``{"do": "log"}``, ``{"do": "forget"}``,
 ``{"do": "cold", "device": 1}``, ``{"do": "warm"}``, ``{"do": "open"}``, ``{"do": "waiting"}``,
-``{"do": "fault", "device": 2}``, ``{"do": "mend"}``.  SIGTERM unmounts.
+``{"do": "fault", "device": 2}``, ``{"do": "mend"}``, ``{"do": "full"}``, ``{"do": "statistics"}``,
+``{"do": "touches"}``.  SIGTERM unmounts.  The option ``driver=native`` chooses that one.
 
 A process of its own, because a page fault on one's own mount cannot be answered.
 """
@@ -21,9 +22,11 @@ import trio
 
 from lazyfs.errors import VerificationFailed
 from lazyfs.formats.toc import Kind
+from lazyfs.mount.drivers import open_session
 from lazyfs.mount.options import fuse_options, parse_options
 from lazyfs.mount.session import PyfuseSession
 from tests.support.mounted import MadeImage, other, regular
+from tests.support.native_image import NativeMadeImage
 
 BIG = random.Random(1).randbytes(3_000_001)
 ACL_HEADER = (2).to_bytes(4, "little")
@@ -42,7 +45,7 @@ NOBODY_MAY_READ = acl(
 )
 
 
-def sample_image() -> MadeImage:
+def sample_image(make: type[MadeImage] = MadeImage) -> MadeImage:
     """Return the image that is served; the same in every process."""
     executable = Path("/bin/true").read_bytes()
     bottom = [
@@ -74,10 +77,10 @@ def sample_image() -> MadeImage:
         regular(b"latin\xe91", b"not UTF-8", xattrs=((b"user.note", b"\0\xff"),)),
     ]
     top = [regular(b"top", b"other layer" * 1000), regular(b"deep/er/and/deeper/file", b"deep")]
-    return MadeImage(bottom, top, attributes={b"user.lazyfs.health": lambda: b"ok"})
+    return make(bottom, top, attributes={b"user.lazyfs.health": lambda: b"ok"})
 
 
-def answer(image: MadeImage, command: dict) -> object:
+def answer(image: MadeImage, session: PyfuseSession, command: dict) -> object:
     contents = image.contents
     match command["do"]:
         case "log":
@@ -85,28 +88,33 @@ def answer(image: MadeImage, command: dict) -> object:
         case "forget":
             contents.log.clear()
         case "cold":
-            contents.gate = trio.Event()
-            contents.cold.add(command["device"])
+            contents.chill(command["device"])
         case "warm":
-            contents.cold.clear()
+            contents.warm()
         case "open":
             contents.gate.set()
         case "waiting":
             return contents.waiting
         case "fault":
-            contents.faults[command["device"]] = VerificationFailed("chunk: got other bytes")
+            contents.break_(command["device"], VerificationFailed("chunk: got other bytes"))
+        case "full":
+            contents.is_full = True
+        case "statistics":
+            return session.statistics()
+        case "touches":
+            return contents.touches
         case "mend":
-            contents.faults.clear()
+            contents.mend()
     return None
 
 
-async def obey(image: MadeImage) -> None:
+async def obey(image: MadeImage, session: PyfuseSession) -> None:
     pending = b""
     async with trio.lowlevel.FdStream(os.dup(0)) as commands:
         async for data in commands:
             *lines, pending = (pending + data).split(b"\n")
             for line in lines:
-                print(json.dumps(answer(image, json.loads(line))), flush=True)
+                print(json.dumps(answer(image, session, json.loads(line))), flush=True)
 
 
 async def serve(session: PyfuseSession, image: MadeImage) -> None:
@@ -120,7 +128,7 @@ async def serve(session: PyfuseSession, image: MadeImage) -> None:
             nursery.start_soon(drive)
             await session.wait_ready()
             print("ready", flush=True)
-            nursery.start_soon(obey, image)
+            nursery.start_soon(obey, image, session)
             async for _ in signals:
                 await session.unmount()
                 nursery.cancel_scope.cancel()
@@ -129,9 +137,10 @@ async def serve(session: PyfuseSession, image: MadeImage) -> None:
 def main() -> None:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     mountpoint, *words = sys.argv[1:]
-    image = sample_image()
-    session = PyfuseSession(image, mountpoint)
-    session.mount(fuse_options(parse_options(words), "made"))
+    options = parse_options(words)
+    image = sample_image(NativeMadeImage)
+    session = open_session(options.settings.get("driver", "pyfuse3"), image, mountpoint)
+    session.mount(fuse_options(options, "made"))
     try:
         trio.run(serve, session, image)
     finally:

@@ -1,0 +1,36 @@
+"""Which driver serves a mount."""
+
+import os
+
+from lazyfs.errors import MountFailed
+from lazyfs.mount.contents import MountedImage, NativeImage
+from lazyfs.mount.session import PyfuseSession
+
+try:
+    from lazyfs.mount.native import NativeSession
+except ImportError as error:  # it was installed without a compiler
+    NativeSession = None  # type: ignore[assignment,misc]
+    _REASON = str(error)
+else:
+    _REASON = ""
+
+PURE = "LAZYFS_PURE"  # for tests: do as if the native module were missing
+
+
+def open_session(driver: str, image: MountedImage, mountpoint: str) -> PyfuseSession:
+    """Return a session of *driver*: "native", "pyfuse3", or "auto" for the best there is.
+
+    Raises MountFailed where the driver that was asked for is missing.
+    """
+    if driver == "pyfuse3":
+        return PyfuseSession(image, mountpoint)
+    reason = _REASON or ("turned off by LAZYFS_PURE" if os.environ.get(PURE) else "")
+    if not reason and isinstance(image, NativeImage):
+        return NativeSession(image, mountpoint)
+    reason = reason or "this image cannot be served by it"
+    if driver == "native":
+        raise MountFailed(
+            f"driver native: got none ({reason}), expected it to be compiled",
+            hint="install lazyfs where there is a C compiler, or mount with --driver pyfuse3",
+        )
+    return PyfuseSession(image, mountpoint, note=f"no native driver: {reason}")

@@ -1,0 +1,202 @@
+"""Driver 2: threads of C own the connection; Python fetches what is missing.
+
+``pyfuse3.init`` makes the mount, which is the part that differs between root, fusermount3 and user
+namespaces, and is left alone then: pyfuse3's own loop never runs beside the threads, since two
+readers of one connection would take requests from each other.  The threads answer everything from
+the mapped index, tables and presence maps, and from the content files.  What is not resident, and
+the few attributes that change, they put into a queue; an eventfd wakes the event loop:
+
+    MISS        make a range resident, then "answer it", or an errno; where the store could not
+                take the bytes (a full disk), the bytes themselves
+    ATTRIBUTE   ask the callable for the value
+    HINT        a reader has reached the chunk that read-ahead marked
+    FAULT       a request failed because of what is on disk: written to the log
+
+An interrupted reader is answered by the threads at once; its fetch lives on, and its answer finds
+nobody.  Contract of the threads: native/include/lazyfs_core.h.
+"""
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+import trio
+
+from lazyfs._native import ATTRIBUTE, HINT, MISS, Server
+from lazyfs.errors import MountFailed, StoreError
+from lazyfs.mount import point
+from lazyfs.mount.contents import NativeImage
+from lazyfs.mount.errnos import errno_of
+from lazyfs.mount.faults import FaultLog
+from lazyfs.mount.session import PyfuseSession
+
+if TYPE_CHECKING:  # they are in the stub only
+    from lazyfs._native import Event, Layer
+
+log = logging.getLogger(__name__)
+
+THREADS = 2
+NO_MARK = 0xFFFFFFFF
+FUSE_DEVICE_NUMBER = os.makedev(10, 229)
+LOOK_SECONDS = 1.0  # how often first reads are looked at while they are recorded
+REQUESTS = {1: "lookup", 3: "getattr", 5: "readlink", 15: "read", 22: "getxattr", 23: "listxattr",
+            28: "readdir", 44: "readdir"}  # fmt: skip
+
+
+class StoreDamaged(StoreError):
+    """What is on disk of an image contradicts itself, or cannot be read."""
+
+
+class NativeSession(PyfuseSession):
+    """A mount of *image* that C threads serve; the same life as that of a PyfuseSession."""
+
+    driver = "native"
+
+    def __init__(self, image: NativeImage, mountpoint: str, *, threads: int = THREADS) -> None:
+        super().__init__(image, mountpoint)
+        self._image = image
+        self._threads = threads
+        self._server: Server | None = None
+        self._ready = trio.Event()
+        self._faults = FaultLog(image)
+        self._attributes = sorted(image.attributes.items())
+        self._touched = 0
+
+    def mount(self, options: set[str]) -> None:
+        """Make the mount with libfuse's *options*; raises MountFailed."""
+        before = _fuse_descriptors()
+        super().mount(options)
+        try:
+            descriptors = _fuse_descriptors() - before
+            if len(descriptors) != 1:
+                raise OSError(f"got {len(descriptors)} new descriptors of /dev/fuse, expected 1")
+            self._server = self._make_server(descriptors.pop())
+        except (OSError, ValueError) as error:
+            point.unmount(self.mountpoint, lazy=True)
+            super().close()
+            raise MountFailed(f"driver native on {self.mountpoint}: {error}") from error
+
+    def _make_server(self, descriptor: int) -> Server:
+        image = self._image
+        layers: list[Layer] = [
+            (layer.table, layer.states, layer.content_fd, names.digest, names.diff_id)
+            for layer, names in zip(image.native_layers(), image.layers, strict=True)
+        ]
+        attributes = [
+            (name, None if callable(value) else value) for name, value in self._attributes
+        ]
+        return Server(
+            descriptor,
+            image.index.buffer,
+            image.provenance.buffer,
+            layers,
+            attributes,
+            threads=self._threads,
+        )
+
+    async def serve(self) -> None:
+        """Answer requests until the mount is gone."""
+        server = self._server
+        assert server is not None, "serve before mount"
+        server.start()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._follow_touches, server)
+                while not server.is_gone():
+                    await trio.lowlevel.wait_readable(server)
+                    if server.is_ready():
+                        self._ready.set()
+                    self._note_touches(server)
+                    for event in server.take():
+                        self._begin(server, nursery, event)
+                nursery.cancel_scope.cancel()
+        finally:
+            server.stop()
+            self._note_touches(server)
+
+    async def wait_ready(self) -> None:
+        """Wait until the kernel has greeted us."""
+        await self._ready.wait()
+
+    async def unmount(self) -> None:
+        """Unmount; lazily when it is in use."""
+        if self._server is not None:
+            self._note_touches(self._server)
+        await super().unmount()
+
+    def close(self) -> None:
+        """Let go of the connection; what is still mounted answers ENOTCONN from now on."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        super().close()
+
+    def statistics(self) -> dict[str, int]:
+        """Return the threads' counts."""
+        return {} if self._server is None else self._server.statistics()
+
+    def _begin(self, server: Server, nursery: trio.Nursery, event: "Event") -> None:
+        kind, request, device, nid, _, _, _, number = event
+        if kind == MISS:
+            nursery.start_soon(self._fetch, server, event)
+        elif kind == ATTRIBUTE:
+            self._answer_attribute(server, request, number)
+        elif kind == HINT:
+            self._image.contents.reached(device, number)
+            self._set_mark(server, device)
+        else:
+            self._faults.of_request(
+                REQUESTS.get(number, f"request {number}"),
+                nid,
+                StoreDamaged("the store: got bytes that contradict themselves, or too few"),
+            )
+
+    async def _fetch(self, server: Server, event: "Event") -> None:
+        _, request, device, nid, offset, start, size, _ = event
+        contents = self._image.contents
+        try:
+            await contents.ensure(device, start, start + size)
+            self._set_mark(server, device)
+            if not server.answer(request):
+                data = await contents.read(device, start, size)
+                if not server.answer_bytes(request, data):
+                    raise AssertionError(f"contents: got {len(data)} bytes, expected {size}")
+        except Exception as error:
+            await trio.to_thread.run_sync(self._faults.of_read, nid, offset, size, error)
+            server.answer_error(request, errno_of(error))
+
+    def _answer_attribute(self, server: Server, request: int, number: int) -> None:
+        name, value = self._attributes[number]
+        try:
+            server.answer_attribute(request, value() if callable(value) else value)
+        except Exception as error:
+            self._faults.of_request(f"getxattr {name!r}", self._image.index.root_nid, error)
+            server.answer_error(request, errno_of(error))
+
+    def _set_mark(self, server: Server, device: int) -> None:
+        chunk = self._image.contents.mark(device)
+        server.mark(device, NO_MARK if chunk is None else chunk)
+
+    def _note_touches(self, server: Server) -> bool:
+        """Hand on what was read for the first time; say whether more is wanted."""
+        touches = server.touches(self._touched)
+        self._touched += len(touches)
+        return self._image.contents.touched(touches)
+
+    async def _follow_touches(self, server: Server) -> None:
+        while True:
+            if not self._note_touches(server):
+                return
+            await trio.sleep(LOOK_SECONDS)
+
+
+def _fuse_descriptors() -> set[int]:
+    """Return this process's descriptors of /dev/fuse, however that is named here."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.fstat(int(name)).st_rdev == FUSE_DEVICE_NUMBER:
+                found.add(int(name))
+        except OSError:
+            pass  # the one that listed the directory
+    return found
