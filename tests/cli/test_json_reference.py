@@ -1,0 +1,54 @@
+"""What ``--json`` prints is documented, field by field."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.images import layer_from_fixture, make_layout, plain_layer, source_tar
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "json.md"
+
+
+def section(command: str) -> str:
+    """Return the part of the document about *command*."""
+    parts = re.split(r"^## ", REFERENCE.read_text(), flags=re.MULTILINE)
+    (found,) = [part for part in parts if part.startswith(f"`lazyfs {command}")]
+    return found
+
+
+def fields_of(value: object) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from fields_of(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from fields_of(inner)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("inspect", ["{bad}"]),
+        ("ls", ["{image}", "devs"]),
+        ("ls", ["{image}", "sl"]),
+        ("verify", ["{image}"]),
+        ("verify", ["{image}"]),
+        ("cache ls", []),
+        ("cache rm", ["--all"]),
+    ],
+)
+def test_every_field_is_documented(run, tmp_path, command, words):
+    lazy = layer_from_fixture("edge-default")
+    make_layout(tmp_path / "image", [lazy])
+    make_layout(tmp_path / "bad", [lazy, plain_layer(source_tar("edge"))])
+    places = {"image": f"oci:{tmp_path}/image", "bad": f"oci:{tmp_path}/bad"}
+    assert run("verify", places["image"]).code == 0
+    done = run(*command.split(), *(word.format(**places) for word in words), "--json")
+    assert done.code == 0
+    documented = section(command)
+    found = set(fields_of(done.json))
+    assert found
+    assert {field for field in found if f"`{field}`" not in documented} == set()
