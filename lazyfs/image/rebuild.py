@@ -53,12 +53,12 @@ def build_config(
     raw["rootfs"] = {**raw["rootfs"], "diff_ids": [str(diff_id) for diff_id in diff_ids]}
     if created is not None:
         raw["created"] = _timestamp(created)
-        history = raw.get("history")
-        raw["history"] = [
-            {**step, "created": raw["created"]}
-            for step in (history if isinstance(history, list) else ())
-            if isinstance(step, dict)
-        ]
+        if isinstance(raw.get("history"), list):
+            raw["history"] = [
+                {**step, "created": raw["created"]}
+                for step in raw["history"]
+                if isinstance(step, dict)
+            ]
     return _json(raw)
 
 
