@@ -35,7 +35,6 @@ def fields_of(value: object) -> Iterator[str]:
         ("ls", ["{image}", "devs"]),
         ("ls", ["{image}", "sl"]),
         ("verify", ["{image}"]),
-        ("verify", ["{image}"]),
         ("cache ls", []),
         ("cache rm", ["--all"]),
     ],
