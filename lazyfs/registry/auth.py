@@ -24,6 +24,7 @@ from lazyfs.registry.tokens import (
     basic_authorization,
     build_token_request,
     decode_token,
+    scopes_to_ask,
 )
 from lazyfs.registry.transport import Answer, Transport
 
@@ -36,13 +37,15 @@ FRESH_SECONDS = 10.0
 class _Slot:
     """The token of one scope, and the lock under which it is fetched.
 
-    ``attempts`` counts fetches that ended; who waited through one shares its outcome.
+    ``attempts`` counts fetches that failed; who waited through one shares its error.  ``asked`` is
+    what the registry wanted besides when it refused a request of this scope.
     """
 
     def __init__(self) -> None:
         self.token: Token | None = None
         self.error: LazyfsError | None = None
         self.attempts = 0
+        self.asked = ""
         self.lock = trio.Lock()
 
 
@@ -93,6 +96,8 @@ class Authorizer:
             return None
         if self._challenge.scheme == "basic":
             return await self._renewed_basic(rejected)
+        if answer.status == 401:
+            self._slots[scope].asked = self._challenge.parameters.get("scope", "")
         return await self._renewed_token(scope, answer.status, rejected)
 
     async def _renewed_basic(self, rejected: str | None) -> str | None:
@@ -126,16 +131,16 @@ class Authorizer:
             if slot.attempts != attempts and slot.error is not None:
                 raise slot.error
             try:
-                slot.token, slot.error = await self._fetch_token(scope), None
+                slot.token = await self._fetch_token(slot, scope)
             except LazyfsError as error:
                 slot.error = error
+                slot.attempts += 1
                 raise
-            finally:
-                # A caller that is cancelled leaves no outcome: the next one fetches for itself.
-                slot.attempts += slot.error is not None
+            # A caller that is cancelled leaves no outcome: the next one fetches for itself.
+            slot.error = None
             return slot.token.authorization
 
-    async def _fetch_token(self, scope: str) -> Token:
+    async def _fetch_token(self, slot: _Slot, scope: str) -> Token:
         challenge = self._challenge
         assert challenge is not None
         realm = next_url(self._endpoint.url + "/v2/", challenge.parameters.get("realm"))
@@ -143,7 +148,9 @@ class Authorizer:
         if credential is not None and credential.kind is Kind.REGISTRY_TOKEN:
             now = trio.current_time()
             return Token(credential.secret, now, now + 60.0, now + 60.0)
-        request = build_token_request(realm, challenge, scope, credential)
+        service = challenge.parameters.get("service", "")
+        scopes = scopes_to_ask(scope, slot.asked)
+        request = build_token_request(realm, service, scopes, credential)
         headers = {"accept": "application/json"}
         if request.body is not None:
             headers["content-type"] = "application/x-www-form-urlencoded"

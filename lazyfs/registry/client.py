@@ -11,7 +11,8 @@ from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import DOCUMENT_LIMIT
 from lazyfs.oci.reference import Reference
 from lazyfs.registry.auth import Authorizer
-from lazyfs.registry.documents import ACCEPT, BlobTooLarge, receive_document
+from lazyfs.registry.documents import ACCEPT, receive_document
+from lazyfs.registry.errors import TooLarge
 from lazyfs.registry.exchange import Exchanger
 from lazyfs.registry.hosts import endpoint_of
 from lazyfs.registry.push import Pusher
@@ -86,7 +87,7 @@ class RegistryClient:
     async def fetch_blob(self, descriptor: Descriptor, *, limit: int) -> bytes:
         """Return a whole small blob of at most *limit* bytes, size and digest verified."""
         if descriptor.size > limit:
-            raise BlobTooLarge(
+            raise TooLarge(
                 f"blob {descriptor.digest}: got {descriptor.size} bytes, expected at most {limit}"
             )
         pieces: list[bytes] = []

@@ -6,7 +6,6 @@ Spec: OCI distribution-spec, "Pulling manifests"; image-spec, media-types.md.
 import msgspec
 
 from lazyfs.digest import Digest, digest_of, verify_digest
-from lazyfs.errors import FormatError
 from lazyfs.oci.manifest import DOCUMENT_TYPES, OCI_INDEX, OCI_MANIFEST
 from lazyfs.registry.source import Document
 
@@ -15,10 +14,6 @@ ACCEPT = ", ".join((*DOCUMENT_TYPES, "*/*;q=0.1"))
 
 UNTYPED = frozenset({"", "application/json", "application/octet-stream", "text/plain"})
 """Content types that say nothing about a document; some registries serve manifests so."""
-
-
-class BlobTooLarge(FormatError):
-    """A blob that is to be held in memory and is larger than it may be."""
 
 
 class _Typed(msgspec.Struct, rename="camel"):

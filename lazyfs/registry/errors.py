@@ -9,6 +9,7 @@
     DeadlineExceeded    ── Silent                nothing heard for too long              *
     VerificationFailed  ── SizeMismatch          a blob longer or shorter than its descriptor
                         └─ ContentRefused        the registry found our bytes to be wrong
+    FormatError         ── TooLarge              more than may be held in memory
 
 Those with a star may go away by themselves: ``TEMPORARY``.  No I/O here.
 
@@ -25,6 +26,7 @@ import msgspec
 from lazyfs.errors import (
     AccessDenied,
     DeadlineExceeded,
+    FormatError,
     LazyfsError,
     NotFound,
     Unavailable,
@@ -89,6 +91,10 @@ class SizeMismatch(VerificationFailed):
 
 class ContentRefused(VerificationFailed):
     """The registry received other bytes than their digest says."""
+
+
+class TooLarge(FormatError):
+    """A document or a blob that is to be held in memory, and is larger than it may be."""
 
 
 TEMPORARY = (ConnectionTrouble, Overloaded, BadAnswer, Silent)

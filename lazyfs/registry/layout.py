@@ -18,8 +18,8 @@ from lazyfs.digest import Digest, digest_of, parse_digest, verify_digest
 from lazyfs.errors import NotFound, Unavailable
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import DOCUMENT_LIMIT
-from lazyfs.registry.documents import BlobTooLarge, receive_document
-from lazyfs.registry.errors import SizeMismatch
+from lazyfs.registry.documents import receive_document
+from lazyfs.registry.errors import SizeMismatch, TooLarge
 from lazyfs.registry.layout_files import (
     INDEX,
     REF_NAME,
@@ -87,7 +87,7 @@ class ImageLayout:
     async def fetch_blob(self, descriptor: Descriptor, *, limit: int) -> bytes:
         """Return a whole small blob of at most *limit* bytes, size and digest verified."""
         if descriptor.size > limit:
-            raise BlobTooLarge(
+            raise TooLarge(
                 f"blob {descriptor.digest}: got {descriptor.size} bytes, expected at most {limit}"
             )
         data = await trio.to_thread.run_sync(self._read, descriptor.digest, limit)
@@ -183,7 +183,7 @@ class ImageLayout:
         with os.fdopen(file, "rb") as stream:
             data = stream.read(limit + 1)
         if len(data) > limit:
-            raise BlobTooLarge(f"blob {digest}: got over {limit} bytes, expected at most {limit}")
+            raise TooLarge(f"blob {digest}: got over {limit} bytes, expected at most {limit}")
         return data
 
     def _check(self, *, is_writing: bool = False) -> None:

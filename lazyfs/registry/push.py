@@ -14,7 +14,7 @@ import trio
 from lazyfs.digest import Digest, digest_of, verify_digest
 from lazyfs.errors import StoreError
 from lazyfs.oci.descriptor import Descriptor
-from lazyfs.registry.errors import Missing, Refused, SizeMismatch
+from lazyfs.registry.errors import Denied, Missing, Refused, SizeMismatch
 from lazyfs.registry.exchange import Exchanger
 from lazyfs.registry.hosts import next_url
 from lazyfs.registry.redirects import discard
@@ -75,7 +75,7 @@ class Pusher:
                 answer = await self._exchanger.request("HEAD", url, self._scope, {200})
             except Missing:
                 return False
-            except Refused:
+            except (Refused, Denied):
                 headers = {"range": "bytes=0-0"}
                 try:
                     answer = await self._exchanger.request(

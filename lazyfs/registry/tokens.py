@@ -6,12 +6,12 @@ Spec: distribution, "Token Authentication Specification" (GET) and "OAuth2 Token
 
 import base64
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import msgspec
 
-from lazyfs.registry.challenges import Challenge
 from lazyfs.registry.errors import BadAnswer
 from lazyfs.registry.keychain import Credential, Kind
 
@@ -76,26 +76,29 @@ def basic_authorization(credential: Credential) -> str:
     return f"Basic {base64.b64encode(pair).decode()}"
 
 
+def scopes_to_ask(scope: str, asked: str) -> list[str]:
+    """Return *scope*, and what of the scopes *asked* for by a challenge it does not cover."""
+    scopes = [scope]
+    for word in asked.split():
+        if word not in scopes and SCOPE_RE.fullmatch(word) and not _is_within(word, scope):
+            scopes.append(word)
+    return scopes
+
+
 def build_token_request(
-    realm: str, challenge: Challenge, scope: str, credential: Credential | None
+    realm: str, service: str, scopes: Sequence[str], credential: Credential | None
 ) -> TokenRequest:
-    """Return the request for a token of *scope*, and of what *challenge* asked for besides."""
-    asked = [scope]
-    for word in challenge.parameters.get("scope", "").split():
-        if word not in asked and SCOPE_RE.fullmatch(word) and not _is_within(word, scope):
-            asked.append(word)
-    pairs = [("service", challenge.parameters.get("service", ""))]
-    if not pairs[0][1]:
-        pairs.clear()
+    """Return the request for a token of *scopes*; *service* is what the challenge calls itself."""
+    pairs = [("service", service)] if service else []
     if credential is not None and credential.kind is Kind.IDENTITY_TOKEN:
         pairs += [
-            ("scope", " ".join(asked)),
+            ("scope", " ".join(scopes)),
             ("grant_type", "refresh_token"),
             ("client_id", CLIENT),
             ("refresh_token", credential.secret),
         ]
         return TokenRequest("POST", realm, body=urlencode(pairs).encode())
-    pairs += [("scope", word) for word in asked]
+    pairs += [("scope", scope) for scope in scopes]
     parts = urlsplit(realm)
     query = "&".join(filter(None, (parts.query, urlencode(pairs))))
     url = urlunsplit((parts.scheme, parts.netloc, parts.path, query, ""))

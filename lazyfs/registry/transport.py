@@ -16,7 +16,14 @@ import httpx
 import trio
 
 from lazyfs import __version__
-from lazyfs.registry.errors import BadAnswer, ConnectionTrouble, Silent, printable, redact_url
+from lazyfs.registry.errors import (
+    BadAnswer,
+    ConnectionTrouble,
+    Silent,
+    TooLarge,
+    printable,
+    redact_url,
+)
 from lazyfs.registry.hosts import origin_of, proxy_for
 from lazyfs.registry.source import AccessOptions, SourceStatistics
 
@@ -109,7 +116,7 @@ class Answer:
                 f"{self}: Content-Encoding: got {printable(encoding, 40)!r}, expected none"
             )
         if len(data) > limit:
-            raise BadAnswer(f"{self}: got more than {limit} bytes, expected at most {limit}")
+            raise TooLarge(f"{self}: got more than {limit} bytes, expected at most {limit}")
         return data
 
     async def aclose(self) -> None:

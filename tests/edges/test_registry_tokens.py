@@ -2,13 +2,13 @@
 
 import base64
 import json
+from collections.abc import Sequence
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazyfs.registry.challenges import Challenge
 from lazyfs.registry.errors import BadAnswer
 from lazyfs.registry.keychain import Credential, Kind
 from lazyfs.registry.tokens import (
@@ -17,6 +17,7 @@ from lazyfs.registry.tokens import (
     decode_token,
     pull_scope,
     push_scope,
+    scopes_to_ask,
 )
 
 REALM = "https://auth.example/token"
@@ -24,9 +25,13 @@ SCOPE = pull_scope("team/app")
 
 
 def asked(
-    parameters: dict[str, str], credential: Credential | None = None, realm: str = REALM
+    service: str = "",
+    credential: Credential | None = None,
+    *,
+    realm: str = REALM,
+    scopes: Sequence[str] = (SCOPE,),
 ) -> TokenRequest:
-    return build_token_request(realm, Challenge("bearer", parameters), SCOPE, credential)
+    return build_token_request(realm, service, scopes, credential)
 
 
 def query(request: TokenRequest) -> list[tuple[str, str]]:
@@ -34,7 +39,7 @@ def query(request: TokenRequest) -> list[tuple[str, str]]:
 
 
 def test_nobody_asks_for_a_token() -> None:
-    request = asked({"service": "the registry"})
+    request = asked("the registry")
     assert request.method == "GET"
     assert request.url.startswith(REALM + "?")
     assert query(request) == [("service", "the registry"), ("scope", "repository:team/app:pull")]
@@ -43,13 +48,13 @@ def test_nobody_asks_for_a_token() -> None:
 
 
 def test_a_user_asks_for_a_token() -> None:
-    request = asked({}, Credential("u", "p:q"))
+    request = asked("", Credential("u", "p:q"))
     assert request.authorization == "Basic " + base64.b64encode(b"u:p:q").decode()
     assert query(request) == [("scope", SCOPE)]
 
 
 def test_an_identity_token_is_posted_and_never_in_the_url() -> None:
-    request = asked({"service": "s"}, Credential("", "geheim", Kind.IDENTITY_TOKEN))
+    request = asked("s", Credential("", "geheim", Kind.IDENTITY_TOKEN))
     assert request.method == "POST"
     assert request.url == REALM
     assert request.authorization is None
@@ -64,7 +69,7 @@ def test_an_identity_token_is_posted_and_never_in_the_url() -> None:
 
 
 def test_a_realm_keeps_its_own_query() -> None:
-    request = asked({"service": "s"}, realm=REALM + "?account=a")
+    request = asked("s", realm=REALM + "?account=a")
     assert query(request) == [("account", "a"), ("service", "s"), ("scope", SCOPE)]
 
 
@@ -79,14 +84,13 @@ def test_a_realm_keeps_its_own_query() -> None:
     ],
 )
 def test_scopes_that_the_registry_names_are_asked_for_too(scope: str, expected: list[str]) -> None:
-    request = asked({"scope": scope})
+    assert scopes_to_ask(SCOPE, scope) == expected
+    request = asked(scopes=expected)
     assert [value for name, value in query(request) if name == "scope"] == expected
 
 
 def test_a_scope_within_ours_is_not_asked_for_twice() -> None:
-    challenge = Challenge("bearer", {"scope": SCOPE})
-    request = build_token_request(REALM, challenge, push_scope("team/app"), None)
-    assert query(request) == [("scope", "repository:team/app:pull,push")]
+    assert scopes_to_ask(push_scope("team/app"), SCOPE) == ["repository:team/app:pull,push"]
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,10 @@ class FakeRegistry:
         if self._signed:
             self._signed.known.clear()
 
+    def allow_upload(self, session: str) -> None:
+        """Accept a PUT to the upload *session*, as if a POST had begun it."""
+        self._uploads.add(session)
+
     def warn(self, text: str) -> None:
         """Send a Warning header with every answer from now on."""
         self._warnings.append(text)
