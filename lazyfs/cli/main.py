@@ -119,7 +119,8 @@ class LazyGroup(click.Group):
         is_verbose = any(w in ("-v", "-vv", "-vvv", "--verbose") for w in words)
         try:
             result = super().main(words, prog_name, complete_var, False, **extra)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
             return result if isinstance(result, int) else 0
         except click.exceptions.Exit as exit_:
             return exit_.exit_code
@@ -139,14 +140,22 @@ class LazyGroup(click.Group):
             # Whoever read our output has left; what Python would flush at exit has nowhere to go.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED
+        except BaseExceptionGroup as group:
+            if group.split(KeyboardInterrupt)[1] is None:  # Ctrl-C below a nursery
+                return INTERRUPTED
+            return self._bug(group, as_json=as_json, is_verbose=is_verbose)
         except Exception as error:
-            complain(error, as_json=as_json)
-            if is_verbose:
-                sys.excepthook(type(error), error, error.__traceback__)
-            return FAILED
+            return self._bug(error, as_json=as_json, is_verbose=is_verbose)
+
+    @staticmethod
+    def _bug(error: BaseException, *, as_json: bool, is_verbose: bool) -> int:
+        complain(error, as_json=as_json)
+        if is_verbose:
+            sys.excepthook(type(error), error, error.__traceback__)
+        return FAILED
 
 
-def complain(error: Exception, *, as_json: bool, before: str | None = None) -> None:
+def complain(error: BaseException, *, as_json: bool, before: str | None = None) -> None:
     """Write *error* to standard error: as text, or as one JSON object."""
     if isinstance(error, LazyfsError):
         code, message, hint = error.code, error.message, error.hint

@@ -11,6 +11,7 @@ import re
 import shutil
 import stat
 import subprocess
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -23,6 +24,8 @@ FUSE_DEVICE = "/dev/fuse"
 FUSERMOUNT = "fusermount3"
 FALLBACK_PATH = "/bin:/usr/bin"  # a mount unit of systemd has no PATH
 UNMOUNT_SECONDS = 30.0
+PROBE_SECONDS = 5.0
+DEAD_ERRNOS = (errno.ENOTCONN, errno.ECONNABORTED)  # its server was killed, or its connection
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 ESCAPE_RE = re.compile(rb"\\([0-7]{3})")
@@ -128,8 +131,7 @@ def state_of(path: str) -> tuple[State, MountEntry | None]:
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
-        # A server that was killed leaves a mount without one; an aborted connection too.
-        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED) and entry is not None:
+        if error.errno in DEAD_ERRNOS and entry is not None:
             return State.DEAD, entry
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return State.MISSING, None
@@ -137,8 +139,30 @@ def state_of(path: str) -> tuple[State, MountEntry | None]:
             return State.MOUNTED, entry
         return State.FORBIDDEN, None
     if entry is not None:
-        return State.MOUNTED, entry
+        is_dead = entry.filesystem_type.startswith("fuse") and _is_dead(path)
+        return (State.DEAD if is_dead else State.MOUNTED), entry
     return (State.FREE if stat.S_ISDIR(mode) else State.NOT_DIRECTORY), None
+
+
+def _is_dead(path: str) -> bool:
+    """Ask the FUSE server of *path* for something that the kernel never remembers.
+
+    The attributes of the root, which stat returns, outlive our servers.  A server that is alive
+    and stuck keeps its askers waiting, so that a thread asks.
+    """
+    answers: list[int | None] = []
+
+    def ask() -> None:
+        try:
+            os.statvfs(path)
+            answers.append(None)
+        except OSError as error:
+            answers.append(error.errno)
+
+    asker = threading.Thread(target=ask, daemon=True)
+    asker.start()
+    asker.join(PROBE_SECONDS)
+    return bool(answers) and answers[0] in DEAD_ERRNOS
 
 
 def prepare_mountpoint(path: str) -> bool:

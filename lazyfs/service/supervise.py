@@ -17,6 +17,7 @@ In the foreground the child prepares and the command serves.  If the command end
 whatever reason, the channel closes, and the server ends without a mount.
 """
 
+import ctypes
 import json
 import os
 import select
@@ -29,7 +30,7 @@ import traceback
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lazyfs import errors
 from lazyfs.errors import LazyfsError, MountFailed
@@ -38,6 +39,7 @@ HEADER = struct.Struct(">cI")
 MAX_MESSAGE_SIZE = 64 << 20
 LEAVE_SECONDS = 10.0
 CRASHED = 1
+PR_SET_PDEATHSIG = 1
 INTERRUPTED = 130
 
 
@@ -112,7 +114,9 @@ class Channel:
 
 def encode_error(error: BaseException) -> bytes:
     """Return an error as it travels: its family, and what it says."""
-    if isinstance(error, LazyfsError):
+    if is_interrupt(error):
+        document: dict[str, Any] = {"family": "KeyboardInterrupt"}
+    elif isinstance(error, LazyfsError):
         family = next(cls for cls in type(error).__mro__ if cls.__module__ == errors.__name__)
         document = {
             "family": family.__name__,
@@ -125,9 +129,11 @@ def encode_error(error: BaseException) -> bytes:
     return json.dumps(document).encode()
 
 
-def decode_error(payload: bytes) -> Exception:
+def decode_error(payload: bytes) -> BaseException:
     """Return the error that the other process met."""
     document = json.loads(payload)
+    if document["family"] == "KeyboardInterrupt":
+        return KeyboardInterrupt()
     if document["family"] is None:
         return ServerBug(document["message"])
     family: type[LazyfsError] = getattr(errors, document["family"])
@@ -165,10 +171,8 @@ def run_in_background(prepare: Prepare, serve: Serve, log_path: Path) -> None:
 
     Raises what either of them raised, or ServerLost.
     """
-    _open_standard_streams()
+    open_standard_streams()
     ours, theirs = socket.socketpair()
-    sys.stdout.flush()
-    sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
         ours.close()
@@ -201,13 +205,13 @@ def run_in_foreground(prepare: Prepare, serve: Serve, announce: Callable[[], Non
 
     *announce* is called when the mount is live.
     """
+    open_standard_streams()
     ours, theirs = socket.socketpair()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         ours.close()
-        _be_preparer(prepare, theirs)
+        _be_preparer(prepare, theirs, parent)
     theirs.close()
     channel = Channel(ours)
     try:
@@ -253,22 +257,37 @@ def _be_server(serve: Serve, connection: socket.socket, log_path: Path) -> NoRet
         os._exit(code)
 
 
-def _be_preparer(prepare: Prepare, connection: socket.socket) -> NoReturn:
+def _be_preparer(prepare: Prepare, connection: socket.socket, parent: int) -> NoReturn:
     code = CRASHED
     channel = Channel(connection)
     try:
+        die_with_parent(parent)
         channel.send(Word.PREPARED, prepare())
         code = 0
     except ChannelClosed:
         pass
-    except KeyboardInterrupt:
-        code = INTERRUPTED
     except BaseException as error:
-        if not isinstance(error, LazyfsError):
+        if is_interrupt(error):
+            code = INTERRUPTED
+        elif not isinstance(error, LazyfsError):
             _log_traceback()
         _report(channel, error)
     finally:
         os._exit(code)
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Say whether *error* is Ctrl-C, which nurseries wrap into groups."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(is_interrupt(member) for member in error.exceptions)
+    return isinstance(error, KeyboardInterrupt)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel end this process with *parent*, its parent, however that one ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        raise ChannelClosed("the parent ended before it could be watched")
 
 
 def _report(channel: Channel, error: BaseException) -> None:
@@ -284,13 +303,20 @@ def _log_traceback() -> None:
     sys.stderr.flush()
 
 
-def _open_standard_streams() -> None:
-    """Fill closed standard streams, so that no descriptor of ours lands on their numbers."""
+def open_standard_streams() -> None:
+    """Fill closed standard streams, so that no descriptor of ours lands on their numbers.
+
+    What is buffered in the others is written, so that a fork does not write it twice.
+    """
     for stream in range(3):
         try:
             os.fstat(stream)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    for name, stream in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:  # Python's way with a stream that was closed
+            setattr(sys, name, os.fdopen(stream, "w", closefd=False))
+        getattr(sys, name).flush()
 
 
 def detach(keep: int, log_path: Path) -> None:

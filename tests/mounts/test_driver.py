@@ -17,9 +17,9 @@ from tests.support.mounting import (
     SECONDS,
     Commanded,
     available_drivers,
+    folder_for_all,
     is_mounted,
     needs_fuse,
-    open_to_all,
     run,
     serving_made,
     wait_until,
@@ -43,13 +43,13 @@ def driver(request):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, driver):
-    folder = open_to_all(tmp_path_factory.mktemp("driver"))
-    mountpoint = folder / "mnt"
-    mountpoint.mkdir()
-    words = ["allow_other,suid,dev"] if os.geteuid() == 0 else []
-    with serving_made(mountpoint, driver, *words) as server:
-        yield server
+def server(driver):
+    with folder_for_all() as folder:
+        mountpoint = folder / "mnt"
+        mountpoint.mkdir()
+        words = ["allow_other,suid,dev"] if os.geteuid() == 0 else []
+        with serving_made(mountpoint, driver, *words) as server:
+            yield server
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -50,14 +52,15 @@ def is_mounted(path: str | Path) -> bool:
     return any(entry.mountpoint == os.fsencode(path) for entry in load_mountinfo())
 
 
-def open_to_all(folder: Path) -> Path:
-    """Let other users reach *folder*, which pytest has made for this one only."""
-    for part in (folder, *folder.parents):
-        if part == part.parent or part.stat().st_uid != os.geteuid():
-            break
-        if part.stat().st_mode & 0o055 != 0o055:
-            part.chmod(0o755)
-    return folder
+@contextmanager
+def folder_for_all() -> Iterator[Path]:
+    """Give a new folder that other users can reach, which pytest's own are not."""
+    folder = Path(tempfile.mkdtemp(prefix="lazyfs-test-"))
+    try:
+        folder.chmod(0o755)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def force_unmount(path: str | Path) -> None:
