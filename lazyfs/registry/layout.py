@@ -26,11 +26,11 @@ from lazyfs.registry.layout_files import (
     VERSION_FILE,
     BadLayout,
     Listed,
-    build_index,
     check_version,
     copy_verified,
     create_layout,
     decode_index,
+    name_in_index,
     write_atomically,
 )
 from lazyfs.registry.source import Document, SourceStatistics
@@ -141,10 +141,9 @@ class ImageLayout:
             self._check(is_writing=True)
             write_atomically(self.blob_path(digest), data)
             if tag is not None:
-                listed = self._index()
-                listed = [entry for entry in listed if not entry.is_named(tag)]
-                listed.append(Listed(media_type, str(digest), len(data), {REF_NAME: tag}))
-                write_atomically(self._path / INDEX, build_index(listed))
+                added = Listed(media_type, str(digest), len(data), {REF_NAME: tag})
+                path = self._path / INDEX
+                write_atomically(path, name_in_index(self._index(), str(path), added, tag))
 
         async with self._writing:
             await trio.to_thread.run_sync(store)
@@ -206,7 +205,7 @@ class ImageLayout:
         check_version(data, self.repository)
         self._is_checked = True
 
-    def _index(self) -> list[Listed]:
+    def _index(self) -> bytes:
         path = self._path / INDEX
         try:
             with open(path, "rb") as stream:
@@ -215,11 +214,11 @@ class ImageLayout:
             raise LayoutUnreadable(f"{path}: got {error.strerror}, expected an index") from error
         if len(data) > INDEX_LIMIT:
             raise BadLayout(f"{path}: got over {INDEX_LIMIT} bytes, expected fewer")
-        return decode_index(data, str(path))
+        return data
 
     def _find(self, tag: str) -> Listed:
         """Return what *tag* names in ``index.json``; an empty tag, the only image there."""
-        listed = self._index()
+        listed = decode_index(self._index(), str(self._path / INDEX))
         if tag:
             for entry in listed:
                 if entry.is_named(tag):

@@ -6,9 +6,9 @@ Spec: OCI image-spec, image-layout.md ("oci-layout file", "index.json file").
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import compress
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -20,6 +20,7 @@ from lazyfs.registry.errors import SizeMismatch, printable
 VERSION_FILE = "oci-layout"
 VERSION_DOCUMENT = b'{"imageLayoutVersion":"1.0.0"}'
 INDEX = "index.json"
+EMPTY_INDEX = f'{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[]}}'.encode()
 REF_NAME = "org.opencontainers.image.ref.name"
 IMAGE_LIMIT = 10_000
 COPY_SIZE = 1 << 20
@@ -33,17 +34,13 @@ class LayoutUnwritable(StoreError):
     """The layout cannot be written."""
 
 
-class Listed(msgspec.Struct, rename="camel", omit_defaults=True):
-    """One image that a layout lists; what is not named here is kept as it is."""
+class Listed(msgspec.Struct, rename="camel"):
+    """One image that a layout lists."""
 
     media_type: str
     digest: str
     size: int
     annotations: dict[str, str] | None = None
-    platform: dict[str, Any] | None = None
-    artifact_type: str | None = None
-    urls: list[str] | None = None
-    data: str | None = None
 
     @property
     def name(self) -> str | None:
@@ -100,9 +97,11 @@ def decode_index(data: bytes, what: str) -> list[Listed]:
     return index.manifests
 
 
-def build_index(listed: Sequence[Listed]) -> bytes:
-    """Return ``index.json`` for *listed*."""
-    document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": listed}
+def name_in_index(data: bytes, what: str, added: Listed, tag: str) -> bytes:
+    """Return ``index.json`` with *added* as what *tag* names; all else stays as it was."""
+    kept = [not listed.is_named(tag) for listed in decode_index(data, what)]
+    document = msgspec.json.decode(data)
+    document["manifests"] = [*compress(document["manifests"], kept), added]
     return msgspec.json.encode(document)
 
 
@@ -111,7 +110,7 @@ def create_layout(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not (path / INDEX).exists():
-            write_atomically(path / INDEX, build_index([]))
+            write_atomically(path / INDEX, EMPTY_INDEX)
         if not (path / VERSION_FILE).exists():
             write_atomically(path / VERSION_FILE, VERSION_DOCUMENT)
     except OSError as error:
