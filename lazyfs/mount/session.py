@@ -36,7 +36,8 @@ HINTS = (
     ("failed to open /dev/fuse: Permission denied", "as root: chmod 666 /dev/fuse"),
     ("/dev/fuse: Permission denied", "as root: chmod 666 /dev/fuse"),
     ("/dev/fuse", "modprobe fuse; in a container, pass --device /dev/fuse"),
-    ("fusermount", "install the package fuse3; only root can do without"),
+    ("failed to exec fusermount", "install the package fuse3; only root can do without"),
+    ("could not determine username", "fusermount3 wants the user to be in /etc/passwd"),
     ("too many FUSE filesystems", "raise mount_max in /etc/fuse.conf"),
     ("not permitted", "a container needs CAP_SYS_ADMIN, or fusermount3 with its suid bit"),
 )
