@@ -16,10 +16,10 @@ No I/O and no locks here; zlib and hashlib release the interpreter lock, so deco
 threads run side by side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from io import BytesIO
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from lazyfs.formats.inflate import INFLATE_ERRORS, open_member
 
@@ -34,6 +34,8 @@ PENDING_SIZE = 64 << 10
 # Members in one stream: one, plus those that a parallel converter starts at its seams.  Without
 # a bound, empty members of 20 bytes would cost a copy of the window each.
 MAX_MEMBERS = 256
+# The chunk size of nearly every image: what is larger does not go through memory in one piece.
+SPOOL_SIZE = 4 << 20
 
 
 class Piece(NamedTuple):
@@ -51,22 +53,32 @@ class Piece(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """A chunk's verified payload, or why there is none."""
+    """A chunk's verified payload, in ``data`` or a large one in ``spool``, or why there is none.
+
+    The receiver of a spool closes it.
+    """
 
     key: int
     data: bytes | None
     error: str | None
+    spool: BinaryIO | None = None
 
 
 class RangeDecoder:
     """Decodes the chunks *pieces* out of a blob's bytes from *start* on.
 
     *pieces* are sorted by (blob_offset, inner_offset).  Each comes back exactly once, in an order
-    of its own, from ``feed`` or from ``finish``.
+    of its own, from ``feed`` or from ``finish``.  *open_spool* opens an empty temporary file.
     """
 
-    def __init__(self, pieces: Sequence[Piece], start: int) -> None:
+    def __init__(
+        self,
+        pieces: Sequence[Piece],
+        start: int,
+        open_spool: Callable[[], BinaryIO] | None = None,
+    ) -> None:
         self._pieces = pieces
+        self._open_spool = open_spool
         self._next = 0  # the first piece of the next stream
         self._position = start  # the blob offset of the next byte that is fed
         self._stream: _Stream | None = None  # half decoded
@@ -114,7 +126,7 @@ class RangeDecoder:
                 at = size
                 self._position += rest
             else:
-                self._stream = _Stream(self._pieces[self._next : after], end, decoded)
+                self._stream = self._open_stream(after, end, decoded)
                 self._next = after
         return decoded
 
@@ -129,6 +141,12 @@ class RangeDecoder:
             self._stream = None
         self._refuse(len(self._pieces), "got a range that ended before the chunk", decoded)
         return decoded
+
+    def close(self) -> None:
+        """Drop what is half decoded; nothing may be fed afterwards.  Idempotent."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
     def _next_stream(self) -> tuple[int, int]:
         """Return the piece after the next stream's last one, and that stream's end in the blob."""
@@ -161,9 +179,14 @@ class RangeDecoder:
             if len(plain) == head.size and sha256(plain).digest() == head.digest:
                 decoded.append(Decoded(head.key, plain, None))
                 return
-        stream = _Stream(self._pieces[first:after], 0, decoded)
+        self._next = first
+        stream = self._open_stream(after, 0, decoded)
+        self._next = after
         stream.feed(view, decoded)
         stream.end(decoded)
+
+    def _open_stream(self, after: int, end: int, decoded: list[Decoded]) -> "_Stream":
+        return _Stream(self._pieces[self._next : after], end, decoded, self._open_spool)
 
     def _decode_pending(self, after: int, decoded: list[Decoded]) -> None:
         pending, self._pending = self._pending, bytearray()
@@ -188,8 +211,15 @@ class RangeDecoder:
 class _Stream:
     """One stream being inflated, and the chunks wanted of it."""
 
-    def __init__(self, pieces: Sequence[Piece], blob_end: int, decoded: list[Decoded]) -> None:
+    def __init__(
+        self,
+        pieces: Sequence[Piece],
+        blob_end: int,
+        decoded: list[Decoded],
+        open_spool: Callable[[], BinaryIO] | None,
+    ) -> None:
         self.blob_end = blob_end
+        self._open_spool = open_spool
         self._pieces = _without_overlaps(pieces, decoded)
         self._next = 0
         self._need = max((p.inner_offset + p.size for p in self._pieces), default=0)
@@ -197,7 +227,7 @@ class _Stream:
         self._members = 1
         self._has_started = False  # the member has been given bytes
         self._produced = 0  # plain bytes so far
-        self._partial: BytesIO | None = None  # the start of a chunk that spans steps
+        self._partial: BinaryIO | None = None  # the start of a chunk that spans steps
         self._hash = sha256()
 
     @property
@@ -260,34 +290,59 @@ class _Stream:
                 continue
             part = plain[max(piece.inner_offset - base, 0) : min(end, top) - base]
             if self._partial is None:
-                self._partial = BytesIO()
+                self._partial = self._open_partial(piece.size)
                 self._hash = sha256()
             self._partial.write(part)
             self._hash.update(part)
             if end > top:
                 return
             assembled, self._partial = self._partial, None
-            self._complete(assembled.getvalue(), self._hash.digest(), decoded)
+            payload = assembled.getvalue() if isinstance(assembled, BytesIO) else assembled
+            self._complete(payload, self._hash.digest(), decoded)
 
-    def _complete(self, data: bytes, digest: bytes, decoded: list[Decoded]) -> None:
+    def _open_partial(self, size: int) -> BinaryIO:
+        if self._open_spool is not None and size > SPOOL_SIZE:
+            return self._open_spool()
+        return BytesIO()
+
+    def _copy(self, spool: BinaryIO) -> BinaryIO:
+        """Return another spool with the same bytes."""
+        copy = self._open_partial(SPOOL_SIZE + 1)
+        spool.seek(0)
+        while data := spool.read(INFLATE_STEP):
+            copy.write(data)
+        return copy
+
+    def _complete(self, payload: bytes | BinaryIO, digest: bytes, decoded: list[Decoded]) -> None:
         """Hand out the next chunk, and those that name the same bytes."""
-        head = self._pieces[self._next]
-        while self._next < len(self._pieces):
+        at = self._pieces[self._next].inner_offset
+        is_taken = False
+        while self._next < len(self._pieces) and self._pieces[self._next].inner_offset == at:
             piece = self._pieces[self._next]
-            if piece.inner_offset != head.inner_offset:
-                return
-            if piece.digest == digest:
-                decoded.append(Decoded(piece.key, data, None))
-            else:
-                decoded.append(_failed(piece, f"got sha256:{digest.hex()}"))
             self._next += 1
+            if piece.digest != digest:
+                decoded.append(_failed(piece, f"got sha256:{digest.hex()}"))
+            elif isinstance(payload, bytes):
+                decoded.append(Decoded(piece.key, payload, None))
+            else:  # each receiver closes its own
+                spool = self._copy(payload) if is_taken else payload
+                decoded.append(Decoded(piece.key, None, None, spool))
+                is_taken = True
+        if not is_taken and not isinstance(payload, bytes):
+            payload.close()
+
+    def close(self) -> None:
+        """Drop the chunk being assembled."""
+        if self._partial is not None:
+            self._partial.close()
+            self._partial = None
 
     def _fail(self, reason: str, decoded: list[Decoded]) -> None:
         """Give up the stream: every chunk that is not complete is bad."""
         for piece in self._pieces[self._next :]:
             decoded.append(_failed(piece, reason))
         self._next = len(self._pieces)
-        self._partial = None
+        self.close()
 
 
 def _without_overlaps(pieces: Sequence[Piece], decoded: list[Decoded]) -> Sequence[Piece]:

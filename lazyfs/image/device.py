@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from lazyfs.errors import LazyfsError
 from lazyfs.image.flights import Flight
+from lazyfs.image.plan import Run
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.content import RESIDENT, LayerContent
@@ -49,6 +50,22 @@ class Device:
     def is_wanted(self, chunk: int) -> bool:
         """Say whether *chunk* is neither resident nor on its way."""
         return self.content.states[chunk] != RESIDENT and chunk not in self.flights
+
+    def take_off(self, run: Run) -> None:
+        """Put the chunks of *run*, which are wanted, on their way."""
+        for chunk in run.chunks:
+            self.flights[chunk] = run.flights[chunk] = Flight()
+
+    def take_down(self, run: Run, chunk: int) -> Flight | None:
+        """Return the flight of *run* for *chunk*, off the table, or None if it has ended.
+
+        The table may hold another flight for the same chunk by now, of a reader who came after
+        this one had failed: that one stays.
+        """
+        flight = run.flights.pop(chunk, None)
+        if flight is not None and self.flights.get(chunk) is flight:
+            del self.flights[chunk]
+        return flight
 
     def with_stream(self, chunks: Iterable[int]) -> list[int]:
         """Return *chunks* and all wanted ones that share a compressed stream with one of them.

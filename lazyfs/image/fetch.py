@@ -7,28 +7,25 @@ nursery.  docs/concurrency.md says what is atomic between awaits.
 """
 
 import logging
-import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from enum import Enum
 
 import trio
 
 from lazyfs.errors import LazyfsError, StoreError, VerificationFailed
-from lazyfs.formats.decode import Decoded, Piece, RangeDecoder
 from lazyfs.image.device import Device
-from lazyfs.image.flights import Flight
 from lazyfs.image.origin import Origin
 from lazyfs.image.pace import Pace
 from lazyfs.image.plan import Run, plan_runs
+from lazyfs.image.pressure import Demand
 from lazyfs.image.profile import Recorder
 from lazyfs.image.spare import Spare
-from lazyfs.store.content import DOUBTFUL, RESIDENT, LayerContent, NotStored
+from lazyfs.image.transfer import transfer
+from lazyfs.image.twins import Twins
+from lazyfs.store.content import DOUBTFUL, RESIDENT
 
 log = logging.getLogger(__name__)
-
-FEED_SIZE = 256 << 10
-"""Compressed bytes handed to a worker at once: a thread hop costs 0.2 ms, inflating these 1 ms."""
 
 REFUSAL_SECONDS = 10.0
 """How long a chunk that was bad twice is refused without asking again."""
@@ -38,22 +35,6 @@ CLAIM_SECONDS = 0.005
 
 DEMAND_REQUESTS = 8
 WORKERS = 2
-
-
-CALM_SECONDS = 0.3
-REST_SECONDS = 1.0
-BURST_SECONDS = 1.0
-
-
-class Pressure(Enum):
-    """What readers need of the link, for background work to yield to."""
-
-    NONE = 0
-    """Nobody has waited for a request lately."""
-    BURST = 1
-    """Somebody began to, after a rest: a program starts, and each of its reads waits."""
-    STEADY = 2
-    """Somebody has for a while: filling the store is what helps most now."""
 
 
 class ChunkCorrupt(VerificationFailed):
@@ -66,7 +47,10 @@ class FetchBroken(StoreError):
 
 @dataclass(slots=True)
 class FetchStatistics:
-    """Counts since the image was opened; sizes are compressed bytes asked for."""
+    """Counts since the image was opened; sizes are compressed bytes asked for.
+
+    ``copied_size`` is bytes of content that came from other layers of the store.
+    """
 
     demand_requests: int = 0
     demand_size: int = 0
@@ -76,6 +60,7 @@ class FetchStatistics:
     corrupt_chunks: int = 0
     failed_requests: int = 0
     unstored_chunks: int = 0
+    copied_size: int = 0
 
 
 class Fetcher:
@@ -88,6 +73,7 @@ class Fetcher:
         self,
         devices: Sequence[Device],
         origin: Origin,
+        twins: Twins,
         nursery: trio.Nursery,
         *,
         report: Callable[[str], None],
@@ -95,14 +81,14 @@ class Fetcher:
         self.statistics = FetchStatistics()
         self.recorder = Recorder(devices)
         self.pace = Pace(trio.current_time)
+        self.demand = Demand(trio.current_time)
         self._devices = {device.number: device for device in devices}
+        self.twins = twins
         self._origin = origin
         self._nursery = nursery
         self._report = report
         self._workers = trio.CapacityLimiter(WORKERS)
         self._slots = trio.CapacityLimiter(DEMAND_REQUESTS)
-        self._demand_runs = 0
-        self._demand_ended = self._burst_started = -math.inf
         self._spare = Spare()
         self._is_full = False
 
@@ -222,38 +208,18 @@ class Fetcher:
 
     # Requests.
 
-    def pressure(self) -> Pressure:
-        """Say how much readers need the link now."""
-        now = trio.current_time()
-        if self._demand_runs == 0 and now - self._demand_ended > CALM_SECONDS:
-            return Pressure.NONE
-        return Pressure.BURST if now - self._burst_started < BURST_SECONDS else Pressure.STEADY
-
     def _launch(self, dev: Device, chunks: list[int], *, is_demand: bool) -> None:
         """Start fetching *chunks* (wanted, in blob order) and return."""
         for run in plan_runs(dev.table, chunks, gap=self.pace.gap_size):
-            self._take_off(dev, run)
+            dev.take_off(run)
             self._nursery.start_soon(self._run_demand, dev, run, is_demand)
 
-    @staticmethod
-    def _take_off(dev: Device, run: Run) -> None:
-        for chunk in run.chunks:
-            dev.flights[chunk] = Flight()
-
     async def _run_demand(self, dev: Device, run: Run, is_demand: bool) -> None:
-        now = trio.current_time()
-        if is_demand and self._demand_runs == 0 and now - self._demand_ended > REST_SECONDS:
-            self._burst_started = now
-        self._demand_runs += is_demand
-        try:
+        with self.demand.request() if is_demand else nullcontext():
             async with self._slots:
                 self.statistics.demand_requests += 1
                 self.statistics.demand_size += run.end - run.start
                 await self._fetch(dev, run)
-        finally:
-            self._demand_runs -= is_demand
-            if is_demand:
-                self._demand_ended = trio.current_time()
 
     async def fetch_background(self, dev: Device, chunks: list[int]) -> None:
         """Fetch wanted chunks that nobody waits for yet, in blob order; errors only end flights."""
@@ -262,7 +228,7 @@ class Fetcher:
             run.chunks = [chunk for chunk in run.chunks if dev.is_wanted(chunk)]
             if not run.chunks:
                 continue
-            self._take_off(dev, run)
+            dev.take_off(run)
             self.statistics.background_requests += 1
             self.statistics.background_size += run.end - run.start
             await self._fetch(dev, run)
@@ -273,9 +239,10 @@ class Fetcher:
         claim = min(run.chunks), max(run.chunks)
         try:
             await self._claim(dev, run, claim)
-            bad = await self._transfer(dev, run) if run.chunks else {}
-            for chunk, reason in bad.items():
-                await self._fetch_again(dev, chunk, reason)
+            for part in await self._without_twins(dev, run):
+                bad = await self._transfer(dev, part)
+                for chunk, reason in bad.items():
+                    await self._fetch_again(dev, part, chunk, reason)
         except LazyfsError as exc:
             self.statistics.failed_requests += 1
             log.warning("layer %s: %s", dev.descriptor.digest, exc.message)
@@ -284,8 +251,8 @@ class Fetcher:
             log.exception("layer %s: fetching %d-%d", dev.descriptor.digest, run.start, run.end)
         finally:
             dev.content.release(*claim)
-            for chunk in run.chunks:
-                flight = dev.flights.pop(chunk, None)
+            for chunk in list(run.flights):
+                flight = dev.take_down(run, chunk)
                 if flight is not None:
                     flight.fail(error or FetchBroken(f"chunk {chunk}: fetching was broken off"))
 
@@ -308,73 +275,52 @@ class Fetcher:
         if landed:
             run.chunks = [chunk for chunk in run.chunks if states[chunk] != RESIDENT]
         for chunk in landed:
-            dev.flights.pop(chunk).land()
+            flight = dev.take_down(run, chunk)
+            if flight is not None:
+                flight.land()
+
+    async def _without_twins(self, dev: Device, run: Run) -> list[Run]:
+        """Copy what other layers of the store hold; return what is left of *run* to be fetched."""
+        if not self.twins.has(dev, run.chunks):
+            return [run] if run.chunks else []
+        copied = await trio.to_thread.run_sync(
+            self.twins.copy, dev, run.chunks, limiter=self._workers
+        )
+        self.statistics.copied_size += copied
+        self._land_resident(dev, run)
+        parts = plan_runs(dev.table, run.chunks, gap=self.pace.gap_size)
+        for part in parts:
+            part.flights = run.flights
+        return parts
 
     async def _transfer(self, dev: Device, run: Run) -> dict[int, str]:
-        """Ask for a run, decode and store it, land its flights; return the bad chunks."""
-        decoder = RangeDecoder(_pieces(dev, run.chunks), run.start)
-        bad: dict[int, str] = {}
-        buffered: list[bytes] = []
-        size = 0
-        started = self.pace.started()
-        is_answered = False
-        try:
-            async with self._origin.source.open_range(dev.descriptor, run.start, run.end) as body:
-                async for data in body:
-                    if not is_answered:
-                        self.pace.answered(started)
-                        is_answered = True
-                    self.pace.received(len(data))
-                    buffered.append(data)
-                    size += len(data)
-                    if size >= FEED_SIZE:
-                        await self._feed(dev, decoder, b"".join(buffered), bad)
-                        buffered.clear()
-                        size = 0
-        finally:
-            self.pace.ended()
-        await self._feed(dev, decoder, b"".join(buffered), bad, is_last=True)
-        return bad
+        """Fetch *run* and land its flights; return its bad chunks, with the reason."""
 
-    async def _feed(
-        self,
-        dev: Device,
-        decoder: RangeDecoder,
-        data: bytes,
-        bad: dict[int, str],
-        *,
-        is_last: bool = False,
-    ) -> None:
-        def decode() -> list[Decoded]:
-            decoded = decoder.feed(data)
-            if is_last:
-                decoded += decoder.finish()
-            return [_store(dev.content, item) for item in decoded]
-
-        for item in await trio.to_thread.run_sync(decode, limiter=self._workers):
-            if item.error is not None:
-                bad[item.key] = item.error
-                continue
-            if item.data is not None:
-                self._spare.put(dev.number, item.key, item.data)
+        def landed(chunk: int, data: bytes | None) -> None:
+            if data is not None:
+                self._spare.put(dev.number, chunk, data)
                 self._say_full(dev)
-            flight = dev.flights.pop(item.key, None)
+            flight = dev.take_down(run, chunk)
             if flight is not None:
-                flight.land(item.data)
+                flight.land(data)
 
-    async def _fetch_again(self, dev: Device, chunk: int, reason: str) -> None:
+        return await transfer(
+            self._origin.source, dev, run, workers=self._workers, pace=self.pace, landed=landed
+        )
+
+    async def _fetch_again(self, dev: Device, run: Run, chunk: int, reason: str) -> None:
         """Fetch a chunk that was bad once more, alone; refuse it for a while if it is bad again."""
         log.warning(
             "layer %s: chunk %d: %s; fetching it again", dev.descriptor.digest, chunk, reason
         )
-        run = Run(dev.table.blob_offset(chunk), dev.table.blob_end(chunk), [chunk])
-        bad = await self._transfer(dev, run)
+        start, end = dev.table.blob_offset(chunk), dev.table.blob_end(chunk)
+        bad = await self._transfer(dev, Run(start, end, [chunk], run.flights))
         if not bad:
             return
         self.statistics.corrupt_chunks += 1
         digest = f"sha256:{dev.table.digest(chunk).hex()}"
         error = ChunkCorrupt(
-            f"layer {dev.descriptor.digest}: chunk at blob offset {run.start}: got bytes that are "
+            f"layer {dev.descriptor.digest}: chunk at blob offset {start}: got bytes that are "
             f"wrong ({bad[chunk]}), expected {digest}",
             hint="it was fetched twice; the registry holds, or something on the way makes, "
             "other bytes than were published",
@@ -382,7 +328,9 @@ class Fetcher:
         log.error("%s", error.message)
         self._report(f"corrupt {digest}")
         dev.refused[chunk] = (error, trio.current_time() + REFUSAL_SECONDS)
-        dev.flights.pop(chunk).fail(error)
+        flight = dev.take_down(run, chunk)
+        if flight is not None:
+            flight.fail(error)
 
     def _say_full(self, dev: Device) -> None:
         self.statistics.unstored_chunks += 1
@@ -392,29 +340,3 @@ class Fetcher:
                 "%s: full, or failing: chunks are served without being stored from here on",
                 dev.content.folder,
             )
-
-
-def _pieces(dev: Device, chunks: Sequence[int]) -> list[Piece]:
-    table = dev.table
-    return [
-        Piece(
-            chunk,
-            table.blob_offset(chunk),
-            table.blob_end(chunk),
-            table.inner_offset(chunk),
-            table.size(chunk),
-            table.digest(chunk),
-        )
-        for chunk in chunks
-    ]
-
-
-def _store(content: LayerContent, item: Decoded) -> Decoded:
-    """Store a verified chunk; what comes back has no data, or those the store did not take."""
-    if item.data is None:
-        return item
-    try:
-        content.write(item.key, item.data)
-    except NotStored:
-        return item
-    return item._replace(data=None)

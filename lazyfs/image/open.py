@@ -18,6 +18,7 @@ from lazyfs.image.origin import Origin
 from lazyfs.image.prefetch import prefetch
 from lazyfs.image.prepare import Prepared
 from lazyfs.image.profile import replay
+from lazyfs.image.twins import Twins
 from lazyfs.mount.contents import NativeLayer
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.reference import parse_reference
@@ -80,7 +81,12 @@ class OpenImage:
         )
 
     async def prefetch(self, mode: str) -> None:
-        """Fetch in the background; *mode* is one of ``prefetch.MODES``."""
+        """Fetch in the background; *mode* is one of ``prefetch.MODES``.
+
+        Begins by looking for chunks that other layers of the store hold already.
+        """
+        if not self.prepared.is_volatile:
+            await trio.to_thread.run_sync(self.contents.twins.search)
         profile = load_profile(self.store, parse_digest(self.prepared.image.manifest_digest))
         profiled = None
         if profile is not None:
@@ -163,13 +169,15 @@ async def open_image(
             devices.append(device)
         if prepared.is_volatile:
             shutil.rmtree(store.root, ignore_errors=True)  # all of it is mapped
+        twins = Twins(store, devices)
+        stack.callback(twins.close)
         nursery = await stack.enter_async_context(trio.open_nursery())
         image = OpenImage(
             prepared=prepared,
             store=store,
             index=stored.index,
             provenance=stored.provenance,
-            contents=Fetcher(devices, origin, nursery, report=health.report),
+            contents=Fetcher(devices, origin, twins, nursery, report=health.report),
             devices=tuple(devices),
             attributes=mount_attributes(
                 requested=prepared.requested,

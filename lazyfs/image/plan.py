@@ -5,8 +5,9 @@ request; it covers the blob from its first chunk's stream to its last chunk's en
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from lazyfs.image.flights import Flight
 from lazyfs.rootfs.table import LayerTable
 
 SEGMENT_SIZE = 4 << 20
@@ -16,11 +17,15 @@ that one connection does not, and the first bytes arrive no later."""
 
 @dataclass(slots=True)
 class Run:
-    """One range request: blob bytes ``start`` to ``end`` and the chunks wanted of it."""
+    """One range request: blob bytes ``start`` to ``end`` and the chunks wanted of it.
+
+    ``flights`` are those of its chunks that have not ended, by chunk.
+    """
 
     start: int
     end: int
     chunks: list[int]
+    flights: dict[int, Flight] = field(default_factory=dict)
 
 
 def plan_runs(

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 import trio
 
 from lazyfs.image.device import Device
-from lazyfs.image.fetch import Fetcher, Pressure
+from lazyfs.image.fetch import Fetcher
+from lazyfs.image.pressure import Pressure
 
 WORKERS = 3
 PAUSE_SECONDS = 0.02
@@ -57,7 +58,7 @@ async def _fetch_all(fetcher: Fetcher, segments: Segments, *, yields: bool) -> N
 async def _work(fetcher: Fetcher, segments: Segments, yields: bool) -> None:
     """Take segments until there are none."""
     while True:
-        while yields and fetcher.pressure() is Pressure.BURST:  # noqa: ASYNC110 - ends by time
+        while yields and fetcher.demand.pressure is Pressure.BURST:  # noqa: ASYNC110 - ends by time
             await trio.sleep(PAUSE_SECONDS)
         segment = next(segments, None)
         if segment is None:

@@ -177,6 +177,13 @@ class LayerTable:
         start = (HEADER_WORDS + record * RECORD_WORDS + DIGEST_WORD) * WORD
         return self._view[start : start + 32].tobytes()
 
+    def digests(self) -> list[bytes]:
+        """Return the raw sha256 of every piece, by record number."""
+        first = HEADER.size + DIGEST_WORD * WORD
+        stop = HEADER.size + self.count * RECORD.size
+        body = self._view[first:stop].tobytes() if self.count else b""
+        return [body[at : at + 32] for at in range(0, len(body), RECORD.size)]
+
     def by_blob(self) -> Sequence[int]:
         """Return all record numbers sorted by (blob offset, inner offset)."""
         if self._in_blob_order:  # every producer's layout but that of hand-made TOCs

@@ -27,7 +27,9 @@ import hashlib
 import mmap
 import os
 import struct
+import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 from lazyfs.errors import StoreError
 from lazyfs.rootfs.table import LayerTable
@@ -173,9 +175,7 @@ class LayerContent:
         """Store the verified bytes of *chunk* and mark it; NotStored if the disk refuses them."""
         if self.states[chunk] == RESIDENT:
             return  # rule 4: another process was faster
-        if not self._dirty:
-            self._set_clean(0)
-            self._dirty = True
+        self._begin_marking()
         offset = self.table.device_offset(chunk)
         view = memoryview(data)
         try:
@@ -186,6 +186,41 @@ class LayerContent:
         except OSError as exc:
             raise NotStored(f"content store {self.folder}: {exc.strerror}") from exc
         self.states[chunk] = RESIDENT
+
+    def copy(self, chunk: int, source_fd: int, source_offset: int) -> None:
+        """Store *chunk* out of another file, whose bytes there the caller has verified; mark it.
+
+        On a filesystem that can, the two files share the blocks afterwards.
+        """
+        if self.states[chunk] == RESIDENT:
+            return
+        self._begin_marking()
+        offset, left = self.table.device_offset(chunk), self.table.size(chunk)
+        try:
+            while left:
+                copied = os.copy_file_range(source_fd, self.fd, left, source_offset, offset)
+                if not copied:
+                    raise NotStored(f"content store {self.folder}: the source of a copy ended")
+                source_offset += copied
+                offset += copied
+                left -= copied
+        except OSError as exc:
+            raise NotStored(f"content store {self.folder}: {exc.strerror}") from exc
+        self.states[chunk] = RESIDENT
+
+    def open_spool(self) -> BinaryIO:
+        """Open a temporary file, without a name, for a chunk that is too large for memory."""
+        try:
+            fd = os.open(self.folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return tempfile.TemporaryFile()  # a filesystem without O_TMPFILE, or a full one
+        return open(fd, "w+b", buffering=0)
+
+    def _begin_marking(self) -> None:
+        """See to rule 2."""
+        if not self._dirty:
+            self._set_clean(0)
+            self._dirty = True
 
     def confirm(self, chunk: int) -> bool:
         """Hash a doubtful chunk again; mark it resident, or absent and return False."""
@@ -258,6 +293,10 @@ class UnstoredContent(LayerContent):
         """Do nothing."""
 
     def write(self, chunk: int, data: bytes) -> None:
+        """Raise NotStored."""
+        raise NotStored(f"content store {self.folder}: no room for any content")
+
+    def copy(self, chunk: int, source_fd: int, source_offset: int) -> None:
         """Raise NotStored."""
         raise NotStored(f"content store {self.folder}: no room for any content")
 

@@ -15,8 +15,10 @@ from lazyfs.errors import Unavailable
 from lazyfs.image.device import Device
 from lazyfs.image.fetch import ChunkCorrupt, Fetcher
 from lazyfs.image.prefetch import prefetch
+from lazyfs.image.twins import Twins
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.store.content import LayerContent, UnstoredContent
+from lazyfs.store.paths import Store
 from tests.support.layers import MadeLayer, make_layer
 from tests.support.sources import MemorySource
 
@@ -53,7 +55,10 @@ class Bench:
 
 @asynccontextmanager
 async def opened(
-    layer: MadeLayer, folder: Path, content_type: Callable[..., LayerContent] = LayerContent
+    layer: MadeLayer,
+    folder: Path,
+    content_type: Callable[..., LayerContent] = LayerContent,
+    store: Store | None = None,
 ) -> AsyncIterator[Bench]:
     content = content_type(folder, layer.table)
     source = MemorySource({layer.digest: layer.blob})
@@ -63,7 +68,8 @@ async def opened(
     try:
         with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
-                fetcher = Fetcher([device], origin, nursery, report=reports.append)
+                twins = Twins(store or Store(folder.parent / "store"), [device])
+                fetcher = Fetcher([device], origin, twins, nursery, report=reports.append)
                 yield Bench(layer, device, fetcher, source, nursery, reports)
                 nursery.cancel_scope.cancel()
     finally:
@@ -330,3 +336,55 @@ async def test_a_claim_ends_with_its_holder(tmp_path: Path) -> None:
             one.nursery.cancel_scope.cancel()
             await trio.testing.wait_all_tasks_blocked(0.01)
             assert await two.read(0) == two.data(0)
+
+
+async def test_a_chunk_larger_than_memory_should_hold_goes_through_a_file(tmp_path: Path) -> None:
+    layer = make_layer([20 << 20, 100], chunk_size=20 << 20)
+    async with opened(layer, tmp_path) as bench:
+        bench.source.piece_size = 1 << 20
+        assert await bench.read(0) == bench.data(0)
+        assert await bench.read(1) == bench.data(1)
+
+
+async def test_a_large_chunk_that_is_bad_is_refused(tmp_path: Path) -> None:
+    layer = make_layer([12 << 20], chunk_size=12 << 20)
+    async with opened(layer, tmp_path) as bench:
+        bench.source.piece_size = 1 << 20
+        bench.source.bend = lambda start, data: data[:9000] + b"xx" + data[9002:]
+        with pytest.raises(ChunkCorrupt):
+            await bench.read(0)
+        assert (tmp_path / "content").read_bytes().strip(b"\0") == b""
+
+
+async def test_chunks_of_another_layer_are_copied(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    sizes = [50_000, 60_000, 70_000, 9 << 20]
+    old, new = make_layer(sizes), make_layer([*sizes, 5000])
+    async with opened(old, store.layers / ("a" * 64)) as bench:
+        for number in range(3):
+            await bench.read(number)
+        await bench.read(3)
+    (store.layers / ("a" * 64) / "table").write_bytes(old.table.buffer)
+    async with opened(new, store.layers / ("b" * 64), store=store) as bench:
+        bench.fetcher.twins.search()
+        for number in range(5):
+            assert await bench.read(number) == bench.data(number)
+        fetched = sum(end - start for start, end in bench.source.requests)
+        assert fetched < 20_000, "only what the old layer did not have"
+        assert bench.fetcher.statistics.copied_size == sum(sizes)
+        bench.fetcher.twins.close()
+
+
+async def test_a_twin_that_has_rotted_is_not_copied(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    layer = make_layer([50_000])
+    async with opened(layer, store.layers / ("a" * 64)) as bench:
+        await bench.read(0)
+    (store.layers / ("a" * 64) / "table").write_bytes(layer.table.buffer)
+    with open(store.layers / ("a" * 64) / "content", "r+b") as content:
+        content.write(b"rotten")
+    async with opened(layer, store.layers / ("b" * 64), store=store) as bench:
+        bench.fetcher.twins.search()
+        assert await bench.read(0) == bench.data(0)
+        assert len(bench.source.requests) == 1
+        bench.fetcher.twins.close()

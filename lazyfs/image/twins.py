@@ -1,0 +1,106 @@
+"""Chunks that another layer of the store holds already: copied instead of fetched.
+
+Images of one family differ by a layer that was built again, most of whose files are the same as
+before.  Chunks are the same when their digests are; what is copied is hashed first, like
+everything that was not verified in this session.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lazyfs.errors import LazyfsError
+from lazyfs.image.device import Device
+from lazyfs.store.content import RESIDENT, LayerContent
+from lazyfs.store.layers import load_table
+from lazyfs.store.paths import Store
+from lazyfs.store.usage import layers_in
+
+CANDIDATES = 32
+"""How many layers are compared, the most recently used ones: each costs a few milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """The same chunk in another layer's content."""
+
+    content: LayerContent
+    chunk: int
+
+
+class Twins:
+    """The chunks of *devices* that other layers of *store* may hold.
+
+    ``search`` and ``copy`` block, and run in worker threads; until ``search`` has ended there are
+    no twins.  The layers they are in are kept open, and so safe from eviction, until ``close``.
+    """
+
+    def __init__(self, store: Store, devices: Sequence[Device]) -> None:
+        self._store = store
+        self._devices = devices
+        self._opened: list[LayerContent] = []
+        self._twins: dict[tuple[int, int], Twin] = {}
+        self._is_closed = False
+
+    def search(self) -> None:
+        """Find the twins."""
+        wanted: dict[bytes, list[tuple[int, int]]] = {}
+        for device in self._devices:
+            for chunk, digest in enumerate(device.table.digests()):
+                if device.content.states[chunk] != RESIDENT:
+                    wanted.setdefault(digest, []).append((device.number, chunk))
+        own = {device.content.folder for device in self._devices}
+        candidates = [
+            usage.toc_digest
+            for usage in reversed(layers_in(self._store))
+            if self._store.layer_path(usage.toc_digest) not in own
+        ]
+        for toc_digest in candidates[:CANDIDATES]:
+            if self._is_closed or not wanted:
+                return
+            table = load_table(self._store, toc_digest)
+            if table is None:
+                continue
+            digests = table.digests()
+            if wanted.keys().isdisjoint(digests):
+                continue
+            try:
+                content = LayerContent(self._store.layer_path(toc_digest), table)
+            except LazyfsError:
+                continue
+            self._opened.append(content)
+            for chunk, digest in enumerate(digests):
+                if digest in wanted and content.states[chunk] == RESIDENT:
+                    for place in wanted.pop(digest):
+                        self._twins[place] = Twin(content, chunk)
+
+    def has(self, device: Device, chunks: Sequence[int]) -> bool:
+        """Say whether any of *chunks* has a twin."""
+        twins = self._twins
+        return bool(twins) and any((device.number, chunk) in twins for chunk in chunks)
+
+    def copy(self, device: Device, chunks: Sequence[int]) -> int:
+        """Copy those of *chunks* that have a twin; return how many bytes that were.
+
+        What cannot be copied, for whatever reason, is left to be fetched.
+        """
+        size = 0
+        for chunk in chunks:
+            twin = self._twins.pop((device.number, chunk), None)
+            if twin is None or twin.content.states[twin.chunk] != RESIDENT:
+                continue
+            if not twin.content.check(twin.chunk):
+                continue
+            try:
+                offset = twin.content.table.device_offset(twin.chunk)
+                device.content.copy(chunk, twin.content.fd, offset)
+            except LazyfsError:
+                continue
+            size += device.table.size(chunk)
+        return size
+
+    def close(self) -> None:
+        """Let go of the other layers."""
+        self._is_closed = True
+        self._twins.clear()
+        for content in self._opened:
+            content.close()
