@@ -34,6 +34,10 @@ KEEPALIVE_SECONDS = 55.0
 """Below the 60 s after which the load balancers of the large registries hang up."""
 
 KNOWN_URLS = 256
+
+NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "record layer failure", "(EOF)")
+"""What OpenSSL says of a server that does not speak TLS."""
+
 USER_AGENT = f"lazyfs/{__version__}"
 
 
@@ -225,14 +229,14 @@ def translating(what: str) -> Iterator[None]:
 
 def translated(error: httpx.HTTPError, what: str) -> ConnectionTrouble | Silent | BadAnswer:
     """Return our error for one of httpx."""
-    said = printable(str(error), 200) or type(error).__name__
+    said = printable(_reason(error), 200) or type(error).__name__
     if isinstance(error, httpx.ConnectTimeout):
         return Silent(f"{what}: got no connection within the time limit, expected one")
     if isinstance(error, httpx.TimeoutException):
         return Silent(f"{what}: got nothing within the idle limit, expected an answer")
     if isinstance(error, httpx.ConnectError | httpx.ProxyError):
         hint = None
-        if "WRONG_VERSION_NUMBER" in said or "record layer failure" in said:
+        if any(text in said for text in NO_TLS):
             hint = "if the registry speaks plain http, use --plain-http"
         elif "CERTIFICATE_VERIFY_FAILED" in said:
             hint = "name the registry's own authority in SSL_CERT_FILE, or install it"
@@ -243,6 +247,23 @@ def translated(error: httpx.HTTPError, what: str) -> ConnectionTrouble | Silent 
             f"{what}: got a broken connection ({said}), expected an answer", is_stale=is_stale
         )
     return BadAnswer(f"{what}: got {type(error).__name__} ({said}), expected an HTTP answer")
+
+
+def _reason(error: BaseException) -> str:
+    """Return what the machine said: the innermost cause, which httpx keeps but does not name."""
+    said = str(error)
+    for _ in range(10):
+        cause = error.__cause__ or error.__context__
+        if isinstance(cause, BaseExceptionGroup):  # of several addresses, the first
+            cause = cause.exceptions[0]
+        if cause is None:
+            break
+        error = cause
+        if isinstance(error, ssl.SSLError):
+            said = str(error)
+        elif isinstance(error, OSError):
+            said = error.strerror or said
+    return said
 
 
 def _headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import trio
 
-from lazyfs.errors import AccessDenied
+from lazyfs.errors import AccessDenied, Unavailable
 from lazyfs.oci.config import decode_config
 from lazyfs.oci.manifest import Manifest, decode_manifest
 from lazyfs.oci.reference import Reference, parse_reference
 from lazyfs.registry.client import RegistryClient
 from lazyfs.registry.source import AccessOptions
 from tests.support import docker_registry, images
-from tests.support.clients import connected, described, read_range
+from tests.support.clients import ONCE, connected, described, read_range
 from tests.support.docker_registry import DockerRegistry
 from tests.support.repositories import DATA, Place, RepositoryContract
 
@@ -80,6 +80,17 @@ async def test_without_credentials_access_is_denied(guarded: DockerRegistry) -> 
         with pytest.raises(AccessDenied):
             await client.push_blob(described(DATA), DATA)
     assert f"docker login {guarded.host}" in str(caught.value)
+
+
+@pytest.mark.anyio
+async def test_https_to_a_registry_of_plain_http(
+    registry: DockerRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lazyfs.registry.hosts.is_loopback", lambda name: False)
+    async with connected(registry.host, policy=ONCE) as client:
+        with pytest.raises(Unavailable) as caught:
+            await client.fetch_manifest("latest")
+    assert "--plain-http" in str(caught.value)
 
 
 @pytest.mark.anyio

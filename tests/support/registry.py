@@ -9,7 +9,6 @@ token and basic authentication, redirects to signed URLs) and misbehaves on dema
 """
 
 import argparse
-import base64
 import json
 import re
 import secrets
@@ -17,7 +16,6 @@ import signal
 import ssl
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -26,10 +24,10 @@ from types import TracebackType
 from typing import IO, Any
 
 from tests.support.faults import Faults
+from tests.support.registry_auth import ROUTE_RE, Bearer, Signed, basic_header, document, error
 from tests.support.registry_content import DIGEST_RE, Content, digest_text
 from tests.support.registry_wire import Answer, FilePart, Request, Server
 
-ROUTE_RE = re.compile(r"/v2/(?P<name>.+?)/(?P<kind>manifests|blobs|tags)/(?P<rest>.+)")
 RANGE_RE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
@@ -73,8 +71,8 @@ class FakeRegistry:
         )
         self._uploads: set[str] = set()
         self._basic: dict[str, str] | None = None
-        self._bearer: _Bearer | None = None
-        self._signed: _Signed | None = None
+        self._bearer: Bearer | None = None
+        self._signed: Signed | None = None
         self._warnings: list[str] = []
 
     # Life
@@ -151,7 +149,7 @@ class FakeRegistry:
         ``users`` are known there by password, ``identity_tokens`` (token → user) by refresh token;
         with *is_public* anybody gets tokens for pulling.
         """
-        self._bearer = _Bearer(
+        self._bearer = Bearer(
             dict(users or {}),
             dict(identity_tokens or {}),
             lifetime_seconds,
@@ -181,7 +179,7 @@ class FakeRegistry:
         knows the signature (``share_signatures``); an expired one is refused with *refusal*.
         """
         known = self._signed.known if self._signed else set()
-        self._signed = _Signed(base or "", refusal, known)
+        self._signed = Signed(base or "", refusal, known)
 
     def share_signatures(self, other: "FakeRegistry") -> None:
         """Serve the URLs that *other* signs, from its content."""
@@ -269,23 +267,23 @@ class FakeRegistry:
 
     def _answer(self, request: Request) -> Answer:
         if request.path == "/_token":
-            return self._bearer.token(request) if self._bearer else _error(404, "NOT_FOUND")
+            return self._bearer.token(request) if self._bearer else error(404, "NOT_FOUND")
         if request.path.startswith("/_signed/"):
             return self._signed_blob(request)
         refusal = self._refusal(request)
         if refusal is not None:
             return refusal
         if request.path == "/v2/":
-            return _json({})
+            return document({})
         match = ROUTE_RE.fullmatch(request.path)
         if match is None:
-            return _error(404, "NOT_FOUND")
+            return error(404, "NOT_FOUND")
         name, kind, rest = match["name"], match["kind"], match["rest"]
         if kind == "tags":
             tags = self.content.tags(name)
             if tags is None:
-                return _error(404, "NAME_UNKNOWN")
-            return _json({"name": name, "tags": tags})
+                return error(404, "NAME_UNKNOWN")
+            return document({"name": name, "tags": tags})
         if kind == "manifests":
             return self._manifest(request, name, rest)
         if rest.startswith("uploads/"):
@@ -296,15 +294,15 @@ class FakeRegistry:
         given = request.headers.get("authorization", "")
         if self._bearer is not None:
             return self._bearer.refusal(request, given)
-        if self._basic is not None and given not in map(_basic_header, self._basic.items()):
-            return _error(401, "UNAUTHORIZED", {"WWW-Authenticate": 'Basic realm="fake registry"'})
+        if self._basic is not None and given not in map(basic_header, self._basic.items()):
+            return error(401, "UNAUTHORIZED", {"WWW-Authenticate": 'Basic realm="fake registry"'})
         return None
 
     def _manifest(self, request: Request, name: str, reference: str) -> Answer:
         if request.method == "PUT":
             is_digest = DIGEST_RE.fullmatch(reference) is not None
             if is_digest and digest_text(request.body, reference.partition(":")[0]) != reference:
-                return _error(400, "DIGEST_INVALID")
+                return error(400, "DIGEST_INVALID")
             media_type = request.headers.get("content-type", "")
             tag = None if is_digest else reference
             digest = self.content.put_manifest(name, request.body, media_type, tag)
@@ -312,7 +310,7 @@ class FakeRegistry:
             return Answer(201, {"Location": location, "Docker-Content-Digest": digest})
         stored = self.content.manifest(name, reference)
         if stored is None:
-            return _error(404, "MANIFEST_UNKNOWN")
+            return error(404, "MANIFEST_UNKNOWN")
         fields = {"Content-Type": stored.media_type, "Docker-Content-Digest": stored.digest}
         if request.method == "HEAD":
             return Answer(200, {**fields, "Content-Length": str(len(stored.data))})
@@ -321,7 +319,7 @@ class FakeRegistry:
     def _blob(self, request: Request, name: str, digest: str) -> Answer:
         blob = self.content.blob(name, digest)
         if blob is None:
-            return _error(404, "BLOB_UNKNOWN")
+            return error(404, "BLOB_UNKNOWN")
         if self._signed is not None and request.method == "GET":
             return Answer(307, {"Location": self._signed.sign(name, digest)})
         return _ranged(request, blob, digest)
@@ -335,7 +333,7 @@ class FakeRegistry:
             )
         name, _, digest = request.path.removeprefix("/_signed/").rpartition("/")
         blob = self.content.blob(name, digest)
-        return _error(404, "BLOB_UNKNOWN") if blob is None else _ranged(request, blob, digest)
+        return error(404, "BLOB_UNKNOWN") if blob is None else _ranged(request, blob, digest)
 
     def _upload(self, request: Request, name: str, session: str) -> Answer:
         digest = request.query.get("digest")
@@ -344,11 +342,11 @@ class FakeRegistry:
             self._uploads.add(session)
             return Answer(202, {"Location": f"/v2/{name}/blobs/uploads/{session}?state=x"})
         if request.method == "PUT" and session not in self._uploads:
-            return _error(404, "BLOB_UPLOAD_UNKNOWN")
+            return error(404, "BLOB_UPLOAD_UNKNOWN")
         if request.method not in ("POST", "PUT") or digest is None:
-            return _error(405, "UNSUPPORTED")
+            return error(405, "UNSUPPORTED")
         if digest_text(request.body, digest.partition(":")[0]) != digest:
-            return _error(400, "DIGEST_INVALID")
+            return error(400, "DIGEST_INVALID")
         self._uploads.discard(session)
         self.content.put_blob(name, request.body)
         return Answer(
@@ -359,95 +357,10 @@ class FakeRegistry:
         if request.method == "DELETE":
             self.forget_requests()
             return Answer(204)
-        return _json(self.statistics())
+        return document(self.statistics())
 
 
-# Authentication
-
-
-@dataclass
-class _Bearer:
-    """A token service: who gets tokens, and which are good."""
-
-    users: dict[str, str]
-    identity_tokens: dict[str, str]
-    lifetime_seconds: float
-    realm: str
-    is_public: bool
-    tokens: dict[str, tuple[float, frozenset[str]]] = field(default_factory=dict)
-    issued: int = 0
-
-    def refusal(self, request: Request, given: str) -> Answer | None:
-        match = ROUTE_RE.fullmatch(request.path)
-        actions = "pull" if request.method in ("GET", "HEAD") else "pull,push"
-        scope = f"repository:{match['name']}:{actions}" if match else ""
-        expiry, scopes = self.tokens.get(given.removeprefix("Bearer "), (0.0, frozenset()))
-        allowed = {scope, scope.replace(":pull", ":pull,push")}
-        if given.startswith("Bearer ") and expiry > time.monotonic():
-            if not scope or allowed & scopes:
-                return None
-            return self._challenge(scope, "insufficient_scope")
-        return self._challenge(scope, "invalid_token" if given else "")
-
-    def _challenge(self, scope: str, error: str) -> Answer:
-        words = [f'realm="{self.realm}"', 'service="fake registry"']
-        if scope:
-            words.append(f'scope="{scope}"')
-        if error:
-            words.append(f'error="{error}"')
-        return _error(401, "UNAUTHORIZED", {"WWW-Authenticate": "Bearer " + ",".join(words)})
-
-    def token(self, request: Request) -> Answer:
-        form = request.query
-        if request.method == "POST":
-            form = Request("POST", "/?" + request.body.decode(), {}).query
-            known = form.get("refresh_token") in self.identity_tokens
-            known = known and form.get("grant_type") == "refresh_token"
-        else:
-            given = request.headers.get("authorization", "")
-            known = given in map(_basic_header, self.users.items())
-            if given and not known:
-                return _error(401, "UNAUTHORIZED")
-        scopes = frozenset(form.get("scope", "").split())
-        is_push = any(",push" in scope for scope in scopes)
-        if not known and not (self.is_public and not is_push):
-            return _error(401, "UNAUTHORIZED")
-        token = secrets.token_urlsafe(16)
-        self.issued += 1
-        self.tokens[token] = (time.monotonic() + self.lifetime_seconds, scopes)
-        name = "access_token" if request.method == "POST" else "token"
-        return _json({name: token, "expires_in": int(self.lifetime_seconds)})
-
-
-@dataclass
-class _Signed:
-    """Signed URLs: under which base, which signatures are still good, how others are refused."""
-
-    base: str
-    refusal: int
-    known: set[str]
-
-    def sign(self, name: str, digest: str) -> str:
-        signature = secrets.token_hex(8)
-        self.known.add(signature)
-        return f"{self.base}/_signed/{name}/{digest}?signature={signature}"
-
-
-def _basic_header(user: tuple[str, str]) -> str:
-    return "Basic " + base64.b64encode(":".join(user).encode()).decode()
-
-
-# Shapes of answers
-
-
-def _json(value: object) -> Answer:
-    return Answer(200, {"Content-Type": "application/json"}, json.dumps(value).encode())
-
-
-def _error(status: int, code: str, headers: Mapping[str, str] | None = None) -> Answer:
-    document = {"errors": [{"code": code, "message": code.lower().replace("_", " ")}]}
-    fields = {"Content-Type": "application/json", **(headers or {})}
-    return Answer(status, fields, json.dumps(document).encode())
+# Ranges
 
 
 def _ranged(request: Request, blob: bytes | FilePart, digest: str) -> Answer:

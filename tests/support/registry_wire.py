@@ -96,6 +96,7 @@ class Handler(BaseHTTPRequestHandler):
         """Read the request line and the fields; the library's e-mail parser is far slower."""
         words = self.raw_requestline.decode("latin-1").split()
         if len(words) != 3:
+            self.connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
             self.close_connection = True
             return False
         self.command, self.path, self.request_version = words
