@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -53,6 +54,13 @@ class RunningProcess:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+    def written_size(self) -> int:
+        """Return the bytes that the process has written so far; a server's are what it sent."""
+        for line in Path(f"/proc/{self.process.pid}/io").read_text().splitlines():
+            if line.startswith("wchar:"):
+                return int(line.split()[1])
+        raise LookupError(f"process {self.process.pid}: no wchar")
 
     def read_json(self) -> dict[str, int]:
         """Return the next line of its stdout, a JSON object."""
@@ -118,6 +126,12 @@ class EmbeddedRegistry(RunningProcess):
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().decode().split()[-1]
         self.port = int(self.address.rpartition(":")[2])
+
+    def statistics(self) -> dict[str, int]:
+        """Return its counters: ``requests`` and ``bytes`` (of bodies) among others."""
+        with urllib.request.urlopen(f"http://{self.address}/_stats", timeout=10) as response:
+            counters: dict[str, int] = json.load(response)
+        return counters
 
 
 def free_port() -> int:

@@ -1,0 +1,142 @@
+"""Compare lazy mounts with pulling and unpacking, side by side, in one run.
+
+    python -m tools.bench                      the python image, loopback and 20 ms / 100 Mbit/s
+    python -m tools.bench --quick              two runs of each
+    python -m tools.bench --image node --link 50ms/100mbit --work "first command"
+
+Images are made once, in .bench/.  Each figure is the median of several runs; lazy and pulled runs
+take turns, so that a busy minute meets both.  Cold means: nothing of the image is on this side.
+The programs of both sides are warm, as on a machine that starts containers all day.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tools.bench import sides, table
+from tools.bench.distribution import push
+from tools.bench.processes import DockerRegistry, EmbeddedRegistry, RunningLink
+from tools.bench.work import FIRST_COMMANDS, works
+from tools.images.debian import DebianFailed
+from tools.make_image import ROOT, convert, image_size, make_image
+from tools.mounted import CommandFailed
+
+FOLDER = ROOT / ".bench"
+LOOPBACK = "loopback"
+USUAL_LINKS = [LOOPBACK, "20ms/100mbit"]
+USUAL_WORKS = ["first command", "walk with stat", "small files", "read everything"]
+LINK_RE = re.compile(r"(\d+(?:\.\d+)?)ms/(\d+(?:\.\d+)?)mbit")
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave by way of every finally
+    arguments = parse_arguments()
+    images = FOLDER / "images"
+    results: list[dict[str, Any]] = []
+    print(f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}")
+    for image in arguments.image:
+        make_image(image, images / image, FOLDER / "apt")
+        convert(images / image)
+    with open_registry(arguments.registry, images) as registry:
+        print(f"registry: {registry.name}")
+        for image in arguments.image:
+            if isinstance(registry, DockerRegistry):
+                for tag in ("plain", "estargz"):
+                    push(registry.address, image, images / image, tag)
+            for link in arguments.link:
+                with through_link(registry.address, link) as address:
+                    results.append(compare(image, link, address, arguments))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--image", action="append", choices=sorted(FIRST_COMMANDS), help="default: python")
+    add("--link", action="append", metavar="loopback|NNms/NNmbit", help="may be repeated")
+    add("--work", action="append", choices=list(works("python")), help="may be repeated")
+    add("--runs", type=int, default=5)
+    add("--quick", action="store_true", help="two runs of each")
+    add("--registry", choices=["auto", "docker", "embedded"], default="auto")
+    add("--mount-option", action="append", default=[], help="passed to lazyfs mount")
+    add("--json", type=Path, metavar="FILE", help="write all samples there")
+    arguments = parser.parse_args()
+    arguments.image = arguments.image or ["python"]
+    arguments.link = arguments.link or USUAL_LINKS
+    arguments.work = arguments.work or USUAL_WORKS
+    if arguments.quick:
+        arguments.runs = 2
+    for link in arguments.link:
+        if link != LOOPBACK and not LINK_RE.fullmatch(link):
+            parser.error(f"--link: got {link!r}, expected loopback or 20ms/100mbit")
+    return arguments
+
+
+@contextmanager
+def open_registry(kind: str, images: Path) -> "Iterator[DockerRegistry | EmbeddedRegistry]":
+    """Run docker-registry where it is installed, else the tests' own."""
+    if kind == "docker" or (kind == "auto" and DockerRegistry.is_installed()):
+        with DockerRegistry(FOLDER / "registry") as docker:
+            yield docker
+    else:
+        with EmbeddedRegistry(images) as embedded:
+            yield embedded
+
+
+@contextmanager
+def through_link(address: str, link: str) -> Iterator[str]:
+    """Yield the address at which the registry is reached over *link*."""
+    match = LINK_RE.fullmatch(link)
+    if match is None:
+        yield address
+        return
+    with RunningLink(address, rtt_ms=float(match[1]), mbit=float(match[2])) as running:
+        yield running.address
+
+
+def compare(image: str, link: str, address: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure all sides of one image over one link, and print the table."""
+    chosen = {n: w for n, w in works(image).items() if n in arguments.work}
+    lazy = sides.Samples()
+    pulled = {name: sides.Samples() for name, _ in sides.pullers()}
+    with sides.scratch(FOLDER / f"run-{os.getpid()}") as folder:
+        for _ in range(arguments.runs):
+            reference = f"{address}/{image}:estargz"
+            sides.measure_lazy(reference, chosen, folder / "lazy", lazy, arguments.mount_option)
+            for name, unpack in sides.pullers():
+                sides.measure_pulled(
+                    unpack, f"{address}/{image}:plain", chosen, folder / "pulled", pulled[name]
+                )
+    size = image_size(FOLDER / "images" / image, "estargz")
+    # The bars are set for one image; on others the ratios are only shown.
+    rows = table.build_rows(lazy, pulled, has_bars=image == "python")
+    print(table.format_table(f"{image}, {link}, {arguments.runs} runs", rows, list(pulled)))
+    print(table.format_traffic(lazy, size), flush=True)
+    return {
+        "image": image,
+        "link": link,
+        "lazyfs": lazy.values,
+        **{name: samples.values for name, samples in pulled.items()},
+    }
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (DebianFailed, CommandFailed) as exc:
+        sys.exit(f"bench: {exc}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,129 @@
+"""The sides that are compared: a lazy mount, and pulling and unpacking in two ways."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tools.bench.work import timed
+from tools.mounted import ROOT, Mounted, Workspace
+
+SECONDS = 600
+SKOPEO_UMOCI = "skopeo + umoci"
+PLAIN_PULL = "plain pull"
+Work = Callable[[Path], None]
+
+
+@dataclass
+class Samples:
+    """What was measured on one side: name of the figure → values of all runs."""
+
+    values: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, name: str, value: float) -> None:
+        self.values[name].append(value)
+
+
+def forget_pages(folder: Path) -> None:
+    """Take all files below *folder* out of the page cache; works for ordinary users too."""
+    os.sync()
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
+
+
+def measure_lazy(
+    reference: str, works: dict[str, Work], folder: Path, samples: Samples, options: list[str]
+) -> None:
+    """Mount cold once for each of *works*; then once more with everything in the store."""
+    for name, work in works.items():
+        shutil.rmtree(folder, ignore_errors=True)
+        workspace = Workspace(folder)
+        os.sync()  # what the run before has written is not this one's to pay for
+        with Mounted(workspace, reference, *options) as mounted:
+            seconds = timed(work, mounted.path)
+            received = mounted.status()["source"]
+            samples.add("mount ready", mounted.ready_seconds)
+            samples.add(f"mount + {name}", mounted.ready_seconds + seconds)
+            samples.add(f"received: {name}", received["receivedSize"])
+            samples.add(f"requests: {name}", received["requests"])
+            samples.add("peak memory", mounted.peak_memory_size())
+    forget_pages(folder / "cache")
+    with Mounted(workspace, reference, *options) as mounted:
+        seconds = timed(work, mounted.path)
+        samples.add("again: mount ready", mounted.ready_seconds)
+        samples.add(f"again: {name}", seconds)
+    shutil.rmtree(folder)
+
+
+def measure_pulled(
+    unpack: Callable[[str, Path], Path],
+    reference: str,
+    works: dict[str, Work],
+    folder: Path,
+    samples: Samples,
+) -> None:
+    """Pull and unpack *reference* once, then do all of *works* on the result."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    os.sync()
+    started = time.perf_counter()
+    root = unpack(reference, folder)
+    seconds = time.perf_counter() - started
+    samples.add("pull + unpack", seconds)
+    # What was just written is still in memory, as it is after any pull.
+    for name, work in works.items():
+        samples.add(f"pull + {name}", seconds + timed(work, root))
+    forget_pages(root)
+    samples.add(f"again: {name}", timed(work, root))
+    shutil.rmtree(folder)
+
+
+def skopeo_umoci(reference: str, folder: Path) -> Path:
+    """Pull with skopeo into an OCI layout, unpack with umoci."""
+    layout, root = folder / "layout", folder / "root"
+    copy = ["skopeo", "copy", "-q", "--src-tls-verify=false"]
+    _run([*copy, f"docker://{reference}", f"oci:{layout}:image"])
+    unpack = ["umoci", "--log=error", "raw", "unpack"]
+    rootless = ["--rootless"] if os.geteuid() else []
+    _run([*unpack, *rootless, "--image", f"{layout}:image", str(root)])
+    return root
+
+
+def plain_pull(reference: str, folder: Path) -> Path:
+    """Pull with the bench's own puller: parallel downloads, each layer unpacked by tar."""
+    root = folder / "root"
+    _run([sys.executable, "-m", "tools.bench.puller", reference, str(root)])
+    return root
+
+
+def pullers() -> Iterator[tuple[str, Callable[[str, Path], Path]]]:
+    """Yield the ways to pull and unpack that this machine has."""
+    if shutil.which("skopeo") and shutil.which("umoci"):
+        yield SKOPEO_UMOCI, skopeo_umoci
+    yield PLAIN_PULL, plain_pull
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[Path]:
+    """Yield *folder*, empty; remove it in the end."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(line: list[str]) -> None:
+    subprocess.run(line, check=True, stdin=subprocess.DEVNULL, cwd=ROOT, timeout=SECONDS)
