@@ -12,7 +12,7 @@ import trio
 
 from lazyfs.errors import AccessDenied, LazyfsError
 from lazyfs.registry.challenges import Challenge, choose_challenge, parse_challenges
-from lazyfs.registry.errors import TEMPORARY, error_for
+from lazyfs.registry.errors import error_for
 from lazyfs.registry.helpers import find_credential
 from lazyfs.registry.hosts import Endpoint, next_url, origin_of
 from lazyfs.registry.keychain import Credential, Kind
@@ -33,18 +33,23 @@ log = logging.getLogger(__name__)
 FRESH_SECONDS = 10.0
 """A token younger than this that is answered with 403 is simply not enough."""
 
+PAUSE_SECONDS = 5.0
+"""How long a token that is still good is left alone after it could not be replaced."""
+
 
 class _Slot:
     """The token of one scope, and the lock under which it is fetched.
 
-    ``attempts`` counts fetches that failed; who waited through one shares its error.  ``asked`` is
-    what the registry wanted besides when it refused a request of this scope.
+    ``attempts`` counts fetches that failed; who waited through one shares its error.  A token that
+    is due but good is not replaced before ``pause_end``.  ``asked`` is what the registry wanted
+    besides when it refused a request of this scope.
     """
 
     def __init__(self) -> None:
         self.token: Token | None = None
         self.error: LazyfsError | None = None
         self.attempts = 0
+        self.pause_end = 0.0
         self.asked = ""
         self.lock = trio.Lock()
 
@@ -72,14 +77,18 @@ class Authorizer:
         slot = self._slots[scope]
         token = slot.token
         now = trio.current_time()
-        if token is not None and now < token.due:
+        if token is not None and now < max(token.due, min(slot.pause_end, token.expiry)):
             return token.authorization
         try:
             return await self._token(slot, scope, token)
-        except TEMPORARY:
-            if token is None or trio.current_time() >= token.expiry:
+        except LazyfsError as error:
+            now = trio.current_time()
+            if token is None or now >= token.expiry:
                 raise
-            return token.authorization  # due, but still good: the service may be back later
+            # Still good: whatever is wrong with the service or the credentials may be over later.
+            log.debug("%s: the token is not replaced yet: %s", scope, error.message)
+            slot.pause_end = now + PAUSE_SECONDS
+            return token.authorization
 
     async def renewed(self, scope: str, answer: Answer, rejected: str | None) -> str | None:
         """Return another header than *rejected*, which got *answer* (401 or 403).
