@@ -13,6 +13,12 @@ def anyio_backend() -> str:
     return "trio"
 
 
+def pytest_collection_finish() -> None:
+    """Set aside what collecting the tests made: each later collection is ten times as fast."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def collect_garbage() -> Iterator[None]:
     """Collect after each test, so that a ResourceWarning lands in the test that caused it."""
