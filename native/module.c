@@ -6,6 +6,9 @@
  * The only file that knows Python.  It parses arguments, holds the buffers that
  * the server reads, and lets go of the interpreter's lock around what may wait.
  */
+#ifndef Py_LIMITED_API
+#define Py_LIMITED_API 0x030B0000 /* one wheel for 3.11 and all later */
+#endif
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 

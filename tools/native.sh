@@ -17,7 +17,7 @@ SANITIZERS="-O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-saniti
 build() {
     local include
     include=$($PYTHON -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
-    $CC $BASE -O2 -fPIC -fvisibility=hidden $WARNINGS -DPy_LIMITED_API=0x030B0000 -I"$include" "$@" \
+    $CC $BASE -O2 -fPIC -fvisibility=hidden $WARNINGS -I"$include" "$@" \
         -shared native/src/*.c native/module.c -o lazyfs/_native.abi3.so.new
     mv lazyfs/_native.abi3.so.new lazyfs/_native.abi3.so # who has the old one mapped keeps it
     strip --strip-debug lazyfs/_native.abi3.so
