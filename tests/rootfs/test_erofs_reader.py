@@ -271,6 +271,106 @@ class TestHostile:
             ErofsIndex(sealed(bad)).extent(nid)
 
 
+class TestContradictions:
+    """One field changed in an otherwise sound image: refused, and not read past."""
+
+    @staticmethod
+    def broken(path: bytes, offset: int, form: str, *values: int) -> tuple[ErofsIndex, int]:
+        """Change what lies *offset* bytes behind the inode of *path*; return index and nid."""
+        nid = walk_path(ErofsIndex(SAMPLE), path)
+        bad = bytearray(SAMPLE)
+        struct.pack_into(form, bad, nid * 32 + 64 + offset, *values)
+        return ErofsIndex(sealed(bad)), nid
+
+    # Directory d has five entries: "." ".." "empty" "file" "other", names from byte 60 to 77.
+    @pytest.mark.parametrize(
+        ("offset", "form", "value"),
+        [
+            (8, "<H", 0),  # no entries at all
+            (8, "<H", 61),  # not a whole number of entries
+            (8, "<H", 84),  # names behind the end
+            (20, "<H", 59),  # the second name begins among the entries
+            (20, "<H", 300),  # and behind the end
+            (32, "<H", 60),  # names out of order
+            (56, "<H", 78),  # the last one behind the end
+            (56, "<H", 0xFFFF),
+            (44, "<H", 63),  # an empty name before it
+            (10, "<B", 0),  # kinds that do not exist
+            (58, "<B", 6),
+            (58, "<B", 8),
+        ],
+    )
+    def test_directory(self, offset: int, form: str, value: int) -> None:
+        index, nid = self.broken(b"d", offset, form, value)
+        with pytest.raises(IndexCorrupt):
+            list(index.entries(nid))
+
+    def test_lookup_among_names_out_of_order(self) -> None:
+        index, nid = self.broken(b"d", 32, "<H", 60)
+        with pytest.raises(IndexCorrupt, match="out of order"):
+            index.lookup(nid, b"..")
+
+    def test_more_entries_than_the_index_has_bytes(self) -> None:
+        """In the very last block, so that reading them would pass the buffer's end."""
+        bad = bytearray(SAMPLE)
+        first_name = len(bad) - 4096 + 8
+        assert struct.unpack_from("<H", bad, first_name)[0] < 4096
+        struct.pack_into("<H", bad, first_name, 5461 * 12)
+        index = ErofsIndex(sealed(bad))
+        nid = walk_path(index, b"many")
+        with pytest.raises(IndexCorrupt):
+            list(index.entries(nid))
+        with pytest.raises(IndexCorrupt):
+            index.lookup(nid, b".")
+
+    # d/file has the xattrs user.name = "value" and trusted.t = "", in a body of 36 bytes.
+    @pytest.mark.parametrize(
+        ("offset", "form", "value"),
+        [
+            (4, "<B", 1),  # shared xattrs
+            (12, "<B", 200),  # a name behind the end of the body
+            (13, "<B", 5),  # prefixes that do not exist
+            (13, "<B", 0x81),
+            (14, "<H", 17),  # values behind the end of the body
+            (14, "<H", 0xFFFF),
+            (28, "<H", 1),
+        ],
+    )
+    def test_xattrs(self, offset: int, form: str, value: int) -> None:
+        index, nid = self.broken(b"d/file", offset, form, value)
+        with pytest.raises(IndexCorrupt):
+            index.xattrs(nid)
+
+    @pytest.mark.parametrize(
+        ("offset", "form", "value"),
+        [
+            (0, "<H", 1),  # a block number of more than 32 bits
+            (2, "<H", 0),  # the index itself as the device
+            (2, "<H", 2),  # no such device
+            (4, "<I", 7),  # behind the end of the device
+            (4, "<I", NO_BLOCK),  # a hole
+        ],
+    )
+    def test_chunk_index(self, offset: int, form: str, value: int) -> None:
+        """Of d/file, behind its xattrs."""
+        index, nid = self.broken(b"d/file", 40 + offset, form, value)
+        with pytest.raises(IndexCorrupt):
+            index.extent(nid)
+
+    def test_the_image_itself_is_sound(self) -> None:
+        index, nid = self.broken(b"d", 8, "<H", 60)
+        assert [entry.name for entry in index.entries(nid)] == [
+            b".",
+            b"..",
+            b"empty",
+            b"file",
+            b"other",
+        ]
+        nid = walk_path(index, b"d/file")
+        assert index.inode(nid).xattr_words == (36 - 12) // 4 + 1
+        assert index.extent(nid) is not None
+
+
 class TestAnswers:
     def test_wrong_kind(self) -> None:
         index = ErofsIndex(SAMPLE)

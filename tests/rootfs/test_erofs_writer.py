@@ -403,6 +403,10 @@ class TestXattrs:
         index, built = index_of(toc)
         facts = facts_of(index)
         assert facts[b"a"].xattrs == facts[b"d"].xattrs == kept
+        # In the order of their prefixes' numbers.
+        assert [name.partition(b".")[0] for name in facts[b"a"].xattrs] == [
+            b"user", b"system", b"system", b"trusted", b"security"
+        ]  # fmt: skip
         assert [(x.name, x.count, x.example) for x in built.dropped_xattrs] == [
             (name, 2, b"a") for name in sorted(dropped)
         ]

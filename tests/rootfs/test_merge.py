@@ -203,6 +203,10 @@ class TestOneLayer:
         )
         assert listing(toc) == [b"d", b"d/e", b"d/e/b"]
 
+    def test_nothing_goes_back_into_a_replaced_directory(self) -> None:
+        toc = toc_of(regular(b"d/e/a"), regular(b"d"), regular(b"d/e/b"))
+        assert listing(toc) == [b"d", b"d/e", b"d/e/b"]
+
     def test_whiteouts_go_with_the_directory_that_held_them(self) -> None:
         lower = toc_of(regular(b"d/a"))
         upper = toc_of(regular(b"d/.wh.a"), regular(b"d"), directory(b"d"))
@@ -238,6 +242,12 @@ class TestHardlinks:
         facts = facts_of(index_of(toc)[0])
         assert facts[b"b"].names == {b"a", b"b"}
         assert facts[b"b"].size == 5
+
+    def test_broken_ones_in_a_replaced_directory_do_not_count(self) -> None:
+        toc = toc_of(
+            hardlink(b"d/none", b"absent"), hardlink(b"d/self", b"d/self"), regular(b"d", b"x")
+        )
+        assert listing(toc) == [b"d"]
 
     def test_other_kinds(self) -> None:
         toc = toc_of(

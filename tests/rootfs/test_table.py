@@ -63,6 +63,8 @@ class TestLayout:
         assert device_offsets(toc_of()) == []
 
     def test_too_large(self) -> None:
+        # Block 0xFFFFFFFF is a hole to EROFS: no file may start there.
+        assert MAX_DEVICE_SIZE == 0xFFFFFFFF * 4096
         fits = toc_of(file_of(b"a", (MAX_DEVICE_SIZE, 1, 0)))
         assert device_size(fits) == MAX_DEVICE_SIZE
         too_large = toc_of(file_of(b"a", (MAX_DEVICE_SIZE - 4095, 1, 0)), file_of(b"b", (1, 2, 0)))
