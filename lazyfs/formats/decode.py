@@ -225,7 +225,6 @@ class _Stream:
         self._need = max((p.inner_offset + p.size for p in self._pieces), default=0)
         self._inflater = open_member()
         self._members = 1
-        self._has_started = False  # the member has been given bytes
         self._produced = 0  # plain bytes so far
         self._partial: BinaryIO | None = None  # the start of a chunk that spans steps
         self._hash = sha256()

@@ -7,13 +7,22 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Iterable
+from tempfile import TemporaryFile
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazyfs.formats import decode
-from lazyfs.formats.decode import INFLATE_STEP, MAX_MEMBERS, PENDING_SIZE, Piece, RangeDecoder
+from lazyfs.formats.decode import (
+    INFLATE_STEP,
+    MAX_MEMBERS,
+    PENDING_SIZE,
+    SPOOL_SIZE,
+    Piece,
+    RangeDecoder,
+)
 from tests.support.readers import check_reader, cuts
 
 Result = dict[int, bytes | None]
@@ -329,6 +338,70 @@ class TestOverlaps:
             assert result[7] is None
             assert any("overlaps one at 0" in error for error in errors)
             assert result == results[0][0]
+
+
+class TestSpools:
+    """Chunks beyond SPOOL_SIZE go through files, which their receivers close."""
+
+    def run(self, pieces: Iterable[bytes], wanted: list[Piece]) -> tuple[Result, list[BinaryIO]]:
+        opened: list[BinaryIO] = []
+
+        def open_spool() -> BinaryIO:
+            opened.append(TemporaryFile())  # noqa: SIM115 - the decoder's receiver closes it
+            return opened[-1]
+
+        decoder = RangeDecoder(wanted, 0, open_spool)
+        decoded = [item for data in pieces for item in decoder.feed(data)] + decoder.finish()
+        decoder.close()
+        result: Result = {}
+        for item in decoded:
+            result[item.key] = item.data
+            if item.spool is not None:
+                assert item.data is None
+                assert item.error is None
+                item.spool.seek(0)
+                result[item.key] = item.spool.read()
+                item.spool.close()  # a second receiver of the same one would fail above
+        assert all(spool.closed for spool in opened)
+        return result, opened
+
+    def blob(self) -> Blob:
+        return Blob().stream(b"one").stream(512, noise(SPOOL_SIZE + 1), b"two").stream(b"three")
+
+    def test_only_large_chunks(self):
+        blob = self.blob()
+        for pieces in cuts(bytes(blob.data)):
+            result, opened = self.run(pieces, blob.pieces)
+            assert result == blob.plain
+            assert len(opened) == 1
+        exact = Blob().stream(noise(SPOOL_SIZE))
+        assert self.run([bytes(exact.data)], exact.pieces) == (exact.plain, [])
+
+    def test_each_receiver_has_its_own(self):
+        blob = self.blob()
+        blob.pieces.insert(2, blob.pieces[1]._replace(key=7))
+        blob.pieces.insert(1, blob.pieces[1]._replace(key=8, digest=bytes(32)))
+        result, opened = self.run([bytes(blob.data)], blob.pieces)
+        assert result == {**blob.plain, 7: blob.plain[1], 8: None}
+        assert len(opened) == 2
+
+    def test_what_is_not_handed_out_is_closed(self):
+        blob = self.blob()
+        blob.piece(1, digest=bytes(32))
+        result, opened = self.run([bytes(blob.data)], blob.pieces)
+        assert (result[1], len(opened)) == (None, 1)
+        result, opened = self.run([bytes(blob.data[: 2 << 20])], self.blob().pieces)
+        assert (result[1], len(opened)) == (None, 1)
+
+    def test_a_decoder_that_is_given_up(self):
+        blob = self.blob()
+        with TemporaryFile() as spool:
+            decoder = RangeDecoder(blob.pieces, 0, lambda: spool)
+            decoder.feed(bytes(blob.data[: 2 << 20]))
+            assert not spool.closed
+            decoder.close()
+            decoder.close()
+            assert spool.closed
 
 
 class TestCost:
