@@ -43,12 +43,12 @@ fmt: setup ## format the code and mend what ruff can mend
 
 check: lint test ## what CI runs
 
-bench: setup ## lazy against pull and unpack, in one table; BENCH_ARGS="--quick"
+bench: setup-interop ## lazy against pull and unpack, in one table; BENCH_ARGS="--quick"
 	@$(PYTHON) -m tools.bench $(BENCH_ARGS)
 
 lock: ## write requirements.lock again; tools/lock.sh --upgrade for newer versions
 	@tools/lock.sh
 
 clean: ## remove what the other targets made, .venv too
-	rm -rf .venv .bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .bench build dist *.egg-info lazyfs/_native*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

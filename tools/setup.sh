@@ -11,6 +11,7 @@ cd "$(dirname "$0")/.."
 INTEROP_PROGRAMS="docker-registry:docker-registry skopeo:skopeo umoci:umoci mkfs.erofs:erofs-utils
     rsync:rsync setfacl:acl setfattr:attr setcap:libcap2-bin busybox:busybox-static"
 STAMP=.venv/lazyfs.stamp
+PIP=.venv/bin/pip
 
 say() { echo "setup: $*"; }
 fail() { echo "setup: $*" >&2; exit 1; }
@@ -85,31 +86,37 @@ install_packages() {
     rm -f "$log"
 }
 
-# What the virtual environment was made from; the path, because .venv does not move.
+# What .venv was made from, a line for the dependencies and one for lazyfs itself.  The path is in
+# it because an environment cannot be moved.
 fingerprint() {
-    pwd
-    "$1" -V
-    cat requirements.lock tools/build-requirements.lock pyproject.toml tools/setup.sh | sha256sum
+    {
+        pwd
+        "$1" -V
+        cat requirements.lock tools/build-requirements.lock
+    } | sha256sum
+    { cat pyproject.toml tools/setup.sh; find native -name '*.[ch]' | LC_ALL=C sort | xargs -r cat; } |
+        sha256sum
 }
 
-make_venv() {
-    local python=$1 started=$SECONDS pip=.venv/bin/pip
-    export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore
-    say "making .venv with $python ($("$python" -c 'import platform; print(platform.python_version())'))"
-    if [ "$(head -n 1 "$STAMP" 2>/dev/null)" = "$(pwd)" ] && .venv/bin/python -c '' 2>/dev/null; then
-        rm -f "$STAMP"
-    else
+install_dependencies() {
+    local python=$1
+    say "making .venv with $python ($("$python" -V))"
+    if ! { [ "$(.venv/bin/python -c 'import sys; print(sys.prefix)')" = "$(pwd)/.venv" ] &&
+        [ "$(.venv/bin/python -V)" = "$("$python" -V)" ] && grep -q "^#!$(pwd)/" .venv/bin/pip; } 2>/dev/null; then
         "$python" -m venv --clear .venv
     fi
     # pyfuse3 comes as source.  Its build tools are locked too, so they are installed here instead
-    # of by pip's build isolation, which checks no hashes, and are taken away again afterwards.
-    $pip install -q --require-hashes -r tools/build-requirements.lock
-    $pip install -q --no-build-isolation --require-hashes -r requirements.lock
+    # of by pip's build isolation, which checks no hashes; all but setuptools go away again.
+    $PIP install -q --require-hashes -r tools/build-requirements.lock
+    $PIP install -q --no-build-isolation --require-hashes -r requirements.lock
+    $PIP uninstall -q -y Cython setuptools-scm vcs-versioning
+}
+
+install_lazyfs() {
+    say "installing lazyfs, compiling its native driver"
     # "compat" makes a plain .pth file; the default is a finder that costs each start 13 ms.
-    $pip install -q --no-build-isolation --no-deps --config-settings editable_mode=compat -e .
-    $pip uninstall -q -y Cython setuptools setuptools-scm vcs-versioning
-    fingerprint "$python" >"$STAMP"
-    say "ready after $((SECONDS - started)) s"
+    $PIP install -q --no-build-isolation --no-deps --config-settings editable_mode=compat -e .
+    compgen -G 'lazyfs/_native*.so' >/dev/null || say "the native driver could not be compiled"
 }
 
 # shellcheck disable=SC2046  # the words are the packages
@@ -120,6 +127,16 @@ if [ "${1:-}" = --interop ]; then
 fi
 python=$(choose_python)
 [ -n "$python" ] || fail "no Python: got $(python3 -V 2>&1 || true), expected 3.11 or newer"
-if ! { [ -e "$STAMP" ] && .venv/bin/python -c '' && [ "$(fingerprint "$python")" = "$(cat "$STAMP")" ]; } 2>/dev/null; then
-    make_venv "$python"
+wanted=$(fingerprint "$python")
+found=$(cat "$STAMP" 2>/dev/null || true)
+.venv/bin/python -c '' 2>/dev/null || found=
+[ "$wanted" = "$found" ] && exit 0
+started=$SECONDS
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_ROOT_USER_ACTION=ignore
+rm -f "$STAMP"
+if [ "$(head -n 1 <<<"$wanted")" != "$(head -n 1 <<<"$found")" ]; then
+    install_dependencies "$python"
 fi
+install_lazyfs
+echo "$wanted" >"$STAMP"
+say "ready after $((SECONDS - started)) s"
