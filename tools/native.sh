@@ -35,7 +35,8 @@ run_tests() {
         esac
         $CC $BASE $WARNINGS -Wconversion $SANITIZERS -Inative/src -Inative/tests \
             native/src/*.c native/tests/support.c "$source" "$@" -o "$program"
-        timeout 120 "$program" && echo "ok    $(basename "$program")"
+        timeout 120 "$program" || { echo "failed: $program" >&2; exit 1; }
+        echo "ok    $(basename "$program")"
     done
 }
 

@@ -150,7 +150,8 @@ static bool put_name(uint8_t *out, size_t *used, const char *prefix,
 	if (LFS_OUT_SIZE - *used < prefix_size + rest_size + 1)
 		return false;
 	memcpy(out_next, prefix, prefix_size);
-	memcpy(out_next + prefix_size, rest, rest_size);
+	if (rest_size)
+		memcpy(out_next + prefix_size, rest, rest_size);
 	out_next[prefix_size + rest_size] = 0;
 	*used += prefix_size + rest_size + 1;
 	return true;
