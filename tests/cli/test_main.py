@@ -1,0 +1,256 @@
+"""The ``lazyfs`` command itself: what it imports, how it fails, what it exits with."""
+
+import json
+import os
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from lazyfs import errors
+from lazyfs.cli import main
+from lazyfs.cli.main import COMMANDS, EXIT_CODES, cli, exit_code_of
+
+SECONDS = 30
+HEAVY = {"trio", "httpx", "pyfuse3", "msgspec", "rich", "zstandard", "isal", "ssl", "asyncio"}
+
+
+def python(code: str, *words: str, **options) -> subprocess.CompletedProcess:
+    defaults = {"capture_output": True, "text": True, "timeout": SECONDS, "check": False}
+    return subprocess.run([sys.executable, "-c", code, *words], **(defaults | options))
+
+
+def imported_by(*words: str, **variables: str) -> set[str]:
+    """Return the top-level modules that a command imports."""
+    code = (
+        "import sys\n"
+        "from lazyfs.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
+    )
+    done = python(code, *words, env=os.environ | variables)
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["nonsense"], ["mount", "--help"]])
+def test_little_is_imported(words):
+    imported = imported_by(*words)
+    assert "click" in imported
+    assert not imported & HEAVY
+
+
+def test_completion_imports_little():
+    variables = {
+        "_LAZYFS_COMPLETE": "bash_complete",
+        "COMP_WORDS": "lazyfs mo",
+        "COMP_CWORD": "1",
+    }
+    imported = imported_by(**variables)
+    assert "click" in imported
+    assert not imported & HEAVY
+    code = "from lazyfs.cli.main import main; main()"
+    done = python(code, env=os.environ | variables)
+    assert "plain,mount" in done.stdout
+
+
+def test_the_package_says_its_version():
+    done = python("from lazyfs.cli.main import main; main()", "--version")
+    assert done.stdout == "lazyfs 0.1.0\n"
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_of_the_table_is_there(name):
+    command = cli.get_command(click.Context(cli), name)
+    assert isinstance(command, click.Command)
+    assert command.help, "it says what it does"
+
+
+def test_help_lists_every_command():
+    shown = CliRunner().invoke(cli, ["--help"]).output
+    for name, (_, text) in COMMANDS.items():
+        assert f"  {name} " in shown
+        assert text.split()[0] in shown
+
+
+# Failing
+
+
+def families() -> list[type[errors.LazyfsError]]:
+    return [
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, errors.LazyfsError)
+    ][1:]
+
+
+EXPECTED = {
+    "UsageError": 2,
+    "NotFound": 3,
+    "AccessDenied": 4,
+    "Unavailable": 5,
+    "DeadlineExceeded": 5,
+    "VerificationFailed": 6,
+    "FormatError": 7,
+    "MountFailed": 8,
+    "StoreError": 1,
+}
+
+
+@pytest.mark.parametrize("family", families())
+def test_every_family_has_an_exit_code(family):
+    assert exit_code_of(family("x")) == EXPECTED[family.__name__]
+
+
+def test_the_table_names_families_once():
+    assert len({family for family, _ in EXIT_CODES}) == len(EXIT_CODES)
+    assert exit_code_of(ValueError("x")) == 1
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """A command ``fail`` that raises what the test says."""
+    box = {}
+
+    @click.command()
+    @click.option("--json", "as_json", is_flag=True)
+    @click.option("--number", type=int)
+    def fail(as_json, number):
+        raise box["error"]
+
+    monkeypatch.setattr(sys.modules[__name__], "fail", fail, raising=False)
+    monkeypatch.setitem(COMMANDS, "fail", (f"{__name__}:fail", "Fails."))
+
+    def run(error, *words):
+        box["error"] = error
+        return CliRunner().invoke(cli, list(words))
+
+    return run
+
+
+class BadThing(errors.VerificationFailed):
+    code = "E_BAD_THING"
+
+
+def test_errors_as_text(failing):
+    result = failing(BadThing("thing: got a, expected b", hint="do c"), "fail")
+    assert result.exit_code == 6
+    assert result.stdout == ""
+    assert result.stderr == "lazyfs: thing: got a, expected b\nhint: do c\n"
+
+
+def test_errors_as_json(failing):
+    result = failing(BadThing("thing: got a, expected b", hint="do c"), "fail", "--json")
+    assert result.exit_code == 6
+    assert result.stdout == ""
+    assert json.loads(result.stderr) == {
+        "type": "error",
+        "code": "E_BAD_THING",
+        "message": "thing: got a, expected b",
+        "hint": "do c",
+        "exitCode": 6,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nonsense"], "No such command"),
+        (["fail", "--nonsense"], "No such option"),
+        (["fail", "--number", "x"], "not a valid integer"),
+        (["fail", "one"], "unexpected extra argument"),
+    ],
+)
+def test_usage_errors(failing, words, message):
+    result = failing(None, *words)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Usage: " in result.stderr
+    result = failing(None, *words, "--json")
+    document = json.loads(result.stderr)
+    assert (document["code"], document["exitCode"]) == ("E_USAGE", 2)
+
+
+def test_no_command_shows_the_help():
+    result = CliRunner().invoke(cli, [])
+    assert result.exit_code in (0, 2)
+    assert "mount" in result.output
+
+
+def test_a_bug_is_one_line(failing):
+    result = failing(RuntimeError("no idea"), "fail")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("lazyfs: RuntimeError: no idea\n")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_bug_has_its_traceback_when_asked(failing):
+    result = failing(RuntimeError("no idea"), "-v", "fail")
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+
+
+def test_a_bug_as_json(failing):
+    result = failing(RuntimeError("no idea"), "fail", "--json")
+    document = json.loads(result.stderr)
+    assert (document["code"], document["exitCode"]) == ("E_BUG", 1)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyboardInterrupt(),
+        click.Abort(),
+        BaseExceptionGroup("nursery", [KeyboardInterrupt()]),
+        BaseExceptionGroup("outer", [BaseExceptionGroup("inner", [KeyboardInterrupt()])]),
+    ],
+)
+def test_interrupted(failing, error):
+    result = failing(error, "fail")
+    assert result.exit_code == 130
+    assert "Traceback" not in result.stderr
+
+
+def test_a_group_with_more_than_an_interrupt_is_a_bug(failing):
+    group = BaseExceptionGroup("nursery", [KeyboardInterrupt(), ValueError("x")])
+    assert failing(group, "fail").exit_code == 1
+
+
+def test_a_reader_that_leaves(failing):
+    code = "from lazyfs.cli.main import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait(SECONDS) in (0, 1)
+    assert b"Traceback" not in said
+    assert b"Exception ignored" not in said
+
+
+def test_main_exits(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["lazyfs", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    assert caught.value.code == 0
+
+
+def test_logging_levels(failing):
+    import logging
+
+    for words, level in (
+        (["-q"], logging.ERROR),
+        ([], logging.WARNING),
+        (["-v"], logging.INFO),
+        (["-vv"], logging.DEBUG),
+    ):
+        root = logging.getLogger()
+        kept = root.handlers[:], root.level
+        try:
+            failing(BadThing("x"), *words, "fail")
+            assert root.level == level
+        finally:
+            root.handlers[:], root.level = kept
