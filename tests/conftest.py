@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis.internal.observability  # noqa: F401 - its plugin does, too late: see below
 import pytest
 
 
@@ -14,7 +15,11 @@ def anyio_backend() -> str:
 
 
 def pytest_collection_finish() -> None:
-    """Set aside what collecting the tests made: each later collection is ten times as fast."""
+    """Set aside what collecting the tests made: each later collection is ten times as fast.
+
+    Hypothesis must be there by then: it looks for who refers to trio's random numbers, and finds
+    nobody among what is set aside.
+    """
     gc.collect()
     gc.freeze()
 

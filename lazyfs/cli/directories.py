@@ -48,6 +48,6 @@ def _directory(
         # systemd gives a colon-separated list; the first is the unit's own
         return Path(environment.get(f"{word}_DIRECTORY", "").split(":")[0] or of_system)
     base = environment.get(f"XDG_{word}_HOME", "")
-    if not base.startswith("/"):  # the XDG specification: relative paths are to be ignored
-        base = f"{environment.get('HOME') or '/'}/{in_home}"
-    return Path(base) / "lazyfs"
+    if base.startswith("/"):  # the XDG specification: relative paths are to be ignored
+        return Path(base) / "lazyfs"
+    return Path(environment.get("HOME") or "/", in_home, "lazyfs")

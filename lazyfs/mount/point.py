@@ -215,8 +215,10 @@ def unmount(path: str, *, lazy: bool = False) -> None:
     """Unmount what is mounted on *path*; with *lazy*, detach it now and let users finish.
 
     As root by umount2(2), otherwise through fusermount3.  Raises BusyMountpoint or MountFailed.
+    The last part of *path* is not looked at, and so no link: its server may be stuck, or be us.
     """
-    path = real_path(path)
+    parent, name = os.path.split(os.path.abspath(path))
+    path = os.path.join(real_path(parent), name)
     if os.geteuid() == 0:
         _unmount_directly(path, lazy)
     else:

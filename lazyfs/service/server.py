@@ -137,14 +137,15 @@ async def _end_on_signal(
 
 
 async def _leave(session: PyfuseSession) -> None:
-    """Unmount what is still mounted, and let go of the connection."""
+    """Let go of the connection, then unmount what is still mounted.
+
+    In this order: nobody answers any more, and unmounting must not wait for somebody who does.
+    """
+    session.close()
     try:
-        if session.is_mounted():
-            await session.unmount()
+        await session.unmount()
     except LazyfsError as error:
         log.error("%s", error)
-    finally:
-        session.close()
 
 
 async def _go_live(server: _Server, nursery: trio.Nursery, link: Link) -> None:

@@ -549,6 +549,28 @@ def test_ending_the_command_early_leaves_nothing(
     assert lazyfs.records() == []
 
 
+def test_a_command_that_ends_while_the_server_mounts(lazyfs, layout, mountpoint):
+    """Nobody hears that the mount is live: it must not stay."""
+    script = (
+        "import os, lazyfs.service.supervise as s\n"
+        "main_pid, expect = os.getpid(), s.Channel.expect\n"
+        "def leave(self, word):\n"
+        "    if os.getpid() == main_pid: os._exit(5)\n"
+        "    return expect(self, word)\n"
+        "s.Channel.expect = leave\n"
+        "from lazyfs.cli.main import main; main()"
+    )
+    marker = f"oci:{layout}"
+    done = run(
+        *lazyfs.interpreter, "-c", script, "mount", marker, mountpoint,
+        env=lazyfs.variables, cwd=lazyfs.folder,
+    )  # fmt: skip
+    assert done.returncode == 5
+    wait_until(lambda: processes_with(marker) == [])
+    assert not is_mounted(mountpoint)
+    assert lazyfs.records() == []
+
+
 # The control socket
 
 
