@@ -1,17 +1,12 @@
 """Others read our indexes: the Linux kernel (as root) and erofs-utils."""
 
-import io
-import json
 import os
 import re
-import tarfile
 from pathlib import Path
 
 import pytest
 
-from lazyfs.digest import Digest
-from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry, decode_toc
-from tests.support.images import source_tar
+from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry
 from tests.support.kernel_erofs import (
     facts_on_disk,
     kernel_mount,
@@ -22,6 +17,7 @@ from tests.support.rootfs import (
     device,
     directory,
     facts_of,
+    fixture_layer,
     hardlink,
     index_of,
     paths_of,
@@ -103,31 +99,6 @@ def made_layers() -> Layers:
         seed=2,
     )
     return [(lower, contents), (upper, upper_contents)]
-
-
-def fixture_layer(fixtures: Path, name: str, source: str) -> tuple[Toc, dict[bytes, bytes]]:
-    """A layer by the reference producer, with the payloads that its source tar has."""
-    described = json.loads((fixtures / "estargz-go-0.12" / f"{name}.json").read_text())
-    raw = (fixtures / "estargz-go-0.12" / f"{name}.toc.json").read_bytes()
-    toc = decode_toc(
-        raw,
-        expected=Digest("sha256", described["tocDigest"].partition(":")[2]),
-        blob_size=described["size"],
-    )
-    payloads = {
-        b".no.prefetch.landmark": b"\x0f",
-        b".prefetch.landmark": b"\x0f",
-    }
-    with tarfile.open(fileobj=io.BytesIO(source_tar(source))) as tar:
-        for member in tar:
-            # The TOC says names in UTF-8 only: the producer puts U+FFFD for what is not.
-            path = os.fsencode(os.path.normpath("/" + member.name).lstrip("/"))
-            path = path.decode(errors="replace").encode()
-            if member.isreg():
-                file = tar.extractfile(member)
-                assert file is not None
-                payloads[path] = file.read()
-    return toc, payloads
 
 
 @pytest.fixture(scope="module", params=["made", "edge", "real and edge", "chunks", "empty", "none"])

@@ -1,14 +1,20 @@
 """Small layers as TOCs, and what a rootfs index says of its tree, for tests."""
 
 import hashlib
+import io
+import json
+import os
 import stat
+import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lazyfs.digest import Digest
-from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry
+from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry, decode_toc
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.erofs_writer import BuiltIndex, build_index
+from tests.support.images import source_tar
 
 MTIME = 1_700_000_000
 
@@ -122,3 +128,28 @@ def listing(*tocs: Toc) -> list[bytes]:
     """Return the sorted paths of the merged layers, without the root."""
     index, _ = index_of(*tocs)
     return sorted(path for path, _ in paths_of(index) if path)
+
+
+def fixture_layer(fixtures: Path, name: str, source: str) -> tuple[Toc, dict[bytes, bytes]]:
+    """A layer by the reference producer, with the payloads that its source tar has."""
+    described = json.loads((fixtures / "estargz-go-0.12" / f"{name}.json").read_text())
+    raw = (fixtures / "estargz-go-0.12" / f"{name}.toc.json").read_bytes()
+    toc = decode_toc(
+        raw,
+        expected=Digest("sha256", described["tocDigest"].partition(":")[2]),
+        blob_size=described["size"],
+    )
+    payloads = {
+        b".no.prefetch.landmark": b"\x0f",
+        b".prefetch.landmark": b"\x0f",
+    }
+    with tarfile.open(fileobj=io.BytesIO(source_tar(source))) as tar:
+        for member in tar:
+            # The TOC says names in UTF-8 only: the producer puts U+FFFD for what is not.
+            path = os.fsencode(os.path.normpath("/" + member.name).lstrip("/"))
+            path = path.decode(errors="replace").encode()
+            if member.isreg():
+                file = tar.extractfile(member)
+                assert file is not None
+                payloads[path] = file.read()
+    return toc, payloads
