@@ -215,7 +215,7 @@ class Fetcher:
             self._nursery.start_soon(self._run_demand, dev, run, is_demand)
 
     async def _run_demand(self, dev: Device, run: Run, is_demand: bool) -> None:
-        with self.demand.request() if is_demand else nullcontext():
+        with self.demand.request(run.end - run.start) if is_demand else nullcontext():
             async with self._slots:
                 self.statistics.demand_requests += 1
                 self.statistics.demand_size += run.end - run.start

@@ -7,7 +7,10 @@ from enum import Enum
 
 CALM_SECONDS = 0.3
 REST_SECONDS = 1.0
-BURST_SECONDS = 1.0
+BURST_SECONDS = 3.0
+BURST_SIZE = 16 << 20
+"""A burst ends after this time, or this many bytes: the start of a large program takes no more, and
+whoever goes on reads in bulk."""
 
 
 class Pressure(Enum):
@@ -28,14 +31,17 @@ class Demand:
         self._clock = clock
         self._running = 0
         self._ended = self._burst_started = -math.inf
+        self._burst_size = 0
 
     @contextmanager
-    def request(self) -> Iterator[None]:
-        """Count a request from when a reader needs it to when it has ended."""
+    def request(self, size: int) -> Iterator[None]:
+        """Count a request for *size* bytes, from when a reader needs it to when it has ended."""
         now = self._clock()
         if self._running == 0 and now - self._ended > REST_SECONDS:
             self._burst_started = now
+            self._burst_size = 0
         self._running += 1
+        self._burst_size += size
         try:
             yield
         finally:
@@ -48,4 +54,5 @@ class Demand:
         now = self._clock()
         if self._running == 0 and now - self._ended > CALM_SECONDS:
             return Pressure.NONE
-        return Pressure.BURST if now - self._burst_started < BURST_SECONDS else Pressure.STEADY
+        is_burst = now - self._burst_started < BURST_SECONDS and self._burst_size < BURST_SIZE
+        return Pressure.BURST if is_burst else Pressure.STEADY
