@@ -141,6 +141,8 @@ async def test_many_ranges_at_once(registry: FakeRegistry) -> None:
         faults.cut(len(PART) - 1),
         faults.short(1),
         faults.short(100_000),
+        faults.ended_early(0),
+        faults.ended_early(100_000),
         faults.content_range(None),
         faults.content_range("bytes 0-9/700000"),
         faults.content_range("nonsense"),
@@ -191,6 +193,21 @@ async def test_a_body_that_breaks_after_every_byte_is_given_up(registry: FakeReg
         with pytest.raises(ConnectionTrouble):
             await read_range(client, blob, START, END)
         assert client.statistics.errors == 1
+    assert len(registry.requests) == FAST.tries
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error"),
+    [(faults.short(1), BadAnswer), (faults.ended_early(1), ConnectionTrouble)],
+)
+async def test_a_server_that_sends_byte_by_byte_is_given_up(
+    registry: FakeRegistry, behaviour: faults.Behaviour, error: type[LazyfsError]
+) -> None:
+    blob = stored(registry, DATA)
+    registry.faults.add(behaviour, times=None)
+    async with connected(registry) as client:
+        with pytest.raises(error):
+            await read_range(client, blob, START, END)
     assert len(registry.requests) == FAST.tries
 
 

@@ -172,6 +172,11 @@ def short(size: int) -> Behaviour:
     return behave
 
 
+def ended_early(size: int) -> Behaviour:
+    """End the body in good order after *size* bytes, whatever the head says of the range."""
+    return lambda request, answer: replace(answer, body=answer.content()[:size], chunked=True)
+
+
 def content_range(value: str | None) -> Behaviour:
     """Say another Content-Range (None: none at all)."""
 
