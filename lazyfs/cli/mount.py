@@ -48,7 +48,7 @@ KEPT_LOGS = 50
     "words",
     multiple=True,
     metavar="OPTION[,OPTION…]",
-    help="Options of mount(8): allow_other, allow_root, auto_unmount, fsname=, max_read=, "
+    help="Options of mount(8): allow_other, allow_root, auto_unmount, fsname=, max_read=, threads=, "
     "[no]suid, [no]dev, [no]exec, noatime; and platform=, cache_dir=, authfile=, plain_http, "
     "prefetch=, driver= like the options above and below.",
 )

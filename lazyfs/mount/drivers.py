@@ -17,16 +17,24 @@ else:
 PURE = "LAZYFS_PURE"  # for tests: do as if the native module were missing
 
 
-def open_session(driver: str, image: MountedImage, mountpoint: str) -> PyfuseSession:
+def open_session(
+    driver: str,
+    image: MountedImage,
+    mountpoint: str,
+    *,
+    threads: int | None = None,
+    max_read: int | None = None,
+) -> PyfuseSession:
     """Return a session of *driver*: "native", "pyfuse3", or "auto" for the best there is.
 
-    Raises MountFailed where the driver that was asked for is missing.
+    *threads* and *max_read* (in bytes) are for the native one; None leaves them to it.  Raises
+    MountFailed where the driver that was asked for is missing.
     """
     if driver == "pyfuse3":
         return PyfuseSession(image, mountpoint)
     reason = _REASON or ("turned off by LAZYFS_PURE" if os.environ.get(PURE) else "")
     if not reason and isinstance(image, NativeImage):
-        return NativeSession(image, mountpoint)
+        return NativeSession(image, mountpoint, threads=threads, max_read=max_read)
     reason = reason or "this image cannot be served by it"
     if driver == "native":
         raise MountFailed(

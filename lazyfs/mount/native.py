@@ -36,6 +36,8 @@ if TYPE_CHECKING:  # they are in the stub only
 log = logging.getLogger(__name__)
 
 THREADS = 2
+MAX_READ = 1 << 20
+PAGE_SIZE = 4096
 NO_MARK = 0xFFFFFFFF
 FUSE_DEVICE_NUMBER = os.makedev(10, 229)
 LOOK_SECONDS = 1.0  # how often first reads are looked at while they are recorded
@@ -52,10 +54,18 @@ class NativeSession(PyfuseSession):
 
     driver = "native"
 
-    def __init__(self, image: NativeImage, mountpoint: str, *, threads: int = THREADS) -> None:
+    def __init__(
+        self,
+        image: NativeImage,
+        mountpoint: str,
+        *,
+        threads: int | None = None,
+        max_read: int | None = None,
+    ) -> None:
         super().__init__(image, mountpoint)
         self._image = image
-        self._threads = threads
+        self._threads = threads or THREADS
+        self._max_read = (max_read or MAX_READ) // PAGE_SIZE * PAGE_SIZE
         self._server: Server | None = None
         self._ready = trio.Event()
         self._faults = FaultLog(image)
@@ -92,6 +102,7 @@ class NativeSession(PyfuseSession):
             layers,
             attributes,
             threads=self._threads,
+            max_read=self._max_read,
         )
 
     async def serve(self) -> None:

@@ -41,6 +41,7 @@ SETTINGS = frozenset(["platform", "cache_dir", "authfile", "prefetch", "driver"]
 SWITCHES = frozenset(["plain_http"])
 
 MAX_READ_LIMITS = (4096, 1 << 20)
+MAX_THREADS = 16
 
 
 class BadMountOption(UsageError):
@@ -54,13 +55,15 @@ class MountOptions:
     """What the words after ``-o`` mean.
 
     ``flags`` go to the kernel; ``settings`` are words that stand for options of the command line
-    (``plain_http`` has the value ``""``).  Sizes are in bytes.
+    (``plain_http`` has the value ``""``).  Sizes are in bytes.  ``max_read`` and ``threads``
+    are for the native driver.
     """
 
     allow_other: bool = False
     allow_root: bool = False
     auto_unmount: bool = False
     max_read: int | None = None
+    threads: int | None = None
     fsname: str | None = None
     flags: tuple[str, ...] = ()
     settings: dict[str, str] = field(default_factory=dict)
@@ -91,6 +94,7 @@ def parse_options(values: Iterable[str]) -> MountOptions:
     flags: dict[str, None] = {}
     settings: dict[str, str] = {}
     max_read: int | None = None
+    threads: int | None = None
     fsname: str | None = None
     for word in split_words(values):
         name, equals, value = word.partition("=")
@@ -105,6 +109,8 @@ def parse_options(values: Iterable[str]) -> MountOptions:
             raise BadMountOption("option rw: got rw, expected ro: an image never changes")
         elif name == "max_read" and equals:
             max_read = parse_max_read(value)
+        elif name == "threads" and equals:
+            threads = parse_threads(value)
         elif name == "fsname" and value:
             fsname = value
         elif name == "subtype" and equals:
@@ -122,7 +128,12 @@ def parse_options(values: Iterable[str]) -> MountOptions:
     if switches["allow_other"] and switches["allow_root"]:
         raise BadMountOption("options: got allow_other and allow_root, expected one of them")
     return MountOptions(
-        **switches, max_read=max_read, fsname=fsname, flags=tuple(flags), settings=settings
+        **switches,
+        max_read=max_read,
+        threads=threads,
+        fsname=fsname,
+        flags=tuple(flags),
+        settings=settings,
     )
 
 
@@ -131,6 +142,13 @@ def parse_max_read(text: str) -> int:
     low, high = MAX_READ_LIMITS
     if not (text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high):
         raise BadMountOption(f"option max_read: got {text[:40]!r}, expected {low} to {high} bytes")
+    return int(text)
+
+
+def parse_threads(text: str) -> int:
+    """Return the number of threads of the native driver that *text* gives."""
+    if not (text.isascii() and text.isdigit() and len(text) < 3 and 0 < int(text) <= MAX_THREADS):
+        raise BadMountOption(f"option threads: got {text[:40]!r}, expected 1 to {MAX_THREADS}")
     return int(text)
 
 

@@ -52,10 +52,13 @@ static void greet(struct lfs_worker *worker, const struct lfs_request *request)
 	offered = in.flags;
 	if (in.minor >= 36 && (offered & LFS_INIT_EXT))
 		offered |= (uint64_t)in.flags2 << 32;
+	/* Without ASYNC_DIO: a reader with O_DIRECT then waits for one request,
+	 * of which the kernel tells us when the reader is killed; with it, the
+	 * reader could not be killed before all of its requests are answered */
 	wanted = FUSE_ASYNC_READ | FUSE_EXPORT_SUPPORT | FUSE_SPLICE_WRITE |
 		 FUSE_SPLICE_MOVE | FUSE_DO_READDIRPLUS |
-		 FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO |
-		 FUSE_NO_OPEN_SUPPORT | FUSE_PARALLEL_DIROPS | FUSE_POSIX_ACL |
+		 FUSE_READDIRPLUS_AUTO | FUSE_NO_OPEN_SUPPORT |
+		 FUSE_PARALLEL_DIROPS | FUSE_POSIX_ACL |
 		 FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS |
 		 FUSE_NO_OPENDIR_SUPPORT | FUSE_EXPLICIT_INVAL_DATA |
 		 LFS_INIT_EXT | LFS_HAS_RESEND;

@@ -81,6 +81,10 @@ def test_settings_of_the_command_line():
         "max_read=-4096",
         "max_read=٤٠٩٦",
         "max_read=99999999999999999999",
+        "threads=0",
+        "threads=17",
+        "threads=-1",
+        "threads=",
         "fsname=",
         "subtype=other",
         "platform",
@@ -101,6 +105,7 @@ def test_the_unknown_word_is_named():
 
 
 def test_sizes():
+    assert parse_options(["threads=4"]).threads == 4
     assert parse_options(["max_read=4096"]).max_read == 4096
     assert parse_options(["max_read=1048576"]).max_read == 1048576
     # libfuse 3.14 would end the connection: its greeting, which pyfuse3 writes, says 0
@@ -122,9 +127,7 @@ def test_a_source_cannot_add_options(source):
     (word,) = fuse_options(MountOptions(), source) - ALWAYS
     assert word.isascii()
     assert word.isprintable()
-    assert unescape(word) == [
-        "fsname=" + "".join(c if " " <= c <= "~" else "?" for c in source)
-    ]
+    assert unescape(word) == ["fsname=" + "".join(c if " " <= c <= "~" else "?" for c in source)]
 
 
 @given(st.lists(st.text("abc,\\= ", max_size=8), min_size=1))

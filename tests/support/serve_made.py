@@ -5,7 +5,8 @@
 Prints ``ready``; then answers each line of JSON with one: ``{"do": "log"}``, ``{"do": "forget"}``,
 ``{"do": "cold", "device": 1}``, ``{"do": "warm"}``, ``{"do": "open"}``, ``{"do": "waiting"}``,
 ``{"do": "fault", "device": 2}``, ``{"do": "mend"}``, ``{"do": "full"}``, ``{"do": "statistics"}``,
-``{"do": "touches"}``.  SIGTERM unmounts.  The option ``driver=native`` chooses that one.
+``{"do": "touches"}``, ``{"do": "mark", "device": 1, "chunk": 2}``, ``{"do": "reached"}``.
+SIGTERM unmounts.  The option ``driver=native`` chooses that one.
 
 A process of its own, because a page fault on one's own mount cannot be answered.
 """
@@ -16,6 +17,7 @@ import os
 import random
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -103,9 +105,22 @@ def answer(image: MadeImage, session: PyfuseSession, command: dict) -> object:
             return session.statistics()
         case "touches":
             return contents.touches
+        case "mark":
+            contents.marks[command["device"]] = command["chunk"]
+        case "reached":
+            return contents.reached_marks
         case "mend":
             contents.mend()
     return None
+
+
+def descriptors() -> list[str]:
+    """Return what this process has open."""
+    names = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            names.append(os.readlink(f"/proc/self/fd/{number}"))
+    return names
 
 
 async def obey(image: MadeImage, session: PyfuseSession) -> None:
@@ -139,12 +154,18 @@ def main() -> None:
     mountpoint, *words = sys.argv[1:]
     options = parse_options(words)
     image = sample_image(NativeMadeImage)
-    session = open_session(options.settings.get("driver", "pyfuse3"), image, mountpoint)
+    driver = options.settings.get("driver", "pyfuse3")
+    session = open_session(
+        driver, image, mountpoint, threads=options.threads, max_read=options.max_read
+    )
     session.mount(fuse_options(options, "made"))
     try:
         trio.run(serve, session, image)
     finally:
         session.close()
+    left = [name for name in descriptors() if "fuse" in name or "eventfd" in name]
+    if left:
+        sys.exit(f"left open: {left}")
 
 
 if __name__ == "__main__":
