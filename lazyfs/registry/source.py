@@ -73,7 +73,8 @@ class Source(Protocol):
         """Open bytes ``start`` to ``end`` (exclusive) of a blob as a stream of pieces.
 
         The pieces add up to exactly ``end - start`` bytes, or the iterator raises Unavailable:
-        a body is never short and never of another range.  The bytes are *not* verified.
+        a body is never short and never of another range.  VerificationFailed is raised where the
+        blob turns out to have another size.  The bytes are *not* verified.
         """
         ...
 
