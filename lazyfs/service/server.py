@@ -91,8 +91,14 @@ async def _serve(settings: MountSettings, prepared: Prepared, link: Link) -> Non
     # Signals first: from the moment of the mount on, none may end us without unmounting.
     with trio.open_signal_receiver(*ENDING_SIGNALS) as signals:
         async with open_image(prepared, settings.access, mount_id=settings.mount_id) as image:
-            session = open_session(settings.driver, image, settings.mountpoint)
-            if settings.options.max_read is not None:
+            session = open_session(
+                settings.driver,
+                image,
+                settings.mountpoint,
+                threads=settings.options.threads,
+                max_read=settings.options.max_read,
+            )
+            if settings.options.max_read is not None and session.driver == "pyfuse3":
                 log.warning(
                     "option max_read: driver %s cannot limit reads; ignored", session.driver
                 )
