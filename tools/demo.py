@@ -74,7 +74,9 @@ def show(folder: Path) -> None:
         reference = f"{registry.address}/demo:latest"
         step(f"lazyfs mount --prefetch none {reference} mnt")
         with Mounted(workspace, reference, "--prefetch", "none") as mounted:
-            print(f"   live after {mounted.ready_seconds:.2f} s: {traffic(registry, size)}")
+            driver = mounted.status()["driver"]
+            print(f"   live after {mounted.ready_seconds:.2f} s, driver {driver}")
+            print(f"   {traffic(registry, size)}")
             step("chroot mnt python3 /app/hello.py")
             print(f"   {run_inside(mounted.path, python)}")
             print(f"   {traffic(registry, size)}")
@@ -84,7 +86,9 @@ def show(folder: Path) -> None:
         workspace.forget()
         with Mounted(workspace, reference, "--prefetch", "none") as mounted:
             show_refusal(mounted)
-    step("unmounted, and the registry stopped")
+        step("unmounted; lazyfs verify checks all of the image")
+        workspace.run("verify", "--progress", "none", reference, code=6)
+        print("   exit code 6: verification failed")
 
 
 def show_mount(mounted: Mounted) -> None:
