@@ -12,7 +12,7 @@ from lazyfs.store.images import ImageRecord
 
 PREFIX = b"user.lazyfs."
 SCHEMA = b"1"
-VALUE_LIMIT = 65536  # the kernel's XATTR_SIZE_MAX
+VALUE_LIMIT = 65535  # what EROFS can express; the kernel's XATTR_SIZE_MAX is one more
 
 
 def layers_value(record: ImageRecord) -> bytes:

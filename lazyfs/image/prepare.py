@@ -142,7 +142,7 @@ async def _build(
     built = build_index(
         tocs,
         root_xattrs=image_attributes(record),
-        device_tags=[toc.digest.hex for toc in tocs],
+        device_tags=[toc.digest.hex[:64] for toc in tocs],
     )
     return save_image(store, record, built.image, built.provenance)
 

@@ -11,6 +11,9 @@ import struct
 from lazyfs.errors import FormatError
 from lazyfs.formats.toc import Kind
 
+REVISION = 1
+"""Of our encoding: part of the UUID, so that images written by other rules have another one."""
+
 BLOCK_SIZE = 4096
 BLOCK_BITS = 12
 SUPERBLOCK_OFFSET = 1024

@@ -23,9 +23,6 @@ from lazyfs.rootfs.layout import device_size
 from lazyfs.rootfs.merge import Directory, Node, merge
 from lazyfs.rootfs.provenance import build_provenance
 
-REVISION = 1
-"""Of the encoding: part of the UUID, so that images written by other rules have another one."""
-
 # The root follows the device table, and its nid has 16 bits.
 MAX_DEVICES = (0xFFFF * SLOT_SIZE - erofs.DEVICE_TABLE_OFFSET) // erofs.DEVICE_SLOT_SIZE
 TAG_SIZE = 64
@@ -306,7 +303,7 @@ def _write_superblock(
 
 def _uuid(tocs: Sequence[Toc]) -> bytes:
     """Return a UUID (version 8) that is a digest of the layers and of our revision."""
-    text = "\n".join([f"lazyfs rootfs index {REVISION}", *(str(toc.digest) for toc in tocs)])
+    text = "\n".join([f"lazyfs rootfs index {erofs.REVISION}", *(str(toc.digest) for toc in tocs)])
     uuid = bytearray(hashlib.sha256(text.encode()).digest()[:16])
     uuid[6] = uuid[6] & 0x0F | 0x80
     uuid[8] = uuid[8] & 0x3F | 0x80

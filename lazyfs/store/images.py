@@ -14,12 +14,16 @@ import msgspec
 
 from lazyfs.digest import Digest, digest_of
 from lazyfs.errors import FormatError
+from lazyfs.rootfs.erofs_format import REVISION
 from lazyfs.rootfs.erofs_reader import ErofsIndex
+from lazyfs.rootfs.layout import LAYOUT_VERSION
 from lazyfs.rootfs.provenance import Provenance
 from lazyfs.store.layers import map_file
 from lazyfs.store.paths import Store, store_error
 
-RECORD_VERSION = 1
+RECORD_VERSION = (1, LAYOUT_VERSION, REVISION)
+"""Of the record itself, of the device layout, of the index's bytes: an index of another version of
+any of them is made again."""
 
 
 class LayerRecord(msgspec.Struct, frozen=True):
@@ -43,7 +47,7 @@ class ImageRecord(msgspec.Struct, frozen=True):
     layers: tuple[LayerRecord, ...]
     index_digest: str = ""
     provenance_digest: str = ""
-    version: int = RECORD_VERSION
+    version: tuple[int, int, int] = RECORD_VERSION
 
 
 @dataclass(frozen=True, slots=True)
