@@ -1,0 +1,418 @@
+"""The drivers cannot be told apart: each question has the same answer on every mount.
+
+The first driver in the list is the measure.  A question is a function of the mountpoint that
+returns a value or raises OSError; what counts of an error is its errno.
+"""
+
+import ctypes
+import errno
+import fcntl
+import hashlib
+import mmap
+import os
+import stat
+import subprocess
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.mounting import (
+    SECONDS,
+    available_drivers,
+    folder_for_all,
+    needs_fuse,
+    run,
+    serving_made,
+    wait_until,
+)
+from tests.support.serve_made import BIG
+
+pytestmark = needs_fuse
+OTHERS = [driver for driver in available_drivers() if driver != "pyfuse3"]
+LIBC = ctypes.CDLL(None, use_errno=True)
+HIDDEN = [
+    "user.lazyfs.file.layer", "user.lazyfs.file.diffid", "user.lazyfs.file.layer.index",
+    "user.lazyfs.file.digest", "user.lazyfs.file.other", "user.lazyfs.file.", "user.lazyfs.",
+    "user.lazyfs.health", "user.lazyfs.schema", "user.lazyfs.other", "user.other", "user.note",
+    "security.capability", "security.selinux", "trusted.overlay.opaque",
+    "system.posix_acl_access", "system.posix_acl_default", "system.other",
+]  # fmt: skip
+STAT_FIELDS = [name for name in dir(os.stat_result) if name.startswith("st_") and name != "st_dev"]
+
+Question = Callable[[Path], object]
+
+
+@pytest.fixture(scope="module")
+def mounts():
+    """The mounts of all drivers, of the same image at the same time."""
+    with ExitStack() as stack:
+        servers = {}
+        for driver in available_drivers():
+            mountpoint = stack.enter_context(folder_for_all()) / "mnt"
+            mountpoint.mkdir()
+            words = ["allow_other,suid,dev"] if os.geteuid() == 0 else []
+            servers[driver] = stack.enter_context(
+                serving_made(mountpoint, f"driver={driver}", *words)
+            )
+        yield servers
+
+
+@pytest.fixture(params=OTHERS)
+def pair(request, mounts):
+    """The measure, and another driver."""
+    return mounts["pyfuse3"], mounts[request.param]
+
+
+def ask(question: Question, root: Path) -> object:
+    """Return the answer, or the name of the errno."""
+    try:
+        return question(root)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+
+
+def names(root: Path) -> list[bytes]:
+    """Return all paths below *root*, in the order in which directories list them."""
+    found, waiting = [b"."], [b"."]
+    while waiting:
+        folder = waiting.pop()
+        with os.scandir(os.path.join(os.fsencode(root), folder)) as entries:
+            for entry in entries:
+                path = os.path.join(folder, entry.name)
+                found.append(path)
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(path)
+    return found
+
+
+def attributes(root: Path) -> dict[bytes, dict[str, object]]:
+    result = {}
+    for path in names(root):
+        status = os.lstat(os.path.join(os.fsencode(root), path))
+        result[path] = {name: getattr(status, name) for name in STAT_FIELDS}
+    return result
+
+
+def directory_entries(root: Path) -> dict[bytes, list[tuple[bytes, int, bool, bool, bool]]]:
+    result = {}
+    for path in (b".", b"many", b"deep", b"bin", b"sticky"):
+        with os.scandir(os.path.join(os.fsencode(root), path)) as entries:
+            result[path] = [
+                (
+                    entry.name,
+                    entry.inode(),
+                    entry.is_dir(follow_symlinks=False),
+                    entry.is_file(follow_symlinks=False),
+                    entry.is_symlink(),
+                )
+                for entry in entries
+            ]
+    return result
+
+
+def extended_attributes(root: Path) -> dict[bytes, object]:
+    result = {}
+    for path in names(root):
+        full = os.path.join(os.fsencode(root), path)
+        listed = os.listxattr(full, follow_symlinks=False)
+        result[path] = (
+            listed,
+            {
+                name: ask(lambda _: os.getxattr(full, name, follow_symlinks=False), root)  # noqa: B023
+                for name in {*listed, *HIDDEN}
+            },
+        )
+    return result
+
+
+def links(root: Path) -> dict[bytes, object]:
+    return {
+        path: ask(lambda top: os.readlink(os.path.join(os.fsencode(top), path)), root)  # noqa: B023
+        for path in names(root)
+    }
+
+
+def contents(root: Path) -> dict[bytes, str]:
+    result = {}
+    for path in names(root):
+        full = os.path.join(os.fsencode(root), path)
+        if stat.S_ISREG(os.lstat(full).st_mode):
+            with open(full, "rb") as file:
+                result[path] = hashlib.file_digest(file, "sha256").hexdigest()
+    return result
+
+
+@pytest.mark.parametrize(
+    "question", [names, attributes, directory_entries, extended_attributes, links, contents]
+)
+def test_everything_that_is_there(pair, question):
+    measure, other = (question(server.mountpoint) for server in pair)
+    assert len(measure) >= 5
+    assert other == measure
+
+
+def test_directories_from_any_place(pair):
+    """Reading can be taken up where it was left, with any buffer."""
+
+    def pieces(root: Path) -> list[list[str]]:
+        listings = []
+        for size in (300, 1000, 32768):
+            folder = os.open(root / "many", os.O_RDONLY)
+            buffer = ctypes.create_string_buffer(size)
+            got: list[str] = []
+            while (used := LIBC.syscall(217, folder, buffer, size)) > 0:  # getdents64
+                at = 0
+                while at < used:
+                    length = int.from_bytes(buffer.raw[at + 16 : at + 18], "little")
+                    got.append(buffer.raw[at + 19 : at + length].split(b"\0")[0].decode())
+                    place = int.from_bytes(buffer.raw[at + 8 : at + 16], "little")
+                    at += length
+                os.lseek(folder, place, os.SEEK_SET)
+            os.close(folder)
+            listings.append(got)
+        return listings
+
+    measure, other = (pieces(server.mountpoint) for server in pair)
+    assert len(measure[0]) == 1002
+    assert measure[0] == measure[1] == measure[2]
+    assert other == measure
+
+
+@pytest.mark.parametrize("flags", [0, os.O_DIRECT], ids=["pages", "direct"])
+@pytest.mark.parametrize(
+    ("offset", "size"),
+    [(0, 1), (0, 1 << 22), (4095, 2), (65535, 2), (65536, 65536), (100, 300_000), (2_999_990, 100),
+     (3_000_000, 1), (3_000_001, 1), (9**9, 10), (1 << 62, 10), (0, 0)],
+)  # fmt: skip
+def test_ranges(pair, offset, size, flags):
+    def read(root: Path) -> bytes:
+        file = os.open(root / "big", os.O_RDONLY | flags)
+        try:
+            with mmap.mmap(-1, size + 1) as buffer:
+                got = os.preadv(file, [memoryview(buffer)[:size]], offset)
+                return buffer[:got]
+        finally:
+            os.close(file)
+
+    measure, other = (ask(read, server.mountpoint) for server in pair)
+    assert other == measure
+    if isinstance(measure, bytes):
+        assert measure == BIG[offset : offset + size]
+
+
+def seek(where: int, offset: int) -> Question:
+    def question(root: Path) -> int:
+        file = os.open(root / "big", os.O_RDONLY)
+        try:
+            return os.lseek(file, offset, where)
+        finally:
+            os.close(file)
+
+    return question
+
+
+@pytest.mark.parametrize("offset", [0, 1, 4096, 3_000_000, 3_000_001, 9**9])
+@pytest.mark.parametrize("where", [os.SEEK_DATA, os.SEEK_HOLE])
+def test_holes(pair, where, offset):
+    measure, other = (ask(seek(where, offset), server.mountpoint) for server in pair)
+    assert other == measure
+
+
+def opened(path: str, flags: int, then: Callable[[int], object]) -> Question:
+    def question(root: Path) -> object:
+        file = os.open(root / path, flags)
+        try:
+            return then(file)
+        finally:
+            os.close(file)
+
+    return question
+
+
+def short_xattr(root: Path) -> int:
+    buffer = ctypes.create_string_buffer(1)
+    path = os.fsencode(root / "suid")
+    size = LIBC.getxattr(path, b"security.capability", buffer, 1)
+    if size < 0:
+        raise OSError(ctypes.get_errno(), "getxattr")
+    return size
+
+
+def short_list(root: Path) -> int:
+    buffer = ctypes.create_string_buffer(1)
+    size = LIBC.listxattr(os.fsencode(root), buffer, 1)
+    if size < 0:
+        raise OSError(ctypes.get_errno(), "listxattr")
+    return size
+
+
+def mapped(file: int) -> bytes:
+    with mmap.mmap(file, 0, prot=mmap.PROT_READ) as view:
+        return view[-10:]
+
+
+def mapped_shared(file: int) -> None:
+    mmap.mmap(file, 0, prot=mmap.PROT_READ | mmap.PROT_WRITE).close()
+
+
+def locked(file: int) -> None:
+    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def copied(file: int) -> int:
+    target = os.memfd_create("copy")
+    try:
+        return os.sendfile(target, file, 0, 1 << 22)
+    finally:
+        os.close(target)
+
+
+ODD = {
+    "missing": lambda root: os.stat(root / "missing"),
+    "missing again": lambda root: os.stat(root / "missing"),
+    "missing below a file": lambda root: os.stat(root / "big/missing"),
+    "missing below a missing one": lambda root: os.stat(root / "missing/missing"),
+    "name of 255": lambda root: os.stat(root / ("n" * 255)),
+    "name of 256": lambda root: os.stat(root / ("n" * 256)),
+    "dangling link": lambda root: os.stat(root / "broken"),
+    "names that end in a dot": lambda root: os.stat(root / "many/./../many/.").st_ino,
+    "parent of the deepest": lambda root: os.stat(root / "deep/er/and/deeper/..").st_ino,
+    "link of a file": lambda root: os.readlink(root / "big"),
+    "list of a file": lambda root: os.listdir(root / "big"),
+    "open of a directory for writing": opened("many", os.O_RDWR, str),
+    "open for writing": opened("big", os.O_WRONLY, str),
+    "open to append": opened("big", os.O_RDWR | os.O_APPEND, str),
+    "open to truncate": opened("big", os.O_RDONLY | os.O_TRUNC, str),
+    "create": opened("new", os.O_CREAT | os.O_WRONLY, str),
+    "create what is there": opened("big", os.O_CREAT | os.O_EXCL, str),
+    "temporary file": opened("many", os.O_TMPFILE | os.O_RDWR, str),
+    "open path only": opened("big", os.O_PATH, lambda file: os.fstat(file).st_size),
+    "open a link": opened("link", os.O_NOFOLLOW, str),
+    "write": opened("big", os.O_RDONLY, lambda file: os.write(file, b"x")),
+    "read a directory": opened("many", os.O_RDONLY, lambda file: os.read(file, 10)),
+    "mkdir": lambda root: os.mkdir(root / "new"),
+    "mkdir what is there": lambda root: os.mkdir(root / "many"),
+    "mknod": lambda root: os.mknod(root / "new"),
+    "symlink": lambda root: os.symlink("x", root / "new"),
+    "link": lambda root: os.link(root / "big", root / "new"),
+    "unlink": lambda root: os.unlink(root / "big"),
+    "unlink a missing one": lambda root: os.unlink(root / "missing"),
+    "rmdir": lambda root: os.rmdir(root / "many"),
+    "rename": lambda root: os.rename(root / "big", root / "new"),
+    "chmod": lambda root: os.chmod(root / "big", 0),
+    "chown": lambda root: os.chown(root / "big", 1, 1),
+    "utime": lambda root: os.utime(root / "big"),
+    "truncate": lambda root: os.truncate(root / "big", 0),
+    "setxattr": lambda root: os.setxattr(root / "big", "user.x", b""),
+    "removexattr": lambda root: os.removexattr(root, "user.lazyfs.schema"),
+    "xattr with a long name": lambda root: os.getxattr(root, "user." + "x" * 250),
+    "xattr with a longer name": lambda root: os.getxattr(root, "user." + "x" * 251),
+    "xattr into no room": short_xattr,
+    "xattrs into no room": short_list,
+    "access": lambda root: [
+        os.access(root / name, mode)
+        for name in ("big", "secret", "bin/true", "missing", "null")
+        for mode in (os.R_OK, os.W_OK, os.X_OK)
+    ],
+    "numbers of the filesystem": lambda root: list(os.statvfs(root))[:10],
+    "numbers seen from below": lambda root: list(os.statvfs(root / "many/0001"))[:10],
+    "map": opened("big", os.O_RDONLY, mapped),
+    "map to write": opened("big", os.O_RDONLY, mapped_shared),
+    "locks": opened("big", os.O_RDONLY, locked),
+    "fsync": opened("big", os.O_RDONLY, os.fsync),
+    "fsync a directory": opened("many", os.O_RDONLY, os.fsync),
+    "fallocate": opened("big", os.O_RDONLY, lambda file: os.posix_fallocate(file, 0, 10)),
+    "an ioctl": opened("big", os.O_RDONLY, lambda file: fcntl.ioctl(file, 0x80086601)),
+    "another ioctl": opened("big", os.O_RDONLY, lambda file: fcntl.ioctl(file, 0x1234)),
+    "sendfile": opened("big", os.O_RDONLY, copied),
+    "read-ahead": opened("big", os.O_RDONLY, lambda file: os.posix_fadvise(file, 0, 0, 3)),
+    "read of a device": opened("null", os.O_RDONLY, lambda file: os.read(file, 5)),
+    "read of a pipe": opened("pipe", os.O_RDONLY | os.O_NONBLOCK, lambda file: os.read(file, 5)),
+    "run": lambda root: run(root / "bin/script").returncode,
+    "run through a link": lambda root: run(root / "link").returncode,
+    "run what is not executable": lambda root: run(root / "top").returncode,
+    "statx": lambda root: run("stat", "-c", "%a %b %B %d %f %F %g %h %i %o %s %u %w %W %Y",
+                              "--cached=never", root / "big").stdout.split()[4:],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_questions(pair, name):
+    question: Question = ODD[name]
+    measure, other = (ask(question, server.mountpoint) for server in pair)
+    assert other == measure
+    assert not isinstance(measure, str) or not measure.startswith("ENOSYS")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root")
+def test_other_users(pair):
+    def seen(root: Path) -> list[tuple[int, str]]:
+        results = []
+        for user in (65534, 1234):
+            for path in ("secret", "shared", "top", "sticky", "bin/true"):
+                done = (
+                    run("test", "-r", root / path, user=user, group=user, extra_groups=[]),
+                    run("cat", root / path, user=user, group=user, extra_groups=[], text=False),
+                )
+                results += [(step.returncode, hashlib.sha256(done[1].stdout).hexdigest())
+                            for step in done]  # fmt: skip
+        return results
+
+    measure, other = (seen(server.mountpoint) for server in pair)
+    assert other == measure
+
+
+def test_many_readers(pair):
+    for server in pair:
+        failures: list[int] = []
+
+        def read(number: int, root: Path = server.mountpoint, bad: list[int] = failures) -> None:
+            flags = os.O_DIRECT if number % 3 == 0 else 0
+            file = os.open(root / "big", os.O_RDONLY | flags)
+            with mmap.mmap(-1, 8192) as buffer:
+                for offset in range(number * 4096, len(BIG), 300 * 4096):
+                    got = os.preadv(file, [buffer], offset)
+                    if buffer[:got] != BIG[offset : offset + 8192]:
+                        bad.append(offset)
+            os.close(file)
+
+        threads = [threading.Thread(target=read, args=(number,)) for number in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(SECONDS)
+        assert failures == []
+
+
+def test_a_reader_killed_in_a_miss(pair):
+    for server in pair:
+        top = server.mountpoint / "top"
+        with open(top, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        server.do("cold", device=2)
+        with subprocess.Popen(["cat", top], stdout=subprocess.DEVNULL) as reader:
+            server.wait_waiting(1)
+            reader.kill()
+            assert reader.wait(SECONDS) < 0
+        server.do("open")
+        wait_until(lambda server=server: server.do("waiting") == 0)
+        assert top.read_bytes() == b"other layer" * 1000
+        server.do("warm")
+
+
+def test_a_failing_device(pair):
+    answers = []
+    for server in pair:
+        top = server.mountpoint / "top"
+        with open(top, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        server.do("fault", device=2)
+        answers.append(ask(lambda root: (root / "top").read_bytes(), server.mountpoint))
+        server.do("mend")
+        answers.append(ask(lambda root: (root / "top").read_bytes(), server.mountpoint))
+    assert answers[0] == "EIO"
+    assert answers[:2] == answers[2:]
