@@ -16,7 +16,7 @@ import platform
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,8 @@ def main() -> None:
                     push(registry.address, image, images / image, tag)
             for link in arguments.link:
                 with through_link(registry.address, link) as address:
-                    results.append(compare(image, link, address, arguments))
+                    result = compare(image, link, address, registry.written_size, arguments)
+                    results.append(result)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2))
 
@@ -107,7 +108,13 @@ def through_link(address: str, link: str) -> Iterator[str]:
         yield running.address
 
 
-def compare(image: str, link: str, address: str, arguments: argparse.Namespace) -> dict[str, Any]:
+def compare(
+    image: str,
+    link: str,
+    address: str,
+    sent_size: Callable[[], int],
+    arguments: argparse.Namespace,
+) -> dict[str, Any]:
     """Measure all sides of one image over one link, and print the table."""
     chosen = {n: w for n, w in works(image).items() if n in arguments.work}
     lazy = sides.Samples()
@@ -115,7 +122,9 @@ def compare(image: str, link: str, address: str, arguments: argparse.Namespace) 
     with sides.scratch(FOLDER / f"run-{os.getpid()}") as folder:
         for _ in range(arguments.runs):
             reference = f"{address}/{image}:estargz"
-            sides.measure_lazy(reference, chosen, folder / "lazy", lazy, arguments.mount_option)
+            sides.measure_lazy(
+                reference, chosen, folder / "lazy", lazy, arguments.mount_option, sent_size
+            )
             for name, unpack in sides.pullers():
                 sides.measure_pulled(
                     unpack, f"{address}/{image}:plain", chosen, folder / "pulled", pulled[name]

@@ -43,20 +43,27 @@ def forget_pages(folder: Path) -> None:
 
 
 def measure_lazy(
-    reference: str, works: dict[str, Work], folder: Path, samples: Samples, options: list[str]
+    reference: str,
+    works: dict[str, Work],
+    folder: Path,
+    samples: Samples,
+    options: list[str],
+    sent_size: Callable[[], int],
 ) -> None:
-    """Mount cold once for each of *works*; then once more with everything in the store."""
+    """Mount cold once for each of *works*; then once more with everything in the store.
+
+    *sent_size* tells how many bytes the registry has sent until now.
+    """
     for name, work in works.items():
         shutil.rmtree(folder, ignore_errors=True)
         workspace = Workspace(folder)
         os.sync()  # what the run before has written is not this one's to pay for
+        before = sent_size()
         with Mounted(workspace, reference, *options) as mounted:
             seconds = timed(work, mounted.path)
-            received = mounted.status()["source"]
             samples.add("mount ready", mounted.ready_seconds)
             samples.add(f"mount + {name}", mounted.ready_seconds + seconds)
-            samples.add(f"received: {name}", received["receivedSize"])
-            samples.add(f"requests: {name}", received["requests"])
+            samples.add(f"sent: {name}", sent_size() - before)
             samples.add("peak memory", mounted.peak_memory_size())
     forget_pages(folder / "cache")
     with Mounted(workspace, reference, *options) as mounted:

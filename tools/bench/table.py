@@ -69,16 +69,14 @@ def format_table(title: str, rows: Sequence[Row], others: Sequence[str]) -> str:
 
 
 def format_traffic(lazy: Samples, image_size: int) -> str:
-    """Return the lines about bytes, requests and memory."""
-    lines = []
+    """Return the lines about bytes and memory."""
+    lines = [f"image: {image_size / 1e6:.1f} MB as eStargz"]
     for name, values in lazy.values.items():
-        if name.startswith("received: "):
-            work = name.removeprefix("received: ")
-            received = statistics.median(values)
-            requests = statistics.median(lazy.values[f"requests: {work}"])
+        if name.startswith("sent: "):
+            sent = statistics.median(values)
             lines.append(
-                f"received for {work}: {received / 1e6:.2f} MB in {requests:.0f} requests, "
-                f"{received / image_size:.1%} of the image's {image_size / 1e6:.1f} MB"
+                f"sent by the registry until the end of {name.removeprefix('sent: ')}: "
+                f"{sent / 1e6:.2f} MB, {sent / image_size:.1%} of the image"
             )
     lines.append(f"peak memory of the server: {max(lazy.values['peak memory']) / 1e6:.0f} MB")
     return "\n".join(lines)
