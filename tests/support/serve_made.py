@@ -163,7 +163,7 @@ def main() -> None:
         trio.run(serve, session, image)
     finally:
         session.close()
-    left = [name for name in descriptors() if "fuse" in name or "eventfd" in name]
+    left = {"/dev/fuse", "anon_inode:[eventfd]"} & set(descriptors())
     if left:
         sys.exit(f"left open: {left}")
 
