@@ -5,9 +5,7 @@ prefetching.  A signal to end unmounts, lazily if the mount is in use, and so do
 a server never leaves a dead mount behind unless it is killed.
 """
 
-import ctypes
 import faulthandler
-import gc
 import logging
 import os
 import signal
@@ -16,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from lazyfs.service.control import (
     encode_message,
     short_path,
 )
+from lazyfs.service.memory import keep_trimmed, set_up_memory, settle_memory
 from lazyfs.service.record import (
     MountRecord,
     remove_record,
@@ -81,6 +81,7 @@ class _Server:
 def serve(settings: MountSettings, link: Link) -> None:
     """Wait for the prepared image, mount it, and serve until the mount is gone."""
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    set_up_memory()
     prepared = Prepared.decode(link.wait_prepared())
     os.chdir(settings.working_directory)
     trio.run(_serve, settings, prepared, link)
@@ -163,7 +164,8 @@ async def _go_live(server: _Server, nursery: trio.Nursery, link: Link) -> None:
     await nursery.start(_serve_control, settings, _status_of(server))
     save_record(settings.runtime_dir, _record_of(server))
     link.announce_ready()
-    _settle_memory()
+    settle_memory()
+    nursery.start_soon(keep_trimmed, partial(_activity, server.image))
     nursery.start_soon(_prefetch, server)
     nursery.start_soon(_keep_profile, server)
 
@@ -183,14 +185,10 @@ async def _keep_profile(server: _Server) -> None:
         server.image.save_profile()
 
 
-def _settle_memory() -> None:
-    """Give back what starting up needed, and spare the collector what stays for ever."""
-    gc.collect()
-    gc.freeze()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except AttributeError:
-        pass  # another C library than glibc
+def _activity(image: OpenImage) -> int:
+    """Return a count that grows with everything that is fetched."""
+    counts = image.contents.statistics
+    return counts.demand_requests + counts.background_requests
 
 
 def _record_of(server: _Server) -> MountRecord:
