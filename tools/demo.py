@@ -77,8 +77,9 @@ def show(folder: Path) -> None:
             driver = mounted.status()["driver"]
             print(f"   live after {mounted.ready_seconds:.2f} s, driver {driver}")
             print(f"   {traffic(registry, size)}")
-            step("chroot mnt python3 /app/hello.py")
-            print(f"   {run_inside(mounted.path, python)}")
+            line, environment = inside(mounted.path, python)
+            step(f"{Path(line[0]).name} … python3 /app/hello.py, all of it from the mount")
+            print(f"   {output_of(line, environment)}")
             print(f"   {traffic(registry, size)}")
             show_mount(mounted)
         step(f"unmounted, the cache emptied; one bit of {VICTIM} flipped in the registry")
@@ -147,19 +148,25 @@ def layers(python: Path) -> Iterator[Tree]:
     yield application
 
 
-def run_inside(root: Path, python: Path) -> str:
-    """Run the image's program with *root* as its root directory; return what it says.
+def inside(root: Path, python: Path) -> tuple[list[str], dict[str, str]]:
+    """Return the command line and environment that run the image's program on *root*.
 
     Root uses chroot; others chroot in a user namespace; where there is none, the image's own
     loader starts the image's Python with the image's libraries.
     """
     line = ["chroot", str(root), str(python), "/app/hello.py"]
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONDONTWRITEBYTECODE": "1"}
-    if os.geteuid():
-        line = ["unshare", "--user", "--map-root-user", *line]
-        if subprocess.run([*line[:3], "true"], capture_output=True, timeout=SECONDS).returncode:
-            line = with_own_loader(root, python)
-            environment["PYTHONHOME"] = str(root) + sys.base_prefix
+    if os.geteuid() == 0:
+        return line, environment
+    namespace = ["unshare", "--user", "--map-root-user"]
+    probe = subprocess.run([*namespace, "true"], capture_output=True, timeout=SECONDS, check=False)
+    if probe.returncode == 0:
+        return [*namespace, *line], environment
+    return with_own_loader(root, python), environment | {"PYTHONHOME": f"{root}{sys.base_prefix}"}
+
+
+def output_of(line: list[str], environment: dict[str, str]) -> str:
+    """Run *line* and return what it says."""
     done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=SECONDS)
     if done.returncode:
         raise CommandFailed(f"{' '.join(line)}: ended with {done.returncode}\n{done.stderr}")

@@ -21,13 +21,20 @@ FIRST_COMMANDS = {
 
 
 def files_of(root: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield path and attributes of each regular file below *root*; a hard-linked one once."""
+    """Yield path and attributes of each regular file below *root*; a hard-linked one once.
+
+    An ordinary user gets what everybody may read, by the modes, so that a mount that shows the
+    image's owners and an unpacked tree of one's own mean the same files.
+    """
+    needed = 0 if os.geteuid() == 0 else stat.S_IROTH
     seen: set[int] = set()
     folders = [root]
     while folders:
         with os.scandir(folders.pop()) as entries:
             for entry in entries:
                 attributes = entry.stat(follow_symlinks=False)
+                if attributes.st_mode & needed != needed:
+                    continue
                 if stat.S_ISDIR(attributes.st_mode):
                     folders.append(entry.path)
                 elif stat.S_ISREG(attributes.st_mode) and attributes.st_ino not in seen:
