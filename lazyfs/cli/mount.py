@@ -48,9 +48,9 @@ KEPT_LOGS = 50
     "words",
     multiple=True,
     metavar="OPTION[,OPTION…]",
-    help="Options of mount(8): allow_other, allow_root, auto_unmount, fsname=, max_read=, threads=, "
-    "[no]suid, [no]dev, [no]exec, noatime; and platform=, cache_dir=, authfile=, plain_http, "
-    "prefetch=, driver= like the options above and below.",
+    help="Options of mount(8): allow_other, allow_root, auto_unmount, fsname=, max_read=, "
+    "threads=, [no]suid, [no]dev, [no]exec, noatime; and platform=, cache_dir=, authfile=, "
+    "plain_http, prefetch=, driver= like the options above and below.",
 )
 @click.option("--driver", type=click.Choice(DRIVERS), default="auto", help="How to serve.")
 @click.option(
@@ -96,7 +96,7 @@ def mount(
     make_runtime_directory(runtime_dir)
     mountpoint = real_path(directory)
     access = access_of(wanted["authfile"], wanted["plain_http"])
-    announce = partial(print, mountpoint, flush=True)
+    announce = partial(click.echo, os.fsencode(mountpoint))  # a name may be anything
     prepare = partial(_prepare, image, wanted["platform"], wanted["cache_dir"], access)
 
     def serve(link: Link, log_path: Path) -> None:

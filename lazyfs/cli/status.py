@@ -30,7 +30,7 @@ def status(directory: str | None, as_json: bool) -> None:
         click.echo(json.dumps({"type": "mounts", "mounts": found}, indent=2))
         return
     for entry in found:
-        click.echo(describe(entry))
+        click.echo(describe(entry).encode("utf-8", "surrogateescape"))  # a name may be anything
     if not found:
         click.echo("lazyfs: nothing is mounted", err=True)
 
@@ -72,16 +72,14 @@ def _facts(record: MountRecord) -> dict[str, Any]:
 
 
 def _of_living(runtime_dir: Path, record: MountRecord, is_mounted: bool) -> dict[str, Any]:
+    facts = _facts(record) | {"state": "serving", "mounted": is_mounted}
     try:
         answer = ask(socket_path(runtime_dir, record.mount_id), {"type": "status"})
     except ServerSilent as error:
-        return _facts(record) | {
-            "state": "silent",
-            "mounted": is_mounted,
-            "message": error.message,
-        }
-    answer.pop("type")
-    return _facts(record) | answer | {"state": "serving", "mounted": is_mounted}
+        return facts | {"state": "silent", "message": error.message}
+    if answer.pop("type") != "status":
+        return facts | {"state": "silent", "message": str(answer.get("message"))}
+    return facts | answer
 
 
 def describe(entry: dict[str, Any]) -> str:

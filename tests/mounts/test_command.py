@@ -26,6 +26,7 @@ from tests.support.images import (
     tar_bytes,
 )
 from tests.support.mounting import (
+    ROOT,
     SECONDS,
     force_unmount,
     is_mounted,
@@ -161,6 +162,46 @@ def test_a_relative_layout_and_mountpoint(lazyfs, layout, mountpoint):
     assert (mountpoint / "own/content").read_bytes() == CONTENT
     assert os.getxattr(mountpoint, "user.lazyfs.ref.requested") == b"oci:here"
     assert lazyfs("umount", "mnt").returncode == 0
+
+
+def test_a_mountpoint_with_any_name(lazyfs, layout, tmp_path):
+    mountpoint = os.fsencode(tmp_path) + b"/blank \xe9 \\ \n,end"
+    os.mkdir(mountpoint)
+    try:
+        done = lazyfs("mount", f"oci:{layout}", os.fsdecode(mountpoint), text=False)
+        assert (done.returncode, done.stdout) == (0, mountpoint + b"\n"), done.stderr
+        with open(mountpoint + b"/own/small") as file_:
+            assert file_.read() == "small"
+        assert mountpoint in lazyfs("status", text=False).stdout
+        (status,) = lazyfs.status()
+        assert os.fsencode(status["mountpoint"]) == mountpoint
+        assert lazyfs("umount", os.fsdecode(mountpoint)).returncode == 0
+        assert lazyfs.records() == []
+    finally:
+        force_unmount(os.fsdecode(mountpoint))
+
+
+def test_the_status_is_documented(lazyfs, layout, mountpoint):
+    lazyfs.mount(f"oci:{layout}", mountpoint)
+    text = (ROOT / "docs/reference/json.md").read_text()
+    section = text.partition("## `lazyfs status")[2].partition("\n## ")[0]
+    (status,) = lazyfs.status()
+    nested = (*status["layers"], status["fetch"], status["source"])
+    fields = set(status).union(*nested)
+    assert {field for field in fields if f"`{field}`" not in section} == set()
+    lazyfs("umount", mountpoint)
+
+
+def test_the_attributes_of_the_root_are_documented(lazyfs, layout, mountpoint):
+    lazyfs.mount(f"oci:{layout}", mountpoint)
+    text = (ROOT / "docs/reference/xattrs.md").read_text()
+    names = {name.removeprefix("user.lazyfs.") for name in os.listxattr(mountpoint)}
+    assert {"schema", "layers", "health", "mount.id"} <= names
+    assert {name for name in names if f"`{name}`" not in text} == set()
+    for word in ("layer", "diffid", "layer.index", "digest"):
+        assert f"`{word}`" in text
+        assert os.getxattr(mountpoint / "own/small", f"user.lazyfs.file.{word}")
+    lazyfs("umount", mountpoint)
 
 
 def test_two_mounts_of_one_image(lazyfs, layout, mountpoint, tmp_path):
