@@ -11,8 +11,8 @@ Rule 1: a byte becomes RESIDENT only after the chunk's verified bytes are in the
 Rule 2: before the first mark of a session, ``clean`` in the header goes to 0 on the disk; it goes
 back to 1 when the last user closes, after everything is on the disk.  A map that nobody holds and
 that is not clean has been left by a crash: every RESIDENT becomes DOUBTFUL.
-Rule 3: whoever uses the map holds a shared flock on it, so "nobody holds it" can be known; removal
-takes the exclusive one.
+Rule 3: whoever uses the map holds a shared lock on it, so "nobody holds it" can be known; removal
+takes the exclusive one (locks.py).
 Rule 4: no bytes are ever written over a RESIDENT chunk but the same verified ones.
 Rule 5: who fetches chunks claims them first, with a lock on their bytes of the map that ends with
 its holder, so that two processes do not fetch the same ones.  A claim saves bandwidth; nothing that
@@ -33,10 +33,10 @@ from typing import BinaryIO
 
 from lazyfs.errors import StoreError
 from lazyfs.rootfs.table import LayerTable
+from lazyfs.store.locks import lock_bytes, lock_for_use, share
 
 HEADER_SIZE = 4096  # a page, so that marks never share one with ``clean``
 HEADER = struct.Struct("<8sIIQ")
-FLOCK = struct.Struct("hhqqi4x")  # struct flock of Linux, 64-bit offsets
 MAGIC = b"LFSPRES1"
 VERSION = 1
 ABSENT, DOUBTFUL, RESIDENT = 0, 1, 2
@@ -55,24 +55,35 @@ class LayerContent:
 
     Thread-safe: ``write`` and ``confirm`` are called from decoding threads, the rest from the
     event loop.  ``states`` is the presence map, one byte per chunk; readers may index it directly.
+    Unless *counts_as_use* is false, opening and closing make the layer the last used one.
     """
 
-    def __init__(self, folder: Path, table: LayerTable) -> None:
+    def __init__(self, folder: Path, table: LayerTable, *, counts_as_use: bool = True) -> None:
         self.folder = folder
         self.table = table
         self._dirty = False
+        self._counts_as_use = counts_as_use
+        self._map_fd = self.fd = -1
         try:
             self._map_fd, alone = self._lock(folder)
-            self._map = self._open_map(alone)
             self.fd = os.open(
                 folder / "content", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
             )
             if os.fstat(self.fd).st_size != table.device_size:
                 os.ftruncate(self.fd, table.device_size)
+            self._map = self._open_map(alone)
         except OSError as exc:
+            for fd in (self._map_fd, self.fd):  # a lock that stayed would keep others waiting
+                if fd >= 0:
+                    os.close(fd)
             raise ContentUnusable(f"content store {folder}: {exc.strerror}") from exc
         self.states = memoryview(self._map)[HEADER_SIZE:]
-        os.utime(self._map_fd)  # its time says when the layer was last used
+        self._note_use()
+
+    def _note_use(self) -> None:
+        """Set the map's time, which says when the layer was last used."""
+        if self._counts_as_use:
+            os.utime(self._map_fd)
 
     @staticmethod
     def _lock(folder: Path) -> tuple[int, bool]:
@@ -81,12 +92,7 @@ class LayerContent:
         while True:
             folder.mkdir(mode=0o700, exist_ok=True)
             fd = os.open(folder / "presence", flags, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                alone = True
-            except BlockingIOError:
-                fcntl.flock(fd, fcntl.LOCK_SH)
-                alone = False
+            alone = lock_for_use(fd)
             try:
                 # Removal holds the exclusive lock and unlinks: what we locked may be gone.
                 if os.path.samestat(os.fstat(fd), os.stat(folder / "presence")):
@@ -113,7 +119,7 @@ class LayerContent:
             if not clean:
                 marks = mapped[HEADER_SIZE:]
                 mapped[HEADER_SIZE:] = marks.replace(bytes([RESIDENT]), bytes([DOUBTFUL]))
-            fcntl.flock(fd, fcntl.LOCK_SH)
+            share(fd)
         return mapped
 
     def _reset_map(self, size: int) -> None:
@@ -164,10 +170,7 @@ class LayerContent:
             pass
 
     def _lock_bytes(self, kind: int, first: int, last: int) -> None:
-        # Open-file-description locks: they belong to this opening of the file, not to the process,
-        # so that closing some other descriptor of the same file does not end them.
-        lock = FLOCK.pack(kind, os.SEEK_SET, HEADER_SIZE + first, last - first + 1, 0)
-        fcntl.fcntl(self._map_fd, fcntl.F_OFD_SETLK, lock)
+        lock_bytes(self._map_fd, kind, HEADER_SIZE + first, last - first + 1)
 
     # What decoding threads do.
 
@@ -259,7 +262,7 @@ class LayerContent:
             return
         self.states.release()
         try:
-            os.utime(self._map_fd)
+            self._note_use()
             fcntl.flock(self._map_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _, _, clean, _ = HEADER.unpack(os.pread(self._map_fd, HEADER.size, 0))
             if not clean:
