@@ -34,6 +34,7 @@ class Server:
         max_touches: int = ...,
         max_read: int = ...,
         share_device: bool = False,
+        stays: bool = False,
     ) -> None: ...
     def start(self) -> None:
         """Start the threads, once."""

@@ -162,7 +162,7 @@ static PyObject *server_new(PyTypeObject *type, PyObject *args,
 	static char *names[] = {"fd",	       "index",	     "provenance",
 				"layers",      "attributes", "threads",
 				"max_waiting", "max_touches", "max_read",
-				"share_device", NULL};
+				"share_device", "stays", NULL};
 	struct lfs_options options = {
 		.threads = 1,
 		.max_waiting = 1u << 18,
@@ -172,18 +172,18 @@ static PyObject *server_new(PyTypeObject *type, PyObject *args,
 	PyObject *layers, *attributes;
 	allocfunc allocate;
 	Server *self;
-	int fd, share_device = 0;
+	int fd, share_device = 0, stays = 0;
 
 	allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	self = (Server *)allocate(type, 0);
 	if (!self)
 		return NULL;
 	if (!PyArg_ParseTupleAndKeywords(
-		    args, keywords, "iy*y*O!O!|$IIIIp", names, &fd,
+		    args, keywords, "iy*y*O!O!|$IIIIpp", names, &fd,
 		    &self->index, &self->provenance, &PyList_Type, &layers,
 		    &PyList_Type, &attributes, &options.threads,
 		    &options.max_waiting, &options.max_touches,
-		    &options.max_read, &share_device)) {
+		    &options.max_read, &share_device, &stays)) {
 		/* On failure the parser has released what it had taken */
 		memset(&self->index, 0, sizeof(self->index));
 		memset(&self->provenance, 0, sizeof(self->provenance));
@@ -191,6 +191,7 @@ static PyObject *server_new(PyTypeObject *type, PyObject *args,
 		return NULL;
 	}
 	options.share_device = share_device;
+	options.stays = stays;
 	if (create(self, fd, layers, attributes, &options) < 0) {
 		Py_DECREF(self);
 		return NULL;

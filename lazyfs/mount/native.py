@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # they are in the stub only
 
 log = logging.getLogger(__name__)
 
-THREADS = 2
+THREADS = 2  # one is often faster by a little; two go on when one waits for the disk
 MAX_READ = 1 << 20
 PAGE_SIZE = 4096
 NO_MARK = 0xFFFFFFFF
@@ -122,8 +122,9 @@ class NativeSession(PyfuseSession):
                         self._begin(server, nursery, event)
                 nursery.cancel_scope.cancel()
         finally:
-            server.stop()
-            self._note_touches(server)
+            if self._server is not None:
+                server.stop()
+                self._note_touches(server)
 
     async def wait_ready(self) -> None:
         """Wait until the kernel has greeted us."""

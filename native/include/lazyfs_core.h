@@ -287,6 +287,7 @@ struct lfs_options {
 	uint32_t max_touches; /* length of the log of first touches */
 	uint32_t max_read;    /* largest read in bytes, up to LFS_MAX_READ */
 	bool share_device;    /* do not clone the connection for each thread */
+	bool stays;	      /* do not move threads to their reader's processor */
 };
 
 #define LFS_MAX_THREADS 16

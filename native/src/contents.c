@@ -11,6 +11,9 @@
 
 #include "server.h"
 
+/* Reads from here on are read-ahead, which is better done beside the reader. */
+#define LARGE (64u << 10)
+
 static bool is_chunk_resident(const struct lfs_device *device, uint64_t chunk)
 {
 	return chunk < device->layer.states_size &&
@@ -124,6 +127,7 @@ void lfs_read(struct lfs_worker *worker, const struct lfs_request *request)
 		return;
 	}
 	memcpy(&in, request->body, sizeof(in));
+	worker->was_large = in.size >= LARGE;
 	if (lfs_index_inode(&server->index, nid, &inode) != LFS_OK ||
 	    lfs_index_extent(&server->index, &inode, &extent) != LFS_OK) {
 		lfs_fault(worker, request);

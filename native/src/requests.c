@@ -128,6 +128,7 @@ bool lfs_dispatch(struct lfs_worker *worker, const uint8_t *in, size_t size)
 	request.body = in + sizeof(request.header);
 	request.body_size = size - sizeof(request.header);
 	lfs_count(&worker->counters.requests, 1);
+	worker->was_large = false;
 
 	switch (request.header.opcode) {
 	case FUSE_LOOKUP:

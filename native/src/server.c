@@ -169,6 +169,19 @@ static void wake_up(int number)
 	(void)number; /* its only purpose is to end a read */
 }
 
+static bool answer(struct lfs_worker *worker, size_t size)
+{
+	const struct lfs_server *server = worker->server;
+	struct fuse_in_header header;
+	bool goes_on = lfs_dispatch(worker, worker->in, size);
+
+	if (!server->options.stays && size >= sizeof(header)) {
+		memcpy(&header, worker->in, sizeof(header));
+		lfs_follow(worker, worker->was_large ? 0 : header.pid);
+	}
+	return goes_on;
+}
+
 static void *serve(void *argument)
 {
 	struct lfs_worker *worker = argument;
@@ -176,12 +189,12 @@ static void *serve(void *argument)
 	bool goes_on = true;
 	ssize_t size;
 
+	lfs_place(worker);
 	while (goes_on && !atomic_load_explicit(&server->is_stopping,
 						memory_order_relaxed)) {
 		size = read(worker->fd, worker->in, LFS_IN_SIZE);
 		if (size > 0)
-			goes_on = lfs_dispatch(worker, worker->in,
-					       (size_t)size);
+			goes_on = answer(worker, (size_t)size);
 		/* ENOENT: the request was interrupted before we saw it.
 		 * ENODEV: unmounted. */
 		else if (!size || (errno != EINTR && errno != ENOENT &&

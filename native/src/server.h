@@ -9,11 +9,16 @@
  *   contents.c    reads: hits, first touches, marks
  *   waiting.c     requests that wait for the owner, and its events
  *   reply.c       what is written to the kernel
+ *   placement.c   on which processor a thread runs
  */
 #ifndef LAZYFS_SERVER_H
 #define LAZYFS_SERVER_H
 
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 
 #include "fuse_abi.h"
@@ -44,6 +49,16 @@ struct lfs_counters {
 	_Atomic uint64_t faults;
 };
 
+/* Where a thread runs, and for whom. */
+struct lfs_placement {
+	cpu_set_t anywhere;
+	uint32_t pid; /* of the last task that was answered */
+	uint32_t streak;
+	int processor;
+	bool is_possible;
+	bool is_bound;
+};
+
 /* One thread, and the descriptor that it reads from. */
 struct lfs_worker {
 	struct lfs_server *server;
@@ -54,7 +69,9 @@ struct lfs_worker {
 	pthread_t thread;
 	bool is_joinable;
 	atomic_bool has_ended;
+	bool was_large; /* the last request was a read of much */
 	struct lfs_counters counters;
+	struct lfs_placement placement;
 };
 
 /* A layer, with what reading it leaves behind. */
@@ -154,6 +171,11 @@ void lfs_reply_xattr(const struct lfs_worker *worker, uint64_t unique,
 
 /* The request failed because of what is on disk: EIO, and the owner is told. */
 void lfs_fault(struct lfs_worker *worker, const struct lfs_request *request);
+
+/* placement.c, both for the calling thread's own worker */
+void lfs_place(struct lfs_worker *worker);
+/* A request of task 'pid' has been answered; 0: of nobody to be followed. */
+void lfs_follow(struct lfs_worker *worker, uint32_t pid);
 
 /* metadata.c */
 uint64_t lfs_nid_of(const struct lfs_server *server, uint64_t node);
