@@ -144,7 +144,7 @@ def test_anything_is_understood_or_refused(values):
     fuse_options(options, "s")
 
 
-WORDS = sorted(FLAGS | IGNORED) + ["allow_other", "max_read=8192", "fsname=a", "x-y=z"]
+WORDS = [*sorted(FLAGS | IGNORED), "allow_other", "max_read=8192", "fsname=a", "x-y=z"]
 
 
 @given(st.lists(st.sampled_from(WORDS)))
