@@ -5,14 +5,18 @@ import mmap
 import os
 import signal
 import subprocess
+import sys
 
 import pytest
 
 from tests.support.mounting import (
+    ROOT,
     SECONDS,
     Commanded,
     available_drivers,
+    folder_for_all,
     needs_fuse,
+    run,
     serving_made,
     wait_until,
 )
@@ -195,3 +199,46 @@ def test_any_number_of_threads(tmp_path, threads):
         readers = [reading(mountpoint / "big") for _ in range(6)]
         assert {output(process) for process in readers} == {BIG[: 1 << 20]}
         assert server.end() == 0
+
+
+SERVE_AND_READ = """
+import pathlib, subprocess, sys
+mountpoint = pathlib.Path(sys.argv[1])
+command = [sys.executable, "-m", "tests.support.serve_made", mountpoint, "driver=native"]
+server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+assert server.stdout.readline() == b"ready\\n"
+print(len((mountpoint / "big").read_bytes()), len(list((mountpoint / "many").iterdir())))
+server.terminate()
+sys.exit(server.wait(20))
+"""
+
+
+def check_serves_and_reads(done: subprocess.CompletedProcess) -> None:
+    assert (done.returncode, done.stdout.split()) == (0, [str(len(BIG)), "1000"]), done.stderr
+
+
+def test_in_a_user_namespace(tmp_path):
+    if run("unshare", "-Urm", "true").returncode != 0:
+        pytest.skip("no user namespaces here")
+    command = ["unshare", "-Urm", sys.executable, "-c", SERVE_AND_READ, tmp_path]
+    check_serves_and_reads(run(*command, cwd=ROOT))
+
+
+# In a mount namespace of its own, so that nobody else sees a /dev/fuse for all.
+AS_NOBODY = """
+mknod -m 666 "$0/fuse" c 10 229 && mount --bind "$0/fuse" /dev/fuse &&
+exec setpriv --reuid 65534 --regid 65534 --clear-groups "$@"
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root")
+def test_as_an_ordinary_user():
+    with folder_for_all() as folder:
+        mountpoint = folder / "mnt"
+        mountpoint.mkdir()
+        os.chown(mountpoint, 65534, 65534)
+        inside = ["unshare", "-m", "sh", "-c", AS_NOBODY, folder, sys.executable, "-c"]
+        if run(*inside, "import lazyfs, pyfuse3", cwd=ROOT).returncode != 0:
+            pytest.skip("other users cannot run this Python, or this root has no devices")
+        (folder / "fuse").unlink()
+        check_serves_and_reads(run(*inside, SERVE_AND_READ, mountpoint, cwd=ROOT))
