@@ -26,8 +26,7 @@ struct lent {
 };
 
 typedef struct {
-	PyObject_HEAD
-	struct lfs_server *server; /* NULL when closed */
+	PyObject_HEAD struct lfs_server *server; /* NULL when closed */
 	Py_buffer index;
 	Py_buffer provenance;
 	struct lent *lent;
@@ -52,11 +51,12 @@ static void give_back(Server *self)
 
 static void corrupt(const char *what)
 {
-	PyErr_Format(PyExc_ValueError, "%s: got bytes that contradict themselves",
-		     what);
+	PyErr_Format(PyExc_ValueError,
+		     "%s: got bytes that contradict themselves", what);
 }
 
-/* Fill in 'layers' from a list of (table, states, content fd, digest, diffID). */
+/* Fill in 'layers' from a list of (table, states, content fd, digest, diffID).
+ */
 static int parse_layers(Server *self, PyObject *list, struct lfs_layer *layers)
 {
 	struct lfs_layer *layer;
@@ -159,10 +159,10 @@ out:
 static PyObject *server_new(PyTypeObject *type, PyObject *args,
 			    PyObject *keywords)
 {
-	static char *names[] = {"fd",	       "index",	     "provenance",
-				"layers",      "attributes", "threads",
-				"max_waiting", "max_touches", "max_read",
-				"share_device", "stays", NULL};
+	static char *names[] = {"fd",		"index",       "provenance",
+				"layers",	"attributes",  "threads",
+				"max_waiting",	"max_touches", "max_read",
+				"share_device", "stays",       NULL};
 	struct lfs_options options = {
 		.threads = 1,
 		.max_waiting = 1u << 18,
@@ -205,8 +205,7 @@ static void close_server(Server *self)
 
 	self->server = NULL;
 	if (server) {
-		Py_BEGIN_ALLOW_THREADS
-		lfs_server_destroy(server);
+		Py_BEGIN_ALLOW_THREADS lfs_server_destroy(server);
 		Py_END_ALLOW_THREADS
 	}
 	give_back(self);
@@ -270,10 +269,8 @@ static PyObject *server_stop(PyObject *object, PyObject *unused)
 	if (!server)
 		return NULL;
 	self->busy++;
-	Py_BEGIN_ALLOW_THREADS
-	lfs_server_stop(server);
-	Py_END_ALLOW_THREADS
-	self->busy--;
+	Py_BEGIN_ALLOW_THREADS lfs_server_stop(server);
+	Py_END_ALLOW_THREADS self->busy--;
 	Py_RETURN_NONE;
 }
 
@@ -338,10 +335,8 @@ static PyObject *server_answer(PyObject *object, PyObject *args)
 	if (!server || !PyArg_ParseTuple(args, "K", &id))
 		return NULL;
 	self->busy++;
-	Py_BEGIN_ALLOW_THREADS
-	result = lfs_server_answer(server, id);
-	Py_END_ALLOW_THREADS
-	self->busy--;
+	Py_BEGIN_ALLOW_THREADS result = lfs_server_answer(server, id);
+	Py_END_ALLOW_THREADS self->busy--;
 	return PyBool_FromLong(result != LFS_CORRUPT);
 }
 
@@ -356,11 +351,9 @@ static PyObject *server_answer_bytes(PyObject *object, PyObject *args)
 	if (!server || !PyArg_ParseTuple(args, "Ky*", &id, &bytes))
 		return NULL;
 	self->busy++;
-	Py_BEGIN_ALLOW_THREADS
-	result = lfs_server_answer_bytes(server, id, bytes.buf,
-					 (size_t)bytes.len);
-	Py_END_ALLOW_THREADS
-	self->busy--;
+	Py_BEGIN_ALLOW_THREADS result = lfs_server_answer_bytes(
+		server, id, bytes.buf, (size_t)bytes.len);
+	Py_END_ALLOW_THREADS self->busy--;
 	PyBuffer_Release(&bytes);
 	return PyBool_FromLong(result != LFS_CORRUPT);
 }
@@ -490,8 +483,8 @@ static int module_exec(PyObject *module)
 	Py_DECREF(type);
 	if (result < 0 ||
 	    PyModule_AddIntConstant(module, "MISS", LFS_EVENT_MISS) < 0 ||
-	    PyModule_AddIntConstant(module, "ATTRIBUTE",
-				    LFS_EVENT_ATTRIBUTE) < 0 ||
+	    PyModule_AddIntConstant(module, "ATTRIBUTE", LFS_EVENT_ATTRIBUTE) <
+		    0 ||
 	    PyModule_AddIntConstant(module, "HINT", LFS_EVENT_HINT) < 0 ||
 	    PyModule_AddIntConstant(module, "FAULT", LFS_EVENT_FAULT) < 0 ||
 	    PyModule_AddIntConstant(module, "MAX_THREADS", LFS_MAX_THREADS) < 0)

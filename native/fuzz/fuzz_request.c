@@ -36,9 +36,8 @@ static struct lfs_worker *open_worker(void)
 	CHECK(lfs_index_open(&image.index, made.index, INDEX_SIZE) == LFS_OK);
 	CHECK(lfs_provenance_open(&image.provenance, made.provenance,
 				  PROVENANCE_SIZE) == LFS_OK);
-	CHECK(lfs_server_create(&server,
-				open("/dev/null", O_RDWR | O_CLOEXEC), &image,
-				&options) == 0);
+	CHECK(lfs_server_create(&server, open("/dev/null", O_RDWR | O_CLOEXEC),
+				&image, &options) == 0);
 	return &server->workers[0];
 }
 
@@ -70,8 +69,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 size_t fuzz_seed(uint8_t *data, size_t max)
 {
-	struct fuse_in_header header = {.opcode = FUSE_READ, .nodeid = 64,
-					.unique = 2};
+	struct fuse_in_header header = {
+		.opcode = FUSE_READ, .nodeid = 64, .unique = 2};
 	struct fuse_read_in in = {.size = 4096};
 
 	CHECK(max > sizeof(header) + sizeof(in));

@@ -11,8 +11,8 @@
 
 int main(int argc, char **argv)
 {
-	unsigned long round, rounds = argc > 1 ? strtoul(argv[1], NULL, 10)
-					       : 1500;
+	unsigned long round,
+		rounds = argc > 1 ? strtoul(argv[1], NULL, 10) : 1500;
 	static uint8_t seed[MAX_SIZE], data[MAX_SIZE];
 	size_t seed_size = fuzz_seed(seed, MAX_SIZE), size;
 	unsigned times;
@@ -24,8 +24,7 @@ int main(int argc, char **argv)
 		if (random_number() % 4 == 0)
 			size = random_number() % (seed_size + 1);
 		for (times = random_number() % 12; times && size; times--)
-			data[random_number() % size] =
-				(uint8_t)random_number();
+			data[random_number() % size] = (uint8_t)random_number();
 		LLVMFuzzerTestOneInput(data, size);
 	}
 	return 0;

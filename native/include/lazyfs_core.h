@@ -10,9 +10,9 @@
  * Common rules, unless a function says otherwise:
  *
  *  - Buffers belong to the caller, come with their sizes, are never written to,
- *    and must stay where they are while something refers to them.  They may hold
- *    any bytes: a cache directory can rot.  Nothing outside of a buffer is ever
- *    read, and every loop is bounded by a buffer's size.
+ *    and must stay where they are while something refers to them.  They may
+ * hold any bytes: a cache directory can rot.  Nothing outside of a buffer is
+ * ever read, and every loop is bounded by a buffer's size.
  *  - Readers keep no state and may be used by any number of threads at once.
  *  - Readers do not allocate, do no I/O and do not set errno.
  *  - What a result points to is undefined unless LFS_OK was returned.
@@ -53,7 +53,8 @@ struct lfs_index {
 	size_t devices; /* where the device table lies */
 };
 
-/* One inode; 'place', 'format', 'xattr_words' and 'data' are the format's own. */
+/* One inode; 'place', 'format', 'xattr_words' and 'data' are the format's own.
+ */
 struct lfs_inode {
 	uint64_t nid;
 	uint64_t size; /* in bytes */
@@ -202,8 +203,8 @@ enum lfs_result lfs_table_open(struct lfs_table *table, const uint8_t *bytes,
 
 /*
  * lfs_table_covering() finds the records that hold the device bytes 'start' to
- * 'end' (start < end): '*first' up to, not including, '*last'.  LFS_CORRUPT: not
- * every one of these bytes is in a record, so none of them can be verified.
+ * 'end' (start < end): '*first' up to, not including, '*last'.  LFS_CORRUPT:
+ * not every one of these bytes is in a record, so none of them can be verified.
  */
 enum lfs_result lfs_table_covering(const struct lfs_table *table,
 				   uint64_t start, uint64_t end,
@@ -219,7 +220,8 @@ struct lfs_provenance {
 };
 
 /* Which layer an inode comes from (0 is the bottom one), and the sha256 of the
- * file, NULL if its producer did not say; 32 bytes that point into the table. */
+ * file, NULL if its producer did not say; 32 bytes that point into the table.
+ */
 struct lfs_origin {
 	uint32_t layer;
 	const uint8_t *digest;
@@ -245,9 +247,9 @@ enum lfs_result lfs_provenance_of(const struct lfs_provenance *provenance,
  *
  * Memory is allocated when a server is made, not per request.
  *
- * Inode numbers are nids, except for the root, which is 1.  No handles are given
- * out (open and opendir are refused with ENOSYS, which makes the kernel do
- * without, and keep what it has read), so there is no state to lose.
+ * Inode numbers are nids, except for the root, which is 1.  No handles are
+ * given out (open and opendir are refused with ENOSYS, which makes the kernel
+ * do without, and keep what it has read), so there is no state to lose.
  */
 struct lfs_server;
 
@@ -259,9 +261,9 @@ struct lfs_layer {
 	struct lfs_table table;
 	const uint8_t *states;
 	size_t states_size;
-	int content_fd;		/* or -1: nothing is ever resident */
-	const char *digest;	/* what user.lazyfs.file.layer says */
-	const char *diff_id;	/* what user.lazyfs.file.diffid says */
+	int content_fd;	     /* or -1: nothing is ever resident */
+	const char *digest;  /* what user.lazyfs.file.layer says */
+	const char *diff_id; /* what user.lazyfs.file.diffid says */
 };
 
 /* A name that the mount adds to the attributes of its root.  With a NULL value
@@ -287,7 +289,7 @@ struct lfs_options {
 	uint32_t max_touches; /* length of the log of first touches */
 	uint32_t max_read;    /* largest read in bytes, up to LFS_MAX_READ */
 	bool share_device;    /* do not clone the connection for each thread */
-	bool stays;	      /* do not move threads to their reader's processor */
+	bool stays; /* do not move threads to their reader's processor */
 };
 
 #define LFS_MAX_THREADS 16
@@ -296,19 +298,20 @@ struct lfs_options {
 /* What the owner is told. */
 enum lfs_event_kind {
 	LFS_EVENT_MISS = 1,  /* bytes are missing: answer 'id' */
-	LFS_EVENT_ATTRIBUTE, /* value of attribute 'number' wanted: answer 'id' */
+	LFS_EVENT_ATTRIBUTE, /* value of attribute 'number' wanted: answer 'id'
+			      */
 	LFS_EVENT_HINT,	     /* chunk 'number' of 'device' was read: see
 				lfs_server_mark(); no answer */
-	LFS_EVENT_FAULT,     /* a request failed for what is on disk: 'number' is
-				its FUSE opcode; no answer */
+	LFS_EVENT_FAULT, /* a request failed for what is on disk: 'number' is
+			    its FUSE opcode; no answer */
 };
 
 struct lfs_event {
 	uint32_t kind;
 	uint32_t device;
 	uint64_t id;
-	uint64_t node;		/* nid */
-	uint64_t offset;	/* in the file */
+	uint64_t node;	 /* nid */
+	uint64_t offset; /* in the file */
 	uint64_t device_offset;
 	uint32_t size;
 	uint32_t number;
@@ -321,23 +324,24 @@ struct lfs_touch {
 };
 
 struct lfs_statistics {
-	uint64_t requests;   /* of any kind */
-	uint64_t reads;	     /* READ requests */
-	uint64_t misses;     /* READ requests that had to wait */
-	uint64_t read_size;  /* bytes answered from content files */
+	uint64_t requests;  /* of any kind */
+	uint64_t reads;	    /* READ requests */
+	uint64_t misses;    /* READ requests that had to wait */
+	uint64_t read_size; /* bytes answered from content files */
 	uint64_t interrupted;
-	uint64_t refused;    /* misses beyond max_waiting */
-	uint64_t faults;     /* requests that failed for what is on disk */
-	uint32_t waiting;    /* requests that wait now */
-	uint32_t threads;    /* threads that serve now */
+	uint64_t refused;	 /* misses beyond max_waiting */
+	uint64_t faults;	 /* requests that failed for what is on disk */
+	uint32_t waiting;	 /* requests that wait now */
+	uint32_t threads;	 /* threads that serve now */
 	uint32_t protocol_minor; /* of the kernel; 0 before INIT */
 };
 
 /*
  * lfs_server_create() makes a server of 'image' on the connection 'device_fd'.
- * It returns 0 or an errno (EINVAL: the image does not fit together).  The lists
- * in 'image' and their strings are copied; the mapped buffers, 'device_fd' and
- * the content files stay the caller's and must outlive the server.
+ * It returns 0 or an errno (EINVAL: the image does not fit together).  The
+ * lists in 'image' and their strings are copied; the mapped buffers,
+ * 'device_fd' and the content files stay the caller's and must outlive the
+ * server.
  */
 int lfs_server_create(struct lfs_server **server, int device_fd,
 		      const struct lfs_image *image,
@@ -361,9 +365,9 @@ size_t lfs_server_take(struct lfs_server *server, struct lfs_event *events,
 		       size_t max);
 
 /*
- * Answers to a MISS or ATTRIBUTE event; the reply goes out on the descriptor that
- * read the request.  Any thread may answer.  LFS_ABSENT: nobody waits for 'id'
- * any more, because the reader was interrupted.
+ * Answers to a MISS or ATTRIBUTE event; the reply goes out on the descriptor
+ * that read the request.  Any thread may answer.  LFS_ABSENT: nobody waits for
+ * 'id' any more, because the reader was interrupted.
  *
  * lfs_server_answer() answers a miss from the content file; LFS_CORRUPT: the
  * range is not resident, and the request waits on.
@@ -381,8 +385,9 @@ enum lfs_result lfs_server_answer_attribute(struct lfs_server *server,
 enum lfs_result lfs_server_answer_error(struct lfs_server *server, uint64_t id,
 					int error);
 
-/* lfs_server_mark() asks for one HINT event when 'chunk' of 'device' is next read
- * from the content file; it replaces the device's mark.  LFS_NO_MARK: none. */
+/* lfs_server_mark() asks for one HINT event when 'chunk' of 'device' is next
+ * read from the content file; it replaces the device's mark.  LFS_NO_MARK:
+ * none. */
 #define LFS_NO_MARK UINT32_MAX
 void lfs_server_mark(struct lfs_server *server, uint32_t device,
 		     uint32_t chunk);
@@ -395,13 +400,15 @@ size_t lfs_server_touches(struct lfs_server *server, size_t start,
 void lfs_server_statistics(struct lfs_server *server,
 			   struct lfs_statistics *statistics);
 
-/* lfs_server_stop() makes the threads end, whether or not the mount is gone, and
- * waits for that.  May be called again.  Uses LFS_STOP_SIGNAL on its threads. */
+/* lfs_server_stop() makes the threads end, whether or not the mount is gone,
+ * and waits for that.  May be called again.  Uses LFS_STOP_SIGNAL on its
+ * threads. */
 void lfs_server_stop(struct lfs_server *server);
 #define LFS_STOP_SIGNAL (SIGRTMIN + 5)
 
-/* lfs_server_destroy() stops the server, closes its clones of the connection and
- * frees everything.  Requests that still wait end when 'device_fd' is closed. */
+/* lfs_server_destroy() stops the server, closes its clones of the connection
+ * and frees everything.  Requests that still wait end when 'device_fd' is
+ * closed. */
 void lfs_server_destroy(struct lfs_server *server);
 
 #ifdef __cplusplus

@@ -2,10 +2,10 @@
 /*
  * Extended attributes: those of the image, and what the mount says of itself.
  *
- * An image must not be able to forge its identity.  Names under user.lazyfs. are
- * shown on the root only, where the index was built with them and the mount adds
- * its own; the user.lazyfs.file.* names answer everywhere and are never listed.
- * The rules are those of lazyfs/mount/attrs.py.
+ * An image must not be able to forge its identity.  Names under user.lazyfs.
+ * are shown on the root only, where the index was built with them and the mount
+ * adds its own; the user.lazyfs.file.* names answer everywhere and are never
+ * listed. The rules are those of lazyfs/mount/attrs.py.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -64,7 +64,8 @@ static void reply_origin(const struct lfs_worker *worker, uint64_t unique,
 	}
 }
 
-/* Answer a name that the mount adds to its root; false: it adds no such name. */
+/* Answer a name that the mount adds to its root; false: it adds no such name.
+ */
 static bool reply_own(struct lfs_worker *worker, uint64_t unique,
 		      const char *name, size_t size, uint32_t wanted)
 {

@@ -51,8 +51,7 @@ bool lfs_read_content(const struct lfs_device *device, uint8_t *out,
 	ssize_t got;
 
 	while (size) {
-		got = pread(device->layer.content_fd, out, size,
-			    (off_t)offset);
+		got = pread(device->layer.content_fd, out, size, (off_t)offset);
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got <= 0)
@@ -84,8 +83,8 @@ static void touch(struct lfs_server *server, uint32_t number, uint64_t first,
 				return;
 		} while (!atomic_compare_exchange_weak(&server->touch_count,
 						       &place, place + 1));
-		__atomic_store_n(&server->touches[place].chunk,
-				 (uint32_t)first, __ATOMIC_RELAXED);
+		__atomic_store_n(&server->touches[place].chunk, (uint32_t)first,
+				 __ATOMIC_RELAXED);
 		/* Device 0 is none: the place is taken but not written yet */
 		__atomic_store_n(&server->touches[place].device, number,
 				 __ATOMIC_RELEASE);

@@ -48,8 +48,9 @@ enum lfs_result lfs_index_open(struct lfs_index *index, const uint8_t *bytes,
 	index->device_count = lfs_load16(superblock + 86);
 	index->devices =
 		(size_t)lfs_load16(superblock + 88) * EROFS_DEVICE_SLOT_SIZE;
-	if (index->devices + (size_t)index->device_count *
-				     EROFS_DEVICE_SLOT_SIZE > size)
+	if (index->devices +
+		    (size_t)index->device_count * EROFS_DEVICE_SLOT_SIZE >
+	    size)
 		return LFS_CORRUPT;
 	/* Root */
 	index->root_nid = lfs_load16(superblock + 14);
@@ -375,8 +376,8 @@ enum lfs_result lfs_index_extent(const struct lfs_index *index,
 	if (inode->format != EROFS_FORMAT_CHUNKED ||
 	    (chunk_format & ~EROFS_CHUNK_BITS) != EROFS_CHUNK_INDEXES)
 		return LFS_CORRUPT;
-	most = (uint64_t)1
-	       << (index->block_bits + (chunk_format & EROFS_CHUNK_BITS));
+	most = (uint64_t)1 << (index->block_bits +
+			       (chunk_format & EROFS_CHUNK_BITS));
 	if (inode->size > most)
 		return LFS_CORRUPT;
 	/* The only chunk's index, aligned behind the attributes */

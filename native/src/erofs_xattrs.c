@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The extended attributes behind an inode of a rootfs index: a header, then for
- * each one name length u8, prefix index u8, value size u16, the name without its
- * prefix, the value, and zeros up to 4 bytes.
+ * each one name length u8, prefix index u8, value size u16, the name without
+ * its prefix, the value, and zeros up to 4 bytes.
  */
 #include <string.h>
 
@@ -13,8 +13,13 @@
 
 /* By prefix index; the ACLs' whole names are the prefix. */
 static const char *const prefixes[] = {
-	NULL,	    "user.",	"system.posix_acl_access",
-	"system.posix_acl_default", "trusted.", NULL, "security.",
+	NULL,
+	"user.",
+	"system.posix_acl_access",
+	"system.posix_acl_default",
+	"trusted.",
+	NULL,
+	"security.",
 };
 
 enum lfs_result lfs_xattrs_open(struct lfs_xattrs *xattrs,

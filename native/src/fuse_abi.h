@@ -15,7 +15,7 @@
 #define LFS_FUSE_OPCODES 64
 
 /* Bits of INIT's flags, the upper half in flags2. */
-#define LFS_INIT_EXT ((uint64_t)1 << 30)     /* 7.36 */
-#define LFS_HAS_RESEND ((uint64_t)1 << 39)   /* 7.40 */
+#define LFS_INIT_EXT ((uint64_t)1 << 30)   /* 7.36 */
+#define LFS_HAS_RESEND ((uint64_t)1 << 39) /* 7.40 */
 
 #endif /* LAZYFS_FUSE_ABI_H */

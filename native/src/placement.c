@@ -4,11 +4,11 @@
  *
  * A program that looks at one file after another sleeps while we answer, and we
  * sleep while it works.  On one processor that is two switches, 9 us in all; on
- * two, each side wakes an idle processor, which in a virtual machine costs 50 us
- * and more, and the scheduler, which sees an idle processor, likes to choose it.
- * So a thread that has answered the same task many times in a row moves to the
- * processor of that task, and is free again when another one asks.  With many
- * readers nobody is followed, nor is one that the kernel reads ahead for.
+ * two, each side wakes an idle processor, which in a virtual machine costs 50
+ * us and more, and the scheduler, which sees an idle processor, likes to choose
+ * it. So a thread that has answered the same task many times in a row moves to
+ * the processor of that task, and is free again when another one asks.  With
+ * many readers nobody is followed, nor is one that the kernel reads ahead for.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE

@@ -2,9 +2,9 @@
 /*
  * Which request goes where, and the greeting.
  *
- * Everything that would change the image is EROFS; the kernel refuses nearly all
- * of it by itself, the mount being read-only.  Everything unknown is ENOSYS,
- * after which the kernel does without and does not ask again:
+ * Everything that would change the image is EROFS; the kernel refuses nearly
+ * all of it by itself, the mount being read-only.  Everything unknown is
+ * ENOSYS, after which the kernel does without and does not ask again:
  *
  *   OPEN, OPENDIR    files and directories are opened without us, with kept
  *                    pages and cached directories
@@ -15,11 +15,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <time.h>
 
 #include "server.h"
 
 #define MAX_BACKGROUND 64
 #define CONGESTION (MAX_BACKGROUND * 3 / 4)
+#define INTERRUPT_NANOSECONDS 500000
 
 static void greet(struct lfs_worker *worker, const struct lfs_request *request)
 {
@@ -58,10 +60,9 @@ static void greet(struct lfs_worker *worker, const struct lfs_request *request)
 	wanted = FUSE_ASYNC_READ | FUSE_EXPORT_SUPPORT | FUSE_SPLICE_WRITE |
 		 FUSE_SPLICE_MOVE | FUSE_DO_READDIRPLUS |
 		 FUSE_READDIRPLUS_AUTO | FUSE_NO_OPEN_SUPPORT |
-		 FUSE_PARALLEL_DIROPS | FUSE_POSIX_ACL |
-		 FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS |
-		 FUSE_NO_OPENDIR_SUPPORT | FUSE_EXPLICIT_INVAL_DATA |
-		 LFS_INIT_EXT | LFS_HAS_RESEND;
+		 FUSE_PARALLEL_DIROPS | FUSE_POSIX_ACL | FUSE_MAX_PAGES |
+		 FUSE_CACHE_SYMLINKS | FUSE_NO_OPENDIR_SUPPORT |
+		 FUSE_EXPLICIT_INVAL_DATA | LFS_INIT_EXT | LFS_HAS_RESEND;
 	wanted &= offered;
 	out.flags = (uint32_t)wanted;
 	out.flags2 = (uint32_t)(wanted >> 32);
@@ -92,6 +93,7 @@ static void open_without_us(struct lfs_worker *worker,
 static void interrupt(struct lfs_worker *worker,
 		      const struct lfs_request *request)
 {
+	struct timespec pause = {.tv_nsec = INTERRUPT_NANOSECONDS};
 	struct lfs_server *server = worker->server;
 	struct fuse_interrupt_in in;
 	unsigned i;
@@ -106,8 +108,12 @@ static void interrupt(struct lfs_worker *worker,
 	/*
 	 * Answered already, or another thread is just at it.  EAGAIN makes the
 	 * kernel say it again as long as there is something to interrupt; only
-	 * the descriptor that read the request knows of it.
+	 * the descriptor that read the request knows of it.  When it says it at
+	 * once, that thread waits for a slow disk, and we give it some time.
 	 */
+	if (worker->last_interrupted == in.unique)
+		nanosleep(&pause, NULL);
+	worker->last_interrupted = in.unique;
 	for (i = 0; i < server->options.threads; i++) {
 		if (i && server->workers[i].fd == server->workers[0].fd)
 			break;

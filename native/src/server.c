@@ -38,8 +38,8 @@ static int copy_layers(struct lfs_server *server, const struct lfs_image *image)
 	uint32_t i;
 
 	server->device_count = image->index.device_count;
-	server->devices = calloc(server->device_count + 1,
-				 sizeof(*server->devices));
+	server->devices =
+		calloc(server->device_count + 1, sizeof(*server->devices));
 	if (!server->devices)
 		return ENOMEM;
 	for (i = 0; i < server->device_count; i++) {
@@ -67,8 +67,8 @@ static int copy_attributes(struct lfs_server *server,
 	size_t i;
 
 	server->attribute_count = image->attribute_count;
-	server->attributes = calloc(image->attribute_count + 1,
-				    sizeof(*server->attributes));
+	server->attributes =
+		calloc(image->attribute_count + 1, sizeof(*server->attributes));
 	if (!server->attributes)
 		return ENOMEM;
 	for (i = 0; i < image->attribute_count; i++) {
@@ -197,8 +197,8 @@ static void *serve(void *argument)
 			goes_on = answer(worker, (size_t)size);
 		/* ENOENT: the request was interrupted before we saw it.
 		 * ENODEV: unmounted. */
-		else if (!size || (errno != EINTR && errno != ENOENT &&
-				   errno != EAGAIN))
+		else if (!size ||
+			 (errno != EINTR && errno != ENOENT && errno != EAGAIN))
 			goes_on = false;
 	}
 	atomic_store(&worker->has_ended, true);

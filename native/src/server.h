@@ -69,7 +69,8 @@ struct lfs_worker {
 	pthread_t thread;
 	bool is_joinable;
 	atomic_bool has_ended;
-	bool was_large; /* the last request was a read of much */
+	uint64_t last_interrupted; /* unique that nobody waited for */
+	bool was_large;		   /* the last request was a read of much */
 	struct lfs_counters counters;
 	struct lfs_placement placement;
 };
@@ -135,7 +136,7 @@ struct lfs_server {
 
 	/* Log of first touches; only ever grows */
 	struct lfs_touch *touches;
-	_Atomic uint32_t touch_count;  /* places given out */
+	_Atomic uint32_t touch_count; /* places given out */
 
 	/* Guards 'answer', where answers given by the owner are put together */
 	pthread_mutex_t answer_lock;

@@ -2,13 +2,13 @@
 /*
  * Requests that wait for the owner, and what it is told.
  *
- * A waiting request has a slot in one table, whose size is the limit.  Slots that
- * the owner has not taken yet are a queue through the table, so that there is
- * no second place that could be full.  An id names slot and generation: an
+ * A waiting request has a slot in one table, whose size is the limit.  Slots
+ * that the owner has not taken yet are a queue through the table, so that there
+ * is no second place that could be full.  An id names slot and generation: an
  * answer that comes after its request was interrupted finds nobody.
  *
- * Whoever answers takes the request off the table first, under the lock, so that
- * each is answered once; then writes the reply, without the lock.
+ * Whoever answers takes the request off the table first, under the lock, so
+ * that each is answered once; then writes the reply, without the lock.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -20,8 +20,8 @@
 
 int lfs_waiting_create(struct lfs_server *server)
 {
-	server->slots = calloc(server->options.max_waiting,
-			       sizeof(*server->slots));
+	server->slots =
+		calloc(server->options.max_waiting, sizeof(*server->slots));
 	server->answer = malloc(LFS_OUT_SIZE);
 	if (!server->slots || !server->answer)
 		return ENOMEM;
@@ -254,8 +254,7 @@ enum lfs_result lfs_server_answer(struct lfs_server *server, uint64_t id)
 	struct lfs_waiting request;
 	struct lfs_worker *worker;
 
-	if (!get(server, id, false, &request) ||
-	    request.kind != LFS_EVENT_MISS)
+	if (!get(server, id, false, &request) || request.kind != LFS_EVENT_MISS)
 		return LFS_ABSENT;
 	device = &server->devices[request.number - 1];
 	if (lfs_is_resident(device, request.device_offset, request.size) !=
@@ -279,8 +278,7 @@ enum lfs_result lfs_server_answer_bytes(struct lfs_server *server, uint64_t id,
 {
 	struct lfs_waiting request;
 
-	if (!get(server, id, false, &request) ||
-	    request.kind != LFS_EVENT_MISS)
+	if (!get(server, id, false, &request) || request.kind != LFS_EVENT_MISS)
 		return LFS_ABSENT;
 	if (request.size != size)
 		return LFS_CORRUPT;

@@ -403,8 +403,8 @@ uint64_t fake_send(struct fake *fake, uint32_t opcode, uint64_t node,
 
 void fake_receive(struct fake *fake, struct fake_reply *reply)
 {
-	static uint8_t message[sizeof(struct fuse_out_header) + LFS_MAX_READ +
-			       4096];
+	static uint8_t
+		message[sizeof(struct fuse_out_header) + LFS_MAX_READ + 4096];
 	struct pollfd wait = {.fd = fake->kernel, .events = POLLIN};
 	struct fuse_out_header header;
 	ssize_t size;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the test programs share: a made image, guarded buffers, a fake kernel. */
+/* What the test programs share: a made image, guarded buffers, a fake kernel.
+ */
 #ifndef LAZYFS_TESTS_SUPPORT_H
 #define LAZYFS_TESTS_SUPPORT_H
 
@@ -84,8 +85,9 @@ struct fake_reply {
 void fake_open(struct fake *fake, const struct lfs_options *options);
 void fake_close(struct fake *fake);
 
-/* fake_send() sends a request and returns its unique number; fake_receive() waits
- * for a reply; fake_ask() does both and returns the error of the reply. */
+/* fake_send() sends a request and returns its unique number; fake_receive()
+ * waits for a reply; fake_ask() does both and returns the error of the reply.
+ */
 uint64_t fake_send(struct fake *fake, uint32_t opcode, uint64_t node,
 		   const void *body, size_t size);
 void fake_receive(struct fake *fake, struct fake_reply *reply);

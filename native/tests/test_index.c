@@ -21,8 +21,9 @@ static uint64_t look(const struct lfs_index *index, uint64_t directory,
 
 static void check_names(const struct made *made, const struct lfs_index *index)
 {
-	static const char *const absent[] = {"", "!", "-",     "...", "a", "bi",
-					     "bigg", "dirs", "nul", "null2", "z"};
+	static const char *const absent[] = {"",    "!",     "-",    "...",
+					     "a",   "bi",    "bigg", "dirs",
+					     "nul", "null2", "z"};
 	char name[8];
 	unsigned i;
 
@@ -97,7 +98,8 @@ static void check_inodes(const struct made *made, const struct lfs_index *index)
 	CHECK(!extent.device && !extent.size);
 	CHECK(lfs_index_inode(index, made->link, &inode) == LFS_OK);
 	CHECK(lfs_index_readlink(index, &inode, &target, &size) == LFS_OK);
-	CHECK(size == strlen(LINK_TARGET) && !memcmp(target, LINK_TARGET, size));
+	CHECK(size == strlen(LINK_TARGET) &&
+	      !memcmp(target, LINK_TARGET, size));
 	CHECK(lfs_index_extent(index, &inode, &extent) == LFS_WRONG_KIND);
 	CHECK(lfs_index_inode(index, made->null, &inode) == LFS_OK);
 	CHECK(inode.rdev == 0x103);
@@ -108,9 +110,9 @@ static void check_inodes(const struct made *made, const struct lfs_index *index)
 
 static void check_xattrs(const struct made *made, const struct lfs_index *index)
 {
-	static const char *const names[] = {
-		"user.lazyfs.file.x", "user.lazyfs.schema", "user.note",
-		"system.posix_acl_access"};
+	static const char *const names[] = {"user.lazyfs.file.x",
+					    "user.lazyfs.schema", "user.note",
+					    "system.posix_acl_access"};
 	struct lfs_xattrs xattrs;
 	struct lfs_xattr xattr;
 	struct lfs_inode inode;

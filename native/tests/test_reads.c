@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Reads: hits, misses answered in every way, interrupts, marks, first touches. */
+/* Reads: hits, misses answered in every way, interrupts, marks, first touches.
+ */
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
@@ -28,9 +29,15 @@ static void check_hits(void)
 		uint32_t size;
 		size_t expected;
 	} reads[] = {
-		{0, 1, 1},	  {0, BIG_SIZE, BIG_SIZE}, {4095, 2, 2},
-		{8000, 4096, 2000}, {9999, 1, 1},	   {10000, 5, 0},
-		{0, 1 << 20, BIG_SIZE}, {UINT64_MAX, 9, 0}, {5, 0, 0},
+		{0, 1, 1},
+		{0, BIG_SIZE, BIG_SIZE},
+		{4095, 2, 2},
+		{8000, 4096, 2000},
+		{9999, 1, 1},
+		{10000, 5, 0},
+		{0, 1 << 20, BIG_SIZE},
+		{UINT64_MAX, 9, 0},
+		{5, 0, 0},
 	};
 	unsigned i;
 

@@ -12,8 +12,11 @@ static struct fake_reply reply;
 
 static void check_greeting(void)
 {
-	struct fuse_init_in in = {.major = 7, .minor = 45, .flags = ~0u,
-				  .flags2 = ~0u, .max_readahead = 131072};
+	struct fuse_init_in in = {.major = 7,
+				  .minor = 45,
+				  .flags = ~0u,
+				  .flags2 = ~0u,
+				  .max_readahead = 131072};
 	struct fuse_init_out out;
 
 	CHECK(!lfs_server_is_ready(fake.server));
@@ -31,7 +34,8 @@ static void check_greeting(void)
 	CHECK(out.max_pages == 256 && out.max_write == 4096);
 	CHECK(out.flags & FUSE_POSIX_ACL && out.flags & FUSE_ASYNC_READ);
 	CHECK(!(out.flags & FUSE_WRITEBACK_CACHE));
-	CHECK(!(out.flags & FUSE_POSIX_LOCKS) && !(out.flags & FUSE_FLOCK_LOCKS));
+	CHECK(!(out.flags & FUSE_POSIX_LOCKS) &&
+	      !(out.flags & FUSE_FLOCK_LOCKS));
 	/* Nothing is taken that was not offered */
 	in.flags = FUSE_ASYNC_READ;
 	CHECK(fake_ask(&fake, FUSE_INIT, 0, &in, sizeof(in), &reply) == 0);
@@ -55,7 +59,8 @@ static void check_names(void)
 	CHECK(fake_ask(&fake, FUSE_LOOKUP, 1, "absent", 7, &reply) == 0);
 	memcpy(&entry, reply.data, sizeof(entry));
 	CHECK(!entry.nodeid && entry.entry_valid > 1000000);
-	CHECK(fake_ask(&fake, FUSE_LOOKUP, fake.made.dir, "..", 3, &reply) == 0);
+	CHECK(fake_ask(&fake, FUSE_LOOKUP, fake.made.dir, "..", 3, &reply) ==
+	      0);
 	memcpy(&entry, reply.data, sizeof(entry));
 	CHECK(entry.nodeid == 1 && entry.attr.ino == 1);
 	CHECK(fake_ask(&fake, FUSE_LOOKUP, fake.made.big, ".", 2, &reply) == 0);
@@ -77,8 +82,8 @@ static unsigned read_directory(uint32_t opcode, uint64_t node, uint32_t size)
 {
 	struct fuse_read_in in = {.size = size};
 	struct fuse_dirent dirent;
-	size_t head = opcode == FUSE_READDIRPLUS ? sizeof(struct fuse_entry_out)
-						 : 0;
+	size_t head =
+		opcode == FUSE_READDIRPLUS ? sizeof(struct fuse_entry_out) : 0;
 	unsigned count = 0;
 	size_t at, step;
 
@@ -193,9 +198,9 @@ static void check_opens(void)
 static void check_others(void)
 {
 	static const uint32_t changes[] = {
-		FUSE_SETATTR,	 FUSE_SYMLINK,	  FUSE_MKNOD,  FUSE_MKDIR,
-		FUSE_UNLINK,	 FUSE_RMDIR,	  FUSE_RENAME, FUSE_RENAME2,
-		FUSE_LINK,	 FUSE_CREATE,	  FUSE_WRITE,  FUSE_SETXATTR,
+		FUSE_SETATTR,	  FUSE_SYMLINK,	 FUSE_MKNOD,  FUSE_MKDIR,
+		FUSE_UNLINK,	  FUSE_RMDIR,	 FUSE_RENAME, FUSE_RENAME2,
+		FUSE_LINK,	  FUSE_CREATE,	 FUSE_WRITE,  FUSE_SETXATTR,
 		FUSE_REMOVEXATTR, FUSE_FALLOCATE};
 	uint32_t opcode;
 	unsigned i;
