@@ -78,12 +78,12 @@ void lfs_follow(struct lfs_worker *worker, uint32_t pid)
 		return;
 	processor = processor_of(pid);
 	if (processor < 0 || processor >= CPU_SETSIZE ||
-	    !CPU_ISSET(processor, &placement->anywhere))
+	    !CPU_ISSET((size_t)processor, &placement->anywhere))
 		return;
 	if (placement->is_bound && processor == placement->processor)
 		return;
 	CPU_ZERO(&there);
-	CPU_SET(processor, &there);
+	CPU_SET((size_t)processor, &there);
 	placement->is_bound = sched_setaffinity(0, sizeof(there), &there) == 0;
 	placement->processor = processor;
 }
