@@ -69,7 +69,7 @@ class NativeSession(PyfuseSession):
         self._server: Server | None = None
         self._ready = trio.Event()
         self._faults = FaultLog(image)
-        self._attributes = sorted(image.attributes.items())
+        self._attributes = list(image.attributes.items())
         self._touched = 0
 
     def mount(self, options: set[str]) -> None:

@@ -196,7 +196,9 @@ def test_many_readers_at_once(server, root):
 
 
 def test_xattrs(root):
-    assert set(os.listxattr(root)) == {"user.lazyfs.schema", "user.lazyfs.health"}
+    names = ["user.lazyfs.schema", "user.lazyfs.verify", "user.lazyfs.health"]
+    assert os.listxattr(root) == names
+    assert os.getxattr(root, "user.lazyfs.verify") == b"on-read"
     assert os.getxattr(root, "user.lazyfs.health") == b"ok"
     odd = os.fsencode(root) + b"/latin\xe91"
     assert os.listxattr(odd) == ["user.note"]

@@ -36,7 +36,8 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 HIDDEN = [
     "user.lazyfs.file.layer", "user.lazyfs.file.diffid", "user.lazyfs.file.layer.index",
     "user.lazyfs.file.digest", "user.lazyfs.file.other", "user.lazyfs.file.", "user.lazyfs.",
-    "user.lazyfs.health", "user.lazyfs.schema", "user.lazyfs.other", "user.other", "user.note",
+    "user.lazyfs.health", "user.lazyfs.verify", "user.lazyfs.schema", "user.lazyfs.other",
+    "user.other", "user.note",
     "security.capability", "security.selinux", "trusted.overlay.opaque",
     "system.posix_acl_access", "system.posix_acl_default", "system.other",
 ]  # fmt: skip

@@ -79,7 +79,8 @@ def sample_image(make: type[MadeImage] = MadeImage) -> MadeImage:
         regular(b"latin\xe91", b"not UTF-8", xattrs=((b"user.note", b"\0\xff"),)),
     ]
     top = [regular(b"top", b"other layer" * 1000), regular(b"deep/er/and/deeper/file", b"deep")]
-    return make(bottom, top, attributes={b"user.lazyfs.health": lambda: b"ok"})
+    attributes = {b"user.lazyfs.verify": b"on-read", b"user.lazyfs.health": lambda: b"ok"}
+    return make(bottom, top, attributes=attributes)
 
 
 def answer(image: MadeImage, session: PyfuseSession, command: dict) -> object:
