@@ -4,8 +4,9 @@
 
 Every run starts with cold dentries (a fresh mount) and a warm store; sides take turns, in another
 order each time, so that a busy minute meets all of them.  Before each run the same is done once
-unmeasured: in a virtual machine, memory that was not used for a while has to come from the host.  ext4 is a file of its own on a loop device, mounted afresh too.
-Prints seconds as median (best), ratios of both to ext4 and to pyfuse3, and the bars.  Needs root.
+unmeasured: in a virtual machine, memory that was not used for a while has to come from the host.
+ext4 is a file of its own on a loop device, mounted afresh too.  Prints seconds as median (best),
+ratios of both to ext4 and to pyfuse3, and the bars.  Needs root.
 """
 
 import argparse
