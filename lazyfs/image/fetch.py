@@ -28,7 +28,10 @@ from lazyfs.store.content import DOUBTFUL, RESIDENT
 log = logging.getLogger(__name__)
 
 REFUSAL_SECONDS = 10.0
-"""How long a chunk that was bad twice is refused without asking again."""
+"""How long a chunk that was bad everywhere is refused without asking again."""
+
+REFETCHES = 8
+"""So many endpoints are asked for a bad chunk, at most."""
 
 CLAIM_SECONDS = 0.005
 """How often a run looks whether another process has fetched its chunks."""
@@ -309,21 +312,29 @@ class Fetcher:
         )
 
     async def _fetch_again(self, dev: Device, run: Run, chunk: int, reason: str) -> None:
-        """Fetch a chunk that was bad once more, alone; refuse it for a while if it is bad again."""
+        """Fetch a bad chunk again, alone, from the next endpoint; refuse it if all send it bad.
+
+        Once at least, and once from each endpoint that has not been blamed for the blob.
+        """
         log.warning(
             "layer %s: chunk %d: %s; fetching it again", dev.descriptor.digest, chunk, reason
         )
         start, end = dev.table.blob_offset(chunk), dev.table.blob_end(chunk)
-        bad = await self._transfer(dev, Run(start, end, [chunk], run.flights))
-        if not bad:
-            return
+        source = self._origin.source
+        source.blame(dev.descriptor, start, end, reason)
+        for _ in range(REFETCHES):
+            bad = await self._transfer(dev, Run(start, end, [chunk], run.flights))
+            if not bad:
+                return
+            if not source.blame(dev.descriptor, start, end, bad[chunk]):
+                break
         self.statistics.corrupt_chunks += 1
         digest = f"sha256:{dev.table.digest(chunk).hex()}"
         error = ChunkCorrupt(
             f"layer {dev.descriptor.digest}: chunk at blob offset {start}: got bytes that are "
             f"wrong ({bad[chunk]}), expected {digest}",
-            hint="it was fetched twice; the registry holds, or something on the way makes, "
-            "other bytes than were published",
+            hint="it was fetched more than once; the registry holds, or something on the way "
+            "makes, other bytes than were published",
         )
         log.error("%s", error.message)
         self._report(f"corrupt {digest}")

@@ -67,12 +67,23 @@ async def _load_toc(store: Store, origin: Origin, layer: Descriptor) -> Toc:
     stored = load_toc(store, digest)
     if stored is not None and load_table(store, digest) is not None:
         return decode_toc(stored, expected=digest, blob_size=layer.size)
-    try:
-        found = await fetch_toc(origin, layer, digest)
-    except VerificationFailed:
-        found = await fetch_toc(origin, layer, digest)  # the network may have bent a bit: once more
+    found = await _fetch_from_anywhere(origin, layer, digest)
     save_layer(store, digest, found.toc_bytes, build_table(found.toc, found.payload_end))
     return found.toc
+
+
+async def _fetch_from_anywhere(origin: Origin, layer: Descriptor, digest: Digest) -> Layer:
+    """Fetch a TOC; one that is wrong once more at least, and once from each endpoint."""
+    try:
+        return await fetch_toc(origin, layer, digest)
+    except VerificationFailed as exc:
+        origin.source.blame(layer, 0, layer.size, exc.message)
+    while True:
+        try:
+            return await fetch_toc(origin, layer, digest)
+        except VerificationFailed as exc:
+            if not origin.source.blame(layer, 0, layer.size, exc.message):
+                raise
 
 
 async def fetch_toc(origin: Origin, layer: Descriptor, digest: Digest) -> Layer:

@@ -12,9 +12,10 @@ import trio
 
 from lazyfs.errors import AccessDenied, LazyfsError
 from lazyfs.registry.challenges import Challenge, choose_challenge, parse_challenges
+from lazyfs.registry.endpoints import Endpoint
 from lazyfs.registry.errors import error_for
 from lazyfs.registry.helpers import find_credential
-from lazyfs.registry.hosts import Endpoint, next_url, origin_of
+from lazyfs.registry.hosts import next_url, origin_of
 from lazyfs.registry.keychain import Credential, Kind
 from lazyfs.registry.redirects import discard, follow
 from lazyfs.registry.source import AccessOptions
@@ -55,14 +56,15 @@ class _Slot:
 
 
 class Authorizer:
-    """Authorization headers for *repository* at *endpoint*."""
+    """Authorization headers for the repository at *endpoint*.
 
-    def __init__(
-        self, transport: Transport, endpoint: Endpoint, repository: str, options: AccessOptions
-    ) -> None:
+    Credentials are searched for under the endpoint's own name; those of the command line are for
+    the registry itself.
+    """
+
+    def __init__(self, transport: Transport, endpoint: Endpoint, options: AccessOptions) -> None:
         self._transport = transport
         self._endpoint = endpoint
-        self._repository = repository
         self._options = options
         self._challenge: Challenge | None = None
         self._basic: str | None = None
@@ -152,7 +154,7 @@ class Authorizer:
     async def _fetch_token(self, slot: _Slot, scope: str) -> Token:
         challenge = self._challenge
         assert challenge is not None
-        realm = next_url(self._endpoint.url + "/v2/", challenge.parameters.get("realm"))
+        realm = next_url(self._endpoint.api + "/", challenge.parameters.get("realm"))
         credential = await self._credential()
         if credential is not None and credential.kind is Kind.REGISTRY_TOKEN:
             now = trio.current_time()
@@ -193,7 +195,12 @@ class Authorizer:
         return error
 
     async def _credential(self) -> Credential | None:
-        return await find_credential(self._endpoint.registry, self._repository, self._options)
+        options = self._options
+        if options.is_anonymous:
+            return None
+        if options.login is not None and self._endpoint.is_origin:
+            return Credential(*options.login, source="the command line")
+        return await find_credential(self._endpoint.registry, self._endpoint.repository, options)
 
 
 def _direct(credential: Credential) -> str:

@@ -5,6 +5,7 @@
     Unavailable         ── ConnectionTrouble     no connection, or it was lost           *
                         ├─ Overloaded            408, 429, 5xx                           *
                         ├─ BadAnswer             an answer that breaks the protocol      *
+                        ├─ Unsettled             what we wrote was overwritten by others
                         └─ Refused               any other status
     DeadlineExceeded    ── Silent                nothing heard for too long              *
     VerificationFailed  ── SizeMismatch          a blob longer or shorter than its descriptor
@@ -78,7 +79,15 @@ class BadAnswer(Unavailable):
 
 
 class Refused(Unavailable):
-    """The registry understood and will not: 400, 405, 501 …"""
+    """The registry understood and will not: *status* 400, 405, 501 …"""
+
+    def __init__(self, message: str, *, hint: str | None = None, status: int = 0) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
+class Unsettled(Unavailable):
+    """What we write is overwritten by others."""
 
 
 class Silent(DeadlineExceeded):
@@ -170,7 +179,7 @@ def error_for(
         return Overloaded(message, retry_after=headers.get("retry-after"))
     if any(fault.code in ("DIGEST_INVALID", "SIZE_INVALID") for fault in faults):
         return ContentRefused(message)
-    return Refused(message)
+    return Refused(message, status=status)
 
 
 LOGIN_HINT = "log in with `docker login {0}` or `podman login {0}`"

@@ -3,14 +3,18 @@
 Nothing is tried again here but what the credentials were at fault for; see ``retry.py``.
 """
 
+import logging
 import re
 from collections.abc import Collection, Mapping
 
 from lazyfs.registry.auth import Authorizer
+from lazyfs.registry.endpoints import Endpoint
 from lazyfs.registry.errors import error_for, printable
-from lazyfs.registry.hosts import Endpoint, origin_of
+from lazyfs.registry.hosts import origin_of
 from lazyfs.registry.redirects import discard, follow
 from lazyfs.registry.transport import Answer, Body, Transport
+
+log = logging.getLogger(__name__)
 
 RENEWALS = 2
 """How often one request is authorised anew: a token expired, then the credentials changed."""
@@ -20,11 +24,16 @@ WARNING_RE = re.compile(r'\b299[ \t]+[^ \t"]+[ \t]+"((?:[^"\\]|\\.)*)"')
 
 
 class Exchanger:
-    """Sends requests to one endpoint; ``warnings`` holds what it warned of, each text once."""
+    """Sends requests to one endpoint, with the headers that are configured for it.
+
+    ``requests`` counts them.  ``warnings`` holds what the endpoint warned of, each text once; it
+    is logged once too.
+    """
 
     def __init__(self, transport: Transport, endpoint: Endpoint, authorizer: Authorizer) -> None:
         self.endpoint = endpoint
         self.warnings: list[str] = []
+        self.requests = 0
         self._transport = transport
         self._authorizer = authorizer
         self._origin = origin_of(endpoint.url)
@@ -43,6 +52,7 @@ class Exchanger:
 
         ``Answer.url`` is where redirects ended.  Any other status becomes the error it stands for.
         """
+        self.requests += 1
         authorization = await self._authorizer.authorization(scope)
         for renewals in range(RENEWALS + 1):
             answer = await follow(
@@ -53,6 +63,7 @@ class Exchanger:
                 content,
                 authorization=authorization,
                 origin=self._origin,
+                own=self.endpoint.headers,
                 notice=self._notice,
             )
             if answer.status in expected:
@@ -83,3 +94,4 @@ class Exchanger:
             text = printable(re.sub(r"\\(.)", r"\1", match[1]), 300)
             if text and text not in self.warnings and len(self.warnings) < WARNINGS:
                 self.warnings.append(text)
+                log.warning("%s warns: %s", self.endpoint.registry, text, extra={"once": True})

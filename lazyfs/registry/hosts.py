@@ -1,15 +1,13 @@
-"""Where a registry's API is, and through which proxy it is reached.  No I/O here.
+"""Hosts in URLs: where a redirect leads, and through which proxy a host is reached.  No I/O here.
 
-Spec: OCI distribution-spec, "Endpoints"; the proxy variables are those of curl.
+The proxy variables are those of curl.
 """
 
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
-from lazyfs.oci.reference import api_host, is_loopback
 from lazyfs.registry.errors import BadAnswer, printable, redact_url
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -20,23 +18,6 @@ URL_LIMIT = 16 << 10
 AUTHORITY_RE = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 Origin = tuple[str, str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One place that serves repositories: its base URL without a slash at the end.
-
-    ``registry`` is the name that credentials are kept under.
-    """
-
-    url: str
-    registry: str
-
-
-def endpoint_of(registry: str, *, plain_http: bool) -> Endpoint:
-    """Return the endpoint of a registry; plain http for loopback, or where it is asked for."""
-    scheme = "http" if plain_http or is_loopback(registry) else "https"
-    return Endpoint(f"{scheme}://{api_host(registry)}", registry)
 
 
 def origin_of(url: str) -> Origin:

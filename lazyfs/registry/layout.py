@@ -7,7 +7,7 @@ threads; everything is read anew each time, since others may write to the layout
 
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +33,7 @@ from lazyfs.registry.layout_files import (
     name_in_index,
     write_atomically,
 )
-from lazyfs.registry.source import Document, SourceStatistics
+from lazyfs.registry.source import Document, EndpointState, SourceStatistics
 
 PIECE_SIZE = 1 << 20
 INDEX_LIMIT = 16 << 20
@@ -119,7 +119,17 @@ class ImageLayout:
 
         return await trio.to_thread.run_sync(look)
 
-    async def push_blob(self, descriptor: Descriptor, content: bytes | Path) -> None:
+    def blame(self, descriptor: Descriptor, start: int, end: int, reason: str) -> bool:
+        """Learn that bytes of a blob are wrong; there is nowhere else to look."""
+        return False
+
+    def endpoints(self) -> tuple[EndpointState, ...]:
+        """Return nothing: a directory has no endpoints."""
+        return ()
+
+    async def push_blob(
+        self, descriptor: Descriptor, content: bytes | Path, *, mount_from: Sequence[str] = ()
+    ) -> None:
         """Store a blob whose size and digest the descriptor states; both are checked."""
 
         def store() -> None:

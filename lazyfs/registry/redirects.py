@@ -4,7 +4,7 @@ Authorization is sent to one origin only, whatever a redirect says: another host
 and object stores refuse a request that is both signed and authorised.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from lazyfs.errors import LazyfsError
 from lazyfs.registry.errors import ERROR_BODY_LIMIT, BadAnswer, redact_url
@@ -27,18 +27,22 @@ async def follow(
     *,
     authorization: str | None,
     origin: Origin,
+    own: Iterable[tuple[str, str]] = (),
     notice: Callable[[Answer], None] = lambda answer: None,
 ) -> Answer:
     """Return the first answer that is no redirect; the caller closes it.
 
-    *authorization* goes to *origin* only.  *notice* sees every answer on the way.
+    *authorization* and the *own* headers go to *origin* only.  *notice* sees every answer on the
+    way.
     """
     followed = REDIRECTS if content is None else BODY_REDIRECTS
     first = url
     for _ in range(HOPS + 1):
         fields = dict(headers)
-        if authorization is not None and origin_of(url) == origin:
-            fields["authorization"] = authorization
+        if origin_of(url) == origin:
+            fields.update(own)
+            if authorization is not None:
+                fields["authorization"] = authorization
         answer = await transport.send(method, url, fields, content)
         notice(answer)
         if answer.status not in followed:

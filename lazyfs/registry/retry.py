@@ -79,6 +79,12 @@ class Patience:
 
     async def bear(self, error: LazyfsError) -> None:
         """Wait before the next try, or raise *error* because there is none."""
+        if not await self.endure(error):
+            self._statistics.errors += 1
+            raise error
+
+    async def endure(self, error: LazyfsError) -> bool:
+        """Wait before the next try, or say that there is none."""
         now = trio.current_time()
         if self._failures == 0:
             self._started = now
@@ -86,11 +92,11 @@ class Patience:
         wait = self._policy.wait_seconds(self._failures, error, time.time())
         is_over = now + wait - self._started > self._policy.patience_seconds
         if not isinstance(error, TEMPORARY) or self._failures >= self._policy.tries or is_over:
-            self._statistics.errors += 1
-            raise error
+            return False
         self._statistics.retries += 1
         log.debug("%s; trying again in %.2f s", error.message, wait)
         await trio.sleep(wait)
+        return True
 
     def renew(self) -> None:
         """Something came of the last try: start counting again."""

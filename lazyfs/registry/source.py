@@ -1,6 +1,6 @@
 """What the rest of lazyfs asks of a place that holds images; no transport is visible here."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +17,20 @@ class AccessOptions:
     ``environment`` is what credential and proxy variables are read from (the command line passes
     the process's own, tests a dictionary).  Times are in seconds: ``connect_seconds`` for a
     connection, ``idle_seconds`` between two pieces of a body; there is no limit on the whole.
+
+    Of the registry itself, not of its mirrors: ``plain_http``, ``is_verified`` (its certificate
+    is checked), and ``login``, a user and a password that count instead of any file's.
+    ``hosts_dir`` is searched before the other directories with a ``hosts.toml``.  With
+    ``is_offline`` no registry is asked anything.
     """
 
     authfile: Path | None = None
     plain_http: bool = False
+    is_verified: bool = True
+    hosts_dir: Path | None = None
+    login: tuple[str, str] | None = field(default=None, repr=False)
+    is_anonymous: bool = False
+    is_offline: bool = False
     connect_seconds: float = 10.0
     idle_seconds: float = 30.0
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -43,6 +53,22 @@ class SourceStatistics:
     received_size: int = 0
     retries: int = 0
     errors: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointState:
+    """How one endpoint of a source fares; ``reason`` is the last thing that was wrong with it.
+
+    ``when`` is RFC 3339, UTC.  ``is_avoided``: it is asked after the others for now.
+    """
+
+    url: str
+    is_origin: bool
+    requests: int
+    failures: int
+    reason: str | None
+    when: str | None
+    is_avoided: bool
 
 
 class Source(Protocol):
@@ -78,6 +104,18 @@ class Source(Protocol):
         """
         ...
 
+    def blame(self, descriptor: Descriptor, start: int, end: int, reason: str) -> bool:
+        """Learn that bytes *start* to *end* of a blob, handed out before, are wrong.
+
+        Whoever they came from is asked last from now on.  Returns whether somebody is left who
+        has not been blamed for this blob: worth another try.
+        """
+        ...
+
+    def endpoints(self) -> tuple[EndpointState, ...]:
+        """Return how the places fare that serve this source, in the order of preference."""
+        ...
+
     async def aclose(self) -> None:
         """Close connections; idempotent."""
         ...
@@ -92,8 +130,13 @@ class Destination(Protocol):
         """Say whether the blob is there already."""
         ...
 
-    async def push_blob(self, descriptor: Descriptor, content: bytes | Path) -> None:
-        """Store a blob whose size and digest the descriptor states."""
+    async def push_blob(
+        self, descriptor: Descriptor, content: bytes | Path, *, mount_from: Sequence[str] = ()
+    ) -> None:
+        """Store a blob whose size and digest the descriptor states.
+
+        *mount_from* names repositories of the same place that may have it already.
+        """
         ...
 
     async def push_manifest(self, data: bytes, media_type: str, tag: str | None) -> Digest:

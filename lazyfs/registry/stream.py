@@ -2,14 +2,17 @@
 
 The pieces add up to exactly what was asked for.  A body that breaks off is continued where it
 stopped; a server that ignores ranges sends the whole blob, of which the rest is skipped and cut
-off; a remembered URL that is refused is forgotten, and the registry asked once more.
+off; a remembered URL that is refused is forgotten, and the registry asked once more.  Where one
+endpoint gives up, the next one goes on at the byte where it stopped.
 """
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
+from typing import NamedTuple
 
+from lazyfs.digest import Digest
 from lazyfs.errors import LazyfsError
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.registry.errors import (
@@ -21,10 +24,9 @@ from lazyfs.registry.errors import (
     Refused,
     SizeMismatch,
 )
-from lazyfs.registry.exchange import Exchanger
+from lazyfs.registry.place import Place
 from lazyfs.registry.ranges import Extent, build_range, check_answer
-from lazyfs.registry.retry import Patience, RetryPolicy
-from lazyfs.registry.source import SourceStatistics
+from lazyfs.registry.route import Route
 from lazyfs.registry.transport import Answer
 
 PROGRESS_SIZE = 64 << 10
@@ -37,55 +39,50 @@ EXPIRED = (Denied, Missing, Refused)
 EXPECTED = frozenset({200, 206, 416})
 
 
-class Locations:
-    """Where redirects of blobs ended, so that the next range goes there at once; bounded."""
+class Served(NamedTuple):
+    """Bytes *start* to *end* of a blob that came from one place."""
+
+    digest: Digest
+    start: int
+    end: int
+    place: Place
+
+
+class Ledger:
+    """Who served what lately, so that the right one is blamed for wrong bytes; bounded."""
 
     def __init__(self, limit: int = 1024) -> None:
-        self._limit = limit
-        self._urls: OrderedDict[str, str] = OrderedDict()
+        self._served: deque[Served] = deque(maxlen=limit)
 
-    def get(self, url: str) -> str | None:
-        """Return where *url* led the last time."""
-        return self._urls.get(url)
+    def add(self, served: Served) -> None:
+        """Keep who served a range."""
+        self._served.append(served)
 
-    def remember(self, url: str, target: str) -> None:
-        """Keep where *url* led."""
-        self._urls[url] = target
-        if len(self._urls) > self._limit:
-            self._urls.popitem(last=False)
-
-    def forget(self, url: str, target: str) -> None:
-        """Forget that *url* led to *target*, unless it was found to lead elsewhere meanwhile."""
-        if self._urls.get(url) == target:
-            del self._urls[url]
+    def places(self, digest: Digest, start: int, end: int) -> set[Place]:
+        """Return who served the first and the last byte of a range, the last time."""
+        found = set()
+        for byte in (start, end - 1):
+            for served in reversed(self._served):
+                if served.digest == digest and served.start <= byte < served.end:
+                    found.add(served.place)
+                    break
+        return found
 
 
 class BlobStream(AbstractAsyncContextManager["BlobStream"], AsyncIterator[bytes]):
-    """Bytes *start* to *end* of the blob at *url*; the request is made on entering."""
+    """Bytes *start* to *end* of a blob; the request is made on entering."""
 
     def __init__(
-        self,
-        exchanger: Exchanger,
-        locations: Locations,
-        url: str,
-        scope: str,
-        descriptor: Descriptor,
-        start: int,
-        end: int,
-        policy: RetryPolicy,
-        statistics: SourceStatistics,
+        self, route: Route, ledger: Ledger, descriptor: Descriptor, start: int, end: int
     ) -> None:
-        self._exchanger = exchanger
-        self._locations = locations
-        self._url = url
-        self._scope = scope
+        self._route = route
+        self._ledger = ledger
+        self._digest = descriptor.digest
         self._blob_size = descriptor.size
         self._position = start
         self._end = end
-        self._policy = policy
-        self._statistics = statistics
-        self._patience = Patience(policy, statistics)
         self._answer: Answer | None = None
+        self._answer_start = start
         self._extent = Extent(0, 0, True)
         self._skip = 0
         self._left = 0
@@ -150,7 +147,7 @@ class BlobStream(AbstractAsyncContextManager["BlobStream"], AsyncIterator[bytes]
             if excess:
                 raise BadAnswer(f"{answer}: got a longer body, expected {self._extent.size} bytes")
         if self._position + self._left == self._end:
-            await self._close()
+            await self._close(self._end)
         return data[: self._left]
 
     async def _ended(self, answer: Answer) -> None:
@@ -165,41 +162,48 @@ class BlobStream(AbstractAsyncContextManager["BlobStream"], AsyncIterator[bytes]
         await self._close()
 
     async def _break(self, error: LazyfsError) -> None:
-        """Wait for another try where the stream stopped, or raise *error*."""
+        """Get ready to go on where the stream stopped, or raise *error*."""
         await self._close()
-        target = self._locations.get(self._url)
+        place = self._route.place
+        url = self._url(place)
+        target = place.locations.get(url)
         if target is not None:
-            self._locations.forget(self._url, target)
+            place.locations.forget(url, target)
         if self._progress >= PROGRESS_SIZE:
-            self._patience.renew()
+            self._route.renew()
             self._progress = 0
-        await self._patience.bear(error)
+        await self._route.bear(error)
 
     async def _open(self) -> None:
         """Ask for what is still missing until there is an answer to read."""
         while True:
             try:
-                self._answer = await self._request()
+                self._answer = await self._request(self._route.place)
+                self._answer_start = self._position
                 return
             except LazyfsError as error:
-                await self._patience.bear(error)
+                await self._route.bear(error)
 
-    async def _request(self) -> Answer:
-        target = self._locations.get(self._url)
+    def _url(self, place: Place) -> str:
+        return place.endpoint.address(f"blobs/{self._digest}")
+
+    async def _request(self, place: Place) -> Answer:
+        url = self._url(place)
+        target = place.locations.get(url)
         if target is not None:
             try:
-                return await self._ask(target)
+                return await self._ask(place, target)
             except EXPIRED:
-                self._locations.forget(self._url, target)
+                place.locations.forget(url, target)
             except LazyfsError:
-                self._locations.forget(self._url, target)
+                place.locations.forget(url, target)
                 raise
-        return await self._ask(self._url)
+        return await self._ask(place, url)
 
-    async def _ask(self, url: str) -> Answer:
+    async def _ask(self, place: Place, url: str) -> Answer:
         is_whole = self._position == 0 and self._end == self._blob_size
         headers = {} if is_whole else {"range": build_range(self._position, self._end)}
-        answer = await self._exchanger.request("GET", url, self._scope, EXPECTED, headers=headers)
+        answer = await place.exchanger.request("GET", url, place.scope, EXPECTED, headers=headers)
         try:
             if answer.status == 416:
                 raise SizeMismatch(f"got 416, expected a blob of {self._blob_size} bytes")
@@ -210,11 +214,19 @@ class BlobStream(AbstractAsyncContextManager["BlobStream"], AsyncIterator[bytes]
             await answer.aclose()
             raise type(error)(f"{answer}: {error.message}") from None
         self._skip, self._left, _ = self._extent
-        if answer.url != self._url:
-            self._locations.remember(self._url, answer.url)
+        own = self._url(place)
+        if answer.url != own:
+            place.locations.remember(own, answer.url)
         return answer
 
-    async def _close(self) -> None:
-        if self._answer is not None:
-            answer, self._answer = self._answer, None
-            await answer.aclose()
+    async def _close(self, end: int | None = None) -> None:
+        """Give the connection back; *end* is where this answer's bytes end, if not here."""
+        if self._answer is None:
+            return
+        answer, self._answer = self._answer, None
+        end = self._position if end is None else end
+        if end > self._answer_start:
+            place = self._route.place
+            place.succeed()
+            self._ledger.add(Served(self._digest, self._answer_start, end, place))
+        await answer.aclose()

@@ -77,10 +77,13 @@ def basic_authorization(credential: Credential) -> str:
 
 
 def scopes_to_ask(scope: str, asked: str) -> list[str]:
-    """Return *scope*, and what of the scopes *asked* for by a challenge it does not cover."""
-    scopes = [scope]
+    """Return the words of *scope*, and those *asked* for by a challenge that they do not cover."""
+    wanted = scope.split()
+    scopes = list(wanted)
     for word in asked.split():
-        if word not in scopes and SCOPE_RE.fullmatch(word) and not _is_within(word, scope):
+        if word in scopes or SCOPE_RE.fullmatch(word) is None:
+            continue
+        if not any(_is_within(word, each) for each in wanted):
             scopes.append(word)
     return scopes
 

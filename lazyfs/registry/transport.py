@@ -10,12 +10,15 @@ import ssl
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
+from math import inf
 from typing import Protocol
 
 import httpx
 import trio
 
 from lazyfs import __version__
+from lazyfs.errors import UsageError
+from lazyfs.registry.endpoints import Tls
 from lazyfs.registry.errors import (
     BadAnswer,
     ConnectionTrouble,
@@ -24,7 +27,7 @@ from lazyfs.registry.errors import (
     printable,
     redact_url,
 )
-from lazyfs.registry.hosts import origin_of, proxy_for
+from lazyfs.registry.hosts import Origin, origin_of, proxy_for
 from lazyfs.registry.source import AccessOptions, SourceStatistics
 
 CONNECTIONS = 32
@@ -34,6 +37,10 @@ KEEPALIVE_SECONDS = 55.0
 """Below the 60 s after which the load balancers of the large registries hang up."""
 
 KNOWN_URLS = 256
+
+SLOWEST_RATE = 512
+"""Bytes a second that a body must bring on average over each idle limit.  Whoever drips one byte
+just before each idle limit holds a reader no longer than who says nothing."""
 
 NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "record layer failure", "(EOF)")
 """What OpenSSL says of a server that does not speak TLS."""
@@ -61,6 +68,9 @@ class Answer:
         "_pieces",
         "_response",
         "_statistics",
+        "_waited",
+        "_window",
+        "_window_size",
         "headers",
         "method",
         "status",
@@ -68,7 +78,12 @@ class Answer:
     )
 
     def __init__(
-        self, method: str, url: str, response: httpx.Response, statistics: SourceStatistics
+        self,
+        method: str,
+        url: str,
+        response: httpx.Response,
+        statistics: SourceStatistics,
+        window: float,
     ) -> None:
         self.method = method
         self.url = url
@@ -80,12 +95,17 @@ class Answer:
         assert isinstance(stream, AsyncIterable)
         self._pieces = aiter(stream)
         self._is_over = False
+        self._window = window
+        self._waited = 0.0
+        self._window_size = 0
 
     async def piece(self) -> bytes | None:
         """Return the next piece of the body as it came, None at the end.
 
-        Raises ConnectionTrouble if the body breaks off, Silent if nothing more comes.
+        Raises ConnectionTrouble if the body breaks off, Silent if nothing more comes, or so little
+        at a time that it is as good as nothing.
         """
+        started = trio.current_time()
         try:
             data = await anext(self._pieces)
         except StopAsyncIteration:
@@ -95,6 +115,16 @@ class Answer:
             self._is_over = True
             raise translated(error, f"{self.method} {redact_url(self.url)}") from error
         self._statistics.received_size += len(data)
+        self._window_size += len(data)
+        # Only waiting counts: a reader may take its time.
+        self._waited += trio.current_time() - started
+        if self._waited >= self._window:
+            if self._window_size < SLOWEST_RATE * self._waited:
+                raise Silent(
+                    f"{self}: got {self._window_size} bytes in {self._waited:.1f} s, "
+                    f"expected at least {SLOWEST_RATE} bytes a second"
+                )
+            self._waited, self._window_size = 0.0, 0
         return data
 
     async def read_some(self, limit: int) -> bytes:
@@ -139,19 +169,43 @@ class Answer:
         return f"{self.method} {redact_url(self.url)}"
 
 
-class Transport:
-    """The connections of one source; *statistics* counts requests and bytes of bodies."""
+class BadCertificate(UsageError):
+    """A certificate or key that is configured cannot be used."""
 
-    def __init__(self, options: AccessOptions, statistics: SourceStatistics) -> None:
+    code = "E_REGISTRY_CONFIG"
+
+
+class Transport:
+    """The connections of one endpoint; *statistics* counts requests and bytes of bodies.
+
+    *tls* holds for wherever the endpoint redirects to as well, but for the certificates that it
+    shows: those go to *origin* only.
+    """
+
+    def __init__(
+        self,
+        options: AccessOptions,
+        statistics: SourceStatistics,
+        *,
+        tls: Tls = Tls(),  # noqa: B008 - immutable
+        origin: Origin | None = None,
+        connect_seconds: float | None = None,
+    ) -> None:
         self._environment = options.environment
         self._statistics = statistics
+        self._tls = tls
+        self._origin = origin
+        self._idle_seconds = options.idle_seconds
+        connect = min(connect_seconds or options.connect_seconds, options.connect_seconds)
+        # A head that drips is no answer either; sending a body may take as long as it takes.
+        self._head_seconds = 2 * (connect + options.idle_seconds)
         self._timeouts = {
-            "connect": options.connect_seconds,
+            "connect": connect,
             "read": options.idle_seconds,
             "write": options.idle_seconds,
             "pool": None,
         }
-        self._pools: dict[tuple[str, str | None], httpx.AsyncHTTPTransport] = {}
+        self._pools: dict[tuple[str, str | None, bool], httpx.AsyncHTTPTransport] = {}
         self._routes: dict[str, tuple[httpx.URL, httpx.AsyncHTTPTransport]] = {}
 
     async def send(
@@ -174,9 +228,15 @@ class Transport:
             method, parsed, headers=fields, content=content, extensions={"timeout": self._timeouts}
         )
         self._statistics.requests += 1
-        with translating(f"{method} {redact_url(url)}"):
-            response = await pool.handle_async_request(request)
-        return Answer(method, url, response, self._statistics)
+        what = f"{method} {redact_url(url)}"
+        limit = self._head_seconds if content is None or isinstance(content, bytes) else inf
+        with translating(what):
+            try:
+                with trio.fail_after(limit):
+                    response = await pool.handle_async_request(request)
+            except trio.TooSlowError:
+                raise Silent(f"{what}: got no whole head in {limit:g} s, expected one") from None
+        return Answer(method, url, response, self._statistics, self._idle_seconds)
 
     def _route(self, url: str) -> tuple[httpx.URL, httpx.AsyncHTTPTransport]:
         """Return *url* parsed and the pool that serves it; both cost more than a lookup."""
@@ -190,16 +250,18 @@ class Transport:
                 raise BadAnswer(f"URL: got {redact_url(url)!r}, expected a valid one") from error
             if len(self._routes) >= KNOWN_URLS:
                 self._routes.clear()
-            route = self._routes[url] = (parsed, self._pool(origin[0], proxy))
+            route = self._routes[url] = (parsed, self._pool(origin, proxy))
         return route
 
-    def _pool(self, scheme: str, proxy: str | None) -> httpx.AsyncHTTPTransport:
-        pool = self._pools.get((scheme, proxy))
+    def _pool(self, origin: Origin, proxy: str | None) -> httpx.AsyncHTTPTransport:
+        is_known = origin == self._origin and bool(self._tls.clients)
+        key = (origin[0], proxy, is_known)
+        pool = self._pools.get(key)
         if pool is None:
-            is_secure = scheme == "https" or (proxy or "").startswith("https:")
-            pool = self._pools[scheme, proxy] = httpx.AsyncHTTPTransport(
+            is_secure = origin[0] == "https" or (proxy or "").startswith("https:")
+            pool = self._pools[key] = httpx.AsyncHTTPTransport(
                 # Reading the machine's certificates takes 20 ms: not for plain http.
-                verify=_trust(self._environment) if is_secure else _no_trust(),
+                verify=self._context(is_known) if is_secure else _no_trust(),
                 proxy=proxy,
                 limits=httpx.Limits(
                     max_connections=CONNECTIONS,
@@ -209,6 +271,20 @@ class Transport:
             )
         return pool
 
+    def _context(self, shows_certificates: bool) -> ssl.SSLContext:
+        context = _trust(self._environment)
+        for path in self._tls.authorities:
+            with _naming(path):
+                context.load_verify_locations(cafile=path)
+        for path, key in self._tls.clients if shows_certificates else ():
+            with _naming(path):
+                # An empty password: a key with one must fail, not ask on the terminal.
+                context.load_cert_chain(path, key, password="")
+        if not self._tls.is_verified:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
     async def aclose(self) -> None:
         """Close all connections; idempotent."""
         pools = list(self._pools.values())
@@ -216,6 +292,16 @@ class Transport:
         self._routes.clear()
         for pool in pools:
             await pool.aclose()
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Say which configured file of certificates cannot be used."""
+    try:
+        yield
+    except OSError as error:  # of ssl too
+        said = printable(error.strerror or str(error), 120)
+        raise BadCertificate(f"{path}: got {said}, expected a certificate or key in PEM") from error
 
 
 @contextmanager
@@ -239,7 +325,10 @@ def translated(error: httpx.HTTPError, what: str) -> ConnectionTrouble | Silent 
         if any(text in said for text in NO_TLS):
             hint = "if the registry speaks plain http, use --plain-http"
         elif "CERTIFICATE_VERIFY_FAILED" in said:
-            hint = "name the registry's own authority in SSL_CERT_FILE, or install it"
+            hint = (
+                "put the registry's own authority into ~/.config/containers/certs.d/HOST/ca.crt, "
+                "or name it in SSL_CERT_FILE"
+            )
         return ConnectionTrouble(f"{what}: got no connection ({said}), expected one", hint=hint)
     if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError):
         is_stale = "without sending a response" in said or isinstance(error, httpx.ReadError)

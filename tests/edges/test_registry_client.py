@@ -12,7 +12,7 @@ from lazyfs.errors import VerificationFailed
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from lazyfs.registry.errors import BadAnswer, ContentRefused, Missing, Overloaded, Refused, TooLarge
-from lazyfs.registry.push import with_digest
+from lazyfs.registry.push import with_query
 from tests.support import faults
 from tests.support.clients import NAME, ONCE, connected, described, stored
 from tests.support.images import layer_from_fixture, make_layout
@@ -340,6 +340,7 @@ async def test_pushing_asks_for_the_right_to(registry: FakeRegistry, tmp_path: P
 def test_the_upload_url_keeps_its_query() -> None:
     digest = digest_of(b"")
     assert (
-        with_digest("https://r/u/1?a=b%2Fc&d", digest) == f"https://r/u/1?a=b%2Fc&d&digest={digest}"
+        with_query("https://r/u/1?a=b%2Fc&d", digest=str(digest))
+        == f"https://r/u/1?a=b%2Fc&d&digest={digest}"
     )
-    assert with_digest("https://r/u/1", digest) == f"https://r/u/1?digest={digest}"
+    assert with_query("https://r/u/1", digest=str(digest)) == f"https://r/u/1?digest={digest}"

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lazyfs.registry.endpoints import endpoint_of
 from lazyfs.registry.errors import BadAnswer
-from lazyfs.registry.hosts import endpoint_of, next_url, origin_of, proxy_for
+from lazyfs.registry.hosts import next_url, origin_of, proxy_for
 
 
 @pytest.mark.parametrize(

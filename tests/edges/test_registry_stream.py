@@ -21,7 +21,7 @@ from lazyfs.registry.errors import (
 )
 from lazyfs.registry.retry import RetryPolicy
 from tests.support import faults
-from tests.support.clients import FAST, connected, described, read_range, stored
+from tests.support.clients import FAST, ONCE, connected, described, read_range, stored
 from tests.support.registry import FakeRegistry
 
 pytestmark = pytest.mark.anyio
@@ -376,11 +376,35 @@ async def test_a_server_that_hangs_once_costs_only_time(registry: FakeRegistry) 
 
 async def test_a_slow_server_is_not_a_silent_one(registry: FakeRegistry) -> None:
     blob = stored(registry, DATA)
-    registry.faults.add(faults.drip(1, 0.05))
+    registry.faults.add(faults.drip(100, 0.05))
     async with connected(registry, idle_seconds=0.3) as client:
         # Half a second in all, more than the limit between two pieces.
-        assert await read_range(client, blob, 100, 110) == DATA[100:110]
+        assert await read_range(client, blob, 100, 1100) == DATA[100:1100]
         assert client.statistics.requests == 1
+
+
+async def test_a_server_that_drips_is_as_good_as_a_silent_one(registry: FakeRegistry) -> None:
+    blob = stored(registry, DATA)
+    registry.faults.add(faults.drip(1, 0.05), times=None)
+    async with connected(registry, idle_seconds=0.2, policy=ONCE) as client:
+        with pytest.raises(Silent, match="expected at least 512 bytes a second"):
+            await read_range(client, blob, 0, 1000)
+        with pytest.raises(Silent, match="bytes a second"):
+            await client.fetch_blob(blob, limit=blob.size)
+
+
+async def test_a_slow_reader_is_not_a_slow_server(registry: FakeRegistry) -> None:
+    blob = stored(registry, DATA)
+    async with (
+        connected(registry, idle_seconds=0.05) as client,
+        client.open_range(blob, 0, blob.size) as body,
+    ):
+        got = b""
+        async for data in body:
+            got += data
+            await trio.sleep(0.02)
+    assert got == DATA
+    assert client.statistics.requests == 1
 
 
 async def test_nobody_listens() -> None:

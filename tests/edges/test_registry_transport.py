@@ -153,7 +153,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 @contextmanager
 def speaking_https(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Loopback is plain http by rule: make it an ordinary host for once."""
-    monkeypatch.setattr("lazyfs.registry.hosts.is_loopback", lambda registry: False)
+    monkeypatch.setattr("lazyfs.registry.endpoints.is_loopback", lambda registry: False)
     yield
     monkeypatch.undo()
 
@@ -212,7 +212,7 @@ async def test_a_redirect_from_https_to_http_is_refused(
 
 async def test_a_proxy_is_asked(registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake registry takes the place of the proxy: it sees the whole URL."""
-    monkeypatch.setattr("lazyfs.registry.hosts.is_loopback", lambda registry: True)
+    monkeypatch.setattr("lazyfs.registry.endpoints.is_loopback", lambda registry: True)
     environment = {"http_proxy": registry.url}
     async with connected("registry.invalid:5000", environment=environment) as client:
         with pytest.raises(Missing):

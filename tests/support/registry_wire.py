@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 WRITE_SIZE = 1 << 20
 BODY_LIMIT = 1 << 30
+TLS_HANDSHAKE = b"\x16"
 
 
 @dataclass(frozen=True)
@@ -253,6 +254,10 @@ class Server(ThreadingHTTPServer):
                 connection = self._context.wrap_socket(connection, server_side=True)
                 with self._lock:
                     self._open[threading.current_thread()] = connection
+            elif connection.recv(1, socket.MSG_PEEK) == TLS_HANDSHAKE:
+                # A greeting without a newline would be waited for to no end.
+                connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+                return
             self.finish_request(connection, client_address)
         except (OSError, ValueError):
             pass  # the client went away, or we are closing

@@ -9,7 +9,7 @@ import trio
 from lazyfs.digest import Digest
 from lazyfs.errors import NotFound
 from lazyfs.oci.descriptor import Descriptor
-from lazyfs.registry.source import Document, SourceStatistics
+from lazyfs.registry.source import Document, EndpointState, SourceStatistics
 
 
 @dataclass
@@ -30,6 +30,8 @@ class MemorySource:
     fail: Callable[[int, int], None] | None = None
     statistics: SourceStatistics = field(default_factory=SourceStatistics)
     is_closed: bool = False
+    blamed: list[tuple[int, int]] = field(default_factory=list)
+    others: int = 0
 
     async def fetch_manifest(self, reference: str | Digest) -> Document:
         """Refuse: there are no manifests here."""
@@ -59,6 +61,16 @@ class MemorySource:
             if self.gate is not None:
                 await self.gate.wait()
             yield data[offset : offset + self.piece_size]
+
+    def blame(self, descriptor: Descriptor, start: int, end: int, reason: str) -> bool:
+        """Note who is blamed; there are as many others as ``others`` says."""
+        self.blamed.append((start, end))
+        self.others -= 1
+        return self.others > 0
+
+    def endpoints(self) -> tuple[EndpointState, ...]:
+        """Return nothing: memory has no endpoints."""
+        return ()
 
     async def aclose(self) -> None:
         """Note that the source was closed."""

@@ -1,0 +1,133 @@
+"""Asking a registry for referrers, and keeping the list where it does not do so itself.
+
+Without the API (404) the list is an index under a tag, which whoever pushes a referrer maintains:
+read, add, write, read again, since others may do the same at the same moment.
+"""
+
+import logging
+from urllib.parse import quote
+
+from lazyfs.digest import Digest
+from lazyfs.errors import NotFound
+from lazyfs.oci.manifest import DOCUMENT_LIMIT, OCI_INDEX
+from lazyfs.registry.errors import BadAnswer, Unsettled
+from lazyfs.registry.hosts import next_url, origin_of
+from lazyfs.registry.links import parse_next
+from lazyfs.registry.place import Place
+from lazyfs.registry.redirects import discard
+from lazyfs.registry.referrers import (
+    ENTRY_LIMIT,
+    PAGE_LIMIT,
+    SIZE_LIMIT,
+    Referrer,
+    Referrers,
+    Support,
+    add_referrer,
+    choose,
+    decode_page,
+    lists,
+    tag_of,
+)
+
+log = logging.getLogger(__name__)
+
+ADD_TRIES = 5
+ABSENT = frozenset({400, 404, 405, 406, 410, 501})
+"""What registries without the API answer.  The specification says 404; old ones did not know."""
+
+
+async def ask_referrers(place: Place, subject: Digest, artifact_type: str | None) -> Referrers:
+    """Return what *place* knows; raises where it cannot be told."""
+    listed = await _ask_api(place, subject, artifact_type)
+    return await _ask_tag(place, subject, artifact_type) if listed is None else listed
+
+
+async def _ask_api(place: Place, subject: Digest, artifact_type: str | None) -> Referrers | None:
+    """Return the list, None if there is no API."""
+    url: str | None = place.endpoint.address(f"referrers/{subject}")
+    if artifact_type is not None:
+        url = f"{url}{'&' if place.endpoint.query else '?'}artifactType={quote(artifact_type)}"
+    found = []
+    size = 0
+    for page_number in range(PAGE_LIMIT):
+        assert url is not None
+        answer = await place.exchanger.request(
+            "GET", url, place.scope, ABSENT | {200}, headers={"accept": OCI_INDEX}
+        )
+        if answer.status != 200:
+            await discard(answer)
+            if page_number == 0:
+                return None
+            raise BadAnswer(f"{answer}: got {answer.status} for a later page, expected 200")
+        try:
+            data = await answer.read(SIZE_LIMIT)
+        finally:
+            await answer.aclose()
+        page = decode_page(data, answer.headers.get("content-type"), str(answer))
+        found += choose(page.manifests, artifact_type)
+        size += len(data)
+        target = parse_next(answer.headers.get("link"))
+        if target is None:
+            return Referrers(tuple(found[:ENTRY_LIMIT]), Support.API, len(found) > ENTRY_LIMIT)
+        url = next_url(url, target)
+        if origin_of(url) != origin_of(place.endpoint.url):
+            raise BadAnswer(f"{answer}: got a next page on another host, expected the same one")
+        if size > SIZE_LIMIT or len(found) > ENTRY_LIMIT:
+            break
+    return Referrers(tuple(found[:ENTRY_LIMIT]), Support.API, is_truncated=True)
+
+
+async def _ask_tag(place: Place, subject: Digest, artifact_type: str | None) -> Referrers:
+    try:
+        data, _ = await _read_tag(place, subject, place.scope)
+    except NotFound:
+        return Referrers((), Support.NONE)
+    page = decode_page(data, None, f"{place.endpoint.repository}:{tag_of(subject)}")
+    found = choose(page.manifests, artifact_type)
+    return Referrers(tuple(found[:ENTRY_LIMIT]), Support.TAG, len(found) > ENTRY_LIMIT)
+
+
+async def _read_tag(place: Place, subject: Digest, scope: str) -> tuple[bytes, str | None]:
+    """Return the index under the tag, and its ETag."""
+    url = place.endpoint.address(f"manifests/{tag_of(subject)}")
+    answer = await place.exchanger.request("GET", url, scope, {200}, headers={"accept": OCI_INDEX})
+    try:
+        return await answer.read(DOCUMENT_LIMIT), answer.headers.get("etag")
+    finally:
+        await answer.aclose()
+
+
+async def add_to_tag(place: Place, referrer: Referrer, scope: str) -> None:
+    """See that the tag of a subject lists *referrer*."""
+    for _ in range(ADD_TRIES):
+        data: bytes | None
+        try:
+            data, etag = await _read_tag(place, referrer.subject, scope)
+        except NotFound:
+            data, etag = None, None
+        if data is not None and lists(data, referrer.digest):
+            return
+        await _write_tag(place, referrer, add_referrer(data, referrer), etag, scope)
+        # Whether it is still there is seen in the next round.
+    data, _ = await _read_tag(place, referrer.subject, scope)
+    if not lists(data, referrer.digest):
+        raise Unsettled(
+            f"referrers of {referrer.subject}: got an index without {referrer.digest} "
+            f"{ADD_TRIES} times, expected it to stay",
+            hint="others write the same tag all the time: push again",
+        )
+
+
+async def _write_tag(
+    place: Place, referrer: Referrer, data: bytes, etag: str | None, scope: str
+) -> None:
+    url = place.endpoint.address(f"manifests/{tag_of(referrer.subject)}")
+    headers = {"content-type": OCI_INDEX}
+    if etag is not None:
+        headers["if-match"] = etag
+    answer = await place.exchanger.request(
+        "PUT", url, scope, {200, 201, 412}, headers=headers, content=data
+    )
+    await discard(answer)
+    if answer.status == 412:
+        log.debug("%s: changed meanwhile", answer)
