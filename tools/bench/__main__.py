@@ -31,6 +31,7 @@ from tools.mounted import CommandFailed
 
 FOLDER = ROOT / ".bench"
 LOOPBACK = "loopback"
+BUSY = 0.5
 USUAL_LINKS = [LOOPBACK, "20ms/100mbit"]
 USUAL_WORKS = ["first command", "walk with stat", "small files", "read everything"]
 LINK_RE = re.compile(r"(\d+(?:\.\d+)?)ms/(\d+(?:\.\d+)?)mbit")
@@ -42,6 +43,9 @@ def main() -> None:
     images = FOLDER / "images"
     results: list[dict[str, Any]] = []
     print(f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}")
+    busy = os.getloadavg()[0]
+    if busy > BUSY:
+        print(f"load average {busy:.1f}: something else runs here and blurs the figures")
     for image in arguments.image:
         make_image(image, images / image, FOLDER / "apt")
         convert(images / image)

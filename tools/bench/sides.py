@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -59,18 +61,34 @@ def measure_lazy(
         workspace = Workspace(folder)
         os.sync()  # what the run before has written is not this one's to pay for
         before = sent_size()
-        with Mounted(workspace, reference, *options) as mounted:
+        with Mounted(workspace, reference, *options) as mounted, deadline(mounted):
             seconds = timed(work, mounted.path)
             samples.add("mount ready", mounted.ready_seconds)
             samples.add(f"mount + {name}", mounted.ready_seconds + seconds)
             samples.add(f"sent: {name}", sent_size() - before)
             samples.add("peak memory", mounted.peak_memory_size())
     forget_pages(folder / "cache")
-    with Mounted(workspace, reference, *options) as mounted:
+    with Mounted(workspace, reference, *options) as mounted, deadline(mounted):
         seconds = timed(work, mounted.path)
         samples.add("again: mount ready", mounted.ready_seconds)
         samples.add(f"again: {name}", seconds)
     shutil.rmtree(folder)
+
+
+@contextmanager
+def deadline(mounted: Mounted) -> Iterator[None]:
+    """Kill the server if the block lasts too long: a read that hangs cannot be interrupted."""
+
+    def kill() -> None:
+        print(f"bench: no end after {SECONDS} s: {mounted.status()}", file=sys.stderr)
+        os.kill(mounted.pid, signal.SIGKILL)
+
+    timer = threading.Timer(SECONDS, kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def measure_pulled(
