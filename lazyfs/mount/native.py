@@ -12,12 +12,20 @@ the few attributes that change, they put into a queue; an eventfd wakes the even
     HINT        a reader has reached the chunk that read-ahead marked
     FAULT       a request failed because of what is on disk: written to the log
 
+The connection can outlive its server: another process that holds the same open file descriptions
+of /dev/fuse hands them to a new server, which adopts them, and has the kernel hand out again what
+the old one had taken and not answered (FUSE_NOTIFY_RESEND, Linux 6.9).  Inode numbers are nids and
+there are no handles, so that nothing else has to be handed over but what the greeting agreed on.
+
 An interrupted reader is answered by the threads at once; its fetch lives on, and its answer finds
 nobody.  Contract of the threads: native/include/lazyfs_core.h.
 """
 
+import fcntl
 import logging
 import os
+import struct
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
@@ -40,6 +48,9 @@ MAX_READ = 1 << 20
 PAGE_SIZE = 4096
 NO_MARK = 0xFFFFFFFF
 FUSE_DEVICE_NUMBER = os.makedev(10, 229)
+FUSE_DEV_IOC_CLONE = 0x8004E500
+HAS_RESEND = 1 << 39  # of INIT's flags
+RESEND = struct.pack("=IiQ", 16, 7, 0)  # FUSE_NOTIFY_RESEND: an out-header without a request
 LOOK_SECONDS = 1.0  # how often first reads are looked at while they are recorded
 REQUESTS = {1: "lookup", 3: "getattr", 5: "readlink", 15: "read", 22: "getxattr", 23: "listxattr",
             28: "readdir", 44: "readdir"}  # fmt: skip
@@ -47,6 +58,25 @@ REQUESTS = {1: "lookup", 3: "getattr", 5: "readlink", 15: "read", 22: "getxattr"
 
 class StoreDamaged(StoreError):
     """What is on disk of an image contradicts itself, or cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A connection that has been greeted, as one server leaves it to the next.
+
+    ``descriptors`` are of /dev/fuse, the connection's first one and its clones; ``device`` is
+    "major:minor" of the mount; ``minor`` and ``flags`` are what the greeting agreed on.
+    """
+
+    descriptors: tuple[int, ...]
+    device: str | None
+    minor: int
+    flags: int
+
+    @property
+    def can_resend(self) -> bool:
+        """Say whether requests that a dead server had taken can be had again."""
+        return bool(self.flags & HAS_RESEND)
 
 
 class NativeSession(PyfuseSession):
@@ -71,6 +101,8 @@ class NativeSession(PyfuseSession):
         self._faults = FaultLog(image)
         self._attributes = list(image.attributes.items())
         self._touched = 0
+        self._descriptors: list[int] = []
+        self._adopted: Connection | None = None
 
     def mount(self, options: set[str]) -> None:
         """Make the mount with libfuse's *options*; raises MountFailed."""
@@ -80,13 +112,34 @@ class NativeSession(PyfuseSession):
             descriptors = _fuse_descriptors() - before
             if len(descriptors) != 1:
                 raise OSError(f"got {len(descriptors)} new descriptors of /dev/fuse, expected 1")
-            self._server = self._make_server(descriptors.pop())
+            self._descriptors = with_clones(descriptors.pop(), self._threads)
+            self._server = self._make_server()
         except (OSError, ValueError) as error:
             point.unmount(self.mountpoint, lazy=True)
-            super().close()
+            self.close()
             raise MountFailed(f"driver native on {self.mountpoint}: {error}") from error
 
-    def _make_server(self, descriptor: int) -> Server:
+    def adopt(self, connection: Connection) -> None:
+        """Go on with a mount that another server made; its descriptors are ours from now on."""
+        self._adopted = connection
+        self._descriptors = list(connection.descriptors)
+        self.device = connection.device
+        try:
+            self._server = self._make_server()
+        except (OSError, ValueError) as error:
+            self.close()
+            raise MountFailed(f"driver native on {self.mountpoint}: {error}") from error
+
+    def connection(self) -> Connection:
+        """Return what a successor has to be given; after ``wait_ready``."""
+        if self._adopted is not None:
+            return self._adopted
+        counts = self.statistics()
+        return Connection(
+            tuple(self._descriptors), self.device, counts["protocol_minor"], counts["init_flags"]
+        )
+
+    def _make_server(self) -> Server:
         image = self._image
         layers: list[Layer] = [
             (layer.table, layer.states, layer.content_fd, names.digest, names.diff_id)
@@ -96,13 +149,15 @@ class NativeSession(PyfuseSession):
             (name, None if callable(value) else value) for name, value in self._attributes
         ]
         return Server(
-            descriptor,
+            self._descriptors[0],
             image.index.buffer,
             image.provenance.buffer,
             layers,
             attributes,
             threads=self._threads,
             max_read=self._max_read,
+            clones=self._descriptors[1:],
+            adopted_minor=0 if self._adopted is None else self._adopted.minor,
         )
 
     async def serve(self) -> None:
@@ -110,6 +165,8 @@ class NativeSession(PyfuseSession):
         server = self._server
         assert server is not None, "serve before mount"
         server.start()
+        if self._adopted is not None and self._adopted.can_resend:
+            _resend(self._descriptors[0])
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._follow_touches, server)
@@ -119,7 +176,10 @@ class NativeSession(PyfuseSession):
                         self._ready.set()
                     self._note_touches(server)
                     for event in server.take():
-                        self._begin(server, nursery, event)
+                        try:
+                            self._begin(server, nursery, event)
+                        except Exception:  # a bug must cost a hint, not the mount
+                            log.exception("native driver: event %s", event)
                 nursery.cancel_scope.cancel()
         finally:
             if self._server is not None:
@@ -141,7 +201,12 @@ class NativeSession(PyfuseSession):
         if self._server is not None:
             self._server.close()
             self._server = None
-        super().close()
+        if self._adopted is None:
+            super().close()  # closes the first one
+            del self._descriptors[:1]
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors.clear()
 
     def statistics(self) -> dict[str, int]:
         """Return the threads' counts."""
@@ -193,13 +258,58 @@ class NativeSession(PyfuseSession):
         """Hand on what was read for the first time; say whether more is wanted."""
         touches = server.touches(self._touched)
         self._touched += len(touches)
-        return self._image.contents.touched(touches)
+        try:
+            return self._image.contents.touched(touches)
+        except Exception:
+            log.exception("native driver: %d first reads", len(touches))
+            return False
 
     async def _follow_touches(self, server: Server) -> None:
         while True:
             if not self._note_touches(server):
                 return
             await trio.sleep(LOOK_SECONDS)
+
+
+def with_clones(descriptor: int, count: int) -> list[int]:
+    """Return *descriptor* and clones of its connection, *count* in all.
+
+    Where cloning needs a permission that we do not have, the first is all there is.
+    """
+    descriptors = [descriptor]
+    try:
+        while len(descriptors) < count:
+            clone = os.open(point.FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.ioctl(clone, FUSE_DEV_IOC_CLONE, struct.pack("=I", descriptor))
+            except OSError:
+                os.close(clone)
+                raise
+            descriptors.append(clone)
+    except OSError as error:
+        log.debug("clone of the connection: %s", error)
+    return descriptors
+
+
+def renewed(connection: Connection, count: int) -> Connection:
+    """Return *connection* on new descriptors, the old ones closed.
+
+    For kernels that cannot resend: closing a descriptor, everywhere, ends the requests that were
+    read from it, whose readers would wait for ever otherwise.
+    """
+    first, *rest = with_clones(connection.descriptors[0], count + 1)
+    if not rest:
+        return connection  # no permission: those who waited for the dead server wait on
+    for old in (first, *connection.descriptors[1:]):
+        os.close(old)
+    return Connection(tuple(rest), connection.device, connection.minor, connection.flags)
+
+
+def _resend(descriptor: int) -> None:
+    try:
+        os.write(descriptor, RESEND)
+    except OSError as error:
+        log.debug("resending: %s", error)  # unmounted meanwhile: the threads see it too
 
 
 def _fuse_descriptors() -> set[int]:

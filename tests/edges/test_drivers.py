@@ -1,0 +1,46 @@
+"""Which driver serves, and what is said about it."""
+
+import pytest
+
+from lazyfs.errors import MountFailed
+from lazyfs.mount.drivers import PURE, open_session
+from tests.support.mounted import MadeImage, regular
+from tests.support.mounting import available_drivers
+from tests.support.native_image import NativeMadeImage
+
+LAYER = [regular(b"file", b"data")]
+has_native = pytest.mark.skipif("native" not in available_drivers(), reason="it is not built")
+
+
+@pytest.fixture(autouse=True)
+def usual(monkeypatch):
+    monkeypatch.delenv(PURE, raising=False)
+
+
+@pytest.mark.parametrize("driver", ["auto", "native"])
+@has_native
+def test_the_native_driver_where_it_can_serve(tmp_path, driver):
+    session = open_session(driver, NativeMadeImage(LAYER), str(tmp_path), threads=3)
+    assert (session.driver, session.note) == ("native", "")
+
+
+def test_the_twin_when_asked_for(tmp_path):
+    session = open_session("pyfuse3", NativeMadeImage(LAYER), str(tmp_path))
+    assert (session.driver, session.note) == ("pyfuse3", "")
+
+
+def test_the_twin_without_the_module(tmp_path, monkeypatch):
+    monkeypatch.setenv(PURE, "1")
+    session = open_session("auto", NativeMadeImage(LAYER), str(tmp_path))
+    assert session.driver == "pyfuse3"
+    assert session.note.startswith("no native driver: ")
+    with pytest.raises(MountFailed, match="driver native: got none") as caught:
+        open_session("native", NativeMadeImage(LAYER), str(tmp_path))
+    assert "compiler" in caught.value.hint
+
+
+@has_native
+def test_the_twin_for_images_without_files(tmp_path):
+    session = open_session("auto", MadeImage(LAYER), str(tmp_path))
+    assert session.driver == "pyfuse3"
+    assert "this image" in session.note
