@@ -14,7 +14,8 @@ In the background the command prepares and its child serves:
        └ exit
 
 In the foreground the child prepares and the command serves.  If the command ends early, for
-whatever reason, the channel closes, and the server ends without a mount.
+whatever reason, the channel closes, and the server ends without a mount.  Where ``lazyfs serve``
+took the mount over, its child does all that the command does here.
 """
 
 import ctypes
@@ -30,10 +31,11 @@ import traceback
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from lazyfs import errors
-from lazyfs.errors import LazyfsError, MountFailed
+from lazyfs.errors import LazyfsError
+from lazyfs.service.failures import ServerLost, document_of, error_of, is_interrupt
+from lazyfs.service.streams import open_standard_streams
 
 HEADER = struct.Struct(">cI")
 MAX_MESSAGE_SIZE = 64 << 20
@@ -53,16 +55,6 @@ class Word(Enum):
 
 class ChannelClosed(Exception):
     """The other process is gone."""
-
-
-class ServerBug(Exception):
-    """The other process failed in a way that nobody meant; its log has the traceback."""
-
-
-class ServerLost(MountFailed):
-    """The server ended without saying why."""
-
-    code = "E_SERVER_LOST"
 
 
 class Channel:
@@ -89,7 +81,7 @@ class Channel:
         """Wait for the message *word* and return its payload; raise what the other side raised."""
         got, payload = self.receive()
         if got is Word.ERROR:
-            raise decode_error(payload)
+            raise error_of(json.loads(payload))
         if got is not word:
             raise ChannelClosed(f"channel: got {got.name}, expected {word.name}")
         return payload
@@ -110,36 +102,6 @@ class Channel:
             pieces.append(piece)
             size -= len(piece)
         return b"".join(pieces)
-
-
-def encode_error(error: BaseException) -> bytes:
-    """Return an error as it travels: its family, and what it says."""
-    if is_interrupt(error):
-        document: dict[str, Any] = {"family": "KeyboardInterrupt"}
-    elif isinstance(error, LazyfsError):
-        family = next(cls for cls in type(error).__mro__ if cls.__module__ == errors.__name__)
-        document = {
-            "family": family.__name__,
-            "code": error.code,
-            "message": error.message,
-            "hint": error.hint,
-        }
-    else:
-        document = {"family": None, "message": f"{type(error).__name__}: {error}"}
-    return json.dumps(document).encode()
-
-
-def decode_error(payload: bytes) -> BaseException:
-    """Return the error that the other process met."""
-    document = json.loads(payload)
-    if document["family"] == "KeyboardInterrupt":
-        return KeyboardInterrupt()
-    if document["family"] is None:
-        return ServerBug(document["message"])
-    family: type[LazyfsError] = getattr(errors, document["family"])
-    error = family(document["message"], hint=document["hint"])
-    error.code = document["code"]
-    return error
 
 
 class Link:
@@ -166,10 +128,13 @@ Prepare = Callable[[], bytes]
 Serve = Callable[[Link], None]
 
 
-def run_in_background(prepare: Prepare, serve: Serve, log_path: Path) -> None:
+def run_in_background(
+    prepare: Prepare, serve: Serve, log_path: Path, confirm: Callable[[], None] | None = None
+) -> None:
     """Prepare here and serve in a child; return when the mount is live.
 
-    Raises what either of them raised, or ServerLost.
+    *confirm* is called then; if it raises, nobody wants the mount any more, and it is undone.
+    Raises what any of them raised, or ServerLost.
     """
     open_standard_streams()
     ours, theirs = socket.socketpair()
@@ -179,6 +144,7 @@ def run_in_background(prepare: Prepare, serve: Serve, log_path: Path) -> None:
         _be_server(serve, theirs, log_path)
     theirs.close()
     channel = Channel(ours)
+    is_live = False
     try:
         channel_error: ChannelClosed | None = None
         payload = prepare()
@@ -193,8 +159,13 @@ def run_in_background(prepare: Prepare, serve: Serve, log_path: Path) -> None:
                 f"server: got its end ({channel_error or error}), expected a live mount",
                 hint=f"its log: {log_path}",
             ) from error
+        is_live = True
+        if confirm is not None:
+            confirm()
     except BaseException:
         channel.close()
+        if is_live:  # it has stopped listening to us
+            os.kill(pid, signal.SIGTERM)
         wait_ended(pid, LEAVE_SECONDS)
         raise
     channel.close()
@@ -276,13 +247,6 @@ def _be_preparer(prepare: Prepare, connection: socket.socket, parent: int) -> No
         os._exit(code)
 
 
-def is_interrupt(error: BaseException) -> bool:
-    """Say whether *error* is Ctrl-C, which nurseries wrap into groups."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(is_interrupt(member) for member in error.exceptions)
-    return isinstance(error, KeyboardInterrupt)
-
-
 def die_with_parent(parent: int) -> None:
     """Have the kernel end this process with *parent*, its parent, however that one ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
@@ -292,7 +256,7 @@ def die_with_parent(parent: int) -> None:
 
 def _report(channel: Channel, error: BaseException) -> None:
     try:
-        channel.send(Word.ERROR, encode_error(error))
+        channel.send(Word.ERROR, json.dumps(document_of(error)).encode())
     except ChannelClosed:
         pass
 
@@ -301,22 +265,6 @@ def _log_traceback() -> None:
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     sys.stderr.write(f"{when} {traceback.format_exc()}")
     sys.stderr.flush()
-
-
-def open_standard_streams() -> None:
-    """Fill closed standard streams, so that no descriptor of ours lands on their numbers.
-
-    What is buffered in the others is written, so that a fork does not write it twice.
-    """
-    for stream in range(3):
-        try:
-            os.fstat(stream)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
-    for name, stream in (("stdout", 1), ("stderr", 2)):
-        if getattr(sys, name) is None:  # Python's way with a stream that was closed
-            setattr(sys, name, os.fdopen(stream, "w", closefd=False))
-        getattr(sys, name).flush()
 
 
 def detach(keep: int, log_path: Path) -> None:

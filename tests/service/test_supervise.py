@@ -1,5 +1,6 @@
 """Two processes, a channel, and errors that cross it."""
 
+import json
 import os
 import socket
 import subprocess
@@ -12,15 +13,13 @@ from hypothesis import strategies as st
 
 from lazyfs import errors
 from lazyfs.errors import FormatError, LazyfsError, MountFailed, NotFound
+from lazyfs.service.failures import ServerBug, document_of, error_of
 from lazyfs.service.supervise import (
     MAX_MESSAGE_SIZE,
     Channel,
     ChannelClosed,
     Link,
-    ServerBug,
     Word,
-    decode_error,
-    encode_error,
     wait_ended,
 )
 from tests.support.mounting import ROOT, run
@@ -37,6 +36,11 @@ def channels():
         channel.close()
 
 
+def travelled(error: BaseException) -> BaseException:
+    """Return *error* as it arrives in another process."""
+    return error_of(json.loads(json.dumps(document_of(error))))
+
+
 class VeryBad(NotFound):
     code = "E_VERY_BAD"
 
@@ -47,7 +51,7 @@ def families():
 
 @pytest.mark.parametrize("family", families())
 def test_errors_keep_their_family(family):
-    error = decode_error(encode_error(family("what: got a, expected b", hint="do")))
+    error = travelled(family("what: got a, expected b", hint="do"))
     assert type(error) is family
     assert (error.message, error.hint, error.code) == (
         "what: got a, expected b",
@@ -57,21 +61,21 @@ def test_errors_keep_their_family(family):
 
 
 def test_members_of_a_family_keep_their_code():
-    error = decode_error(encode_error(VeryBad("gone")))
+    error = travelled(VeryBad("gone"))
     assert type(error) is NotFound
     assert (error.code, error.hint) == ("E_VERY_BAD", None)
 
 
 def test_other_errors_are_bugs():
-    error = decode_error(encode_error(ZeroDivisionError("by zero")))
+    error = travelled(ZeroDivisionError("by zero"))
     assert isinstance(error, ServerBug)
     assert "ZeroDivisionError: by zero" in str(error)
-    assert isinstance(decode_error(encode_error(KeyboardInterrupt())), KeyboardInterrupt)
+    assert isinstance(travelled(KeyboardInterrupt()), KeyboardInterrupt)
 
 
 @given(st.text(), st.none() | st.text())
 def test_any_message_crosses(message, hint):
-    error = decode_error(encode_error(FormatError(message, hint=hint)))
+    error = travelled(FormatError(message, hint=hint))
     assert (error.message, error.hint) == (message, hint)
 
 
@@ -89,7 +93,7 @@ def test_what_is_expected(channels):
     left, right = channels
     left.send(Word.PREPARED, b"image")
     assert right.expect(Word.PREPARED) == b"image"
-    left.send(Word.ERROR, encode_error(VeryBad("gone")))
+    left.send(Word.ERROR, json.dumps(document_of(VeryBad("gone"))).encode())
     with pytest.raises(NotFound, match="gone"):
         right.expect(Word.PREPARED)
     left.send(Word.READY)
@@ -152,6 +156,7 @@ except BaseException as error:
     print(type(error).__name__, error)
 """
 BACKGROUND = "run_in_background(prepare, serve, log)"
+UNWANTED = "supervise.LEAVE_SECONDS = 1000; run_in_background(prepare, serve, log, lambda: 1 / 0)"
 FOREGROUND = "run_in_foreground(prepare, serve, lambda: print('live', flush=True))"
 GOOD_PREPARE = "return b'image'"
 GOOD_SERVE = "assert link.wait_prepared() == b'image'; link.announce_ready()"
@@ -168,6 +173,13 @@ def test_all_is_well(tmp_path):
     for way, said in ((BACKGROUND, ""), (FOREGROUND, "live\n")):
         parts = {"prepare": GOOD_PREPARE, "serve": GOOD_SERVE, "run": way}
         assert outcome(tmp_path, **parts) == (said, "")
+
+
+def test_a_live_mount_that_nobody_wants_any_more(tmp_path):
+    """Its server has let go of the channel by then, and is told by a signal."""
+    serve = f"{GOOD_SERVE}; import signal; signal.pause()"
+    said, log = outcome(tmp_path, prepare=GOOD_PREPARE, serve=serve, run=UNWANTED)
+    assert (said, log) == ("ZeroDivisionError division by zero\n", "")
 
 
 @pytest.mark.parametrize("way", [BACKGROUND, FOREGROUND], ids=["background", "foreground"])
@@ -215,6 +227,6 @@ def test_serving_fails_in_the_foreground(tmp_path):
 
 def test_a_link_raises_what_preparing_raised(channels):
     left, right = channels
-    left.send(Word.ERROR, encode_error(MountFailed("no")))
+    left.send(Word.ERROR, json.dumps(document_of(MountFailed("no"))).encode())
     with pytest.raises(MountFailed, match="no"):
         Link(right).wait_prepared()
