@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lazyfs.cli.options import access_of, access_options, cache_dir_option, platform_option
+from lazyfs.cli.access import access_options
+from lazyfs.cli.options import cache_dir_option, platform_option
 from lazyfs.cli.reading import printable, run_with_image
 from lazyfs.errors import NotFound
 
 if TYPE_CHECKING:
     from lazyfs.image.open import OpenImage
+    from lazyfs.registry.source import AccessOptions
 
 STEP_SIZE = 4 << 20
 
@@ -35,8 +37,7 @@ def cat(
     paths: tuple[str, ...],
     cache_dir: Path,
     platform: str | None,
-    plain_http: bool,
-    authfile: Path | None,
+    access: "AccessOptions",
 ) -> None:
     """Print the files at PATH of IMAGE, one after the other.
 
@@ -52,7 +53,7 @@ def cat(
                 await trio.to_thread.run_sync(sys.stdout.buffer.write, data)
         sys.stdout.buffer.flush()
 
-    run_with_image(image, platform, cache_dir, access_of(authfile, plain_http), use)
+    run_with_image(image, platform, cache_dir, access, use)
 
 
 async def contents_of(image: "OpenImage", path: bytes) -> AsyncIterator[bytes]:

@@ -4,23 +4,18 @@ import json
 import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazyfs.cli.options import (
-    Decorated,
-    access_of,
-    access_options,
-    json_option,
-    platform_option,
-)
+from lazyfs.cli.access import access_options
+from lazyfs.cli.options import Decorated, json_option, platform_option
 from lazyfs.errors import UsageError
 
 if TYPE_CHECKING:
     from lazyfs.image.convert import Conversion
     from lazyfs.image.rebuild import ConvertedLayer
+    from lazyfs.registry.source import AccessOptions
 
 SIZE_RE = re.compile(r"([0-9]{1,12})(?:([KMG])i?B?|B)?", re.IGNORECASE)
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -74,8 +69,7 @@ def convert(
     min_chunk_size: int,
     level: int,
     platform: str | None,
-    authfile: Path | None,
-    plain_http: bool,
+    access: "AccessOptions",
     as_json: bool,
 ) -> None:
     """Make DST from SRC: the same image with eStargz layers, which can be mounted lazily.
@@ -100,9 +94,7 @@ def convert(
     )
 
     async def run() -> tuple[str, "Conversion"]:
-        return await convert_reference(
-            source, destination, access_of(authfile, plain_http), options, report=report
-        )
+        return await convert_reference(source, destination, access, options, report=report)
 
     def report(layer: "ConvertedLayer") -> None:
         if not as_json:

@@ -6,16 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazyfs.cli.options import (
-    access_of,
-    access_options,
-    cache_dir_option,
-    json_option,
-    platform_option,
-)
+from lazyfs.cli.access import access_options
+from lazyfs.cli.options import cache_dir_option, json_option, platform_option
 
 if TYPE_CHECKING:
     from lazyfs.image.describe import DescribedImage
+    from lazyfs.registry.source import AccessOptions
 
 
 @click.command()
@@ -23,25 +19,37 @@ if TYPE_CHECKING:
 @cache_dir_option
 @platform_option
 @access_options
+@click.option(
+    "--endpoints",
+    "is_about_endpoints",
+    is_flag=True,
+    help="Show instead where IMAGE would be asked for, in which order, and why.",
+)
 @json_option
 def inspect(
     image: str,
     cache_dir: Path,
     platform: str | None,
-    plain_http: bool,
-    authfile: Path | None,
+    access: "AccessOptions",
+    is_about_endpoints: bool,
     as_json: bool,
 ) -> None:
     """Show what IMAGE resolves to and, for each layer, whether it can be mounted lazily.
 
     The documents and tables of contents are fetched and verified; no file content is.
     """
+    if is_about_endpoints:
+        from lazyfs.cli.endpoints import decision
+        from lazyfs.cli.endpoints import lines_of as endpoint_lines
+
+        decided = decision(image, access)
+        click.echo(json.dumps(decided, indent=2) if as_json else "\n".join(endpoint_lines(decided)))
+        return
     import trio
 
     from lazyfs.image.describe import describe
     from lazyfs.image.prepare import Request
 
-    access = access_of(authfile, plain_http)
     described = trio.run(describe, Request(image, platform, cache_dir, access))
     if as_json:
         click.echo(json.dumps(document_of(described), indent=2))

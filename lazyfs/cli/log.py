@@ -15,6 +15,7 @@ PRIORITIES = (  # of journald and syslog
     (logging.INFO, 6),
 )
 DEBUG_PRIORITY = 7
+SAID_LIMIT = 1000
 LOUD_LIBRARIES = ("httpx", "httpcore", "pyfuse3")
 
 
@@ -60,6 +61,24 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(document)
 
 
+class OnceFilter(logging.Filter):
+    """Let through a record that is marked with ``once`` only the first time it is said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether *record* is to be written."""
+        if not getattr(record, "once", False):
+            return True
+        text = record.getMessage()
+        is_new = text not in self._said
+        if len(self._said) < SAID_LIMIT:
+            self._said.add(text)
+        return is_new
+
+
 def set_up_logging(
     verbosity: int,
     *,
@@ -73,6 +92,7 @@ def set_up_logging(
     """
     environment = os.environ if environment is None else environment
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(OnceFilter())
     if as_json:
         handler.setFormatter(JsonFormatter())
     elif is_server and _is_journal(environment):

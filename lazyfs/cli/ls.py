@@ -13,17 +13,13 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from lazyfs.cli.options import (
-    access_of,
-    access_options,
-    cache_dir_option,
-    json_option,
-    platform_option,
-)
+from lazyfs.cli.access import access_options
+from lazyfs.cli.options import cache_dir_option, json_option, platform_option
 from lazyfs.cli.reading import printable, run_with_image
 
 if TYPE_CHECKING:
     from lazyfs.image.open import OpenImage
+    from lazyfs.registry.source import AccessOptions
     from lazyfs.rootfs.erofs_reader import Inode
 
 KINDS = {
@@ -60,8 +56,7 @@ def ls(
     is_long: bool,
     cache_dir: Path,
     platform: str | None,
-    plain_http: bool,
-    authfile: Path | None,
+    access: "AccessOptions",
     as_json: bool,
 ) -> None:
     """List the directory at PATH of IMAGE, or the one file there.
@@ -72,7 +67,6 @@ def ls(
     async def use(opened: "OpenImage") -> list[Listed]:
         return list(list_path(opened, os.fsencode(path), follow=not is_long))
 
-    access = access_of(authfile, plain_http)
     found = run_with_image(image, platform, cache_dir, access, use)
     if as_json:
         click.echo(json.dumps({"path": path, "entries": [_document(each) for each in found]}))

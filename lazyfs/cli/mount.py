@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lazyfs.cli.access import access_options
 from lazyfs.cli.options import (
-    access_of,
-    access_options,
     cache_dir_option,
     default_runtime_dir,
     default_state_dir,
@@ -50,7 +49,8 @@ KEPT_LOGS = 50
     metavar="OPTION[,OPTION…]",
     help="Options of mount(8): allow_other, allow_root, auto_unmount, fsname=, max_read=, "
     "threads=, [no]suid, [no]dev, [no]exec, noatime; and platform=, cache_dir=, authfile=, "
-    "plain_http, prefetch=, driver= like the options above and below.",
+    "hosts_dir=, plain_http, insecure_skip_verify, anonymous, offline, prefetch=, driver= like the "
+    "options above and below.",
 )
 @click.option("--driver", type=click.Choice(DRIVERS), default="auto", help="How to serve.")
 @click.option(
@@ -69,8 +69,7 @@ def mount(
     foreground: bool,
     cache_dir: Path,
     platform: str | None,
-    plain_http: bool,
-    authfile: Path | None,
+    access: "AccessOptions",
     words: tuple[str, ...],
     driver: str,
     prefetch: str,
@@ -85,8 +84,6 @@ def mount(
         options.settings,
         cache_dir=cache_dir,
         platform=platform,
-        plain_http=plain_http,
-        authfile=authfile,
         prefetch=prefetch,
         driver=driver,
     )
@@ -95,7 +92,9 @@ def mount(
     runtime_dir = default_runtime_dir()
     make_runtime_directory(runtime_dir)
     mountpoint = real_path(directory)
-    access = access_of(wanted["authfile"], wanted["plain_http"])
+    access = _with_access(access, options.settings)
+    if access.is_offline:
+        wanted["prefetch"] = "none"
     announce = partial(click.echo, os.fsencode(mountpoint))  # a name may be anything
     prepare = partial(_prepare, image, wanted["platform"], wanted["cache_dir"], access)
 
@@ -183,17 +182,34 @@ def remove_empty(log_path: Path) -> None:
 def _with_settings(settings: dict[str, str], **given: Any) -> dict[str, Any]:
     """Return *given* with what the words after ``-o`` say instead."""
     result = given | {
-        name: Path(text).absolute() if name in ("cache_dir", "authfile") else text
+        name: Path(text).absolute() if name == "cache_dir" else text
         for name, text in settings.items()
+        if name in given
     }
-    if "plain_http" in settings:
-        result["plain_http"] = True
     for name, values in (("prefetch", PREFETCH_MODES), ("driver", DRIVERS)):
         if result[name] not in values:
             raise UsageError(
                 f"option {name}: got {result[name]!r}, expected one of {', '.join(values)}"
             )
     return result
+
+
+def _with_access(access: "AccessOptions", settings: dict[str, str]) -> "AccessOptions":
+    """Return *access* with what the words after ``-o`` say instead."""
+    from dataclasses import replace
+
+    def path(name: str, given: Path | None) -> Path | None:
+        return Path(settings[name]).absolute() if name in settings else given
+
+    return replace(
+        access,
+        authfile=path("authfile", access.authfile),
+        hosts_dir=path("hosts_dir", access.hosts_dir),
+        plain_http=access.plain_http or "plain_http" in settings,
+        is_verified=access.is_verified and "insecure_skip_verify" not in settings,
+        is_anonymous=access.is_anonymous or "anonymous" in settings,
+        is_offline=access.is_offline or "offline" in settings,
+    )
 
 
 def _prepare(image: str, platform: str | None, cache_dir: Path, access: "AccessOptions") -> bytes:

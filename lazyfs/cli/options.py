@@ -68,10 +68,3 @@ def access_options(function: Decorated) -> Decorated:
 def json_option(function: Decorated) -> Decorated:
     """Add ``--json``: parameter ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
-
-
-def access_of(authfile: Path | None, plain_http: bool) -> "AccessOptions":
-    """Return how to reach registries."""
-    from lazyfs.registry.source import AccessOptions
-
-    return AccessOptions(authfile=authfile, plain_http=plain_http, environment=dict(os.environ))

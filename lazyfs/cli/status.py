@@ -101,6 +101,7 @@ def describe(entry: dict[str, Any]) -> str:
             f"{source['retries']} repeated, {source['errors']} failed",
             f"  health     {entry['health']}",
         ]
+        lines += [f"  endpoint   {state_line(each)}" for each in entry["endpoints"]]
     if entry["state"] == "dead":
         lines.append(f"  hint       its server has died: lazyfs umount {entry['mountpoint']}")
     if "message" in entry:

@@ -6,19 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazyfs.cli.options import (
-    access_of,
-    access_options,
-    cache_dir_option,
-    json_option,
-    platform_option,
-)
+from lazyfs.cli.access import access_options
+from lazyfs.cli.options import cache_dir_option, json_option, platform_option
 from lazyfs.cli.progress import progress_option, show_progress
 from lazyfs.cli.reading import run_with_image
 from lazyfs.errors import LazyfsError, VerificationFailed
 
 if TYPE_CHECKING:
     from lazyfs.image.open import OpenImage
+    from lazyfs.registry.source import AccessOptions
 
 SHOWN_ERRORS = 20
 
@@ -34,8 +30,7 @@ def verify(
     image: str,
     cache_dir: Path,
     platform: str | None,
-    plain_http: bool,
-    authfile: Path | None,
+    access: "AccessOptions",
     progress: str,
     as_json: bool,
 ) -> int:
@@ -52,7 +47,6 @@ def verify(
             found = await verify_image(opened, advance)
         return opened.prepared.resolved, len(opened.devices), size, found
 
-    access = access_of(authfile, plain_http)
     resolved, layers, size, found = run_with_image(image, platform, cache_dir, access, use)
     if as_json:
         click.echo(json.dumps(_document(image, resolved, size, found), indent=2))

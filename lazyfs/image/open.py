@@ -133,6 +133,18 @@ class OpenImage:
                 "retries": source.retries,
                 "errors": source.errors,
             },
+            "endpoints": [
+                {
+                    "url": state.url,
+                    "origin": state.is_origin,
+                    "requests": state.requests,
+                    "failures": state.failures,
+                    "reason": state.reason,
+                    "when": state.when,
+                    "avoided": state.is_avoided,
+                }
+                for state in self.origin.endpoints()
+            ],
         }
 
 

@@ -1,7 +1,14 @@
 """Where an image comes from, connected to on first use."""
 
+from lazyfs.errors import Unavailable
 from lazyfs.oci.reference import LayoutReference, Reference
-from lazyfs.registry.source import AccessOptions, Source, SourceStatistics
+from lazyfs.registry.source import AccessOptions, EndpointState, Source, SourceStatistics
+
+
+class Offline(Unavailable):
+    """A registry would have to be asked, and nothing may be asked of any."""
+
+    code = "E_OFFLINE"
 
 
 class Origin:
@@ -22,7 +29,7 @@ class Origin:
 
     @property
     def source(self) -> Source:
-        """The source, opened now if it was not."""
+        """The source, opened now if it was not; raises Offline if nothing may be asked."""
         if self._source is None:
             self._source = self._open()
         return self._source
@@ -44,7 +51,16 @@ class Origin:
         """The source's counts; zeros while it is not open."""
         return SourceStatistics() if self._source is None else self._source.statistics
 
+    def endpoints(self) -> tuple[EndpointState, ...]:
+        """Return how the source's endpoints fare; nothing while it is not open."""
+        return () if self._source is None else self._source.endpoints()
+
     def _open(self) -> Source:
+        if self._access.is_offline and isinstance(self.reference, Reference):
+            raise Offline(
+                f"{self.reference.name}: got --offline, expected content that is in the cache",
+                hint="without --offline it would be fetched",
+            )
         # Imported here: httpx costs 0.1 s, which a mount that needs no request does not pay.
         if isinstance(self.reference, LayoutReference):
             from lazyfs.registry.layout import ImageLayout  # noqa: PLC0415

@@ -37,8 +37,8 @@ OPPOSITES = {
 }
 
 # Words with a value that are options of ``lazyfs mount`` too.
-SETTINGS = frozenset(["platform", "cache_dir", "authfile", "prefetch", "driver"])
-SWITCHES = frozenset(["plain_http"])
+SETTINGS = frozenset(["platform", "cache_dir", "authfile", "hosts_dir", "prefetch", "driver"])
+SWITCHES = frozenset(["plain_http", "insecure_skip_verify", "anonymous", "offline"])
 
 MAX_READ_LIMITS = (4096, 1 << 20)
 MAX_THREADS = 16

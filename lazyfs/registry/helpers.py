@@ -49,7 +49,7 @@ async def find_credential(
         registry,
         repository,
         options.environment,
-        _read_file,
+        read_auth_file,
         authfile=None if options.authfile is None else os.fspath(options.authfile),
         uid=os.getuid(),
     )
@@ -110,7 +110,8 @@ def _understood(
     )
 
 
-def _read_file(path: str) -> bytes | None:
+def read_auth_file(path: str) -> bytes | None:
+    """Return what a file holds, None if there is none; raises BadAuthFile."""
     try:
         with open(path, "rb") as stream:
             return stream.read(FILE_LIMIT + 1)

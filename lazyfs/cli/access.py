@@ -1,0 +1,150 @@
+"""Options for reaching registries, the same for every command that does."""
+
+import ctypes
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from lazyfs.errors import UsageError
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+ARGUMENTS_START, ARGUMENTS_END = 45, 46  # of the fields after the name in /proc/pid/stat
+PASSWORD_LIMIT = 64 << 10
+
+
+class BadCredentials(UsageError):
+    """``--creds`` does not say who, or nobody said the password."""
+
+
+def _absolute(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    return None if value is None else value.absolute()
+
+
+def _login(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, str] | None:
+    """Return user and password of ``--creds``; ask for the password that is not there."""
+    if value is None or ctx.resilient_parsing:
+        return None
+    user, colon, password = value.partition(":")
+    if colon:
+        hide_argument(value, keep=len(user) + 1)
+    if not user:
+        raise BadCredentials("option --creds: got no user, expected USER[:PASSWORD]")
+    return user, password if colon else _ask_password(user)
+
+
+def _ask_password(user: str) -> str:
+    """Ask on the terminal, or read a line where there is none."""
+    if sys.stdin.isatty():
+        asked: str = click.prompt(f"Password of {user}", hide_input=True, err=True)
+        return asked
+    password = sys.stdin.readline(PASSWORD_LIMIT).rstrip("\r\n")
+    if not password:
+        raise BadCredentials(
+            f"password of {user}: got nothing on standard input, expected a line",
+            hint="write --creds USER on a terminal, or pipe the password in",
+        )
+    return password
+
+
+def hide_argument(word: str, *, keep: int) -> None:
+    """Overwrite what follows the first *keep* characters of *word* in this process's arguments.
+
+    ``ps`` and /proc show the arguments to every user for as long as a process lives, and a
+    server forked from this one would show them for the life of its mount.  The memory is our own;
+    where the kernel does not say where it is, nothing is done.
+    """
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        start, end = int(fields[ARGUMENTS_START]), int(fields[ARGUMENTS_END])
+    except (OSError, IndexError, ValueError):
+        return
+    if not 0 < start < end:
+        return
+    shown = ctypes.string_at(start, end - start)
+    secret = os.fsencode(word)
+    kept = len(os.fsencode(word[:keep]))
+    position = shown.find(secret)
+    while position >= 0:
+        ctypes.memset(start + position + kept, ord("x"), len(secret) - kept)
+        position = shown.find(secret, position + len(secret))
+
+
+OPTIONS = (
+    click.option(
+        "--plain-http", is_flag=True, help="Speak http; automatic for loopback addresses."
+    ),
+    click.option(
+        "--insecure-skip-verify",
+        is_flag=True,
+        help="Do not check the registry's certificate.  Contents are verified all the same.",
+    ),
+    click.option(
+        "--hosts-dir",
+        type=click.Path(path_type=Path),
+        callback=_absolute,
+        metavar="PATH",
+        help="A directory like containerd's certs.d, searched before the others.",
+    ),
+    click.option(
+        "--authfile",
+        type=click.Path(path_type=Path),
+        callback=_absolute,
+        metavar="PATH",
+        help="Credentials, in the format of docker and containers.",
+    ),
+    click.option(
+        "--creds",
+        callback=_login,
+        metavar="USER[:PASSWORD]",
+        help="Log in to the registry so; without the password it is asked for, or read from "
+        "standard input.",
+    ),
+    click.option("--anonymous", is_flag=True, help="Use no credentials."),
+    click.option(
+        "--offline", is_flag=True, help="Ask no registry: tags mean what they meant the last time."
+    ),
+)
+
+
+def access_options(function: Decorated) -> Decorated:
+    """Add the options; the function gets what they mean as *access*, an ``AccessOptions``."""
+
+    @functools.wraps(function)
+    def command(
+        *args: Any,
+        plain_http: bool,
+        insecure_skip_verify: bool,
+        hosts_dir: Path | None,
+        authfile: Path | None,
+        creds: tuple[str, str] | None,
+        anonymous: bool,
+        offline: bool,
+        **rest: Any,
+    ) -> Any:
+        from lazyfs.registry.source import AccessOptions
+
+        if anonymous and (creds or authfile):
+            raise UsageError("options: got --anonymous with credentials, expected one or the other")
+        access = AccessOptions(
+            authfile=authfile,
+            plain_http=plain_http,
+            is_verified=not insecure_skip_verify,
+            hosts_dir=hosts_dir,
+            login=creds,
+            is_anonymous=anonymous,
+            is_offline=offline,
+            environment=dict(os.environ),
+        )
+        return function(*args, access=access, **rest)
+
+    decorated: Any = command
+    for option in reversed(OPTIONS):
+        decorated = option(decorated)
+    return decorated  # type: ignore[no-any-return]
