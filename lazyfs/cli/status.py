@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from lazyfs.cli.endpoints import state_line
 from lazyfs.cli.options import default_runtime_dir, json_option
 from lazyfs.mount.point import load_mountinfo
 from lazyfs.service.control import ServerSilent, ask
