@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -52,16 +52,6 @@ def platform_option(function: Decorated) -> Decorated:
     """Add ``--platform``: parameter ``platform``, None for this machine's."""
     return click.option(
         "--platform", metavar="OS/ARCH[/VARIANT]", help="Platform.  [default: this machine's]"
-    )(function)
-
-
-def access_options(function: Decorated) -> Decorated:
-    """Add ``--plain-http`` and ``--authfile``, for ``access_of``."""
-    function = _path_option(
-        "--authfile", None, "Credentials, in the format of docker and containers."
-    )(function)
-    return click.option(
-        "--plain-http", is_flag=True, help="Speak http; automatic for loopback addresses."
     )(function)
 
 
