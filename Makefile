@@ -41,7 +41,7 @@ lint: setup ## ruff and mypy --strict
 fmt: setup ## format the code and mend what ruff can mend
 	@$(PYTHON) -m ruff check -q --fix . ; $(PYTHON) -m ruff format .
 
-check: lint test ## what CI runs
+check: lint native-test test ## what CI runs
 
 bench: setup-interop ## lazy against pull and unpack, in one table; BENCH_ARGS="--quick"
 	@$(PYTHON) -m tools.bench $(BENCH_ARGS)

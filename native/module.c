@@ -156,13 +156,34 @@ out:
 	return result;
 }
 
+/* Fill in 'clones' from a list of at most LFS_MAX_THREADS descriptors. */
+static int parse_clones(PyObject *list, int *clones, uint32_t *count)
+{
+	Py_ssize_t i, size = list ? PyList_Size(list) : 0;
+
+	if (size > LFS_MAX_THREADS) {
+		PyErr_Format(PyExc_ValueError,
+			     "clones: got %zd, expected at most %d", size,
+			     LFS_MAX_THREADS);
+		return -1;
+	}
+	for (i = 0; i < size; i++) {
+		clones[i] = (int)PyLong_AsLong(PyList_GetItem(list, i));
+		if (PyErr_Occurred())
+			return -1;
+	}
+	*count = (uint32_t)size;
+	return 0;
+}
+
 static PyObject *server_new(PyTypeObject *type, PyObject *args,
 			    PyObject *keywords)
 {
 	static char *names[] = {"fd",		"index",       "provenance",
 				"layers",	"attributes",  "threads",
 				"max_waiting",	"max_touches", "max_read",
-				"share_device", "stays",       NULL};
+				"share_device", "stays",       "clones",
+				"adopted_minor", NULL};
 	struct lfs_options options = {
 		.threads = 1,
 		.max_waiting = 1u << 18,
@@ -172,18 +193,20 @@ static PyObject *server_new(PyTypeObject *type, PyObject *args,
 	PyObject *layers, *attributes;
 	allocfunc allocate;
 	Server *self;
-	int fd, share_device = 0, stays = 0;
+	int fd, share_device = 0, stays = 0, clones[LFS_MAX_THREADS];
+	PyObject *clone_list = NULL;
 
 	allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
 	self = (Server *)allocate(type, 0);
 	if (!self)
 		return NULL;
 	if (!PyArg_ParseTupleAndKeywords(
-		    args, keywords, "iy*y*O!O!|$IIIIpp", names, &fd,
+		    args, keywords, "iy*y*O!O!|$IIIIppO!I", names, &fd,
 		    &self->index, &self->provenance, &PyList_Type, &layers,
 		    &PyList_Type, &attributes, &options.threads,
 		    &options.max_waiting, &options.max_touches,
-		    &options.max_read, &share_device, &stays)) {
+		    &options.max_read, &share_device, &stays, &PyList_Type,
+		    &clone_list, &options.adopted_minor)) {
 		/* On failure the parser has released what it had taken */
 		memset(&self->index, 0, sizeof(self->index));
 		memset(&self->provenance, 0, sizeof(self->provenance));
@@ -192,7 +215,9 @@ static PyObject *server_new(PyTypeObject *type, PyObject *args,
 	}
 	options.share_device = share_device;
 	options.stays = stays;
-	if (create(self, fd, layers, attributes, &options) < 0) {
+	options.clones = clones;
+	if (parse_clones(clone_list, clones, &options.clone_count) < 0 ||
+	    create(self, fd, layers, attributes, &options) < 0) {
 		Py_DECREF(self);
 		return NULL;
 	}
@@ -431,12 +456,13 @@ static PyObject *server_statistics(PyObject *object, PyObject *unused)
 		return NULL;
 	lfs_server_statistics(server, &counts);
 	return Py_BuildValue(
-		"{s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:I,s:I,s:I}", "requests",
+		"{s:K,s:K,s:K,s:K,s:K,s:K,s:K,s:I,s:I,s:I,s:K}", "requests",
 		counts.requests, "reads", counts.reads, "misses", counts.misses,
 		"read_size", counts.read_size, "interrupted",
 		counts.interrupted, "refused", counts.refused, "faults",
 		counts.faults, "waiting", counts.waiting, "threads",
-		counts.threads, "protocol_minor", counts.protocol_minor);
+		counts.threads, "protocol_minor", counts.protocol_minor,
+		"init_flags", counts.init_flags);
 }
 
 static PyMethodDef server_methods[] = {

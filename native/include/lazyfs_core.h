@@ -290,6 +290,12 @@ struct lfs_options {
 	uint32_t max_read;    /* largest read in bytes, up to LFS_MAX_READ */
 	bool share_device;    /* do not clone the connection for each thread */
 	bool stays; /* do not move threads to their reader's processor */
+	/* Clones of the connection, for the second thread and the following ones;
+	 * they stay the caller's.  A thread that gets none makes its own. */
+	const int *clones;
+	uint32_t clone_count;
+	uint32_t adopted_minor; /* the kernel was greeted by another server: the
+				   protocol_minor of its statistics; else 0 */
 };
 
 #define LFS_MAX_THREADS 16
@@ -334,6 +340,7 @@ struct lfs_statistics {
 	uint32_t waiting;	 /* requests that wait now */
 	uint32_t threads;	 /* threads that serve now */
 	uint32_t protocol_minor; /* of the kernel; 0 before INIT */
+	uint64_t init_flags;	 /* what INIT agreed on; 0 when adopted */
 };
 
 /*

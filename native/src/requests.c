@@ -73,6 +73,7 @@ static void greet(struct lfs_worker *worker, const struct lfs_request *request)
 	out.max_pages = (uint16_t)(server->options.max_read / LFS_BLOCK_SIZE);
 	out.time_gran = 1;
 	lfs_reply(worker, unique, &out, sizeof(out));
+	atomic_store(&server->init_flags, wanted);
 	atomic_store(&server->protocol_minor, in.minor);
 	lfs_server_wake(server);
 }

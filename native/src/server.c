@@ -111,13 +111,16 @@ static int create_workers(struct lfs_server *server)
 		worker = &server->workers[i];
 		worker->server = server;
 		worker->number = i;
-		worker->fd = server->device_fd;
+		worker->fd = i && i <= server->options.clone_count
+				     ? server->options.clones[i - 1]
+				     : server->device_fd;
 		atomic_init(&worker->has_ended, false);
 		worker->in = malloc(LFS_IN_SIZE);
 		worker->out = malloc(LFS_OUT_SIZE);
 		if (!worker->in || !worker->out)
 			return ENOMEM;
 	}
+	server->options.clones = NULL; /* the caller's list may go away */
 	return 0;
 }
 
@@ -140,6 +143,7 @@ int lfs_server_create(struct lfs_server **server_ret, int device_fd,
 	server->provenance = image->provenance;
 	server->options = *options;
 	server->device_fd = device_fd;
+	atomic_init(&server->protocol_minor, options->adopted_minor);
 	pthread_mutex_init(&server->lock, NULL);
 	pthread_mutex_init(&server->answer_lock, NULL);
 	server->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -215,11 +219,13 @@ static int start_workers(struct lfs_server *server)
 
 	for (i = 0; i < server->options.threads; i++) {
 		worker = &server->workers[i];
-		if (i && !server->options.share_device) {
-			worker->fd = clone_connection(server->device_fd);
-			if (worker->fd < 0)
-				worker->fd = server->device_fd;
-		}
+		if (!i || server->options.share_device ||
+		    worker->fd != server->device_fd)
+			continue;
+		worker->fd = clone_connection(server->device_fd);
+		worker->owns_fd = worker->fd >= 0;
+		if (!worker->owns_fd)
+			worker->fd = server->device_fd;
 	}
 	for (i = 0; i < server->options.threads; i++) {
 		worker = &server->workers[i];
@@ -257,6 +263,8 @@ int lfs_server_start(struct lfs_server *server)
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (error)
 		lfs_server_stop(server);
+	else if (server->options.adopted_minor)
+		lfs_server_wake(server); /* ready from the beginning */
 	return error;
 }
 
@@ -321,6 +329,7 @@ void lfs_server_statistics(struct lfs_server *server,
 	pthread_mutex_unlock(&server->lock);
 	statistics->threads = atomic_load(&server->running);
 	statistics->protocol_minor = atomic_load(&server->protocol_minor);
+	statistics->init_flags = atomic_load(&server->init_flags);
 }
 
 void lfs_server_stop(struct lfs_server *server)
@@ -353,7 +362,7 @@ void lfs_server_destroy(struct lfs_server *server)
 	lfs_server_stop(server);
 	for (i = 0; i < server->options.threads; i++) {
 		worker = &server->workers[i];
-		if (worker->server && worker->fd != server->device_fd)
+		if (worker->owns_fd)
 			close(worker->fd);
 		free(worker->in);
 		free(worker->out);

@@ -65,6 +65,7 @@ struct lfs_worker {
 	uint8_t *in;
 	uint8_t *out;
 	int fd;
+	bool owns_fd;
 	unsigned number;
 	pthread_t thread;
 	bool is_joinable;
@@ -100,7 +101,8 @@ struct lfs_waiting {
 	uint32_t generation;
 	uint32_t next; /* in the queue, or of the free slots */
 	uint16_t worker;
-	uint8_t kind; /* 0: the slot is free */
+	uint8_t kind;	/* 0: the slot is free */
+	bool is_queued; /* the owner has not taken it yet */
 };
 
 #define LFS_NO_SLOT UINT32_MAX
@@ -118,6 +120,7 @@ struct lfs_server {
 	atomic_uint running;
 	atomic_bool is_stopping;
 	atomic_uint protocol_minor;
+	_Atomic uint64_t init_flags;
 	int device_fd;
 	int event_fd;
 	bool is_started;

@@ -58,6 +58,7 @@ static bool put(struct lfs_server *server, const struct lfs_waiting *request)
 	*slot = *request;
 	slot->generation = generation;
 	slot->next = LFS_NO_SLOT;
+	slot->is_queued = true;
 	if (server->last_queued == LFS_NO_SLOT)
 		server->first_queued = number;
 	else
@@ -121,12 +122,10 @@ static void unqueue(struct lfs_server *server, uint32_t number)
 {
 	uint32_t before = LFS_NO_SLOT, at = server->first_queued;
 
-	while (at != LFS_NO_SLOT && at != number) {
+	while (at != number) {
 		before = at;
 		at = server->slots[at].next;
 	}
-	if (at == LFS_NO_SLOT)
-		return; /* the owner has it */
 	if (before == LFS_NO_SLOT)
 		server->first_queued = server->slots[at].next;
 	else
@@ -140,7 +139,9 @@ static void release(struct lfs_server *server, uint32_t number)
 {
 	struct lfs_waiting *slot = &server->slots[number];
 
-	unqueue(server, number);
+	if (slot->is_queued)
+		unqueue(server, number);
+	slot->is_queued = false;
 	slot->kind = 0;
 	slot->generation++;
 	slot->next = server->free_slot;
@@ -233,6 +234,7 @@ size_t lfs_server_take(struct lfs_server *server, struct lfs_event *events,
 		fill_event(server, number, &events[taken++]);
 		server->first_queued = server->slots[number].next;
 		server->slots[number].next = LFS_NO_SLOT;
+		server->slots[number].is_queued = false;
 		if (server->first_queued == LFS_NO_SLOT)
 			server->last_queued = LFS_NO_SLOT;
 	}

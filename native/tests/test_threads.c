@@ -56,8 +56,9 @@ int main(void)
 	CHECK(pthread_create(&thread, NULL, answer_all, NULL) == 0);
 	while (received < READS) {
 		while (sent < READS && sent - received < AT_ONCE) {
-			fake.made.states[0][random_number() % 3] =
-				random_number() % 2 ? 2 : 0;
+			__atomic_store_n(
+				&fake.made.states[0][random_number() % 3],
+				random_number() % 2 ? 2 : 0, __ATOMIC_RELEASE);
 			fake_send_read(&fake,
 				       random_number() % 4 ? fake.made.big
 							   : fake.made.file,
