@@ -9,8 +9,6 @@ import click
 
 from lazyfs.cli.directories import cache_directory, runtime_directory, state_directory
 
-if TYPE_CHECKING:
-    from lazyfs.registry.source import AccessOptions
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
