@@ -84,7 +84,7 @@ def document_of(image: "DescribedImage") -> dict[str, Any]:
 
 def lines_of(image: "DescribedImage") -> list[str]:
     """Return what a person reads."""
-    from lazyfs.cli.status import size_text
+    from lazyfs.cli.quantities import size_text
 
     lines = [
         f"reference  {image.requested}",

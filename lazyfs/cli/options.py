@@ -3,12 +3,14 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from lazyfs.cli.directories import cache_directory, runtime_directory, state_directory
 
+if TYPE_CHECKING:
+    from lazyfs.store.budget import Budget
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -44,6 +46,27 @@ def cache_dir_option(function: Decorated) -> Decorated:
     text = "Where images and contents are kept.  [default: $LAZYFS_CACHE_DIR, or as XDG says]"
     decorated: Decorated = _path_option("--cache-dir", default_cache_dir, text)(function)
     return decorated
+
+
+def cache_size_option(name: str = "--cache-size") -> Callable[[Decorated], Decorated]:
+    """Return a decorator that adds ``--cache-size``: parameter ``cache_size``, a ``Budget``."""
+
+    def parse(ctx: click.Context, param: click.Parameter, value: str) -> "Budget":
+        from lazyfs.cli.quantities import parse_budget
+
+        return parse_budget(value)
+
+    return click.option(
+        name,
+        "cache_size",
+        envvar="LAZYFS_CACHE_SIZE",
+        show_envvar=True,
+        default="20%",
+        show_default=True,
+        callback=parse,
+        metavar="SIZE",
+        help="What the cache may occupy: 512MiB, 10GB, or a share of its filesystem.",
+    )
 
 
 def platform_option(function: Decorated) -> Decorated:

@@ -8,6 +8,7 @@ import click
 
 from lazyfs.cli.endpoints import state_line
 from lazyfs.cli.options import default_runtime_dir, json_option
+from lazyfs.cli.quantities import size_text
 from lazyfs.mount.point import load_mountinfo
 from lazyfs.service.control import ServerSilent, ask
 from lazyfs.service.record import (
@@ -17,8 +18,6 @@ from lazyfs.service.record import (
     remove_record,
     socket_path,
 )
-
-UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 @click.command()
@@ -108,12 +107,3 @@ def describe(entry: dict[str, Any]) -> str:
     if "message" in entry:
         lines.append(f"  message    {entry['message']}")
     return "\n".join(lines)
-
-
-def size_text(size: float) -> str:
-    """Return *size* bytes for a person: ``1.5 MiB``."""
-    for unit in UNITS:
-        if size < 1024 or unit == UNITS[-1]:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    raise AssertionError("not reached")

@@ -70,7 +70,7 @@ def _document(reference: str, resolved: str, size: int, found: Any) -> dict[str,
 
 
 def _say(resolved: str, layers: int, size: int, found: Any) -> None:
-    from lazyfs.cli.status import size_text
+    from lazyfs.cli.quantities import size_text
 
     if found.repaired:
         click.echo(f"lazyfs: {found.repaired} chunks were damaged in the cache", err=True)

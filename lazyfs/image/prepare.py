@@ -5,6 +5,7 @@ Afterwards the store has all that a mount needs to be live; no content has been 
 
 import logging
 import os
+import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +14,10 @@ import msgspec
 import trio
 
 from lazyfs.digest import Digest, parse_digest
-from lazyfs.errors import LazyfsError
+from lazyfs.errors import LazyfsError, StoreError
 from lazyfs.formats.toc import Toc
 from lazyfs.image.identity import image_attributes
+from lazyfs.image.known import note_name
 from lazyfs.image.origin import Origin
 from lazyfs.image.resolve import Resolver
 from lazyfs.image.tocs import load_tocs, required_toc_digest
@@ -23,7 +25,7 @@ from lazyfs.oci.config import ImageConfig
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import Manifest
 from lazyfs.oci.platforms import Platform, parse_platform, platform_of_machine
-from lazyfs.oci.reference import parse_reference
+from lazyfs.oci.reference import LayoutReference, Reference, parse_reference
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.erofs_writer import build_index
 from lazyfs.store.images import ImageRecord, LayerRecord, load_image, save_image
@@ -79,7 +81,12 @@ async def prepare(request: Request) -> Prepared:
         return await _prepare(request, Store(request.cache_dir), is_volatile=False)
     except StoreFull as exc:
         log.warning("%s; the image is served without being stored", exc.message)
-    return await _prepare(request, volatile_store(), is_volatile=True)
+    store = volatile_store()
+    try:
+        return await _prepare(request, store, is_volatile=True)
+    except BaseException:
+        shutil.rmtree(store.root, ignore_errors=True)
+        raise
 
 
 async def _prepare(request: Request, store: Store, *, is_volatile: bool) -> Prepared:
@@ -94,10 +101,13 @@ async def _prepare(request: Request, store: Store, *, is_volatile: bool) -> Prep
             record = stored.record
         else:
             record = await _build(store, origin, resolver, manifest, digest)
+        index_digest = None if resolved.index_digest is None else str(resolved.index_digest)
+        if not is_volatile:
+            _note_name(store, reference, record, index_digest)
         return Prepared(
             requested=request.reference,
             resolved=f"{origin.repository}@{digest}",
-            index_digest=None if resolved.index_digest is None else str(resolved.index_digest),
+            index_digest=index_digest,
             image=record,
             source=origin.kind if origin.is_open else "cache",
             resolved_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -106,6 +116,18 @@ async def _prepare(request: Request, store: Store, *, is_volatile: bool) -> Prep
         )
     finally:
         await origin.aclose()
+
+
+def _note_name(
+    store: Store,
+    reference: Reference | LayoutReference,
+    record: ImageRecord,
+    index_digest: str | None,
+) -> None:
+    try:
+        note_name(store, reference, record, index_digest)
+    except StoreError as exc:
+        log.debug("%s", exc.message)  # a name for people: the digests count
 
 
 def wanted_platform(text: str | None) -> Platform:

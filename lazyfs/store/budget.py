@@ -15,9 +15,14 @@ class Budget:
     share: float = 0.2
 
     def size_in(self, folder: Path) -> int:
-        """Return the budget in bytes of a store in *folder*, as large as its filesystem is now."""
+        """Return the budget in bytes of a store in *folder*, as large as its filesystem is now.
+
+        The folder may be missing.
+        """
         if self.size is not None:
             return self.size
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
         try:
             status = os.statvfs(folder)
         except OSError as exc:

@@ -60,12 +60,16 @@ class StoredImage:
 
 
 def load_image(store: Store, manifest_digest: Digest) -> StoredImage | None:
-    """Return the stored index of an image, or None if there is none that can be believed."""
+    """Return the stored index of an image, or None if there is none that can be believed.
+
+    Makes the image the last used one.
+    """
     folder = store.image_path(manifest_digest)
     record = load_record(folder)
     if record is None or record.manifest_digest != str(manifest_digest):
         return None
     try:
+        os.utime(folder)
         index = _load_checked(folder / "index.erofs", record.index_digest)
         provenance = _load_checked(folder / "provenance", record.provenance_digest)
         return StoredImage(record, ErofsIndex(index), Provenance(provenance))

@@ -5,6 +5,7 @@
     images/<manifest hex>/      record.json, index.erofs, provenance
     layers/<TOC hex>/           toc.zst, table, content, presence
     profiles/<manifest hex>     what was read first
+    names/<sha256>              what a reference meant the last time
     tmp/                        what is being written
 
 Every file but ``content`` and ``presence`` is written under ``tmp/`` and renamed, so several
@@ -15,20 +16,23 @@ Format: docs/format.md.
 import errno
 import os
 import secrets
+import shutil
 import stat
 import tempfile
 from pathlib import Path
 
-from lazyfs.digest import Digest
+from lazyfs.digest import HEX_LENGTH, Digest, parse_digest
 from lazyfs.errors import StoreError
 
 STORE_VERSION = "1"
+OWN_NAMES = {"CACHEDIR.TAG", "version", "blobs", "images", "layers", "names", "profiles", "tmp"}
 TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"
     "# This folder is lazyfs' cache; its contents can be fetched again.\n"
 )
 
 
+ALGORITHMS = {length: algorithm for algorithm, length in HEX_LENGTH.items()}
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -58,6 +62,8 @@ class Store:
         self.blobs = root / "blobs"
         self.images = root / "images"
         self.layers = root / "layers"
+        self.profiles = root / "profiles"
+        self.names = root / "names"
         self.tmp = root / "tmp"
         try:
             self._prepare()
@@ -85,6 +91,12 @@ class Store:
 
     def _create(self, version: Path) -> str:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        foreign = sorted({entry.name for entry in self.root.iterdir()} - OWN_NAMES)
+        if foreign:
+            raise StoreUnusable(
+                f"store {self.root}: got a folder that holds {foreign[0]!r} and no store, "
+                "expected a store, or an empty folder",
+            )
         for folder in (self.blobs / "sha256", self.images, self.layers, self.tmp):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.write_file(self.root / "CACHEDIR.TAG", TAG.encode())
@@ -105,7 +117,18 @@ class Store:
 
     def profile_path(self, manifest_digest: Digest) -> Path:
         """Where the profile of an image lies."""
-        return self.root / "profiles" / manifest_digest.hex
+        return self.profiles / manifest_digest.hex
+
+    def discard(self, folder: Path) -> None:
+        """Remove a folder: all of it at once for those who look for it."""
+        temporary = self.temporary()
+        try:
+            folder.rename(temporary)
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            raise store_error(folder, exc) from exc
+        shutil.rmtree(temporary, ignore_errors=True)
 
     def temporary(self) -> Path:
         """A fresh name under ``tmp/``, on the same filesystem as everything else."""
@@ -125,6 +148,16 @@ class Store:
         except OSError as exc:
             temporary.unlink(missing_ok=True)
             raise store_error(path, exc) from exc
+
+
+def open_store(root: Path) -> Store | None:
+    """Return the store in the folder *root*, None if there is none: looking must not make one."""
+    return Store(root) if (root / "version").exists() else None
+
+
+def digest_named(name: str) -> Digest:
+    """Return the digest whose hexadecimal part is the name of a file; raises BadDigest."""
+    return parse_digest(f"{ALGORITHMS.get(len(name), 'sha256')}:{name}")
 
 
 def volatile_store() -> Store:

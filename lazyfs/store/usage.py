@@ -1,28 +1,23 @@
-"""What the store holds and what uses it; removing and emptying what nothing uses.
+"""What the store holds, how much room it takes, when it was last used, and whether it is now.
 
-A layer is in use while anybody holds the shared lock on its presence map (content.py, rule 3).
-Whoever has the exclusive one may change anything below the layer's folder.
+A layer is in use while anybody is its user (locks.py).  An image is in use when all of its layers
+are: whoever mounts it has all of them open.  Looking changes nothing.
 """
 
 import fcntl
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from lazyfs.digest import Digest, parse_digest
-from lazyfs.errors import FormatError, StoreError
-from lazyfs.store.content import HEADER_SIZE
+from lazyfs.digest import Digest
+from lazyfs.errors import FormatError
+from lazyfs.store.content import HEADER_SIZE, RESIDENT
 from lazyfs.store.images import ImageRecord, load_record
-from lazyfs.store.paths import Store, store_error
+from lazyfs.store.layers import load_table
+from lazyfs.store.locks import has_users
+from lazyfs.store.paths import Store, digest_named
 
 BLOCK = 512  # unit of st_blocks, whatever the filesystem's own blocks are
-
-
-class LayerInUse(StoreError):
-    """A live mount, or a command that runs, uses the layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +30,87 @@ class LayerUsage:
     is_in_use: bool
 
 
+@dataclass(frozen=True, slots=True)
+class ImageUsage:
+    """One image in the store; ``allocated_size`` is that of its rootfs index, without layers."""
+
+    record: ImageRecord
+    allocated_size: int
+    last_used: float
+    is_in_use: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What a store holds: images by manifest digest, layers by TOC digest, oldest use first.
+
+    ``other_size`` is what everything else takes on the disk: documents, profiles, names, what is
+    being written.
+    """
+
+    images: dict[str, ImageUsage] = field(default_factory=dict)
+    layers: dict[str, LayerUsage] = field(default_factory=dict)
+    other_size: int = 0
+
+    @property
+    def allocated_size(self) -> int:
+        """Bytes that all of it takes on the disk."""
+        layers = sum(usage.allocated_size for usage in self.layers.values())
+        return layers + sum(each.allocated_size for each in self.images.values()) + self.other_size
+
+    @property
+    def idle_size(self) -> int:
+        """The same without the layers that are in use."""
+        in_use = (each.allocated_size for each in self.layers.values() if each.is_in_use)
+        return self.allocated_size - sum(in_use)
+
+    @property
+    def records(self) -> list[ImageRecord]:
+        """The records of the images."""
+        return [usage.record for usage in self.images.values()]
+
+    def users_of(self, layer: str) -> list[str]:
+        """Return the manifest digests of the images that have the layer, sorted."""
+        return sorted(
+            name
+            for name, usage in self.images.items()
+            if any(each.toc_digest == layer for each in usage.record.layers)
+        )
+
+    def orphans(self) -> list[LayerUsage]:
+        """Return the layers that no image has."""
+        wanted = {each.toc_digest for record in self.records for each in record.layers}
+        return [usage for name, usage in self.layers.items() if name not in wanted]
+
+
+def holdings_of(store: Store) -> Holdings:
+    """Look at all that the store holds."""
+    layers = {str(usage.toc_digest): usage for usage in layers_in(store)}
+    images = []
+    for folder in store.images.iterdir():
+        record = load_record(folder)
+        if record is not None:
+            try:
+                images.append(_image_usage(folder, record, layers))
+            except OSError:
+                continue  # removed meanwhile
+    images.sort(key=lambda usage: (usage.last_used, usage.record.manifest_digest))
+    others = (store.blobs, store.profiles, store.names, store.tmp)
+    return Holdings(
+        {usage.record.manifest_digest: usage for usage in images},
+        layers,
+        sum(tree_size(folder) for folder in others),
+    )
+
+
 def layers_in(store: Store) -> list[LayerUsage]:
     """Return the layers of the store, least recently used first."""
     found = []
     for folder in store.layers.iterdir():
         try:
-            digest = parse_digest(f"sha256:{folder.name}")
+            digest = digest_named(folder.name)
             found.append(
-                LayerUsage(digest, allocated_size(folder), _last_used(folder), is_in_use(folder))
+                LayerUsage(digest, tree_size(folder), _last_used(folder), is_in_use(folder))
             )
         except (FormatError, OSError):
             continue  # not ours, or removed meanwhile
@@ -55,95 +123,65 @@ def images_in(store: Store) -> list[ImageRecord]:
     return [record for record in records if record is not None]
 
 
-def allocated_size(folder: Path) -> int:
-    """Return the bytes that the files of a folder occupy on the disk; holes do not count."""
-    with os.scandir(folder) as entries:
-        return sum(entry.stat(follow_symlinks=False).st_blocks * BLOCK for entry in entries)
+def tree_size(folder: Path) -> int:
+    """Return the bytes that the files below a folder take on the disk; holes do not count."""
+    size = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            try:
+                size += os.lstat(os.path.join(where, name)).st_blocks * BLOCK
+            except OSError:
+                continue  # renamed or removed meanwhile
+    return size
 
 
 def is_in_use(folder: Path) -> bool:
-    """Say whether anybody has the layer open."""
+    """Say whether anybody uses the layer in *folder*."""
     try:
-        with _alone(folder):
-            return False
-    except LayerInUse:
-        return True
+        fd = os.open(folder / "presence", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return False
-
-
-def remove_layer(store: Store, toc_digest: Digest) -> None:
-    """Remove a layer and all of its content; raises LayerInUse."""
-    folder = store.layer_path(toc_digest)
     try:
-        with _alone(folder):
-            shutil.rmtree(folder)
-    except FileNotFoundError:
-        shutil.rmtree(folder, ignore_errors=True)  # it never had a presence map
-    except OSError as exc:
-        raise store_error(folder, exc) from exc
-
-
-def empty_layer(store: Store, toc_digest: Digest) -> int:
-    """Give the disk back what a layer's content occupies; return how many bytes that were.
-
-    Its TOC and table stay: a mount is as fast as before, and fetches contents again.
-    """
-    folder = store.layer_path(toc_digest)
-    before = allocated_size(folder)
-    try:
-        with _alone(folder) as presence:
-            # Marks first: a crash in between must not leave a mark without its bytes.
-            size = os.fstat(presence).st_size
-            if size > HEADER_SIZE:
-                os.pwrite(presence, bytes(size - HEADER_SIZE), HEADER_SIZE)
-                os.fdatasync(presence)
-            content = folder / "content"
-            device_size = content.stat().st_size
-            os.truncate(content, 0)
-            os.truncate(content, device_size)
-    except FileNotFoundError:
-        return 0
-    except OSError as exc:
-        raise store_error(folder, exc) from exc
-    return before - allocated_size(folder)
-
-
-def remove_image(store: Store, manifest_digest: Digest) -> None:
-    """Remove an image's index, manifest and profile; mounts keep what they have mapped.
-
-    Its layers stay, since other images may share them; ``orphans`` finds those that none does.
-    """
-    shutil.rmtree(store.image_path(manifest_digest), ignore_errors=True)
-    store.blob_path(manifest_digest).unlink(missing_ok=True)
-    store.profile_path(manifest_digest).unlink(missing_ok=True)
-
-
-def orphans(store: Store) -> list[Digest]:
-    """Return the layers that no image in the store refers to."""
-    wanted = {layer.toc_digest for record in images_in(store) for layer in record.layers}
-    return [usage.toc_digest for usage in layers_in(store) if str(usage.toc_digest) not in wanted]
-
-
-def evict(store: Store, budget: int) -> int:
-    """Empty the least recently used layers until the layers occupy at most *budget* bytes.
-
-    What is in use is never touched, so the budget may be exceeded while it is.  Returns how many
-    bytes were given back.
-    """
-    usages = layers_in(store)
-    excess = sum(usage.allocated_size for usage in usages) - budget
-    freed = 0
-    for usage in usages:
-        if freed >= excess:
-            break
-        if usage.is_in_use:
-            continue
+        return has_users(fd)
+    except OSError:  # a filesystem without the locks that can be looked at
         try:
-            freed += empty_layer(store, usage.toc_digest)
-        except LayerInUse:
-            continue  # somebody was faster
-    return freed
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+    finally:
+        os.close(fd)
+
+
+def resident_size(store: Store, toc_digest: Digest) -> tuple[int, int]:
+    """Return how many bytes of a layer's content are marked as resident, and how many there are.
+
+    Zeros where the layer has no table to say.
+    """
+    table = load_table(store, toc_digest)
+    if table is None:
+        return 0, 0
+    try:
+        marks = (store.layer_path(toc_digest) / "presence").read_bytes()[HEADER_SIZE:]
+    except OSError:
+        return 0, table.payload_size
+    if marks.count(RESIDENT) == table.count:
+        return table.payload_size, table.payload_size
+    marked = (n for n, state in enumerate(marks[: table.count]) if state == RESIDENT)
+    return sum(map(table.size, marked)), table.payload_size
+
+
+def _image_usage(folder: Path, record: ImageRecord, layers: dict[str, LayerUsage]) -> ImageUsage:
+    used = [layers.get(layer.toc_digest) for layer in record.layers]
+    # Its folder's time is set whenever it is opened, its layers' when it is closed; layers that it
+    # shares may have been used since.
+    closed = [0.0 if usage is None else usage.last_used for usage in used]
+    return ImageUsage(
+        record,
+        tree_size(folder),
+        max(folder.stat().st_mtime, min(closed, default=0.0)),
+        bool(used) and all(usage is not None and usage.is_in_use for usage in used),
+    )
 
 
 def _last_used(folder: Path) -> float:
@@ -152,20 +190,3 @@ def _last_used(folder: Path) -> float:
         return (folder / "presence").stat().st_mtime
     except FileNotFoundError:
         return folder.stat().st_mtime
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[int]:
-    """Hold the exclusive lock of a layer; raises LayerInUse, FileNotFoundError."""
-    fd = os.open(folder / "presence", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            raise LayerInUse(
-                f"layer {folder.name}: got a live user, expected none",
-                hint="`lazyfs status` shows what is mounted",
-            ) from exc
-        yield fd
-    finally:
-        os.close(fd)

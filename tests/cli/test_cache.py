@@ -1,6 +1,7 @@
 """``lazyfs cache``: what is kept, and how to get rid of it."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from lazyfs.digest import parse_digest
 from lazyfs.store.content import LayerContent
 from lazyfs.store.layers import load_table
 from lazyfs.store.paths import Store
-from tests.support.images import layer_from_fixture, make_layout
+from tests.support.images import layer_from_fixture, make_layout, tagged
 
 TOC_KEY = "containerd.io/snapshot/stargz/toc.digest"
 
@@ -47,7 +48,10 @@ def test_nothing(run, cache_dir):
     }
     assert run("cache", "rm", "--all").code == 0
     assert run("cache", "rm", "abcdef").code == 3
-    assert run("cache", "evict", "0").text == "0\n"
+    assert run("cache", "prune", "--size", "0").code == 0
+    assert run("cache", "prune", "--unused", "--json").json["freedSize"] == 0
+    assert run("cache", "du", "--json").json["allocatedSize"] == 0
+    assert run("cache", "verify").code == 0
     assert not cache_dir.exists()  # looking does not make one
 
 
@@ -86,7 +90,10 @@ def test_rm_by_any_name(run, images, spelling):
 
 @pytest.mark.parametrize(
     ("words", "code"),
-    [([], 2), (["abc"], 2), (["zzzzzzzz"], 2), (["ffffffffffff"], 3), (["python:3.12"], 2)],
+    [
+        *(([], 2), (["abc"], 3), (["zzzzzzzz"], 3), (["ffffffffffff"], 3), (["python:3.12"], 3)),
+        *((["Bad Name"], 3), (["x@sha256:" + "0" * 64], 3), (["sha256:" + "0" * 64], 3)),
+    ],
 )
 def test_rm_of_nothing(run, images, words, code):
     assert run("cache", "rm", *words).code == code
@@ -104,8 +111,10 @@ def test_unused_layers(run, images, tmp_path, cache_dir):
     make_layout(tmp_path / "other", [layer_from_fixture("edge-default")])
     assert run("inspect", f"oci:{tmp_path}/other").code == 0  # its TOC is kept, no image
     assert "1 layers of no image" in run("cache", "ls").text
-    assert run("cache", "rm", "--unused").text == f"{toc_digest('edge-default')}\n"
+    assert run("cache", "prune", "--unused", "--json").json["freedSize"] > 0
     assert "of no image" not in run("cache", "ls").text
+    assert len(run("cache", "ls", "--json").json["images"]) == 2
+    assert run("verify", f"oci:{tmp_path}/image0", "--json").json["storedSize"] > 0
 
 
 def test_rm_all(run, images, cache_dir):
@@ -156,17 +165,86 @@ class TestInUse:
         }
 
 
-def test_evict(run, images, tmp_path):
-    before = sum(layer["allocatedSize"] for layer in run("cache", "ls", "--json").json["layers"])
-    freed = int(run("cache", "evict", "0").text)
-    assert 0 < freed < before
+def test_prune(run, images, tmp_path, monkeypatch):
+    before = run("cache", "du", "--json").json
+    done = run("cache", "prune", "--size", "0", "--json").json
+    assert 0 < done["freedSize"] < before["allocatedSize"]
+    assert done["allocatedSize"] == before["allocatedSize"] - done["freedSize"]
     assert len(run("cache", "ls", "--json").json["images"]) == 2
     assert run("verify", f"oci:{tmp_path}/image0", "--json").json["storedSize"] == 0
-    assert run("cache", "evict", str(1 << 40)).text == "0\n"
+    assert run("cache", "prune", "--size", "1TiB", "--json").json["freedSize"] == 0
+    assert "0 B given back" in run("cache", "prune").err
+    monkeypatch.setenv("LAZYFS_CACHE_SIZE", "1")
+    done = run("cache", "prune", "--json").json
+    assert done["budget"] == 1
+    assert done["freedSize"] > 0
+    assert run("cache", "prune", "--size", "2GB", "--json").json["budget"] == 2 * 10**9
+    assert run("cache", "prune", "--size", "lots").code == 2
+
+
+def test_rm_by_reference(run, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (name,) = next(
+        image["names"]
+        for image in run("cache", "ls", "--json").json["images"]
+        if image["manifestDigest"] == images[0]
+    )
+    assert name == f"oci:{tmp_path}/image0"
+    assert f"  {name}" in run("cache", "ls").text
+    assert run("cache", "rm", "oci:image0").text.splitlines()[0] == images[0]
+    assert run("cache", "rm", "oci:image0").code == 3
+    assert [i["manifestDigest"] for i in run("cache", "ls", "--json").json["images"]] == [images[1]]
+
+
+def test_rm_by_the_digest_of_an_index(run, tmp_path, cache_dir):
+    make_layout(tmp_path / "image", [layer_from_fixture("edge-chunk4k")], index=True)
+    index = tagged(tmp_path / "image")["digest"]
+    assert run("verify", f"oci:{tmp_path}/image").code == 0
+    (image,) = run("cache", "ls", "--json").json["images"]
+    assert image["manifestDigest"] != index
+    done = run("cache", "rm", f"anything@{index}", "--json").json
+    assert done["images"] == [image["manifestDigest"]]
+    assert files_in(cache_dir) == {"version", "CACHEDIR.TAG"}
+
+
+def test_du(run, images):
+    found = run("cache", "du", "--json").json
+    layers = {layer["tocDigest"]: layer for layer in found["layers"]}
+    shared = layers[toc_digest("edge-chunk4k")]
+    assert shared["images"] == sorted(images)
+    assert all(0 < each["residentSize"] == each["contentSize"] for each in layers.values())
+    for image in found["images"]:
+        assert image["sharedSize"] == shared["allocatedSize"]
+        own = [layers[each] for each in image["layers"] if each != shared["tocDigest"]]
+        assert image["ownSize"] == sum(layer["allocatedSize"] for layer in own)
+    parts = sum(layer["allocatedSize"] for layer in layers.values())
+    parts += sum(image["indexSize"] for image in found["images"])
+    assert found["allocatedSize"] == parts + found["otherSize"]
+    text = run("cache", "du").text.splitlines()
+    assert [line.split()[0] for line in text[:-1]] == ["image"] * 2 + ["layer"] * 3
+    assert "the budget is" in text[-1]
+
+
+def test_verify(run, images, cache_dir, tmp_path):
+    done = run("cache", "verify")
+    assert done.code == 0
+    assert done.text.startswith("verified: 2 images, 3 layers, 4 documents, ")
+    assert done.err == ""
+    content = next(cache_dir.glob(f"layers/{toc_digest('real-gnu')[7:]}/content"))
+    with content.open("r+b") as file:
+        file.write(b"\xee")
+    done = run("cache", "verify")
+    assert done.code == 6
+    assert done.out == b""
+    assert f"{content.relative_to(cache_dir)}, chunk 0: got other bytes" in done.err
+    done = run("cache", "verify", "--repair", "--json")
+    assert done.code == 6
+    assert [fault["dropped"] for fault in done.json["rotten"]] == [True]
+    assert run("cache", "verify", "--json").json["verified"] is True
+    assert run("verify", f"oci:{tmp_path}/image0", "--json").json["repairedChunks"] == 0
 
 
 def test_help(run):
     text = run("cache", "--help").text
-    assert "ls" in text
-    assert "rm" in text
+    assert re.findall(r"^  (\w+) ", text, re.MULTILINE) == ["du", "ls", "prune", "rm", "verify"]
     assert run("cache", "nope").code == 2

@@ -12,10 +12,10 @@ REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "json.md"
 
 
 def section(command: str) -> str:
-    """Return the part of the document about *command*."""
+    """Return the part of the document about *command*, and what it refers to."""
     parts = re.split(r"^## ", REFERENCE.read_text(), flags=re.MULTILINE)
     (found,) = [part for part in parts if part.startswith(f"`lazyfs {command}")]
-    return found
+    return found + "".join(map(section, re.findall(r"as for `(cache \w+)`", found)))
 
 
 def fields_of(value: object) -> Iterator[str]:
@@ -36,7 +36,11 @@ def fields_of(value: object) -> Iterator[str]:
         ("ls", ["{image}", "sl"]),
         ("verify", ["{image}"]),
         ("cache ls", []),
+        ("cache du", []),
         ("cache rm", ["--all"]),
+        ("cache prune", []),
+        ("cache prune", ["--unused"]),
+        ("cache verify", []),
     ],
 )
 def test_every_field_is_documented(run, tmp_path, command, words):
@@ -45,8 +49,12 @@ def test_every_field_is_documented(run, tmp_path, command, words):
     make_layout(tmp_path / "bad", [lazy, plain_layer(source_tar("edge"))])
     places = {"image": f"oci:{tmp_path}/image", "bad": f"oci:{tmp_path}/bad"}
     assert run("verify", places["image"]).code == 0
+    if command == "cache verify":
+        for content in tmp_path.glob("cache/layers/*/content"):
+            content.write_bytes(b"rotten")
+        (tmp_path / "cache/layers/stray").mkdir()
     done = run(*command.split(), *(word.format(**places) for word in words), "--json")
-    assert done.code == 0
+    assert done.code == (6 if command == "cache verify" else 0)
     documented = section(command)
     found = set(fields_of(done.json))
     assert found

@@ -1,4 +1,4 @@
-"""What the store holds, what uses it, and what may go."""
+"""What the store holds, and what uses it."""
 
 import os
 from pathlib import Path
@@ -8,14 +8,8 @@ import pytest
 from lazyfs.store.content import ABSENT, LayerContent
 from lazyfs.store.layers import load_table, load_toc, save_layer
 from lazyfs.store.paths import Store
-from lazyfs.store.usage import (
-    LayerInUse,
-    empty_layer,
-    evict,
-    layers_in,
-    orphans,
-    remove_layer,
-)
+from lazyfs.store.removal import LayerInUse, empty_layer, remove_layer
+from lazyfs.store.usage import holdings_of, layers_in, resident_size
 from tests.edges.test_content import fill
 from tests.support.layers import MadeLayer, make_layer
 
@@ -54,10 +48,10 @@ def test_what_is_in_use_is_neither_removed_nor_emptied(store: Store) -> None:
         remove_layer(store, layer.toc.digest)
     with pytest.raises(LayerInUse):
         empty_layer(store, layer.toc.digest)
-    assert evict(store, 0) == 0
     assert content.is_resident(range(layer.table.count))
     content.close()
-    remove_layer(store, layer.toc.digest)
+    assert not layers_in(store)[0].is_in_use
+    assert remove_layer(store, layer.toc.digest) >= 1_000_000
     assert layers_in(store) == []
 
 
@@ -71,24 +65,37 @@ def test_an_emptied_layer_is_absent_and_can_be_filled_again(store: Store) -> Non
     content.close()
 
 
-def test_eviction_takes_the_oldest_and_stops_at_the_budget(store: Store) -> None:
-    layers = [put(store, seed, 100.0 * seed) for seed in (3, 1, 2)]
-    total = sum(usage.allocated_size for usage in layers_in(store))
-    assert evict(store, total) == 0
-    assert evict(store, total - 1_100_000) >= 1_100_000
-    empty = {u.toc_digest for u in layers_in(store) if u.allocated_size < 100_000}
-    assert empty == {layers[1].toc.digest, layers[2].toc.digest}
-
-
 def test_a_layer_that_is_opened_becomes_the_most_recent(store: Store) -> None:
     old, _ = put(store, 1, 100.0), put(store, 2, 200.0)
     LayerContent(store.layer_path(old.toc.digest), old.table).close()
     assert layers_in(store)[-1].toc_digest == old.toc.digest
 
 
+def test_being_emptied_is_no_use(store: Store) -> None:
+    layer = put(store, 1, 100.0)
+    empty_layer(store, layer.toc.digest)
+    assert layers_in(store)[0].last_used == 100.0
+
+
 def test_layers_without_an_image_are_orphans(store: Store) -> None:
     layer = put(store, 1, 100.0)
-    assert orphans(store) == [layer.toc.digest]
+    held = holdings_of(store)
+    assert [usage.toc_digest for usage in held.orphans()] == [layer.toc.digest]
+    assert held.users_of(str(layer.toc.digest)) == []
+
+
+def test_resident_size(store: Store) -> None:
+    layer = make_layer([300_000, 700_000, 5])
+    digest = layer.toc.digest
+    assert resident_size(store, digest) == (0, 0)
+    save_layer(store, digest, b"{}", bytes(layer.table.buffer))
+    assert resident_size(store, digest) == (0, 1_000_005)
+    content = LayerContent(store.layer_path(digest), layer.table)
+    content.write(1, layer.files[b"file0001"])
+    assert resident_size(store, digest) == (700_000, 1_000_005)
+    fill(content, layer)
+    assert resident_size(store, digest) == (1_000_005, 1_000_005)
+    content.close()
 
 
 def test_a_layer_without_content_is_removed_too(store: Store) -> None:

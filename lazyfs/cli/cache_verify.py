@@ -1,0 +1,96 @@
+"""``lazyfs cache verify``: hash again what is kept."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lazyfs.cli.options import cache_dir_option, json_option
+from lazyfs.cli.progress import progress_option, show_progress
+from lazyfs.errors import VerificationFailed
+
+if TYPE_CHECKING:
+    from lazyfs.store.check import Check, Fault
+
+SHOWN_FAULTS = 20
+
+
+@click.command("verify")
+@click.option("--repair", is_flag=True, help="Drop what is rotten: it is fetched anew when needed.")
+@cache_dir_option
+@progress_option
+@json_option
+def verify(repair: bool, cache_dir: Path, progress: str, as_json: bool) -> int:
+    """Hash again all that is kept, and say what is rotten.
+
+    Nothing is asked of a registry.  What is mounted may be checked too.  The exit code is 6 if
+    anything was rotten, with --repair too.
+    """
+    from lazyfs.cli.main import exit_code_of
+    from lazyfs.store.check import Check, check_store
+    from lazyfs.store.paths import open_store
+    from lazyfs.store.usage import layers_in, resident_size
+
+    store = open_store(cache_dir)
+    found = Check()
+    if store is not None:
+        size = sum(resident_size(store, usage.toc_digest)[0] for usage in layers_in(store))
+        with show_progress("none" if as_json else progress, "verify", size) as advance:
+            found = check_store(store, repair=repair, progress=advance)
+    if as_json:
+        click.echo(json.dumps(_document(cache_dir, found), indent=2))
+    else:
+        _say(found)
+    return exit_code_of(VerificationFailed("")) if found.rotten else 0
+
+
+def _document(cache_dir: Path, found: "Check") -> dict[str, Any]:
+    """Return the JSON form.  Fields: docs/reference/json.md."""
+    return {
+        "cacheDir": str(cache_dir),
+        "verified": not found.rotten,
+        "documents": found.documents,
+        "images": found.images,
+        "layers": found.layers,
+        "chunks": found.chunks,
+        "contentSize": found.content_size,
+        "lostChunks": found.lost_chunks,
+        "rotten": [_fault(each) | {"dropped": each.is_dropped} for each in found.rotten],
+        "skipped": [_fault(each) for each in found.skipped],
+    }
+
+
+def _fault(fault: "Fault") -> dict[str, Any]:
+    return {
+        "kind": fault.kind,
+        "path": fault.path,
+        "chunk": fault.chunk,
+        "reason": fault.reason,
+    }
+
+
+def _say(found: "Check") -> None:
+    from lazyfs.cli.quantities import size_text
+
+    for fault in found.skipped:
+        click.echo(f"lazyfs: {fault.path}: not checked: {fault.reason}", err=True)
+    for fault in found.rotten[:SHOWN_FAULTS]:
+        which = "" if fault.chunk is None else f", chunk {fault.chunk}"
+        end = "; dropped" if fault.is_dropped else ""
+        click.echo(f"lazyfs: {fault.path}{which}: {fault.reason}{end}", err=True)
+    if len(found.rotten) > SHOWN_FAULTS:
+        click.echo(f"lazyfs: and {len(found.rotten) - SHOWN_FAULTS} more", err=True)
+    if found.lost_chunks:
+        click.echo(
+            f"lazyfs: {found.lost_chunks} chunks were lost in an unclean stop; they are not used",
+            err=True,
+        )
+    checked = (
+        f"{found.images} images, {found.layers} layers, {found.documents} documents, "
+        f"{found.chunks} chunks of {size_text(found.content_size)}"
+    )
+    if found.rotten:
+        click.echo(f"lazyfs: {len(found.rotten)} rotten; checked {checked}", err=True)
+    else:
+        click.echo(f"verified: {checked}")

@@ -1,0 +1,172 @@
+"""Keeping the store within a budget: what was used longest ago goes first.
+
+Contents go before anything else, layer by layer: the image stays as quick to mount, and its bytes
+are fetched again when they are read.  Images go where the rest of what is not in use exceeds the
+budget by itself.  What is in use is never touched, so the budget may be exceeded while it is.
+
+Any number of processes may want to evict at the same time; a lock on the store's folder lets one
+at a time, or each would give back what all together should.
+"""
+
+import fcntl
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lazyfs.digest import parse_digest
+from lazyfs.store.documents import unneeded_documents
+from lazyfs.store.images import load_record
+from lazyfs.store.names import load_names, remove_names
+from lazyfs.store.paths import Store
+from lazyfs.store.removal import (
+    LayerInUse,
+    empty_layer,
+    remove_files,
+    remove_image,
+    remove_layer,
+)
+from lazyfs.store.usage import Holdings, holdings_of, tree_size
+
+GRACE_SECONDS = 3600.0
+"""What was used or made more recently is spared by eviction, unless it is content: whoever prepares
+a mount holds no lock yet."""
+
+WAIT_SECONDS = 5.0
+LOOK_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """What was given back, and what the store takes on the disk afterwards; bytes."""
+
+    freed_size: int
+    allocated_size: int
+
+
+def evict(store: Store, size: int, *, grace_seconds: float = GRACE_SECONDS) -> Eviction:
+    """Give back what was used longest ago until the store takes at most *size* bytes.
+
+    Does nothing if another process is at it for seconds; StoreError where the disk refuses.
+    """
+    with eviction_lock(store) as is_ours:
+        held = holdings_of(store)
+        excess = held.allocated_size - size
+        if excess <= 0 or not is_ours:
+            return Eviction(0, held.allocated_size)
+        freed = _empty_layers(store, held, excess)
+        if freed < excess:
+            oldest = time.time() - grace_seconds
+            freed += remove_unused(store, used_before=oldest)
+            held = holdings_of(store)
+            freed += _remove_images(store, held, held.idle_size - size, oldest)
+            return Eviction(freed, holdings_of(store).allocated_size)
+        return Eviction(freed, max(0, held.allocated_size - freed))
+
+
+def remove_unused(store: Store, *, used_before: float | None = None) -> int:
+    """Remove layers, documents and names that belong to no image, and what a crash has left.
+
+    Only what was last used before *used_before*, in seconds since the epoch, if that is given.
+    Profiles stay: they make the next cold mount of their image fast.  Returns the bytes given back.
+    """
+    limit = math.inf if used_before is None else used_before
+    freed = _remove_rests(store)
+    for folder in store.images.iterdir():
+        if load_record(folder) is None and _changed(folder) < limit:
+            freed += tree_size(folder)
+            store.discard(folder)
+    held = holdings_of(store)
+    for usage in held.orphans():
+        if usage.last_used < limit:
+            try:
+                freed += remove_layer(store, usage.toc_digest)
+            except LayerInUse:
+                continue
+    documents = unneeded_documents(store, held.records)
+    freed += remove_files([path for path in documents if _changed(path) < limit])
+    for record in load_names(store):
+        digest = parse_digest(record.manifest_digest)
+        if record.manifest_digest not in held.images and not store.profile_path(digest).exists():
+            remove_names(store, digest)
+    return freed
+
+
+def _remove_rests(store: Store) -> int:
+    """Remove what was being written long ago, by a process that was killed."""
+    freed = 0
+    oldest = time.time() - GRACE_SECONDS
+    for path in store.tmp.iterdir():
+        if _changed(path) < oldest:
+            if path.is_dir():
+                freed += tree_size(path)
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                freed += remove_files([path])
+    return freed
+
+
+@contextmanager
+def eviction_lock(store: Store, seconds: float = WAIT_SECONDS) -> Iterator[bool]:
+    """Hold the lock of those who evict; False if somebody else has held it for *seconds*."""
+    fd = os.open(store.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield _lock_within(fd, seconds)
+    finally:
+        os.close(fd)
+
+
+def _lock_within(fd: int, seconds: float) -> bool:
+    # Not by waiting in the kernel: whoever holds the lock may have been stopped.
+    ends = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= ends:
+                return False
+            time.sleep(LOOK_SECONDS)
+
+
+def _empty_layers(store: Store, held: Holdings, excess: int) -> int:
+    freed = 0
+    for usage in held.layers.values():
+        if freed >= excess:
+            break
+        if not usage.is_in_use:
+            try:
+                freed += empty_layer(store, usage.toc_digest)
+            except LayerInUse:
+                continue  # somebody was faster
+    return freed
+
+
+def _remove_images(store: Store, held: Holdings, excess: int, oldest: float) -> int:
+    """Remove images that were last used before *oldest*, and the layers that only they have."""
+    freed = 0
+    for name, usage in list(held.images.items()):
+        if freed >= excess or usage.last_used >= oldest:
+            break
+        if usage.is_in_use:
+            continue
+        freed += remove_image(store, parse_digest(name), with_profile=False)
+        del held.images[name]
+        for layer in usage.record.layers:
+            if not held.users_of(layer.toc_digest):
+                try:
+                    freed += remove_layer(store, parse_digest(layer.toc_digest))
+                except LayerInUse:
+                    continue
+    return freed
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return math.inf  # gone

@@ -1,0 +1,114 @@
+"""Removing and emptying what nothing uses.
+
+Whoever has the exclusive lock of a layer may change anything below its folder.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lazyfs.digest import Digest
+from lazyfs.errors import StoreError
+from lazyfs.store.content import HEADER_SIZE
+from lazyfs.store.documents import config_of, documents_of
+from lazyfs.store.names import remove_names
+from lazyfs.store.paths import Store, store_error
+from lazyfs.store.usage import BLOCK, images_in, tree_size
+
+
+class LayerInUse(StoreError):
+    """A live mount, or a command that runs, uses the layer."""
+
+
+def remove_layer(store: Store, toc_digest: Digest) -> int:
+    """Remove a layer and all of its content; return the bytes given back; raises LayerInUse."""
+    folder = store.layer_path(toc_digest)
+    size = tree_size(folder)
+    try:
+        with _alone(folder):
+            shutil.rmtree(folder)
+    except FileNotFoundError:
+        shutil.rmtree(folder, ignore_errors=True)  # it never had a presence map
+    except OSError as exc:
+        raise store_error(folder, exc) from exc
+    return size
+
+
+def empty_layer(store: Store, toc_digest: Digest) -> int:
+    """Give the disk back what a layer's content occupies; return the bytes; raises LayerInUse.
+
+    Its TOC and table stay: a mount is as fast as before, and fetches contents again.
+    """
+    folder = store.layer_path(toc_digest)
+    try:
+        with _alone(folder) as presence:
+            before = tree_size(folder)
+            # Marks first: a crash in between must not leave a mark without its bytes.
+            size = os.fstat(presence).st_size
+            if size > HEADER_SIZE:
+                times = os.fstat(presence).st_atime_ns, os.fstat(presence).st_mtime_ns
+                os.pwrite(presence, bytes(size - HEADER_SIZE), HEADER_SIZE)
+                os.fdatasync(presence)
+                os.utime(presence, ns=times)  # being emptied is no use
+            content = folder / "content"
+            device_size = content.stat().st_size
+            os.truncate(content, 0)
+            os.truncate(content, device_size)
+            return before - tree_size(folder)
+    except FileNotFoundError:
+        return 0
+    except OSError as exc:
+        raise store_error(folder, exc) from exc
+
+
+def remove_image(store: Store, manifest_digest: Digest, *, with_profile: bool = True) -> int:
+    """Remove an image's index, the documents that no other image needs, its profile and names.
+
+    Without *with_profile* the last two stay.  So do its layers, which other images may share.
+    Mounts keep what they have mapped.  Returns the bytes given back.
+    """
+    folder = store.image_path(manifest_digest)
+    config = config_of(store, manifest_digest)
+    kept = [each for each in images_in(store) if each.manifest_digest != str(manifest_digest)]
+    size = tree_size(folder)
+    store.discard(folder)
+    size += remove_files(documents_of(store, manifest_digest, config, kept))
+    if with_profile:
+        remove_names(store, manifest_digest)
+        size += remove_files([store.profile_path(manifest_digest)])
+    return size
+
+
+def remove_files(paths: list[Path]) -> int:
+    """Remove files; return the bytes given back."""
+    size = 0
+    for path in paths:
+        try:
+            occupied = path.lstat().st_blocks * BLOCK
+            path.unlink()
+        except FileNotFoundError:
+            continue
+        except OSError as exc:
+            raise store_error(path, exc) from exc
+        size += occupied
+    return size
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[int]:
+    """Hold the exclusive lock of a layer; raises LayerInUse, FileNotFoundError."""
+    fd = os.open(folder / "presence", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise LayerInUse(
+                f"layer {folder.name}: got a live user, expected none",
+                hint="`lazyfs status` shows what is mounted",
+            ) from exc
+        yield fd
+    finally:
+        os.close(fd)
