@@ -43,6 +43,7 @@ INTERRUPTED = 130
 # name → where it is, what it does
 COMMANDS: dict[str, tuple[str, str]] = {
     "mount": ("lazyfs.cli.mount:mount", "Mount an image on a directory."),
+    "serve": ("lazyfs.cli.serve:serve", "Keep a process ready that makes mounts quickly."),
     "umount": ("lazyfs.cli.umount:umount", "Unmount an image and wait for its server to end."),
     "status": ("lazyfs.cli.status:status", "Show what is mounted and how it fares."),
     "inspect": ("lazyfs.cli.inspect:inspect", "Show an image's digests and layers."),

@@ -1,38 +1,20 @@
-"""``lazyfs mount``: returns when the mount is live."""
+"""``lazyfs mount``: returns when the mount is live.
+
+Imports next to nothing: where ``lazyfs serve`` takes the mount over, that was all there was to do.
+"""
 
 import os
-import sys
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from lazyfs.cli.access import access_options
-from lazyfs.cli.options import (
-    cache_dir_option,
-    default_runtime_dir,
-    default_state_dir,
-    platform_option,
-)
-from lazyfs.errors import MountFailed, StoreError, UsageError
-from lazyfs.mount.options import (
-    DRIVERS,
-    MountOptions,
-    is_allow_other_permitted,
-    parse_options,
-)
-from lazyfs.mount.point import check_fuse_device, prepare_mountpoint, real_path
-from lazyfs.service.record import make_runtime_directory
-from lazyfs.service.supervise import Link, run_in_background, run_in_foreground
+from lazyfs.cli.options import cache_dir_option, default_runtime_dir, platform_option
+from lazyfs.cli.request import DRIVERS, PREFETCH_MODES, MountRequest
 
 if TYPE_CHECKING:
     from lazyfs.registry.source import AccessOptions
-
-FUSE_CONF = "/etc/fuse.conf"
-PREFETCH_MODES = ("none", "landmark", "profile", "all")
-KEPT_LOGS = 50
 
 
 @click.command()
@@ -61,6 +43,14 @@ KEPT_LOGS = 50
     help="What to fetch before it is read: nothing; what the image's producer marked; what was "
     "read first the last time; that, and then all the rest.",
 )
+@click.option(
+    "--service/--no-service",
+    "use_service",
+    default=True,
+    envvar="LAZYFS_SERVICE",
+    show_envvar=True,
+    help="Whether lazyfs serve may make the mount, if it runs.  [default: service]",
+)
 @click.pass_context
 def mount(
     ctx: click.Context,
@@ -73,151 +63,38 @@ def mount(
     words: tuple[str, ...],
     driver: str,
     prefetch: str,
+    use_service: bool,
 ) -> None:
     """Mount IMAGE on DIRECTORY.
 
     IMAGE is a reference such as python:3.12 or ghcr.io/org/app@sha256:…, or oci:PATH[:TAG] for an
     OCI image layout on disk.  Prints the mountpoint when the mount is live.
     """
-    options = parse_options(words)
-    wanted = _with_settings(
-        options.settings,
+    request = MountRequest(
+        image=image,
+        directory=directory,
+        foreground=foreground,
         cache_dir=cache_dir,
         platform=platform,
-        prefetch=prefetch,
+        access=access,
+        words=words,
         driver=driver,
+        prefetch=prefetch,
+        verbosity=ctx.obj["verbosity"],
+        log_json=ctx.obj["log_json"],
     )
-    check_mountable(directory, options)
-    mount_id = os.urandom(8).hex()
-    runtime_dir = default_runtime_dir()
-    make_runtime_directory(runtime_dir)
-    mountpoint = real_path(directory)
-    access = _with_access(access, options.settings)
-    if access.is_offline:
-        wanted["prefetch"] = "none"
-    announce = partial(click.echo, os.fsencode(mountpoint))  # a name may be anything
-    prepare = partial(_prepare, image, wanted["platform"], wanted["cache_dir"], access)
+    if use_service and not foreground:  # in the foreground means: in this process
+        from lazyfs.service.handover import hand_over
 
-    def serve(link: Link, log_path: Path) -> None:
-        from lazyfs.cli.log import set_up_logging
-        from lazyfs.service.server import MountSettings
-        from lazyfs.service.server import serve as serve_mount
+        mountpoint = hand_over(default_runtime_dir(), request.document(), os.environ)
+        if mountpoint is not None:
+            announce(mountpoint)
+            return
+    from lazyfs.cli.mounting import make_mount
 
-        verbosity, as_json = ctx.obj["verbosity"], ctx.obj["log_json"]
-        set_up_logging(verbosity, as_json=as_json, is_server=True)
-        settings = MountSettings(
-            mountpoint=mountpoint,
-            mount_id=mount_id,
-            cache_dir=wanted["cache_dir"],
-            runtime_dir=runtime_dir,
-            log_path=log_path,
-            access=access,
-            options=options,
-            prefetch=wanted["prefetch"],
-            driver=wanted["driver"],
-            working_directory=os.getcwd() if is_relative(image) or foreground else "/",
-        )
-        serve_mount(settings, link)
-        if not foreground:
-            remove_empty(log_path)
-
-    if foreground:
-        run_in_foreground(prepare, partial(serve, log_path=Path("/dev/stderr")), announce)
-        return
-    log_path = make_log(default_state_dir() / "log", mount_id)
-    try:
-        run_in_background(prepare, partial(serve, log_path=log_path), log_path)
-    except BaseException:
-        remove_empty(log_path)
-        raise
-    announce()
+    make_mount(request, announce)
 
 
-def check_mountable(directory: str, options: MountOptions) -> None:
-    """Raise what can be known to be wrong before anything is fetched."""
-    check_fuse_device()
-    if (options.allow_other or options.allow_root) and os.geteuid() != 0:
-        try:
-            text = Path(FUSE_CONF).read_text(errors="replace")
-        except OSError:
-            text = ""
-        if not is_allow_other_permitted(text):
-            raise MountFailed(
-                f"option allow_other: got no user_allow_other in {FUSE_CONF}, expected it there "
-                "for a mount that is not root's",
-                hint=f"as root: echo user_allow_other >> {FUSE_CONF}; or mount without the option",
-            )
-    if prepare_mountpoint(directory):
-        click.echo(f"lazyfs: {directory}: removed a mount whose server had died", err=True)
-
-
-def is_relative(image: str) -> bool:
-    """Say whether *image* is a layout on disk, named from the working directory."""
-    return image.startswith("oci:") and not image.startswith("oci:/")
-
-
-def make_log(folder: Path, mount_id: str) -> Path:
-    """Make the log of a mount, and remove the oldest ones beyond the number that is kept."""
-    name = f"{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}-{mount_id}.log"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = folder / name
-        path.touch(mode=0o600)
-        for old in sorted(folder.glob("*.log"))[:-KEPT_LOGS]:
-            old.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"log directory {folder}: {error.strerror}") from error
-    return path
-
-
-def remove_empty(log_path: Path) -> None:
-    """Remove a log that has nothing to tell."""
-    try:
-        if log_path.stat().st_size == 0:
-            log_path.unlink()
-    except OSError:
-        pass
-
-
-def _with_settings(settings: dict[str, str], **given: Any) -> dict[str, Any]:
-    """Return *given* with what the words after ``-o`` say instead."""
-    result = given | {
-        name: Path(text).absolute() if name == "cache_dir" else text
-        for name, text in settings.items()
-        if name in given
-    }
-    for name, values in (("prefetch", PREFETCH_MODES), ("driver", DRIVERS)):
-        if result[name] not in values:
-            raise UsageError(
-                f"option {name}: got {result[name]!r}, expected one of {', '.join(values)}"
-            )
-    return result
-
-
-def _with_access(access: "AccessOptions", settings: dict[str, str]) -> "AccessOptions":
-    """Return *access* with what the words after ``-o`` say instead."""
-    from dataclasses import replace
-
-    def path(name: str, given: Path | None) -> Path | None:
-        return Path(settings[name]).absolute() if name in settings else given
-
-    return replace(
-        access,
-        authfile=path("authfile", access.authfile),
-        hosts_dir=path("hosts_dir", access.hosts_dir),
-        plain_http=access.plain_http or "plain_http" in settings,
-        is_verified=access.is_verified and "insecure_skip_verify" not in settings,
-        is_anonymous=access.is_anonymous or "anonymous" in settings,
-        is_offline=access.is_offline or "offline" in settings,
-    )
-
-
-def _prepare(image: str, platform: str | None, cache_dir: Path, access: "AccessOptions") -> bytes:
-    import trio
-
-    from lazyfs.image.prepare import Request, prepare
-
-    prepared = trio.run(prepare, Request(image, platform, cache_dir, access))
-    if sys.stderr.isatty():
-        click.echo(f"lazyfs: {prepared.requested} → {prepared.resolved}", err=True)
-    return prepared.encode()
+def announce(mountpoint: str) -> None:
+    """Print the mountpoint, whose name may be anything."""
+    click.echo(os.fsencode(mountpoint))

@@ -35,6 +35,8 @@ def document_of(error: BaseException) -> dict[str, Any]:
             "message": error.message,
             "hint": error.hint,
         }
+    if isinstance(error, ServerBug):  # from a third process
+        return {"family": None, "message": str(error)}
     return {"family": None, "message": f"{type(error).__name__}: {error}"}
 
 

@@ -1,0 +1,187 @@
+"""The work of ``lazyfs mount``, by the command itself or for it: check, prepare, have it served."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lazyfs.cli.options import default_runtime_dir, default_state_dir
+from lazyfs.cli.request import DRIVERS, PREFETCH_MODES, MountRequest
+from lazyfs.errors import MountFailed, StoreError, UsageError
+from lazyfs.mount.options import MountOptions, is_allow_other_permitted, parse_options
+from lazyfs.mount.point import check_fuse_device, prepare_mountpoint, real_path
+from lazyfs.service.record import make_runtime_directory
+from lazyfs.service.supervise import Link, run_in_background, run_in_foreground
+from lazyfs.service.systemd import notify
+
+if TYPE_CHECKING:
+    from lazyfs.registry.source import AccessOptions
+
+FUSE_CONF = "/etc/fuse.conf"
+KEPT_LOGS = 50
+
+Announce = Callable[[str], None]
+
+
+def make_mount(request: MountRequest, announce: Announce, confirm: Announce | None = None) -> None:
+    """Make the mount; return when it is live, or in the foreground when it is gone.
+
+    *announce* gets the mountpoint when the mount is live; *confirm* does so before, and undoes
+    the mount by raising.
+    """
+    options = parse_options(request.words)
+    wanted = _with_settings(
+        options.settings,
+        cache_dir=request.cache_dir,
+        platform=request.platform,
+        prefetch=request.prefetch,
+        driver=request.driver,
+    )
+    check_mountable(request.directory, options)
+    mount_id = os.urandom(8).hex()
+    runtime_dir = default_runtime_dir()
+    make_runtime_directory(runtime_dir)
+    mountpoint = real_path(request.directory)
+    access = _with_access(request.access, options.settings)
+    if access.is_offline:
+        wanted["prefetch"] = "none"
+    image = request.image
+    prepare = partial(_prepare, image, wanted["platform"], wanted["cache_dir"], access)
+
+    def serve(link: Link, log_path: Path) -> None:
+        from lazyfs.cli.log import set_up_logging
+        from lazyfs.service.server import MountSettings
+        from lazyfs.service.server import serve as serve_mount
+
+        set_up_logging(request.verbosity, as_json=request.log_json, is_server=True)
+        settings = MountSettings(
+            mountpoint=mountpoint,
+            mount_id=mount_id,
+            cache_dir=wanted["cache_dir"],
+            runtime_dir=runtime_dir,
+            log_path=log_path,
+            access=access,
+            options=options,
+            prefetch=wanted["prefetch"],
+            driver=wanted["driver"],
+            working_directory=os.getcwd() if is_relative(image) or request.foreground else "/",
+        )
+        serve_mount(settings, link)
+        if not request.foreground:
+            remove_empty(log_path)
+
+    if request.foreground:
+
+        def go_live() -> None:
+            announce(mountpoint)
+            notify(os.environ, "READY=1", f"STATUS={image} on {mountpoint}")
+
+        run_in_foreground(prepare, partial(serve, log_path=Path("/dev/stderr")), go_live)
+        return
+    log_path = make_log(default_state_dir() / "log", mount_id)
+    try:
+        run_in_background(
+            prepare,
+            partial(serve, log_path=log_path),
+            log_path,
+            None if confirm is None else partial(confirm, mountpoint),
+        )
+    except BaseException:
+        remove_empty(log_path)
+        raise
+    announce(mountpoint)
+
+
+def check_mountable(directory: str, options: MountOptions) -> None:
+    """Raise what can be known to be wrong before anything is fetched."""
+    check_fuse_device()
+    if (options.allow_other or options.allow_root) and os.geteuid() != 0:
+        try:
+            text = Path(FUSE_CONF).read_text(errors="replace")
+        except OSError:
+            text = ""
+        if not is_allow_other_permitted(text):
+            raise MountFailed(
+                f"option allow_other: got no user_allow_other in {FUSE_CONF}, expected it there "
+                "for a mount that is not root's",
+                hint=f"as root: echo user_allow_other >> {FUSE_CONF}; or mount without the option",
+            )
+    if prepare_mountpoint(directory):
+        click.echo(f"lazyfs: {directory}: removed a mount whose server had died", err=True)
+
+
+def is_relative(image: str) -> bool:
+    """Say whether *image* is a layout on disk, named from the working directory."""
+    return image.startswith("oci:") and not image.startswith("oci:/")
+
+
+def make_log(folder: Path, mount_id: str) -> Path:
+    """Make the log of a mount, and remove the oldest ones beyond the number that is kept."""
+    name = f"{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}-{mount_id}.log"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = folder / name
+        path.touch(mode=0o600)
+        for old in sorted(folder.glob("*.log"))[:-KEPT_LOGS]:
+            old.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"log directory {folder}: {error.strerror}") from error
+    return path
+
+
+def remove_empty(log_path: Path) -> None:
+    """Remove a log that has nothing to tell."""
+    try:
+        if log_path.stat().st_size == 0:
+            log_path.unlink()
+    except OSError:
+        pass
+
+
+def _with_settings(settings: dict[str, str], **given: Any) -> dict[str, Any]:
+    """Return *given* with what the words after ``-o`` say instead."""
+    result = given | {
+        name: Path(text).absolute() if name == "cache_dir" else text
+        for name, text in settings.items()
+        if name in given
+    }
+    for name, values in (("prefetch", PREFETCH_MODES), ("driver", DRIVERS)):
+        if result[name] not in values:
+            raise UsageError(
+                f"option {name}: got {result[name]!r}, expected one of {', '.join(values)}"
+            )
+    return result
+
+
+def _with_access(access: "AccessOptions", settings: dict[str, str]) -> "AccessOptions":
+    """Return *access* with what the words after ``-o`` say instead."""
+
+    def path(name: str, given: Path | None) -> Path | None:
+        return Path(settings[name]).absolute() if name in settings else given
+
+    return replace(
+        access,
+        authfile=path("authfile", access.authfile),
+        hosts_dir=path("hosts_dir", access.hosts_dir),
+        plain_http=access.plain_http or "plain_http" in settings,
+        is_verified=access.is_verified and "insecure_skip_verify" not in settings,
+        is_anonymous=access.is_anonymous or "anonymous" in settings,
+        is_offline=access.is_offline or "offline" in settings,
+    )
+
+
+def _prepare(image: str, platform: str | None, cache_dir: Path, access: "AccessOptions") -> bytes:
+    import trio
+
+    from lazyfs.image.prepare import Request, prepare
+
+    prepared = trio.run(prepare, Request(image, platform, cache_dir, access))
+    if sys.stderr.isatty():
+        click.echo(f"lazyfs: {prepared.requested} → {prepared.resolved}", err=True)
+    return prepared.encode()

@@ -1,0 +1,62 @@
+"""What ``lazyfs mount`` was asked for: decided by the command line, done here or by the service."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lazyfs.registry.source import AccessOptions
+
+DRIVERS = ("auto", "native", "pyfuse3")
+PREFETCH_MODES = ("none", "landmark", "profile", "all")
+PATHS = ("authfile", "hosts_dir")  # of AccessOptions
+
+
+@dataclass(frozen=True, slots=True)
+class MountRequest:
+    """The arguments of ``lazyfs mount``, as they were given: ``words`` are those after ``-o``.
+
+    ``directory`` and a layout's path may be relative to the working directory.
+    """
+
+    image: str
+    directory: str
+    foreground: bool
+    cache_dir: Path
+    platform: str | None
+    access: "AccessOptions"
+    words: tuple[str, ...]
+    driver: str
+    prefetch: str
+    verbosity: int
+    log_json: bool
+
+    def document(self) -> dict[str, Any]:
+        """Return it in JSON's types, but for the environment, which travels by itself."""
+        access = {name: value for name, value in asdict(self.access).items() if value is not None}
+        del access["environment"]
+        for name in PATHS:
+            if name in access:
+                access[name] = str(access[name])
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return values | {"cache_dir": str(self.cache_dir), "access": access}
+
+
+def request_of(document: dict[str, Any], environment: dict[str, str]) -> MountRequest:
+    """Return the request that *document* holds, of somebody with *environment*."""
+    from lazyfs.registry.source import AccessOptions
+
+    access = dict(document["access"])
+    for name in PATHS:
+        if name in access:
+            access[name] = Path(access[name])
+    if "login" in access:
+        access["login"] = tuple(access["login"])
+    return MountRequest(
+        **document
+        | {
+            "cache_dir": Path(document["cache_dir"]),
+            "access": AccessOptions(**access, environment=environment),
+            "words": tuple(document["words"]),
+        }
+    )

@@ -1,0 +1,78 @@
+"""``lazyfs serve``: keeps a process ready that makes mounts without starting an interpreter."""
+
+import gc
+import importlib
+import os
+import socket
+from typing import Any
+
+import click
+
+from lazyfs.cli.options import default_runtime_dir
+from lazyfs.service.handover import CONTROL_SOCKET
+from lazyfs.service.record import make_runtime_directory
+from lazyfs.service.systemd import notify, take_listener
+from lazyfs.service.warm import Confirm, WarmService, listening
+
+# What a mount imports while it is made or served.  A test compares.
+NEEDED = (
+    "lazyfs.cli.mounting",
+    "lazyfs.image.prepare",
+    "lazyfs.registry.client",
+    "lazyfs.registry.layout",
+    "lazyfs.service.server",
+)
+
+
+@click.command()
+@click.option(
+    "--idle-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="End when nobody has asked for so long.  [default: never]",
+)
+def serve(idle_seconds: float | None) -> None:
+    """Keep a process ready that makes this user's mounts quickly.
+
+    lazyfs mount finds it by itself, and does without when it is not there.  Listens on the
+    socket that systemd passes, or else on control.sock in the runtime directory.  Ends on
+    SIGTERM; mounts go on without it.
+    """
+    environment = dict(os.environ)
+    passed = take_listener(os.environ)
+    if passed is not None:
+        with passed:
+            _serve(passed, environment, idle_seconds)
+        return
+    folder = default_runtime_dir()
+    make_runtime_directory(folder)
+    with listening(folder / CONTROL_SOCKET) as listener:
+        _serve(listener, environment, idle_seconds)
+
+
+def _serve(listener: socket.socket, environment: dict[str, str], idle_seconds: float | None) -> None:
+    for name in NEEDED:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # a collection in a child would copy every page that it visits
+
+    def say(text: str) -> None:
+        notify(environment, f"STATUS={text}")
+
+    service = WarmService(listener, make_handed_over, idle_seconds=idle_seconds, say=say)
+    notify(environment, "READY=1")
+    try:
+        service.run()
+    finally:
+        notify(environment, "STOPPING=1")
+
+
+def make_handed_over(arguments: dict[str, Any], confirm: Confirm) -> None:
+    """Make the mount that another process asks for, in its place."""
+    from lazyfs.cli.log import set_up_logging
+    from lazyfs.cli.mounting import make_mount
+    from lazyfs.cli.request import request_of
+
+    request = request_of(arguments, dict(os.environ))
+    set_up_logging(request.verbosity, as_json=request.log_json)
+    make_mount(request, lambda mountpoint: None, confirm)

@@ -1,0 +1,342 @@
+"""``lazyfs serve``: a process with everything imported that forks one child per mount.
+
+The serving process is one blocking loop.  It runs no event loop, starts no thread and reads
+nothing that a client sends, so that a fork copies nothing half done and nobody can hold it up.
+Each connection gets a child, in a session of its own, which becomes what the command would have
+been: its user's environment, working directory and standard error; then it does the same work,
+and forks the mount's server as the command does.  So the end of the serving process, however it
+comes, harms neither mounts nor those who wait for one.
+"""
+
+import fcntl
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from lazyfs.errors import LazyfsError, StoreError
+from lazyfs.service.control import encode_message, short_path
+from lazyfs.service.failures import document_of, is_interrupt
+from lazyfs.service.handover import peer_uid, receive_message
+from lazyfs.service.standing import build, standing
+
+BACKLOG = 64
+MAX_CHILDREN = 64
+REQUEST_SECONDS = 5.0
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+CRASHED = 1
+
+log = logging.getLogger(__name__)
+
+Confirm = Callable[[str], None]
+Work = Callable[[dict[str, Any], Confirm], None]
+"""Makes the mount that the arguments describe, and confirms its mountpoint when it is live."""
+
+
+class AlreadyServing(StoreError):
+    """Another process listens on the socket."""
+
+    code = "E_ALREADY_SERVING"
+
+
+class ClientGone(Exception):
+    """Nobody waits for the mount any more."""
+
+
+@contextmanager
+def listening(path: Path) -> Iterator[socket.socket]:
+    """Listen on *path*, for this user only, and remove it at the end.
+
+    What a dead process left there is removed.  Raises AlreadyServing or StoreError.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        try:
+            with _alone(path.parent), short_path(path) as name:
+                _remove_stale(name, path)
+                previous = os.umask(0o177)
+                try:
+                    listener.bind(name)
+                finally:
+                    os.umask(previous)
+                listener.listen(BACKLOG)
+                ours = os.stat(name).st_ino
+        except OSError as error:
+            raise StoreError(f"socket {path}: {error.strerror}") from error
+        try:
+            yield listener
+        finally:
+            with _alone(path.parent), short_path(path) as name:
+                try:
+                    if os.stat(name).st_ino == ours:
+                        os.unlink(name)
+                except FileNotFoundError:
+                    pass
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep others from binding and removing sockets in *folder* meanwhile."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_stale(name: str, path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.setblocking(False)
+            probe.connect(name)
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            os.unlink(name)
+            return
+        except BlockingIOError:
+            pass  # its queue is full: somebody listens
+    raise AlreadyServing(
+        f"socket {path}: got a process that listens there, expected none",
+        hint="one lazyfs serve per user is enough",
+    )
+
+
+class WarmService:
+    """The serving process's loop."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        work: Work,
+        *,
+        idle_seconds: float | None = None,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """*say* gets a line about what goes on, for whoever watches."""
+        self._listener = listener
+        self._work = work
+        self._idle_seconds = idle_seconds
+        self._say = say
+        self._build = build()
+        self._children: set[int] = set()
+        self._mounts = 0
+
+    def run(self) -> None:
+        """Serve until a signal ends it, nobody asks any more, or lazyfs has been replaced."""
+        self._listener.setblocking(False)
+        with _signal_descriptor() as signals:
+            while True:
+                self._say(f"{self._mounts} mounts made, {len(self._children)} in the making")
+                ready = self._wait(signals)
+                ending = set(_drain(signals)) & set(ENDING_SIGNALS)
+                self._reap()
+                if ending:
+                    log.info("ending on signal %d", min(ending))
+                    return
+                if not ready and not self._children:
+                    log.info("ending: nobody has asked for %g s", self._idle_seconds)
+                    return
+                if self._listener.fileno() in ready and not self._accept(signals):
+                    log.info("ending: lazyfs has been replaced by another version")
+                    return
+
+    def _wait(self, signals: int) -> list[int]:
+        poll = select.poll()
+        poll.register(signals, select.POLLIN)
+        if len(self._children) < MAX_CHILDREN:
+            poll.register(self._listener, select.POLLIN)
+        timeout = None
+        if self._idle_seconds is not None and not self._children:
+            timeout = self._idle_seconds * 1000
+        return [descriptor for descriptor, _ in poll.poll(timeout)]
+
+    def _reap(self) -> None:
+        for pid in list(self._children):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                self._children.discard(pid)
+                self._mounts += status == 0
+
+    def _accept(self, signals: int) -> bool:
+        """Give the next connection a child; say whether this process is still of any use."""
+        try:
+            is_current = build() == self._build
+        except OSError:
+            is_current = False  # removed
+        if not is_current:
+            return False  # the connection stays in the queue, for whom systemd starts next
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return True  # it has turned away
+        with connection:
+            uid = peer_uid(connection)
+            if uid != os.geteuid():
+                log.warning("turned away user %d", uid)
+                return True
+            try:
+                pid = os.fork()
+            except OSError as error:
+                log.error("fork: %s", error.strerror)
+                return True
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                os.close(signals)
+                self._listener.close()
+                _be_child(connection, self._build, self._work)
+            self._children.add(pid)
+        return True
+
+
+@contextmanager
+def _signal_descriptor() -> Iterator[int]:
+    """Give a descriptor from which the numbers of signals can be read as they arrive."""
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    previous = signal.set_wakeup_fd(writer)
+    for number in (*ENDING_SIGNALS, signal.SIGCHLD):
+        signal.signal(number, _note)
+    try:
+        yield reader
+    finally:
+        signal.set_wakeup_fd(previous)
+        os.close(reader)
+        os.close(writer)
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    """Do nothing: the number has been written to the descriptor."""
+
+
+def _drain(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 4096)
+    except BlockingIOError:
+        return b""
+
+
+def _be_child(connection: socket.socket, born: str, work: Work) -> NoReturn:
+    code = CRASHED
+    try:
+        os.setsid()
+        for number in (*ENDING_SIGNALS, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        connection.settimeout(REQUEST_SECONDS)
+        arguments = _take(connection, born)
+        if arguments is not None:
+            connection.settimeout(None)
+            _do(connection, work, arguments)
+            code = 0
+    except (OSError, ClientGone):
+        pass  # the client went away: nobody is there to be told
+    except BaseException as error:
+        if not is_interrupt(error):
+            traceback.print_exc()
+            sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def _take(connection: socket.socket, born: str) -> dict[str, Any] | None:
+    """Take the client's request and its place; return the arguments, or None: refused."""
+    begun, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 2)
+    if not begun or len(descriptors) != 2:
+        return None
+    request = receive_message(connection, begun)
+    reason = _why_not(request, born)
+    if request is None or reason:
+        connection.sendall(encode_message({"type": "refused", "message": reason}))
+        return None
+    folder, errors = descriptors
+    os.fchdir(folder)
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor, stream in ((null, 0), (null, 1), (errors, 2)):
+        os.dup2(descriptor, stream)
+    for descriptor in {folder, errors, null} - {0, 1, 2}:
+        os.close(descriptor)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    time.tzset()
+    os.umask(request["umask"])
+    connection.sendall(encode_message({"type": "taken"}))
+    arguments: dict[str, Any] = request["arguments"]
+    return arguments
+
+
+def _why_not(request: dict[str, Any] | None, born: str) -> str:
+    """Return why the request cannot be served here, or nothing."""
+    if request is None or request["type"] != "mount":
+        return "the request is none that is known here"
+    if request.get("build") != born:
+        return f"another version serves: {born}"
+    here, there = standing(), request.get("standing")
+    if not isinstance(there, dict):
+        return "the request does not say where it comes from"
+    different = [name for name in here if there.get(name) != here[name]]
+    return f"the service has another {different[0]}" if different else ""
+
+
+def _do(connection: socket.socket, work: Work, arguments: dict[str, Any]) -> None:
+    """Do the work; confirm it to the client, or tell what went wrong."""
+    answered = False
+
+    def confirm(mountpoint: str) -> None:
+        nonlocal answered
+        _interrupt_on_hangup(connection, on=False)
+        if _is_gone(connection):
+            raise ClientGone
+        connection.sendall(encode_message({"type": "live", "mountpoint": mountpoint}))
+        answered = True
+
+    try:
+        _interrupt_on_hangup(connection, on=True)
+        work(arguments, confirm)
+    except BaseException as error:
+        if answered or isinstance(error, ClientGone) or is_interrupt(error):
+            raise
+        _interrupt_on_hangup(connection, on=False)
+        if not isinstance(error, LazyfsError) and arguments.get("verbosity", 0) > 0:
+            traceback.print_exc()
+        sys.stderr.flush()
+        connection.sendall(encode_message({"type": "error", **document_of(error)}))
+
+
+def _interrupt_on_hangup(connection: socket.socket, *, on: bool) -> None:
+    """Have this process interrupted, as by Ctrl-C, when the client goes away.
+
+    The kernel sends SIGIO for whatever happens on the connection; its client sends nothing more.
+    """
+
+    def look(number: int, frame: FrameType | None) -> None:
+        if _is_gone(connection):
+            signal.signal(signal.SIGIO, signal.SIG_IGN)  # once is enough
+            signal.raise_signal(signal.SIGINT)
+
+    flags = fcntl.fcntl(connection, fcntl.F_GETFL) & ~os.O_ASYNC
+    if not on:
+        fcntl.fcntl(connection, fcntl.F_SETFL, flags)
+        return
+    signal.signal(signal.SIGIO, look)
+    fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(connection, fcntl.F_SETFL, flags | os.O_ASYNC)
+    if _is_gone(connection):
+        raise ClientGone
+
+
+def _is_gone(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
