@@ -23,7 +23,9 @@ class Device:
     """One layer as the drivers see it: a device whose chunks become resident on demand.
 
     ``number`` is the EROFS device number, 1 for the bottom layer.  A chunk's *position* is its
-    place in blob order; chunks are read, prefetched and requested in that order.
+    place in blob order; chunks are read, prefetched and requested in that order.  ``used`` has a
+    byte per chunk, 1 when it has been read; ``fetched`` the ``Purpose`` that it was fetched for,
+    or 0.
     """
 
     def __init__(
@@ -42,6 +44,8 @@ class Device:
         self._ahead_end = NOWHERE
         self._ahead_position = 0
         self.marks: set[int] = set()
+        self.used = bytearray(table.count)
+        self.fetched = bytearray(table.count)
 
     def position(self, chunk: int) -> int:
         """Return the place of *chunk* in blob order."""

@@ -9,18 +9,19 @@ nursery.  docs/concurrency.md says what is atomic between awaits.
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import trio
 
 from lazyfs.errors import LazyfsError, StoreError, VerificationFailed
+from lazyfs.image.counts import FetchStatistics, Purpose
 from lazyfs.image.device import Device
 from lazyfs.image.origin import Origin
 from lazyfs.image.pace import Pace
-from lazyfs.image.plan import Run, plan_runs
+from lazyfs.image.plan import SEGMENT_SIZE, Run, plan_runs
 from lazyfs.image.pressure import Demand
 from lazyfs.image.profile import Recorder
 from lazyfs.image.spare import Spare
+from lazyfs.image.throttle import Throttle
 from lazyfs.image.transfer import transfer
 from lazyfs.image.twins import Twins
 from lazyfs.store.content import DOUBTFUL, RESIDENT
@@ -48,28 +49,11 @@ class FetchBroken(StoreError):
     """A bug in fetching, or a store that cannot be written; the log has the traceback."""
 
 
-@dataclass(slots=True)
-class FetchStatistics:
-    """Counts since the image was opened; sizes are compressed bytes asked for.
-
-    ``copied_size`` is bytes of content that came from other layers of the store.
-    """
-
-    demand_requests: int = 0
-    demand_size: int = 0
-    background_requests: int = 0
-    background_size: int = 0
-    misses: int = 0
-    corrupt_chunks: int = 0
-    failed_requests: int = 0
-    unstored_chunks: int = 0
-    copied_size: int = 0
-
-
 class Fetcher:
     """Makes ranges of devices resident, and reads them.
 
-    *report* is told of each chunk that is corrupt for good.
+    *report* is told of each chunk that is corrupt for good.  ``hits`` counts the reads that
+    ``read_nowait`` answered.
     """
 
     def __init__(
@@ -81,6 +65,7 @@ class Fetcher:
         *,
         report: Callable[[str], None],
     ) -> None:
+        self.hits = 0
         self.statistics = FetchStatistics()
         self.recorder = Recorder(devices)
         self.pace = Pace(trio.current_time)
@@ -100,13 +85,14 @@ class Fetcher:
     def read_nowait(self, device: int, offset: int, size: int) -> bytes | None:
         """Return bytes of a device if they are resident, else None; never blocks on a network."""
         dev = self._devices[device]
-        states = dev.content.states
+        states, used = dev.content.states, dev.used
         chunks = dev.table.covering(offset, offset + size)
         for chunk in chunks:
             if states[chunk] != RESIDENT:
                 return None
-        if self.recorder.is_recording:
-            self.recorder.note(device, chunks)
+            if not used[chunk]:
+                self._use(dev, chunk)
+        self.hits += 1
         self.reached(device, chunks.start)
         return dev.content.read(offset, size)
 
@@ -140,15 +126,21 @@ class Fetcher:
         dev = self._devices[device]
         if chunk in dev.marks:
             dev.marks.discard(chunk)
-            self._launch(dev, dev.go_ahead(), is_demand=False)
+            self._launch(dev, dev.go_ahead(), Purpose.AHEAD)
 
     def touched(self, touches: Sequence[tuple[int, int]]) -> bool:
-        """Note (device, chunk) of first reads, in their order; False: no more are wanted."""
+        """Note (device, chunk) of first reads, in their order; False: none are wanted soon."""
         for device, chunk in touches:
-            if not self.recorder.is_recording:
-                break
-            self.recorder.note(device, range(chunk, chunk + 1))
+            dev = self._devices[device]
+            if not dev.used[chunk]:
+                self._use(dev, chunk)
         return self.recorder.is_recording
+
+    def _use(self, dev: Device, chunk: int) -> None:
+        """Note that a chunk is read for the first time."""
+        dev.used[chunk] = 1
+        if self.recorder.is_recording:
+            self.recorder.note(dev.number, chunk)
 
     async def ensure(self, device: int, start: int, end: int) -> dict[int, bytes]:
         """Make device bytes *start* to *end* resident.
@@ -159,8 +151,9 @@ class Fetcher:
         dev = self._devices[device]
         states = dev.content.states
         chunks = dev.table.covering(start, end)
-        if self.recorder.is_recording:
-            self.recorder.note(device, chunks)
+        for chunk in chunks:
+            if not dev.used[chunk]:
+                self._use(dev, chunk)
         doubtful = [chunk for chunk in chunks if states[chunk] == DOUBTFUL]
         if doubtful:
             await self._confirm(dev, doubtful)
@@ -176,17 +169,21 @@ class Fetcher:
         if not missing:
             return unstored
         self.statistics.misses += 1
-        wanted = [chunk for chunk in missing if chunk not in dev.flights]
-        if wanted:
-            for chunk in wanted:
-                self._raise_if_refused(dev, chunk)
-            wanted = dev.with_stream(wanted)
-            self._launch(dev, dev.with_neighbours(wanted), is_demand=True)
-        flights = [(chunk, dev.flights[chunk]) for chunk in missing if chunk in dev.flights]
-        for chunk, flight in flights:
-            data = await flight.wait()
-            if data is not None:
-                unstored[chunk] = data
+        started = trio.current_time()
+        try:
+            wanted = [chunk for chunk in missing if chunk not in dev.flights]
+            if wanted:
+                for chunk in wanted:
+                    self._raise_if_refused(dev, chunk)
+                wanted = dev.with_stream(wanted)
+                self._launch(dev, dev.with_neighbours(wanted), Purpose.DEMAND)
+            flights = [(chunk, dev.flights[chunk]) for chunk in missing if chunk in dev.flights]
+            for chunk, flight in flights:
+                data = await flight.wait()
+                if data is not None:
+                    unstored[chunk] = data
+        finally:
+            self.statistics.reader_waits.add(trio.current_time() - started)
         return unstored
 
     async def _confirm(self, dev: Device, doubtful: list[int]) -> None:
@@ -211,29 +208,44 @@ class Fetcher:
 
     # Requests.
 
-    def _launch(self, dev: Device, chunks: list[int], *, is_demand: bool) -> None:
+    def _launch(self, dev: Device, chunks: list[int], purpose: Purpose) -> None:
         """Start fetching *chunks* (wanted, in blob order) and return."""
-        for run in plan_runs(dev.table, chunks, gap=self.pace.gap_size):
+        for run in plan_runs(dev.table, chunks, gap=self.pace.gap_size, purpose=purpose):
             dev.take_off(run)
-            self._nursery.start_soon(self._run_demand, dev, run, is_demand)
+            self._nursery.start_soon(self._run_demand, dev, run)
 
-    async def _run_demand(self, dev: Device, run: Run, is_demand: bool) -> None:
+    async def _run_demand(self, dev: Device, run: Run) -> None:
+        is_demand = run.purpose is Purpose.DEMAND
+        started = trio.current_time()
         with self.demand.request(run.end - run.start) if is_demand else nullcontext():
             async with self._slots:
-                self.statistics.demand_requests += 1
-                self.statistics.demand_size += run.end - run.start
+                if is_demand:
+                    self.statistics.slot_waits.add(trio.current_time() - started)
                 await self._fetch(dev, run)
 
-    async def fetch_background(self, dev: Device, chunks: list[int]) -> None:
+    async def fetch_background(
+        self,
+        dev: Device,
+        chunks: list[int],
+        *,
+        purpose: Purpose = Purpose.BACKGROUND,
+        throttle: Throttle | None = None,
+    ) -> None:
         """Fetch wanted chunks that nobody waits for yet, in blob order; errors only end flights."""
-        for run in plan_runs(dev.table, chunks, gap=self.pace.gap_size):
-            # While an earlier run was fetched, readers may have asked for chunks of this one.
+        segment = SEGMENT_SIZE if throttle is None else throttle.request_size
+        for run in plan_runs(
+            dev.table, chunks, gap=self.pace.gap_size, purpose=purpose, segment=segment
+        ):
+            if throttle is not None:
+                await throttle.wait()
+            # Meanwhile readers may have asked for chunks of this run.
             run.chunks = [chunk for chunk in run.chunks if dev.is_wanted(chunk)]
             if not run.chunks:
                 continue
+            run.fit(dev.table)
+            if throttle is not None:
+                throttle.spend(run.end - run.start)
             dev.take_off(run)
-            self.statistics.background_requests += 1
-            self.statistics.background_size += run.end - run.start
             await self._fetch(dev, run)
 
     async def _fetch(self, dev: Device, run: Run) -> None:
@@ -268,8 +280,7 @@ class Fetcher:
                 return
         self._land_resident(dev, run)
         if run.chunks:
-            run.start = dev.table.blob_offset(run.chunks[0])
-            run.end = max(map(dev.table.blob_end, run.chunks))
+            run.fit(dev.table)
 
     @staticmethod
     def _land_resident(dev: Device, run: Run) -> None:
@@ -291,15 +302,21 @@ class Fetcher:
         )
         self.statistics.copied_size += copied
         self._land_resident(dev, run)
-        parts = plan_runs(dev.table, run.chunks, gap=self.pace.gap_size)
+        gap = self.pace.gap_size
+        parts = plan_runs(dev.table, run.chunks, gap=gap, purpose=run.purpose)
         for part in parts:
             part.flights = run.flights
         return parts
 
     async def _transfer(self, dev: Device, run: Run) -> dict[int, str]:
         """Fetch *run* and land its flights; return its bad chunks, with the reason."""
+        traffic = self.statistics.traffic[run.purpose]
+        traffic.requests += 1
+        traffic.size += run.end - run.start
 
         def landed(chunk: int, data: bytes | None) -> None:
+            traffic.content_size += dev.table.size(chunk)
+            dev.fetched[chunk] = run.purpose
             if data is not None:
                 self._spare.put(dev.number, chunk, data)
                 self._say_full(dev)
@@ -323,7 +340,7 @@ class Fetcher:
         source = self._origin.source
         source.blame(dev.descriptor, start, end, reason)
         for _ in range(REFETCHES):
-            bad = await self._transfer(dev, Run(start, end, [chunk], run.flights))
+            bad = await self._transfer(dev, Run(start, end, [chunk], run.flights, run.purpose))
             if not bad:
                 return
             if not source.blame(dev.descriptor, start, end, bad[chunk]):

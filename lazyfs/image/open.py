@@ -4,18 +4,19 @@ import logging
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from lazyfs.digest import parse_digest
 from lazyfs.errors import StoreError
+from lazyfs.image.counts import fetch_document
 from lazyfs.image.device import Device
 from lazyfs.image.fetch import Fetcher
 from lazyfs.image.identity import mount_attributes
 from lazyfs.image.origin import Origin
-from lazyfs.image.prefetch import prefetch
+from lazyfs.image.prefetch import NO_LIMITS, Limits, prefetch
 from lazyfs.image.prepare import Prepared
 from lazyfs.image.profile import replay
 from lazyfs.image.twins import Twins
@@ -80,7 +81,7 @@ class OpenImage:
             for device in self.devices
         )
 
-    async def prefetch(self, mode: str) -> None:
+    async def prefetch(self, mode: str, limits: Limits = NO_LIMITS) -> None:
         """Fetch in the background; *mode* is one of ``prefetch.MODES``.
 
         Begins by looking for chunks that other layers of the store hold already.
@@ -92,7 +93,7 @@ class OpenImage:
         if profile is not None:
             digests = [layer.toc_digest for layer in self.layers]
             profiled = replay(profile, self.devices, digests)
-        await prefetch(self.contents, self.devices, mode, profiled)
+        await prefetch(self.contents, self.devices, mode, profiled, limits)
 
     def save_profile(self) -> None:
         """Keep the order of first reads for the next mount; a full disk is no trouble."""
@@ -107,8 +108,11 @@ class OpenImage:
             log.info("profile: %s", exc.message)
 
     def statistics(self) -> dict[str, object]:
-        """Return all counts in JSON's types; sizes in bytes.  Fields: docs/reference/json.md."""
-        source = self.origin.statistics
+        """Return all counts in JSON's types; sizes in bytes.  Fields: docs/reference/json.md.
+
+        Looks at each chunk, and may do so in a thread.
+        """
+        source, contents = self.origin.statistics, self.contents
         return {
             "requested": self.prepared.requested,
             "resolved": self.prepared.resolved,
@@ -126,7 +130,17 @@ class OpenImage:
                 }
                 for layer, device in zip(self.layers, self.devices, strict=True)
             ],
-            "fetch": _camel(asdict(self.contents.statistics)),
+            "reads": {
+                "hits": contents.hits,
+                "misses": contents.statistics.misses,
+                "waits": contents.statistics.reader_waits.document(),
+                "slotWaits": contents.statistics.slot_waits.document(),
+            },
+            "fetch": fetch_document(contents.statistics, self.devices),
+            "link": {
+                "roundTripSeconds": contents.pace.round_trip,
+                "bandwidth": contents.pace.bandwidth,
+            },
             "source": {
                 "requests": source.requests,
                 "receivedSize": source.received_size,
@@ -146,15 +160,6 @@ class OpenImage:
                 for state in self.origin.endpoints()
             ],
         }
-
-
-def _camel(counts: Mapping[str, object]) -> dict[str, object]:
-    """Spell the names as JSON output does: ``demand_size`` becomes ``demandSize``."""
-    result = {}
-    for name, value in counts.items():
-        first, *rest = name.split("_")
-        result[first + "".join(word.capitalize() for word in rest)] = value
-    return result
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ request; it covers the blob from its first chunk's stream to its last chunk's en
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from lazyfs.image.counts import Purpose
 from lazyfs.image.flights import Flight
 from lazyfs.rootfs.table import LayerTable
 
@@ -19,13 +20,19 @@ that one connection does not, and the first bytes arrive no later."""
 class Run:
     """One range request: blob bytes ``start`` to ``end`` and the chunks wanted of it.
 
-    ``flights`` are those of its chunks that have not ended, by chunk.
+    ``flights`` are those of its chunks that have not ended, by chunk; ``purpose`` is why.
     """
 
     start: int
     end: int
     chunks: list[int]
     flights: dict[int, Flight] = field(default_factory=dict)
+    purpose: Purpose = Purpose.DEMAND
+
+    def fit(self, table: LayerTable) -> None:
+        """Ask for no more than the chunks that are left need."""
+        self.start = table.blob_offset(self.chunks[0])
+        self.end = max(map(table.blob_end, self.chunks))
 
 
 def plan_runs(
@@ -33,6 +40,7 @@ def plan_runs(
     chunks: Iterable[int],
     *,
     gap: int,
+    purpose: Purpose = Purpose.DEMAND,
     segment: int = SEGMENT_SIZE,
 ) -> list[Run]:
     """Return the runs that cover *chunks*, which come sorted by blob offset.
@@ -50,6 +58,6 @@ def plan_runs(
             run.chunks.append(chunk)
             run.end = max(run.end, end)
         else:
-            run = Run(start, end, [chunk])
+            run = Run(start, end, [chunk], purpose=purpose)
             runs.append(run)
     return runs

@@ -5,17 +5,20 @@ What a profile or a landmark names is what readers are about to want, so it wait
 rest yields to readers: while a burst of reads lasts (a program starts), no request for it is begun;
 when readers go on for longer than that, filling is what helps them, and it goes on beside them.
 It is never cancelled, so what it has asked for is never thrown away, and it is never starved, since
-a burst ends after a moment.
+a burst ends after a moment.  It ends where the store has no room left for what nobody wants yet.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import trio
 
+from lazyfs.image.counts import Purpose
 from lazyfs.image.device import Device
 from lazyfs.image.fetch import Fetcher
 from lazyfs.image.pressure import Pressure
+from lazyfs.image.throttle import Throttle
 
 WORKERS = 3
 PAUSE_SECONDS = 0.02
@@ -26,11 +29,27 @@ MODES = ("none", "landmark", "profile", "all")
 after that, all the rest."""
 
 
+MakeRoom = Callable[[int], Awaitable[bool]]
+"""Asked before so many bytes of content are stored that nobody wants yet; False: leave it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What prefetching is held to: how fast it may be, and how much the store takes."""
+
+    throttle: Throttle | None = None
+    make_room: MakeRoom | None = None
+
+
+NO_LIMITS = Limits()
+
+
 async def prefetch(
     fetcher: Fetcher,
     devices: Sequence[Device],
     mode: str,
     profiled: Iterator[tuple[Device, list[int]]] | None = None,
+    limits: Limits = NO_LIMITS,
 ) -> None:
     """Prefetch as *mode* says; returns when all of it has been tried once.
 
@@ -39,32 +58,38 @@ async def prefetch(
     if mode == "none":
         return
     chain = itertools.chain.from_iterable
-    if profiled is not None and mode != "landmark":
-        await _fetch_all(fetcher, profiled, yields=False)
-    else:
-        marked = chain(_landmark(fetcher, device) for device in devices)
-        await _fetch_all(fetcher, marked, yields=False)
+    if profiled is None or mode == "landmark":
+        profiled = chain(_landmark(fetcher, device) for device in devices)
+    await _fetch_all(fetcher, profiled, Purpose.PROFILE, limits)
     if mode == "all":
         rest = chain(_segments(fetcher, device) for device in devices)
-        await _fetch_all(fetcher, rest, yields=True)
+        await _fetch_all(fetcher, rest, Purpose.BACKGROUND, limits)
 
 
-async def _fetch_all(fetcher: Fetcher, segments: Segments, *, yields: bool) -> None:
+async def _fetch_all(
+    fetcher: Fetcher, segments: Segments, purpose: Purpose, limits: Limits
+) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(WORKERS):
-            nursery.start_soon(_work, fetcher, segments, yields)
+            nursery.start_soon(_work, fetcher, segments, purpose, limits)
 
 
-async def _work(fetcher: Fetcher, segments: Segments, yields: bool) -> None:
-    """Take segments until there are none."""
+async def _work(fetcher: Fetcher, segments: Segments, purpose: Purpose, limits: Limits) -> None:
+    """Take segments until there are none, or no more room for what nobody has asked for."""
+    yields = purpose is Purpose.BACKGROUND
     while True:
         while yields and fetcher.demand.pressure is Pressure.BURST:  # noqa: ASYNC110 - ends by time
             await trio.sleep(PAUSE_SECONDS)
         segment = next(segments, None)
         if segment is None:
             return
+        device, chunks = segment
+        if yields and limits.make_room is not None:
+            size = sum(map(device.table.size, chunks))
+            if not await limits.make_room(size):
+                return
         failed = fetcher.statistics.failed_requests
-        await fetcher.fetch_background(*segment)
+        await fetcher.fetch_background(device, chunks, purpose=purpose, throttle=limits.throttle)
         if fetcher.statistics.failed_requests > failed:
             await trio.sleep(FAILURE_SECONDS)
 

@@ -1,6 +1,6 @@
 """Recording what is read first, and replaying it at the next cold mount.
 
-Recording is one look at a byte per chunk and read.  What counts is the start of a workload: the
+Recording costs one look at a byte per chunk and read.  What counts is the start of a workload: the
 record ends after a minute or 64 MiB of compressed bytes, so that a backup or a virus scanner that
 later reads everything does not become the profile.
 """
@@ -24,23 +24,18 @@ class Recorder:
 
     def __init__(self, devices: Sequence[Device]) -> None:
         self._devices = {device.number: device for device in devices}
-        self._seen = {device.number: bytearray(device.table.count) for device in devices}
         self._accesses: list[tuple[int, int]] = []
         self._size = 0
         self._ends = trio.current_time() + RECORD_SECONDS
         self.is_recording = True
 
-    def note(self, device: int, chunks: range) -> None:
-        """Note that *chunks* of *device* are being read."""
-        seen = self._seen[device]
-        for chunk in chunks:
-            if not seen[chunk]:
-                seen[chunk] = 1
-                self._accesses.append((device, chunk))
-                table = self._devices[device].table
-                self._size += table.blob_end(chunk) - table.blob_offset(chunk)
-                if self._size > RECORD_SIZE or trio.current_time() > self._ends:
-                    self.is_recording = False
+    def note(self, device: int, chunk: int) -> None:
+        """Note that *chunk* of *device* is being read for the first time."""
+        self._accesses.append((device, chunk))
+        table = self._devices[device].table
+        self._size += table.blob_end(chunk) - table.blob_offset(chunk)
+        if self._size > RECORD_SIZE or trio.current_time() > self._ends:
+            self.is_recording = False
 
     def profile(self, record: ImageRecord, old: Profile | None) -> Profile | None:
         """Return what was recorded, followed by what *old* has beyond it; None if nothing was read.

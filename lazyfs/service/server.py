@@ -188,7 +188,7 @@ async def _keep_profile(server: _Server) -> None:
 def _activity(image: OpenImage) -> int:
     """Return a count that grows with everything that is fetched."""
     counts = image.contents.statistics
-    return counts.demand_requests + counts.background_requests
+    return counts.requests
 
 
 def _record_of(server: _Server) -> MountRecord:
