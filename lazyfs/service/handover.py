@@ -20,7 +20,7 @@ import socket
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from lazyfs.service.control import decode_message, encode_message, short_path
 from lazyfs.service.failures import ServerLost, error_of
@@ -28,8 +28,8 @@ from lazyfs.service.standing import build, creation_mask, standing
 from lazyfs.service.streams import open_standard_streams
 
 CONTROL_SOCKET = "control.sock"
-PATIENCE_SECONDS = 1.0
-"""Enough for a service that socket activation has to start first, on a quiet machine."""
+PATIENCE_SECONDS = 2.0
+"""Enough for a service that socket activation has to start first, which takes 0.3 s and more."""
 LEAVE_SECONDS = 10.0
 MAX_MESSAGE_SIZE = 4 << 20
 """An environment is at most a quarter of the stack's 8 MiB."""
@@ -51,15 +51,18 @@ def hand_over(
     service's child met, or ServerLost.
     """
     open_standard_streams()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection,
+        connection.makefile("rb") as stream,
+    ):
         try:
             try:
-                _ask(connection, folder / CONTROL_SOCKET, arguments, environment)
+                _ask(connection, stream, folder / CONTROL_SOCKET, arguments, environment)
             except (OSError, TurnedAway) as error:
                 log.debug("not through the service: %s", error)
                 return None
             connection.settimeout(None)
-            answer = receive_message(connection)
+            answer = receive_message(stream)
         except KeyboardInterrupt:
             _wait_undone(connection)
             raise
@@ -79,21 +82,16 @@ def peer_uid(connection: socket.socket) -> int:
     return int(uid)
 
 
-def receive_message(connection: socket.socket, begun: bytes = b"") -> dict[str, Any] | None:
+def receive_message(stream: BinaryIO, begun: bytes = b"") -> dict[str, Any] | None:
     """Return the message that *begun* begins, or None if what comes is none.  Raises OSError."""
-    pieces = [begun]
-    size = len(begun)
-    while not pieces[-1].endswith(b"\n"):
-        piece = connection.recv(1 << 16)
-        size += len(piece)
-        if not piece or size > MAX_MESSAGE_SIZE:
-            return None
-        pieces.append(piece)
-    return decode_message(b"".join(pieces))
+    if not begun.endswith(b"\n"):
+        begun += stream.readline(MAX_MESSAGE_SIZE)
+    return decode_message(begun)
 
 
 def _ask(
     connection: socket.socket,
+    stream: BinaryIO,
     path: Path,
     arguments: Mapping[str, Any],
     environment: Mapping[str, str],
@@ -123,7 +121,7 @@ def _ask(
     finally:
         os.close(here)
     connection.sendall(message[sent:])
-    answer = receive_message(connection)
+    answer = receive_message(stream)
     if answer is None:
         raise TurnedAway("it ended without a word")
     if answer["type"] != "taken":

@@ -252,7 +252,7 @@ def _take(connection: socket.socket, born: str) -> dict[str, Any] | None:
     begun, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 2)
     if not begun or len(descriptors) != 2:
         return None
-    request = receive_message(connection, begun)
+    request = receive_message(connection.makefile("rb"), begun)
     reason = _why_not(request, born)
     if request is None or reason:
         connection.sendall(encode_message({"type": "refused", "message": reason}))
