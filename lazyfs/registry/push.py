@@ -152,6 +152,7 @@ class Pusher:
     async def _begin(self, digest: Digest, mount_from: Sequence[str]) -> str | None:
         """Begin an upload; return where it goes, None if the blob could be mounted instead."""
         start = self._endpoint.address("blobs/uploads/")
+        location = None
         for repository in mount_from:
             if repository == self._endpoint.repository:
                 continue
@@ -164,7 +165,9 @@ class Pusher:
             await discard(answer)
             if answer.status == 201:
                 return None
-            return next_url(answer.url, answer.headers.get("location"))
+            location = next_url(answer.url, answer.headers.get("location"))
+        if location is not None:
+            return location  # not mounted, but begun
         answer = await self._exchanger.request("POST", start, self._scope, {202}, content=b"")
         await discard(answer)
         self._piece_size = max(self._piece_size, _least_piece(answer))
@@ -200,8 +203,10 @@ class Pusher:
                     content=body_of(content, position, end),
                 )
             except (*TEMPORARY, Refused) as error:
-                if isinstance(error, Refused) and error.status != 416:
-                    raise
+                if isinstance(error, Refused):
+                    if error.status != 416:
+                        raise
+                    error = BadAnswer(error.message)  # it has more than we know of
                 await patience.bear(error)
                 location, position = await self._where(location, size)
                 continue

@@ -152,6 +152,10 @@ def _located(
     is_origin: bool = False,
 ) -> list[Endpoint]:
     """Return the endpoint at *location*: two if it is insecure, encrypted before plain."""
+    if "://" in location:
+        raise BadEndpoint(
+            f"{registry.source}: location {location[:100]!r}: got a URL, expected HOST[:PORT][/PATH]"
+        )
     parse_base(location, registry.source)
     rest = name[_covered(registry.key, name) :]
     host, _, repository = (location.rstrip("/") + rest).partition("/")

@@ -228,7 +228,7 @@ async def test_a_blob_is_pushed_in_one_piece(registry: FakeRegistry) -> None:
         ("PUT", 201),
     ]
     put = registry.requests[1]
-    assert put.target.endswith(f"?state=x&digest={described(DATA).digest}")
+    assert put.target.endswith(f"?state=0&digest={described(DATA).digest}")
     assert put.headers["content-length"] == str(len(DATA))
 
 

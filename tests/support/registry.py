@@ -11,7 +11,6 @@ token and basic authentication, redirects to signed URLs) and misbehaves on dema
 import argparse
 import json
 import re
-import secrets
 import signal
 import ssl
 import sys
@@ -25,7 +24,9 @@ from typing import IO, Any
 
 from tests.support.faults import Faults
 from tests.support.registry_auth import ROUTE_RE, Bearer, Signed, basic_header, document, error
-from tests.support.registry_content import DIGEST_RE, Content, digest_text
+from tests.support.registry_content import DIGEST_RE, Content, digest_text, subject_of
+from tests.support.registry_referrers import ReferrersApi
+from tests.support.registry_uploads import Uploads
 from tests.support.registry_wire import Answer, FilePart, Request, Server
 
 RANGE_RE = re.compile(r"bytes=(\d*)-(\d*)")
@@ -69,7 +70,8 @@ class FakeRegistry:
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
         )
-        self._uploads: set[str] = set()
+        self.uploads = Uploads(self.content)
+        self.referrers: ReferrersApi | None = None
         self._basic: dict[str, str] | None = None
         self._bearer: Bearer | None = None
         self._signed: Signed | None = None
@@ -188,6 +190,7 @@ class FakeRegistry:
             raise ValueError("share_signatures: the other registry does not sign yet")
         self._signed = other_signed
         self.content = other.content
+        self.uploads.content = other.content
 
     def expire_signed_urls(self) -> None:
         if self._signed:
@@ -195,7 +198,11 @@ class FakeRegistry:
 
     def allow_upload(self, session: str) -> None:
         """Accept a PUT to the upload *session*, as if a POST had begun it."""
-        self._uploads.add(session)
+        self.uploads.sessions[session] = bytearray()
+
+    def list_referrers(self, **options: Any) -> None:
+        """Have the referrers API; *options* are those of ``ReferrersApi``."""
+        self.referrers = ReferrersApi(self.content, **options)
 
     def warn(self, text: str) -> None:
         """Send a Warning header with every answer from now on."""
@@ -287,7 +294,11 @@ class FakeRegistry:
         if kind == "manifests":
             return self._manifest(request, name, rest)
         if rest.startswith("uploads/"):
-            return self._upload(request, name, rest.removeprefix("uploads/"))
+            return self.uploads.answer(request, name, rest.removeprefix("uploads/"))
+        if kind == "referrers":
+            if self.referrers is None:
+                return error(404, "NOT_FOUND")
+            return self.referrers.answer(request, name, rest)
         return self._blob(request, name, rest)
 
     def _refusal(self, request: Request) -> Answer | None:
@@ -306,8 +317,14 @@ class FakeRegistry:
             media_type = request.headers.get("content-type", "")
             tag = None if is_digest else reference
             digest = self.content.put_manifest(name, request.body, media_type, tag)
-            location = f"/v2/{name}/manifests/{digest}"
-            return Answer(201, {"Location": location, "Docker-Content-Digest": digest})
+            fields = {
+                "Location": f"/v2/{name}/manifests/{digest}",
+                "Docker-Content-Digest": digest,
+            }
+            subject = subject_of(request.body)
+            if subject is not None and self.referrers is not None:
+                fields["OCI-Subject"] = subject
+            return Answer(201, fields)
         stored = self.content.manifest(name, reference)
         if stored is None:
             return error(404, "MANIFEST_UNKNOWN")
@@ -334,24 +351,6 @@ class FakeRegistry:
         name, _, digest = request.path.removeprefix("/_signed/").rpartition("/")
         blob = self.content.blob(name, digest)
         return error(404, "BLOB_UNKNOWN") if blob is None else _ranged(request, blob, digest)
-
-    def _upload(self, request: Request, name: str, session: str) -> Answer:
-        digest = request.query.get("digest")
-        if request.method == "POST" and digest is None:
-            session = secrets.token_hex(8)
-            self._uploads.add(session)
-            return Answer(202, {"Location": f"/v2/{name}/blobs/uploads/{session}?state=x"})
-        if request.method == "PUT" and session not in self._uploads:
-            return error(404, "BLOB_UPLOAD_UNKNOWN")
-        if request.method not in ("POST", "PUT") or digest is None:
-            return error(405, "UNSUPPORTED")
-        if digest_text(request.body, digest.partition(":")[0]) != digest:
-            return error(400, "DIGEST_INVALID")
-        self._uploads.discard(session)
-        self.content.put_blob(name, request.body)
-        return Answer(
-            201, {"Location": f"/v2/{name}/blobs/{digest}", "Docker-Content-Digest": digest}
-        )
 
     def _stats(self, request: Request) -> Answer:
         if request.method == "DELETE":

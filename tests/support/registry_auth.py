@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from tests.support.registry_wire import Answer, Request
 
-ROUTE_RE = re.compile(r"/v2/(?P<name>.+?)/(?P<kind>manifests|blobs|tags)/(?P<rest>.+)")
+ROUTE_RE = re.compile(r"/v2/(?P<name>.+?)/(?P<kind>manifests|blobs|tags|referrers)/(?P<rest>.+)")
 
 
 def document(value: object) -> Answer:

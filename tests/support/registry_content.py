@@ -95,6 +95,11 @@ class Content:
             found |= set(self._index(layout))
         return sorted(found) if repository or layout else None
 
+    def manifests(self, name: str) -> list[Stored]:
+        """Return the manifests that were pushed to a repository, in their order."""
+        with self._lock:
+            return list(self._repositories.get(name, Repository()).manifests.values())
+
     def put_blob(self, name: str, data: bytes, digest: str | None = None) -> str:
         """Store a blob, under *digest* if it is to be under a wrong one."""
         digest = digest or digest_text(data)
@@ -131,6 +136,14 @@ class Content:
         if not named and len(listed) == 1:
             named["latest"] = listed[0]["digest"]
         return named
+
+
+def subject_of(data: bytes) -> str | None:
+    """Return the digest of a manifest's subject, None if it has none."""
+    try:
+        return json.loads(data)["subject"]["digest"]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _media_type(data: bytes) -> str:
