@@ -28,6 +28,11 @@ class Origin:
         return self._source is not None
 
     @property
+    def is_offline(self) -> bool:
+        """Whether no registry may be asked."""
+        return self._access.is_offline
+
+    @property
     def source(self) -> Source:
         """The source, opened now if it was not; raises Offline if nothing may be asked."""
         if self._source is None:

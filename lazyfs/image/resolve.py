@@ -7,11 +7,13 @@ before needs no request.
 from dataclasses import dataclass
 
 from lazyfs.digest import Digest
-from lazyfs.errors import FormatError
+from lazyfs.errors import FormatError, Unavailable
+from lazyfs.image.offline import last_known, resolve_offline, with_hint
 from lazyfs.image.origin import Origin
 from lazyfs.oci.config import ImageConfig, decode_config
 from lazyfs.oci.manifest import Index, Manifest, decode_manifest
 from lazyfs.oci.platforms import Platform, choose
+from lazyfs.oci.reference import LayoutReference
 from lazyfs.registry.source import Document
 from lazyfs.store.blobs import load_blob, save_blob
 from lazyfs.store.paths import Store
@@ -47,7 +49,7 @@ class Resolver:
 
     async def resolve(self, reference: str | Digest, platform: Platform) -> Resolved:
         """Return the manifest that *reference* names, or the one its index has for *platform*."""
-        document = await self.document(reference)
+        document = await self._named(reference, platform)
         found = decode_manifest(document.data, document.media_type)
         if isinstance(found, Manifest):
             return Resolved(found, document, None)
@@ -59,6 +61,19 @@ class Resolver:
                 "expected a manifest"
             )
         return Resolved(manifest, chosen, document.digest)
+
+    async def _named(self, reference: str | Digest, platform: Platform) -> Document:
+        """Return what a name means now; what it meant the last time only where that is wanted."""
+        named = self._origin.reference
+        if isinstance(reference, Digest) or isinstance(named, LayoutReference):
+            return await self.document(reference)
+        if self._origin.is_offline:
+            return await self.document(resolve_offline(self._store, named, platform))
+        try:
+            return await self.document(reference)
+        except Unavailable as exc:
+            known = last_known(self._store, named, platform)
+            raise with_hint(exc, known) from exc
 
     async def config(self, manifest: Manifest) -> ImageConfig:
         """Return the image's config, its digest checked."""
