@@ -35,6 +35,8 @@ class Server:
         max_read: int = ...,
         share_device: bool = False,
         stays: bool = False,
+        clones: list[int] = ...,
+        adopted_minor: int = 0,
     ) -> None: ...
     def start(self) -> None:
         """Start the threads, once."""

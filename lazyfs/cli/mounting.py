@@ -71,6 +71,8 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Announce | No
             prefetch=wanted["prefetch"],
             driver=wanted["driver"],
             working_directory=os.getcwd() if is_relative(image) or request.foreground else "/",
+            verbosity=request.verbosity,
+            is_log_json=request.log_json,
         )
         serve_mount(settings, link)
         if not request.foreground:

@@ -102,6 +102,11 @@ def describe(entry: dict[str, Any]) -> str:
             f"  health     {entry['health']}",
         ]
         lines += [f"  endpoint   {state_line(each)}" for each in entry["endpoints"]]
+    if "keeperNote" in entry:
+        keeper = entry["keeperPid"]
+        found = f"pid {keeper}" if keeper else f"none: {entry['keeperNote'] or 'not yet'}"
+        count = entry["successions"]
+        lines.append(f"  keeper     {found}" + (f"; server number {count + 1}" if count else ""))
     if entry["state"] == "dead":
         lines.append(f"  hint       its server has died: lazyfs umount {entry['mountpoint']}")
     if "message" in entry:

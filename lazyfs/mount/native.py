@@ -12,20 +12,15 @@ the few attributes that change, they put into a queue; an eventfd wakes the even
     HINT        a reader has reached the chunk that read-ahead marked
     FAULT       a request failed because of what is on disk: written to the log
 
-The connection can outlive its server: another process that holds the same open file descriptions
-of /dev/fuse hands them to a new server, which adopts them, and has the kernel hand out again what
-the old one had taken and not answered (FUSE_NOTIFY_RESEND, Linux 6.9).  Inode numbers are nids and
-there are no handles, so that nothing else has to be handed over but what the greeting agreed on.
+The connection can outlive its server (connection.py).  Inode numbers are nids and there are no
+handles, so that a new server needs nothing of the old one but what the greeting agreed on.
 
 An interrupted reader is answered by the threads at once; its fetch lives on, and its answer finds
 nobody.  Contract of the threads: native/include/lazyfs_core.h.
 """
 
-import fcntl
 import logging
 import os
-import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
@@ -33,6 +28,7 @@ import trio
 from lazyfs._native import ATTRIBUTE, HINT, MISS, Server
 from lazyfs.errors import MountFailed, StoreError
 from lazyfs.mount import point
+from lazyfs.mount.connection import Connection, fuse_descriptors, with_clones
 from lazyfs.mount.contents import NativeImage
 from lazyfs.mount.errnos import errno_of
 from lazyfs.mount.faults import FaultLog
@@ -47,10 +43,6 @@ THREADS = 2  # one is often faster by a little; two go on when one waits for the
 MAX_READ = 1 << 20
 PAGE_SIZE = 4096
 NO_MARK = 0xFFFFFFFF
-FUSE_DEVICE_NUMBER = os.makedev(10, 229)
-FUSE_DEV_IOC_CLONE = 0x8004E500
-HAS_RESEND = 1 << 39  # of INIT's flags
-RESEND = struct.pack("=IiQ", 16, 7, 0)  # FUSE_NOTIFY_RESEND: an out-header without a request
 LOOK_SECONDS = 1.0  # how often first reads are looked at while they are recorded
 REQUESTS = {1: "lookup", 3: "getattr", 5: "readlink", 15: "read", 22: "getxattr", 23: "listxattr",
             28: "readdir", 44: "readdir"}  # fmt: skip
@@ -60,29 +52,11 @@ class StoreDamaged(StoreError):
     """What is on disk of an image contradicts itself, or cannot be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """A connection that has been greeted, as one server leaves it to the next.
-
-    ``descriptors`` are of /dev/fuse, the connection's first one and its clones; ``device`` is
-    "major:minor" of the mount; ``minor`` and ``flags`` are what the greeting agreed on.
-    """
-
-    descriptors: tuple[int, ...]
-    device: str | None
-    minor: int
-    flags: int
-
-    @property
-    def can_resend(self) -> bool:
-        """Say whether requests that a dead server had taken can be had again."""
-        return bool(self.flags & HAS_RESEND)
-
-
 class NativeSession(PyfuseSession):
     """A mount of *image* that C threads serve; the same life as that of a PyfuseSession."""
 
     driver = "native"
+    has_successor = True
 
     def __init__(
         self,
@@ -106,10 +80,10 @@ class NativeSession(PyfuseSession):
 
     def mount(self, options: set[str]) -> None:
         """Make the mount with libfuse's *options*; raises MountFailed."""
-        before = _fuse_descriptors()
+        before = fuse_descriptors()
         super().mount(options)
         try:
-            descriptors = _fuse_descriptors() - before
+            descriptors = fuse_descriptors() - before
             if len(descriptors) != 1:
                 raise OSError(f"got {len(descriptors)} new descriptors of /dev/fuse, expected 1")
             self._descriptors = with_clones(descriptors.pop(), self._threads)
@@ -120,7 +94,10 @@ class NativeSession(PyfuseSession):
             raise MountFailed(f"driver native on {self.mountpoint}: {error}") from error
 
     def adopt(self, connection: Connection) -> None:
-        """Go on with a mount that another server made; its descriptors are ours from now on."""
+        """Go on with a mount that another server made; its descriptors are ours from now on.
+
+        Raises MountFailed.
+        """
         self._adopted = connection
         self._descriptors = list(connection.descriptors)
         self.device = connection.device
@@ -130,7 +107,7 @@ class NativeSession(PyfuseSession):
             self.close()
             raise MountFailed(f"driver native on {self.mountpoint}: {error}") from error
 
-    def connection(self) -> Connection:
+    def connection(self) -> Connection | None:
         """Return what a successor has to be given; after ``wait_ready``."""
         if self._adopted is not None:
             return self._adopted
@@ -156,6 +133,7 @@ class NativeSession(PyfuseSession):
             attributes,
             threads=self._threads,
             max_read=self._max_read,
+            share_device=True,  # a clone that no keeper holds would end with this process
             clones=self._descriptors[1:],
             adopted_minor=0 if self._adopted is None else self._adopted.minor,
         )
@@ -165,8 +143,8 @@ class NativeSession(PyfuseSession):
         server = self._server
         assert server is not None, "serve before mount"
         server.start()
-        if self._adopted is not None and self._adopted.can_resend:
-            _resend(self._descriptors[0])
+        if self._adopted is not None:
+            self._adopted.resend()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._follow_touches, server)
@@ -269,56 +247,3 @@ class NativeSession(PyfuseSession):
             if not self._note_touches(server):
                 return
             await trio.sleep(LOOK_SECONDS)
-
-
-def with_clones(descriptor: int, count: int) -> list[int]:
-    """Return *descriptor* and clones of its connection, *count* in all.
-
-    Where cloning needs a permission that we do not have, the first is all there is.
-    """
-    descriptors = [descriptor]
-    try:
-        while len(descriptors) < count:
-            clone = os.open(point.FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                fcntl.ioctl(clone, FUSE_DEV_IOC_CLONE, struct.pack("=I", descriptor))
-            except OSError:
-                os.close(clone)
-                raise
-            descriptors.append(clone)
-    except OSError as error:
-        log.debug("clone of the connection: %s", error)
-    return descriptors
-
-
-def renewed(connection: Connection, count: int) -> Connection:
-    """Return *connection* on new descriptors, the old ones closed.
-
-    For kernels that cannot resend: closing a descriptor, everywhere, ends the requests that were
-    read from it, whose readers would wait for ever otherwise.
-    """
-    first, *rest = with_clones(connection.descriptors[0], count + 1)
-    if not rest:
-        return connection  # no permission: those who waited for the dead server wait on
-    for old in (first, *connection.descriptors[1:]):
-        os.close(old)
-    return Connection(tuple(rest), connection.device, connection.minor, connection.flags)
-
-
-def _resend(descriptor: int) -> None:
-    try:
-        os.write(descriptor, RESEND)
-    except OSError as error:
-        log.debug("resending: %s", error)  # unmounted meanwhile: the threads see it too
-
-
-def _fuse_descriptors() -> set[int]:
-    """Return this process's descriptors of /dev/fuse, however that is named here."""
-    found = set()
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            if os.fstat(int(name)).st_rdev == FUSE_DEVICE_NUMBER:
-                found.add(int(name))
-        except OSError:
-            pass  # the one that listed the directory
-    return found

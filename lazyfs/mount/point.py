@@ -107,7 +107,14 @@ def topmost(entries: Sequence[MountEntry], mountpoint: bytes) -> MountEntry | No
 
 
 def real_path(path: str) -> str:
-    """Return *path* absolute and without links; works where a dead mount answers nothing."""
+    """Return *path* absolute and without links; works where a dead mount answers nothing.
+
+    A mountpoint that is spelled as the kernel spells it is not looked at: its server may be busy,
+    or be us.
+    """
+    is_clean = os.path.isabs(path) and os.path.normpath(path) == path
+    if is_clean and topmost(load_mountinfo(), os.fsencode(path)) is not None:
+        return path
     return os.path.realpath(path)
 
 

@@ -15,6 +15,7 @@ import trio
 
 from lazyfs.errors import MountFailed
 from lazyfs.mount import point
+from lazyfs.mount.connection import Connection
 from lazyfs.mount.contents import MountedImage
 from lazyfs.mount.options import FILESYSTEM_TYPE
 from lazyfs.mount.pyfuse import ImageOperations
@@ -47,10 +48,12 @@ class PyfuseSession:
     """A mount of *image* on a directory; use one per process, in this order: mount, serve, close.
 
     ``serve`` answers requests until the mount is gone.  ``note`` is what a status adds to the name
-    of the driver, empty for nothing.
+    of the driver, empty for nothing.  ``has_successor``: another server can adopt the mount when
+    this one has died.
     """
 
     driver = "pyfuse3"
+    has_successor = False
 
     def __init__(self, image: MountedImage, mountpoint: str, *, note: str = "") -> None:
         self.note = note
@@ -72,6 +75,19 @@ class PyfuseSession:
                 raise _mount_failed(self.mountpoint, complaint()) from error
         entry = self._entry()
         self.device = None if entry is None else entry.device
+
+    def adopt(self, connection: Connection) -> None:
+        """Go on with a mount that another server made; raises MountFailed."""
+        raise MountFailed(
+            f"driver {self.driver}: got a mount that another server made, expected driver native"
+        )
+
+    def connection(self) -> Connection | None:
+        """Return what a successor of this server has to be given; None: it can have none.
+
+        libfuse keeps to itself what it agreed on with the kernel.
+        """
+        return None
 
     async def serve(self) -> None:
         """Answer requests until the mount is gone."""

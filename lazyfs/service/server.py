@@ -1,8 +1,9 @@
 """The server of one mount: opens the image, mounts, answers until the mount is gone.
 
 Tasks, all in one nursery: the driver (its end ends the rest), the signals, the control socket,
-prefetching.  A signal to end unmounts, lazily if the mount is in use, and so does any failure:
-a server never leaves a dead mount behind unless it is killed.
+the keeper, prefetching.  A signal to end unmounts, lazily if the mount is in use, and so does any
+failure.  A server that is killed, or meets a bug of its own, is succeeded by another one where it
+has a keeper; without one a server that is killed leaves a dead mount behind.
 """
 
 import faulthandler
@@ -24,16 +25,17 @@ from lazyfs.errors import LazyfsError
 from lazyfs.image.open import OpenImage, open_image
 from lazyfs.image.prepare import Prepared
 from lazyfs.image.profile import RECORD_SECONDS
+from lazyfs.mount.connection import renewed
 from lazyfs.mount.drivers import open_session
-from lazyfs.mount.options import MountOptions, fuse_options
+from lazyfs.mount.options import fuse_options
 from lazyfs.mount.session import PyfuseSession
-from lazyfs.registry.source import AccessOptions
 from lazyfs.service.control import (
     MAX_QUESTION_SIZE,
     decode_message,
     encode_message,
     short_path,
 )
+from lazyfs.service.keeping import Keeping, Legacy
 from lazyfs.service.memory import keep_trimmed, set_up_memory, settle_memory
 from lazyfs.service.record import (
     MountRecord,
@@ -43,6 +45,7 @@ from lazyfs.service.record import (
     socket_path,
     start_ticks_of,
 )
+from lazyfs.service.settings import MountSettings as MountSettings
 from lazyfs.service.supervise import ChannelClosed, Link
 
 log = logging.getLogger(__name__)
@@ -50,22 +53,16 @@ log = logging.getLogger(__name__)
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 QUESTION_SECONDS = 10.0
 MAX_CLIENTS = 16
+CRASHED = 1
 
 
 @dataclass(frozen=True, slots=True)
-class MountSettings:
-    """What the command line asked for; all paths absolute."""
+class Succession:
+    """What a server goes on with whose predecessor died: its legacy, and the link to the keeper."""
 
-    mountpoint: str
-    mount_id: str
-    cache_dir: Path
-    runtime_dir: Path
-    log_path: Path
-    access: AccessOptions
-    options: MountOptions
-    prefetch: str = "none"
-    driver: str = "auto"
-    working_directory: str = "/"
+    legacy: Legacy
+    link: int
+    history: str
 
 
 @dataclass(slots=True)
@@ -74,6 +71,8 @@ class _Server:
     prepared: Prepared
     image: OpenImage
     session: PyfuseSession
+    keeping: Keeping
+    give_way: trio.Event = field(default_factory=trio.Event)
     started: str = ""
     started_clock: float = field(default_factory=time.monotonic)
 
@@ -84,10 +83,21 @@ def serve(settings: MountSettings, link: Link) -> None:
     set_up_memory()
     prepared = Prepared.decode(link.wait_prepared())
     os.chdir(settings.working_directory)
-    trio.run(_serve, settings, prepared, link)
+    trio.run(_serve, settings, prepared, link, None)
 
 
-async def _serve(settings: MountSettings, prepared: Prepared, link: Link) -> None:
+def succeed(succession: Succession) -> None:
+    """Serve a mount whose server has died, until the mount is gone."""
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    set_up_memory()
+    legacy = succession.legacy
+    os.chdir(legacy.settings.working_directory)
+    trio.run(_serve, legacy.settings, legacy.prepared, None, succession)
+
+
+async def _serve(
+    settings: MountSettings, prepared: Prepared, link: Link | None, succession: Succession | None
+) -> None:
     failure: BaseException | None = None
     # Signals first: from the moment of the mount on, none may end us without unmounting.
     with trio.open_signal_receiver(*ENDING_SIGNALS) as signals:
@@ -103,8 +113,15 @@ async def _serve(settings: MountSettings, prepared: Prepared, link: Link) -> Non
                 log.warning(
                     "option max_read: driver %s cannot limit reads; ignored", session.driver
                 )
-            session.mount(fuse_options(settings.options, prepared.resolved))
-            server = _Server(settings, prepared, image, session)
+            if succession is None:
+                session.mount(fuse_options(settings.options, prepared.resolved))
+                keeping = Keeping(settings, prepared, session, image)
+            else:
+                keeping = _take_over(settings, prepared, session, image, succession)
+                remove_record(settings.runtime_dir, settings.mount_id)  # the dead server's
+            server = _Server(settings, prepared, image, session, keeping)
+            if succession is not None:
+                server.started = succession.legacy.started
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_drive, session, nursery.cancel_scope)
@@ -112,12 +129,43 @@ async def _serve(settings: MountSettings, prepared: Prepared, link: Link) -> Non
                     await _go_live(server, nursery, link)
             except* (ChannelClosed, LazyfsError) as group:
                 failure = _first(group)
+            except* Exception:
+                if not keeping.is_kept:
+                    raise
+                log.exception("%s: a bug ends this server", session.mountpoint)
+                os._exit(CRASHED)  # the keeper starts another one
             finally:
                 remove_record(settings.runtime_dir, settings.mount_id)
                 with trio.CancelScope(shield=True):
+                    await keeping.end()  # first: its copies would keep the connection alive
                     await _leave(session)
     if failure is not None:
         raise failure
+
+
+def _take_over(
+    settings: MountSettings,
+    prepared: Prepared,
+    session: PyfuseSession,
+    image: OpenImage,
+    succession: Succession,
+) -> Keeping:
+    """Adopt the connection that a dead server left."""
+    legacy, connection = succession.legacy, succession.legacy.connection
+    if not connection.can_resend:
+        connection = renewed(connection)
+    session.adopt(connection)
+    for pin in legacy.pins:
+        os.close(pin)  # the keeper has them, and the image is open
+    return Keeping(
+        settings,
+        prepared,
+        session,
+        image,
+        link=succession.link,
+        history=succession.history,
+        is_outdated=connection != legacy.connection,
+    )
 
 
 def _first(group: BaseExceptionGroup[Exception]) -> Exception:
@@ -155,19 +203,27 @@ async def _leave(session: PyfuseSession) -> None:
         log.error("%s", error)
 
 
-async def _go_live(server: _Server, nursery: trio.Nursery, link: Link) -> None:
-    """Wait for the kernel's greeting, then say that the mount is live and start the extras."""
+async def _go_live(server: _Server, nursery: trio.Nursery, link: Link | None) -> None:
+    """Wait for the kernel's greeting, then say that the mount is live and start the extras.
+
+    Without *link* this server succeeds another one, and nobody waits to be told.
+    """
     settings = server.settings
     await server.session.wait_ready()
-    server.started = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    server.started = server.started or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     remove_stale(settings.runtime_dir, server.session.mountpoint)
-    await nursery.start(_serve_control, settings, _status_of(server))
+    await nursery.start(_serve_control, server)
     save_record(settings.runtime_dir, _record_of(server))
-    link.announce_ready()
+    await server.keeping.begin(server.started)
+    if link is not None:
+        link.announce_ready()
+    nursery.start_soon(server.keeping.run)
+    nursery.start_soon(_give_way, server)
     settle_memory()
     nursery.start_soon(keep_trimmed, partial(_activity, server.image))
     nursery.start_soon(_prefetch, server)
-    nursery.start_soon(_keep_profile, server)
+    if link is not None:  # a successor has not seen the first reads
+        nursery.start_soon(_keep_profile, server)
 
 
 async def _prefetch(server: _Server) -> None:
@@ -183,6 +239,15 @@ async def _keep_profile(server: _Server) -> None:
         await trio.sleep(RECORD_SECONDS)
     finally:
         server.image.save_profile()
+
+
+async def _give_way(server: _Server) -> None:
+    """When that is asked for, end at once and leave the mount to a successor."""
+    await server.give_way.wait()
+    log.info("%s: making way for another server", server.session.mountpoint)
+    await server.keeping.plan_succession()
+    server.image.save_profile()
+    os._exit(0)  # what was not answered is handed out again
 
 
 def _activity(image: OpenImage) -> int:
@@ -225,23 +290,23 @@ def _status_of(server: _Server) -> Status:
             "uptimeSeconds": round(time.monotonic() - server.started_clock, 1),
             "cacheDir": str(server.settings.cache_dir),
             "log": str(server.settings.log_path),
+            **server.keeping.facts(),
             **server.image.statistics(),
         }
 
     return status
 
 
-async def _serve_control(
-    settings: MountSettings, status: Status, *, task_status: trio.TaskStatus[None]
-) -> None:
+async def _serve_control(server: _Server, *, task_status: trio.TaskStatus[None]) -> None:
     """Answer questions on the control socket; one line each."""
+    settings = server.settings
     clients = trio.CapacityLimiter(MAX_CLIENTS)
     async with _listener(socket_path(settings.runtime_dir, settings.mount_id)) as listener:
         task_status.started()
         async with trio.open_nursery() as nursery:
             while True:
                 connection, _ = await listener.accept()
-                nursery.start_soon(_answer_client, connection, clients, status)
+                nursery.start_soon(_answer_client, connection, clients, server)
 
 
 @asynccontextmanager
@@ -261,18 +326,19 @@ async def _listener(path: Path) -> AsyncIterator[trio.socket.SocketType]:
 
 
 async def _answer_client(
-    connection: trio.socket.SocketType, clients: trio.CapacityLimiter, status: Status
+    connection: trio.socket.SocketType, clients: trio.CapacityLimiter, server: _Server
 ) -> None:
     with connection:
         async with clients:
             with trio.move_on_after(QUESTION_SECONDS):
                 try:
-                    await _answer_lines(connection, status)
+                    await _answer_lines(connection, server)
                 except OSError:
                     pass  # the client went away
 
 
-async def _answer_lines(connection: trio.socket.SocketType, status: Status) -> None:
+async def _answer_lines(connection: trio.socket.SocketType, server: _Server) -> None:
+    status = _status_of(server)
     waiting = b""
     while len(waiting) <= MAX_QUESTION_SIZE:
         data = await connection.recv(4096)
@@ -281,9 +347,12 @@ async def _answer_lines(connection: trio.socket.SocketType, status: Status) -> N
         waiting += data
         while b"\n" in waiting:
             line, _, waiting = waiting.partition(b"\n")
-            answer = memoryview(encode_message(answer_question(line, status)))
+            document = answer_question(line, status)
+            answer = memoryview(encode_message(document))
             while answer:
                 answer = answer[await connection.send(answer) :]
+            if document["type"] == "restarting":
+                server.give_way.set()
 
 
 def answer_question(line: bytes, status: Status) -> dict[str, Any]:
@@ -299,4 +368,8 @@ def answer_question(line: bytes, status: Status) -> dict[str, Any]:
         except Exception as error:  # a client must not end the mount
             log.exception("status failed")
             return {"type": "error", "message": f"status: {type(error).__name__}"}
+    if question["type"] == "restart":
+        if status()["keeperPid"] is None:
+            return {"type": "error", "message": "restart: got no keeper, expected one"}
+        return {"type": "restarting"}
     return {"type": "error", "message": f"question: got {question['type']!r}, expected a known one"}

@@ -80,6 +80,16 @@ class LayerContent:
         self.states = memoryview(self._map)[HEADER_SIZE:]
         self._note_use()
 
+    def open_pin(self) -> int:
+        """Return a new descriptor that keeps the layer in use until its last copy is closed.
+
+        For a process that is to outlive this one: whoever opens the layer then is not alone, and
+        believes its marks.  -1 where there is nothing to keep.
+        """
+        pin = os.open(self.folder / "presence", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        lock_for_use(pin)  # we are a user, and so not alone
+        return pin
+
     def _note_use(self) -> None:
         """Set the map's time, which says when the layer was last used."""
         if self._counts_as_use:
@@ -287,6 +297,10 @@ class UnstoredContent(LayerContent):
         self.table = table
         self.fd = -1
         self.states = memoryview(bytearray(max(1, table.count)))
+
+    def open_pin(self) -> int:
+        """Return -1: there is nothing to keep."""
+        return -1
 
     def claim(self, first: int, last: int) -> bool:
         """Say yes: what is not stored is not shared."""

@@ -359,8 +359,7 @@ def test_what_is_not_ours_stays_mounted(lazyfs, mountpoint):
 
 
 def kill_server(lazyfs, mountpoint) -> None:
-    pid = server_of(lazyfs)
-    os.kill(pid, signal.SIGKILL)
+    pid = lazyfs.kill_server()
     wait_until(lambda: not is_running(pid))
     with pytest.raises(OSError, match=r"not connected|abort"):
         os.listdir(mountpoint)

@@ -141,8 +141,7 @@ def test_busy_and_lazy(lazyfs, place, home):
 def test_a_killed_server(lazyfs, place, home):
     mountpoint = home / "mnt"
     lazyfs.mount(f"oci:{place}/layout", mountpoint)
-    (status,) = lazyfs.status()
-    os.kill(status["pid"], 9)
+    lazyfs.kill_server()
     done = lazyfs("mount", f"oci:{place}/layout", mountpoint)
     assert done.returncode == 0, done.stderr
     assert as_user("cat", mountpoint / "etc/own").stdout == "own"

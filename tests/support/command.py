@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -69,6 +70,19 @@ class Lazyfs:
         done = self("status", "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)["mounts"]
+
+    def kill_server(self) -> int:
+        """Kill the only mount's server for good, with its keeper; return its process number."""
+        (status,) = self.status()
+        while status["keeperPid"] is None and not status["keeperNote"]:  # it is starting
+            (status,) = self.status()
+        keeper, server = status["keeperPid"], status["pid"]
+        if keeper is not None:
+            os.kill(keeper, signal.SIGSTOP)  # so that neither sees the other die
+        os.kill(server, signal.SIGKILL)
+        if keeper is not None:
+            os.kill(keeper, signal.SIGKILL)
+        return server
 
     def records(self) -> list[Path]:
         return sorted((self.folder / "run").glob("*"))
