@@ -1,0 +1,188 @@
+"""The options for reaching registries, and what is shown of the decision."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lazyfs.cli.access import hide_argument
+from tests.support import certificates
+from tests.support.command import Lazyfs
+from tests.support.images import layer_from_fixture, make_layout
+from tests.support.registry import FakeRegistry
+
+SECRET = "geheim"
+
+
+@pytest.fixture
+def registry(tmp_path):
+    make_layout(tmp_path / "layout", [layer_from_fixture("edge-default")])
+    with FakeRegistry(tmp_path / "layout") as serving:
+        yield serving
+
+
+@pytest.fixture(autouse=True)
+def no_configuration(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    monkeypatch.delenv("REGISTRY_AUTH_FILE", raising=False)
+
+
+def test_credentials_on_the_command_line(run, registry):
+    registry.require_basic({"u": SECRET})
+    image = f"{registry.host}/image"
+    assert run("inspect", image).code == 4
+    assert run("inspect", image, "--creds", "u:wrong").code == 4
+    done = run("inspect", image, "--creds", f"u:{SECRET}")
+    assert done.code == 0
+    assert SECRET not in done.err
+    assert run("inspect", image, "--anonymous").code == 4
+    assert run("inspect", image, "--anonymous", "--creds", "u:x").code == 2
+    assert run("inspect", image, "--creds", ":x").code == 2
+
+
+def test_a_password_from_standard_input(registry, tmp_path):
+    registry.require_basic({"u": SECRET})
+    lazyfs = Lazyfs(tmp_path)
+    words = ("inspect", f"{registry.host}/image", "--creds", "u")
+    done = lazyfs(*words, input=f"{SECRET}\n")
+    assert done.returncode == 0, done.stderr
+    done = lazyfs(*words, stdin=subprocess.DEVNULL)
+    assert done.returncode == 2
+    assert "pipe the password in" in done.stderr
+
+
+def test_a_password_that_is_typed(registry, tmp_path):
+    """On a terminal it is asked for, and not shown."""
+    registry.require_basic({"u": SECRET})
+    lazyfs = Lazyfs(tmp_path)
+    master, slave = pty.openpty()
+    try:
+        process = lazyfs.start(
+            *("inspect", f"{registry.host}/image", "--creds", "u"),
+            stdin=slave,
+            start_new_session=True,
+        )
+        asked = process.stderr.read(len("Password of u:"))  # earlier input is thrown away
+        os.write(master, f"{SECRET}\n".encode())
+        _, said = process.communicate(timeout=30)
+    finally:
+        os.close(master)
+        os.close(slave)
+    assert asked == "Password of u:"
+    assert process.returncode == 0, said
+    assert SECRET not in said
+
+
+def test_no_process_shows_the_password():
+    """What ``ps`` reads is overwritten, wherever it stands in the arguments."""
+    code = (
+        "import sys; from lazyfs.cli.access import hide_argument;"
+        "hide_argument(sys.argv[2], keep=5);"
+        "print(open('/proc/self/cmdline').read().split('\\0')[3:-1] + sys.argv[2:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--creds", "user:geheim", "--creds=user:geheim"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    hidden = ["--creds", "user:xxxxxx", "--creds=user:xxxxxx"]
+    assert done.stdout.strip() == repr([*hidden, "user:geheim", "--creds=user:geheim"])
+
+
+def test_hiding_what_is_not_there_does_nothing():
+    before = Path("/proc/self/cmdline").read_bytes()
+    hide_argument("nobody:nothing at all", keep=3)
+    assert Path("/proc/self/cmdline").read_bytes() == before
+
+
+def test_a_directory_of_hosts(run, registry, tmp_path):
+    folder = tmp_path / "hosts" / "r.example"
+    folder.mkdir(parents=True)
+    (folder / "hosts.toml").write_text(f'[host."{registry.url}"]\n')
+    done = run("inspect", "r.example/image", "--hosts-dir", tmp_path / "hosts")
+    assert done.code == 0, done.err
+    assert registry.requests[0].target.endswith("?ns=r.example")
+
+
+@pytest.mark.skipif(certificates.why_missing() is not None, reason=certificates.why_missing() or "")
+def test_a_certificate_that_is_not_checked(run, tmp_path):
+    made = certificates.make_certificates(tmp_path)
+    make_layout(tmp_path / "layout", [layer_from_fixture("edge-default")])
+    with FakeRegistry(tmp_path / "layout", tls=made.server) as registry:
+        folder = tmp_path / "hosts" / registry.host
+        folder.mkdir(parents=True)
+        (folder / "hosts.toml").write_text(f'server = "{registry.url}"\n')
+        words = ("inspect", f"{registry.host}/image", "--hosts-dir", tmp_path / "hosts")
+        assert run(*words).code == 5
+        assert run(*words, "--insecure-skip-verify").code == 0
+        authorities = tmp_path / "config/containers/certs.d" / registry.host
+        authorities.mkdir(parents=True)
+        (authorities / "ca.crt").write_bytes(made.authority.read_bytes())
+        assert run(*words).code == 0
+
+
+def test_offline(run, registry):
+    image = f"{registry.host}/image"
+    assert run("ls", image, "--offline").code == 5
+    assert run("ls", image).code == 0
+    registry.close()
+    assert run("ls", image).code == 5
+    done = run("ls", image, "--offline")
+    assert done.code == 0
+    assert "as the last time" in done.err
+
+
+def test_warnings_are_said_once(run, registry):
+    registry.warn("closing in May")
+    done = run("cat", f"{registry.host}/image", "dir/text64k.txt")
+    assert len(registry.requests) > 3
+    assert done.err.count("closing in May") == 1
+
+
+FIELDS = {
+    *("url", "repository", "origin", "capabilities", "namespace", "headers", "tls", "proxy"),
+    *("connectSeconds", "credentials", "source"),
+}
+
+
+def test_the_decision_is_shown(run, registry, tmp_path):
+    folder = tmp_path / "hosts" / registry.host
+    folder.mkdir(parents=True)
+    (folder / "hosts.toml").write_text(
+        '[host."https://m.example"]\ncapabilities = ["pull"]\nskip_verify = true\n'
+        '[host."https://m.example".header]\nx-token = "geheim"\n'
+    )
+    (tmp_path / "docker").mkdir()
+    (tmp_path / "docker/config.json").write_text(
+        json.dumps({"auths": {"m.example": {"auth": "dTpnZWhlaW0="}}})
+    )
+    words = ("inspect", f"{registry.host}/image", "--endpoints", "--hosts-dir", tmp_path / "hosts")
+    done = run(*words, "--json")
+    assert done.code == 0, done.err
+    mirror, origin = done.json["endpoints"]
+    assert set(mirror) == set(origin) == FIELDS
+    assert mirror["url"] == "https://m.example"
+    assert mirror["capabilities"] == ["pull"]
+    assert mirror["tls"] == {"verified": False, "authorities": [], "clients": []}
+    assert mirror["namespace"] == registry.host
+    assert mirror["headers"] == ["x-token"]
+    assert mirror["credentials"] == f"{tmp_path}/docker/config.json (m.example)"
+    assert mirror["source"] == str(folder / "hosts.toml")
+    assert (origin["origin"], origin["tls"]) == (True, None)
+    assert registry.requests == [], "nothing is asked"
+    text = run(*words).text
+    assert re.search(r"1\. https://m\.example +\(mirror\)", text)
+    assert "by digest only" in text
+    assert "NOT verified" in text
+    for output in (text, done.text):
+        assert SECRET not in output
+        assert "dTpnZWhlaW0=" not in output
+    assert run("inspect", "oci:/x", "--endpoints").code == 2
