@@ -3,15 +3,17 @@
 One connection per mount, one JSON object per line:
 
     command                                             child of the service
-       │ mount: build, standing, arguments, environment, umask;
-       │   descriptors: working directory, stderr ───────▶ │
-       │ ◀─────────────────────── taken, or refused: why   │ becomes what the command would be
-       │ ◀─────────────── live: mountpoint, or an error    │
+       │ ◀────────────────────────── hello: build, standing │
+       │ mount: arguments, environment, umask;              │
+       │   descriptors: working directory, stderr ────────▶ │ becomes what the command would be
+       │ ◀────────────────── live: mountpoint, or an error  │
        └ exit
 
-Until "taken" the command may turn away and do the work itself; so it does when nobody listens,
-when the service is another user's, and when it takes longer than PATIENCE_SECONDS.  Afterwards
-the command only waits; when it goes away, its connection closes and the mount is undone.
+Until it has asked, the command may turn away and do the work itself; so it does when nobody
+listens, when the service is another user's, another version or stands elsewhere, and when it says
+nothing for PATIENCE_SECONDS.  Afterwards the command only waits; when it goes away, its connection
+closes and the mount is undone.  It asks nobody who has not said hello: what waits unread in a
+socket's queue would keep the command's standard error open.
 """
 
 import logging
@@ -57,7 +59,8 @@ def hand_over(
     ):
         try:
             try:
-                _ask(connection, stream, folder / CONTROL_SOCKET, arguments, environment)
+                _meet(connection, stream, folder / CONTROL_SOCKET)
+                _ask(connection, arguments, environment)
             except (OSError, TurnedAway) as error:
                 log.debug("not through the service: %s", error)
                 return None
@@ -86,28 +89,36 @@ def receive_message(stream: BinaryIO, begun: bytes = b"") -> dict[str, Any] | No
     """Return the message that *begun* begins, or None if what comes is none.  Raises OSError."""
     if not begun.endswith(b"\n"):
         begun += stream.readline(MAX_MESSAGE_SIZE)
-    return decode_message(begun)
+    return decode_message(begun) if begun.endswith(b"\n") else None
 
 
-def _ask(
-    connection: socket.socket,
-    stream: BinaryIO,
-    path: Path,
-    arguments: Mapping[str, Any],
-    environment: Mapping[str, str],
-) -> None:
-    """Ask for a mount and return when it was taken; raises TurnedAway or OSError."""
+def _meet(connection: socket.socket, stream: BinaryIO, path: Path) -> None:
+    """Connect, and see that whoever answers can do our work; raises TurnedAway or OSError."""
     connection.settimeout(PATIENCE_SECONDS)
     with short_path(path) as name:
         connection.connect(name)
     uid = peer_uid(connection)
     if uid != os.geteuid():  # it would get our credentials
         raise TurnedAway(f"{path} is user {uid}'s")
+    hello = receive_message(stream)
+    if hello is None or hello["type"] != "hello":
+        raise TurnedAway("it did not say hello")
+    if hello.get("build") != build():
+        raise TurnedAway(f"it is another version: {hello.get('build')}")
+    ours, theirs = standing(), hello.get("standing")
+    if ours != theirs:
+        found = theirs if isinstance(theirs, dict) else {}
+        different = [name for name in ours if found.get(name) != ours[name]]
+        raise TurnedAway(f"it has another {', '.join(different)}")
+
+
+def _ask(
+    connection: socket.socket, arguments: Mapping[str, Any], environment: Mapping[str, str]
+) -> None:
+    """Send the request; raises TurnedAway or OSError."""
     message = encode_message(
         {
             "type": "mount",
-            "build": build(),
-            "standing": standing(),
             "arguments": arguments,
             "environment": dict(environment),
             "umask": creation_mask(),
@@ -120,12 +131,8 @@ def _ask(
         sent = socket.send_fds(connection, [message], [here, 2])
     finally:
         os.close(here)
-    connection.sendall(message[sent:])
-    answer = receive_message(stream)
-    if answer is None:
-        raise TurnedAway("it ended without a word")
-    if answer["type"] != "taken":
-        raise TurnedAway(str(answer.get("message")))
+    if sent < len(message):  # or else it may have answered and left already
+        connection.sendall(message[sent:])
 
 
 def _wait_undone(connection: socket.socket) -> None:

@@ -248,14 +248,14 @@ def _be_child(connection: socket.socket, born: str, work: Work) -> NoReturn:
 
 
 def _take(connection: socket.socket, born: str) -> dict[str, Any] | None:
-    """Take the client's request and its place; return the arguments, or None: refused."""
+    """Take the client's request and its place; return the arguments, or None: it turned away."""
+    hello = {"type": "hello", "build": born, "standing": standing()}
+    connection.sendall(encode_message(hello))
     begun, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 2)
     if not begun or len(descriptors) != 2:
         return None
     request = receive_message(connection.makefile("rb"), begun)
-    reason = _why_not(request, born)
-    if request is None or reason:
-        connection.sendall(encode_message({"type": "refused", "message": reason}))
+    if request is None or request["type"] != "mount":
         return None
     folder, errors = descriptors
     os.fchdir(folder)
@@ -268,22 +268,8 @@ def _take(connection: socket.socket, born: str) -> dict[str, Any] | None:
     os.environ.update(request["environment"])
     time.tzset()
     os.umask(request["umask"])
-    connection.sendall(encode_message({"type": "taken"}))
     arguments: dict[str, Any] = request["arguments"]
     return arguments
-
-
-def _why_not(request: dict[str, Any] | None, born: str) -> str:
-    """Return why the request cannot be served here, or nothing."""
-    if request is None or request["type"] != "mount":
-        return "the request is none that is known here"
-    if request.get("build") != born:
-        return f"another version serves: {born}"
-    here, there = standing(), request.get("standing")
-    if not isinstance(there, dict):
-        return "the request does not say where it comes from"
-    different = [name for name in here if there.get(name) != here[name]]
-    return f"the service has another {different[0]}" if different else ""
 
 
 def _do(connection: socket.socket, work: Work, arguments: dict[str, Any]) -> None:
