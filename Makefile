@@ -46,6 +46,9 @@ check: lint native-test test ## what CI runs
 bench: setup-interop ## lazy against pull and unpack, in one table; BENCH_ARGS="--quick"
 	@$(PYTHON) -m tools.bench $(BENCH_ARGS)
 
+kill-soak: setup ## kill a mount's server 200 times under load; KILLS=20 for fewer
+	@$(PYTHON) -m tools.kill_soak --kills $(or $(KILLS),200)
+
 lock: ## write requirements.lock again; tools/lock.sh --upgrade for newer versions
 	@tools/lock.sh
 
