@@ -6,7 +6,7 @@ BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-interop demo native native-test test test-fuse test-interop lint fmt \
-	check bench lock clean
+	check bench kill-soak lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
