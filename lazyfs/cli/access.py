@@ -1,6 +1,5 @@
 """Options for reaching registries, the same for every command that does."""
 
-import ctypes
 import functools
 import os
 import sys
@@ -67,6 +66,8 @@ def hide_argument(word: str, *, keep: int) -> None:
         return
     if not 0 < start < end:
         return
+    import ctypes
+
     shown = ctypes.string_at(start, end - start)
     secret = os.fsencode(word)
     kept = len(os.fsencode(word[:keep]))
@@ -128,7 +129,7 @@ def access_options(function: Decorated) -> Decorated:
         offline: bool,
         **rest: Any,
     ) -> Any:
-        from lazyfs.registry.source import AccessOptions
+        from lazyfs.registry.access import AccessOptions
 
         if anonymous and (creds or authfile):
             raise UsageError("options: got --anonymous with credentials, expected one or the other")

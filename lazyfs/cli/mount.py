@@ -14,7 +14,7 @@ from lazyfs.cli.options import cache_dir_option, default_runtime_dir, platform_o
 from lazyfs.cli.request import DRIVERS, PREFETCH_MODES, MountRequest
 
 if TYPE_CHECKING:
-    from lazyfs.registry.source import AccessOptions
+    from lazyfs.registry.access import AccessOptions
 
 
 @click.command()

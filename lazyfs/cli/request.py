@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lazyfs.registry.source import AccessOptions
+    from lazyfs.registry.access import AccessOptions
 
 DRIVERS = ("auto", "native", "pyfuse3")
 PREFETCH_MODES = ("none", "landmark", "profile", "all")
 PATHS = ("authfile", "hosts_dir")  # of AccessOptions
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)  # less to compile
 class MountRequest:
     """The arguments of ``lazyfs mount``, as they were given: ``words`` are those after ``-o``.
 
@@ -44,7 +44,7 @@ class MountRequest:
 
 def request_of(document: dict[str, Any], environment: dict[str, str]) -> MountRequest:
     """Return the request that *document* holds, of somebody with *environment*."""
-    from lazyfs.registry.source import AccessOptions
+    from lazyfs.registry.access import AccessOptions
 
     access = dict(document["access"])
     for name in PATHS:

@@ -1,0 +1,31 @@
+"""What a user may say about reaching registries; by itself, for commands that only pass it on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class AccessOptions:
+    """How to reach a registry.
+
+    ``environment`` is what credential and proxy variables are read from (the command line passes
+    the process's own, tests a dictionary).  Times are in seconds: ``connect_seconds`` for a
+    connection, ``idle_seconds`` between two pieces of a body; there is no limit on the whole.
+
+    Of the registry itself, not of its mirrors: ``plain_http``, ``is_verified`` (its certificate
+    is checked), and ``login``, a user and a password that count instead of any file's.
+    ``hosts_dir`` is searched before the other directories with a ``hosts.toml``.  With
+    ``is_offline`` no registry is asked anything.
+    """
+
+    authfile: Path | None = None
+    plain_http: bool = False
+    is_verified: bool = True
+    hosts_dir: Path | None = None
+    login: tuple[str, str] | None = field(default=None, repr=False)
+    is_anonymous: bool = False
+    is_offline: bool = False
+    connect_seconds: float = 10.0
+    idle_seconds: float = 30.0
+    environment: Mapping[str, str] = field(default_factory=dict)
