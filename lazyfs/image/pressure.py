@@ -1,6 +1,5 @@
 """How much readers need the link at the moment, for background work to yield to."""
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -30,7 +29,8 @@ class Demand:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._running = 0
-        self._ended = self._burst_started = -math.inf
+        # Whoever opens an image is about to use it: that counts as the start of a burst.
+        self._ended = self._burst_started = clock()
         self._burst_size = 0
 
     @contextmanager

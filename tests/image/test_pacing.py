@@ -78,6 +78,8 @@ def test_a_link_that_became_slower_is_believed_in_time() -> None:
 def test_a_burst_begins_after_a_rest_and_ends_by_time() -> None:
     clock = Clock()
     demand = Demand(clock)
+    assert demand.pressure is Pressure.BURST, "who opens an image is about to use it"
+    clock.now += 2 * REST_SECONDS
     assert demand.pressure is Pressure.NONE
     with demand.request(1000):
         assert demand.pressure is Pressure.BURST
