@@ -115,6 +115,27 @@ class Fetcher:
             )
         return bytes(result)
 
+    async def warm_up(self) -> None:
+        """Ask for one byte that is missing, if nothing has been asked of the origin yet.
+
+        What a first request costs beyond its own round trip (connection, token, redirect) is spent
+        then before a reader waits for it.
+        """
+        if self._origin.is_open:
+            return
+        for dev in self._devices.values():
+            chunk = next((c for c in dev.order if dev.is_wanted(c)), None)
+            if chunk is None:
+                continue
+            start = dev.table.blob_offset(chunk)
+            try:
+                async with self._origin.source.open_range(dev.descriptor, start, start + 1) as body:
+                    async for _ in body:
+                        pass
+            except LazyfsError as exc:
+                log.debug("%s", exc.message)  # whoever needs the bytes will be told
+            return
+
     # For a driver that reads content files by itself.
 
     def mark(self, device: int) -> int | None:

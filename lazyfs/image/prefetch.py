@@ -62,6 +62,7 @@ async def prefetch(
         profiled = chain(_landmark(fetcher, device) for device in devices)
     await _fetch_all(fetcher, profiled, Purpose.PROFILE, limits)
     if mode == "all":
+        await fetcher.warm_up()
         rest = chain(_segments(fetcher, device) for device in devices)
         await _fetch_all(fetcher, rest, Purpose.BACKGROUND, limits)
 

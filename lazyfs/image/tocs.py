@@ -17,9 +17,9 @@ from lazyfs.store.paths import Store
 TAIL_MIN = 64 << 10
 TAIL_MAX = 1 << 20
 TAIL_SHARE = 100
-"""The first read of a blob's tail, bytes.  A TOC takes 65 bytes a file, which is 1/140 of layers of a
-system or of python, so this share of a blob gets footer and TOC in one round trip.  The TOC of a
-layer of very small files (1/43 of 246 MB) costs a second one, and wastes nothing."""
+"""The first read of a blob's tail, bytes.  A TOC takes 65 bytes a file: 1/140 of the layers of a
+system or of python, so this share of a blob gets footer and TOC in one round trip.  The TOC of
+a layer of very small files (1/43 of 246 MB) costs a second one, and wastes nothing."""
 
 TOC_MEMBER_LIMIT = 150 << 20
 """Compressed TOC, bytes; the limit of containers/storage."""

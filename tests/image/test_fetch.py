@@ -33,6 +33,7 @@ class Bench:
     device: Device
     fetcher: Fetcher
     source: MemorySource
+    origin: Any
     nursery: trio.Nursery
     reports: list[str] = field(default_factory=list)
 
@@ -70,7 +71,7 @@ async def opened(
             async with trio.open_nursery() as nursery:
                 twins = Twins(store or Store(folder.parent / "store"), [device])
                 fetcher = Fetcher([device], origin, twins, nursery, report=reports.append)
-                yield Bench(layer, device, fetcher, source, nursery, reports)
+                yield Bench(layer, device, fetcher, source, origin, nursery, reports)
                 nursery.cancel_scope.cancel()
     finally:
         content.close()

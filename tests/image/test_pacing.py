@@ -149,3 +149,21 @@ async def test_what_a_profile_names_does_not_wait(tmp_path: Path) -> None:
             )
         states = bench.device.content.states
         assert [chunk for chunk in range(100) if states[chunk]] == [3, 4, 50]
+
+
+@pytest.mark.anyio
+async def test_the_connection_is_made_before_a_reader_needs_it(tmp_path: Path) -> None:
+    layer = make_layer([9000] * 10)
+    async with opened(layer, tmp_path) as bench:
+        bench.origin.is_open = False
+        await bench.fetcher.warm_up()
+        start = layer.table.blob_offset(0)
+        assert bench.source.requests == [(start, start + 1)]
+        bench.origin.is_open = True
+        await bench.fetcher.warm_up()
+        assert len(bench.source.requests) == 1
+        await bench.fetcher.ensure(1, 0, layer.table.device_size)
+        bench.origin.is_open = False
+        asked = len(bench.source.requests)
+        await bench.fetcher.warm_up()
+        assert len(bench.source.requests) == asked, "what is resident needs no connection"
