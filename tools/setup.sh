@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-INTEROP_PROGRAMS="docker-registry:docker-registry skopeo:skopeo umoci:umoci mkfs.erofs:erofs-utils
+INTEROP_PROGRAMS="docker-registry:docker-registry nginx:nginx skopeo:skopeo umoci:umoci mkfs.erofs:erofs-utils
     rsync:rsync setfacl:acl setfattr:attr setcap:libcap2-bin busybox:busybox-static"
 STAMP=.venv/lazyfs.stamp
 PIP=.venv/bin/pip

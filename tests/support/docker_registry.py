@@ -7,6 +7,8 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
+from tests.support.token_service import ISSUER, SERVICE, TokenService
+
 CONFIG = """\
 version: 0.1
 log: {{level: info, formatter: text, accesslog: {{disabled: true}}}}
@@ -16,6 +18,10 @@ http: {{addr: "127.0.0.1:0", secret: "of tests"}}
 
 # The user u with the password geheim; bcrypt at its lowest cost.
 HTPASSWD = "u:$2y$05$abcdefghijklmnopqrstuuVWu8RjbNovPZWAMRdd7iqaaG0mI53Uu\n"
+TOKEN_AUTH = (
+    'auth: {{token: {{realm: "{realm}", service: "{service}", issuer: "{issuer}", '
+    'rootcertbundle: "{certificate}"}}}}\n'
+)
 AUTH = '{{"auths": {{"{host}": {{"auth": "dTpnZWhlaW0="}}}}}}'
 LISTENING_RE = re.compile(r"listening on (127\.0\.0\.1:[0-9]+)")
 
@@ -30,9 +36,12 @@ def why_missing() -> str | None:
 class DockerRegistry:
     """A registry process that lives as long as the ``with`` block."""
 
-    def __init__(self, directory: Path, *, has_users: bool = False) -> None:
+    def __init__(
+        self, directory: Path, *, has_users: bool = False, tokens: TokenService | None = None
+    ) -> None:
         self._directory = directory
         self._has_users = has_users
+        self._tokens = tokens
         self.host = ""
 
     def __enter__(self) -> "DockerRegistry":
@@ -42,6 +51,13 @@ class DockerRegistry:
             users = self._directory / "htpasswd"
             users.write_text(HTPASSWD)
             auth = f'auth: {{htpasswd: {{realm: test, path: "{users}"}}}}\n'
+        if self._tokens is not None:
+            auth = TOKEN_AUTH.format(
+                realm=self._tokens.realm,
+                service=SERVICE,
+                issuer=ISSUER,
+                certificate=self._tokens.certificate,
+            )
         config = self._directory / "config.yml"
         config.write_text(CONFIG.format(root=self._directory / "data", auth=auth))
         self._process = subprocess.Popen(
@@ -81,7 +97,12 @@ class DockerRegistry:
         assert self._process.stderr is not None
         self._process.stderr.close()
 
-    def auth_file(self, path: Path) -> Path:
+    @property
+    def data(self) -> Path:
+        """Where its storage is."""
+        return self._directory / "data"
+
+    def auth_file(self, path: Path, host: str | None = None) -> Path:
         """Write what ``docker login`` writes, and return its path."""
-        path.write_text(AUTH.format(host=self.host))
+        path.write_text(AUTH.format(host=host or self.host))
         return path
