@@ -69,7 +69,7 @@ class Fetcher:
         self.statistics = FetchStatistics()
         self.recorder = Recorder(devices)
         self.pace = Pace(trio.current_time)
-        self.demand = Demand(trio.current_time)
+        self.demand = Demand(trio.current_time, self.pace)
         self._devices = {device.number: device for device in devices}
         self.twins = twins
         self._origin = origin

@@ -4,12 +4,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 
+from lazyfs.image.pace import Pace
+
 CALM_SECONDS = 0.3
 REST_SECONDS = 1.0
 BURST_SECONDS = 3.0
+BURST_ROUND_TRIPS = 45
 BURST_SIZE = 16 << 20
-"""A burst ends after this time, or this many bytes: the start of a large program takes no more, and
-whoever goes on reads in bulk."""
+"""A burst ends after this time (or, on a slow link, this many round trips), or this many bytes: the
+start of a large program takes no more, and whoever goes on reads in bulk."""
 
 
 class Pressure(Enum):
@@ -24,10 +27,11 @@ class Pressure(Enum):
 
 
 class Demand:
-    """The requests that readers wait for.  *clock* counts seconds."""
+    """The requests that readers wait for.  *clock* counts seconds; *pace* is the origin's."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], pace: Pace) -> None:
         self._clock = clock
+        self._pace = pace
         self._running = 0
         # Whoever opens an image is about to use it: that counts as the start of a burst.
         self._ended = self._burst_started = clock()
@@ -54,5 +58,6 @@ class Demand:
         now = self._clock()
         if self._running == 0 and now - self._ended > CALM_SECONDS:
             return Pressure.NONE
-        is_burst = now - self._burst_started < BURST_SECONDS and self._burst_size < BURST_SIZE
+        seconds = max(BURST_SECONDS, BURST_ROUND_TRIPS * (self._pace.round_trip or 0.0))
+        is_burst = now - self._burst_started < seconds and self._burst_size < BURST_SIZE
         return Pressure.BURST if is_burst else Pressure.STEADY

@@ -77,7 +77,7 @@ def test_a_link_that_became_slower_is_believed_in_time() -> None:
 
 def test_a_burst_begins_after_a_rest_and_ends_by_time() -> None:
     clock = Clock()
-    demand = Demand(clock)
+    demand = Demand(clock, Pace(clock))
     assert demand.pressure is Pressure.BURST, "who opens an image is about to use it"
     clock.now += 2 * REST_SECONDS
     assert demand.pressure is Pressure.NONE
@@ -97,8 +97,18 @@ def test_a_burst_begins_after_a_rest_and_ends_by_time() -> None:
         assert demand.pressure is Pressure.BURST
 
 
+def test_a_burst_lasts_longer_where_round_trips_do() -> None:
+    clock = Clock()
+    demand = Demand(clock, measured(0.1, 2.5e6))
+    with demand.request(1000):
+        clock.now += 4.0
+        assert demand.pressure is Pressure.BURST
+        clock.now += 1.0
+        assert demand.pressure is Pressure.STEADY
+
+
 def test_a_burst_ends_by_size() -> None:
-    demand = Demand(Clock())
+    demand = Demand(Clock(), Pace(Clock()))
     with demand.request(BURST_SIZE - 1):
         assert demand.pressure is Pressure.BURST
     with demand.request(1):
