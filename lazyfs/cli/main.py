@@ -205,6 +205,21 @@ def cli(ctx: click.Context, verbose: int, quiet: bool, log_format: str) -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line."""
-    cli.main(prog_name="lazyfs")
-    raise AssertionError("not reached")
+    """Run the command line, and leave at once."""
+    code = 0
+    try:
+        cli.main(prog_name="lazyfs")
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else FAILED
+    leave(code)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process.  Taking all modules apart first would cost a mount 20 ms."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            code = code or FAILED
+    os._exit(code)

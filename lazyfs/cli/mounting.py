@@ -1,5 +1,6 @@
 """The work of ``lazyfs mount``, by the command itself or for it: check, prepare, have it served."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -35,6 +36,7 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Announce | No
     *announce* gets the mountpoint when the mount is live; *confirm* does so before, and undoes
     the mount by raising.
     """
+    gc.disable()  # starting up makes little garbage; a server turns it on again
     options = parse_options(request.words)
     wanted = _with_settings(
         options.settings,
@@ -52,6 +54,7 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Announce | No
     if access.is_offline:
         wanted["prefetch"] = "none"
     image = request.image
+    import_for_both(image, access)
     prepare = partial(_prepare, image, wanted["platform"], wanted["cache_dir"], access)
 
     def serve(link: Link, log_path: Path) -> None:
@@ -98,6 +101,21 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Announce | No
         remove_empty(log_path)
         raise
     announce(mountpoint)
+
+
+def import_for_both(image: str, access: "AccessOptions") -> None:
+    """Import what preparing and serving both need, as long as they are one process.
+
+    Preparing is what takes long, so nothing is lost by importing this first, and the server need
+    not do it again.
+    """
+    from lazyfs.image import prepare  # noqa: F401
+    from lazyfs.oci.reference import Reference, parse_reference
+
+    reference = parse_reference(image)
+    if isinstance(reference, Reference) and not (reference.digest or access.is_offline):
+        # Its registry will be asked.  One that is known by digest may need no request at all.
+        from lazyfs.registry import client  # noqa: F401
 
 
 def check_mountable(directory: str, options: MountOptions) -> None:

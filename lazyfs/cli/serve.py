@@ -50,7 +50,9 @@ def serve(idle_seconds: float | None) -> None:
         _serve(listener, environment, idle_seconds)
 
 
-def _serve(listener: socket.socket, environment: dict[str, str], idle_seconds: float | None) -> None:
+def _serve(
+    listener: socket.socket, environment: dict[str, str], idle_seconds: float | None
+) -> None:
     for name in NEEDED:
         importlib.import_module(name)
     gc.collect()

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from math import inf
 from typing import Protocol
 
+import httpcore  # noqa: F401 - httpx would, in the middle of the first request
 import httpx
 import trio
 

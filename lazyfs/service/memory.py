@@ -29,9 +29,13 @@ def set_up_memory() -> None:
 
 
 def settle_memory() -> None:
-    """Give back what starting up needed, and spare the collector what stays for ever."""
+    """Give back what starting up needed, and spare the collector what stays for ever.
+
+    Whoever started up may have turned the collector off.
+    """
     gc.collect()
     gc.freeze()
+    gc.enable()
     trim_memory()
 
 

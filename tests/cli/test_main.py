@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner
 
 from lazyfs import errors
-from lazyfs.cli import main
 from lazyfs.cli.main import COMMANDS, EXIT_CODES, cli, exit_code_of
 
 SECONDS = 30
@@ -26,8 +25,8 @@ def imported_by(*words: str, **variables: str) -> set[str]:
     """Return the top-level modules that a command imports."""
     code = (
         "import sys\n"
-        "from lazyfs.cli.main import main\n"
-        "try: main()\n"
+        "from lazyfs.cli.main import cli\n"
+        "try: cli.main(prog_name='lazyfs')\n"
         "except SystemExit: pass\n"
         "print(*{name.partition('.')[0] for name in sys.modules}, file=sys.stderr)"
     )
@@ -54,6 +53,70 @@ def test_completion_imports_little():
     code = "from lazyfs.cli.main import main; main()"
     done = python(code, env=os.environ | variables)
     assert "plain,mount" in done.stdout
+
+
+# What a mount imports, as far as it comes: a function that must not be reached tells.
+STOP = """
+import os, socket, sys
+def stop(*arguments):
+    print(*sys.modules)
+    sys.stdout.flush()
+    os._exit(0)
+{what} = stop
+from lazyfs.cli.main import main
+main()
+"""
+THIN = {
+    "lazyfs",
+    "lazyfs.errors",
+    *(f"lazyfs.cli.{name}" for name in ("access", "directories", "log", "main", "mount")),
+    *(f"lazyfs.cli.{name}" for name in ("options", "request")),
+    *(f"lazyfs.service.{name}" for name in ("control", "failures", "handover", "standing")),
+    "lazyfs.service.streams",
+    "lazyfs.cli",
+    "lazyfs.registry",
+    "lazyfs.registry.access",
+    "lazyfs.service",
+}
+BY_DESIGN = (
+    "click, click.shell_completion, dataclasses, json, locale, logging, pathlib, socket, struct"
+)
+NOT_BEFORE_THE_FORK = {
+    *("pyfuse3", "_pyfuse3", "rich", "asyncio"),
+    *("lazyfs.service.server", "lazyfs.image.open", "lazyfs.image.fetch", "lazyfs.formats.decode"),
+    *("lazyfs.mount.native", "lazyfs.image.convert"),
+}
+
+
+def imported_until(what: str, *words: str) -> set[str]:
+    """Return the modules that a command has imported when it calls *what*."""
+    done = python(STOP.format(what=what), *words)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_the_thin_client_imports_little(tmp_path):
+    """Until it knows whether a service does the work: click, and what fits on a page."""
+    done = python(f"import sys, {BY_DESIGN}; print(*sys.modules)")
+    allowed = THIN | set(done.stdout.split()) | {"array", "httpx._main"}
+    imported = imported_until("socket.socket.connect", "mount", "image", str(tmp_path))
+    assert imported - allowed == set()
+    assert {name for name in imported if name.startswith("lazyfs")} == THIN
+
+
+@pytest.mark.parametrize(
+    ("image", "is_asked"),
+    [("image:tag", True), (f"image@sha256:{'0' * 64}", False), ("oci:/image", False)],
+)
+def test_what_is_imported_before_there_are_two_processes(tmp_path, monkeypatch, image, is_asked):
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("no /dev/fuse")
+    for name in ("STATE", "RUNTIME"):
+        monkeypatch.setenv(f"LAZYFS_{name}_DIR", str(tmp_path / name))
+    imported = imported_until("os.fork", "mount", "--no-service", image, str(tmp_path))
+    assert not imported & NOT_BEFORE_THE_FORK
+    assert {"trio", "msgspec", "lazyfs.image.prepare"} <= imported
+    assert ({"httpx", "httpcore", "lazyfs.registry.client"} <= imported) == is_asked
 
 
 def test_the_package_says_its_version():
@@ -231,11 +294,14 @@ def test_a_reader_that_leaves(failing):
     assert b"Exception ignored" not in said
 
 
-def test_main_exits(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["lazyfs", "--version"])
-    with pytest.raises(SystemExit) as caught:
-        main.main()
-    assert caught.value.code == 0
+def test_main_leaves_at_once():
+    code = (
+        "import atexit; atexit.register(print, 'late'); print('early');"
+        "from lazyfs.cli.main import main; main()"
+    )
+    done = python(code, "--version")
+    assert (done.returncode, done.stdout) == (0, "early\nlazyfs 0.1.0\n")
+    assert python(code, "nonsense").returncode == 2
 
 
 def test_logging_levels(failing):
