@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from lazyfs.cli.log import set_up_logging
 from lazyfs.cli.options import default_runtime_dir
 from lazyfs.service.handover import CONTROL_SOCKET
 from lazyfs.service.record import make_runtime_directory
@@ -31,13 +32,15 @@ NEEDED = (
     metavar="SECONDS",
     help="End when nobody has asked for so long.  [default: never]",
 )
-def serve(idle_seconds: float | None) -> None:
+@click.pass_context
+def serve(ctx: click.Context, idle_seconds: float | None) -> None:
     """Keep a process ready that makes this user's mounts quickly.
 
     lazyfs mount finds it by itself, and does without when it is not there.  Listens on the
     socket that systemd passes, or else on control.sock in the runtime directory.  Ends on
     SIGTERM; mounts go on without it.
     """
+    set_up_logging(ctx.obj["verbosity"], as_json=ctx.obj["log_json"], is_server=True)
     environment = dict(os.environ)
     passed = take_listener(os.environ)
     if passed is not None:
@@ -71,7 +74,6 @@ def _serve(
 
 def make_handed_over(arguments: dict[str, Any], confirm: Confirm) -> None:
     """Make the mount that another process asks for, in its place."""
-    from lazyfs.cli.log import set_up_logging
     from lazyfs.cli.mounting import make_mount
     from lazyfs.cli.request import request_of
 
