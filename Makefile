@@ -3,10 +3,11 @@
 PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+SOAK_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-interop demo native native-test test test-fuse test-interop lint fmt \
-	check bench kill-soak lock clean
+	check bench soak kill-soak lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +49,9 @@ bench: setup-interop ## lazy against pull and unpack, in one table; BENCH_ARGS="
 
 kill-soak: setup ## kill a mount's server 200 times under load; KILLS=20 for fewer
 	@$(PYTHON) -m tools.kill_soak --kills $(or $(KILLS),200)
+
+soak: setup ## read a mount for minutes while its registry misbehaves; SOAK_ARGS="--seconds 60"
+	@$(PYTHON) -m tools.soak $(SOAK_ARGS)
 
 lock: ## write requirements.lock again; tools/lock.sh --upgrade for newer versions
 	@tools/lock.sh

@@ -199,7 +199,7 @@ class Transport:
         self._idle_seconds = options.idle_seconds
         connect = min(connect_seconds or options.connect_seconds, options.connect_seconds)
         # A head that drips is no answer either; sending a body may take as long as it takes.
-        self._head_seconds = 2 * (connect + options.idle_seconds)
+        self._head_seconds = connect + options.idle_seconds
         self._timeouts = {
             "connect": connect,
             "read": options.idle_seconds,
@@ -365,10 +365,18 @@ def _headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 def _inflate(data: bytes, limit: int, what: Answer) -> bytes:
+    """Return at most *limit* bytes of what *data* is compressed from: one gzip member, or more."""
+    inflated = b""
     try:
-        return zlib.decompressobj(31).decompress(data, limit)
+        while data and len(inflated) < limit:
+            member = zlib.decompressobj(31)
+            inflated += member.decompress(data, limit - len(inflated))
+            if not member.eof and len(inflated) < limit:
+                raise BadAnswer(f"{what}: got a gzip stream that ends early, expected all of it")
+            data = member.unused_data
     except zlib.error as error:
         raise BadAnswer(f"{what}: got a body that is no gzip stream, expected one") from error
+    return inflated
 
 
 def _trust(environment: Mapping[str, str]) -> ssl.SSLContext:

@@ -1,5 +1,7 @@
 """The seam to httpx: TLS, proxies, timeouts, closed connections."""
 
+import contextlib
+import gzip
 import socket
 import threading
 from collections.abc import Iterator
@@ -9,7 +11,7 @@ import pytest
 import trio
 import trio.lowlevel
 
-from lazyfs.registry.errors import BadAnswer, ConnectionTrouble, Missing, Silent
+from lazyfs.registry.errors import BadAnswer, ConnectionTrouble, Missing, Silent, TooLarge
 from lazyfs.registry.source import AccessOptions, SourceStatistics
 from lazyfs.registry.transport import Transport
 from tests.support import certificates, faults
@@ -243,3 +245,73 @@ async def test_closing_ends_the_connections(registry: FakeRegistry) -> None:
         await client.aclose()
         assert await read_range(client, blob, 0, 10) == DATA[:10], "a new connection is made"
     assert registry.connections == 2
+
+
+# Compressed unasked, and other addresses.
+
+
+async def test_a_compressed_document_is_inflated_whole(registry: FakeRegistry) -> None:
+    document = b'{"schemaVersion": 2, "config": {}}' + b" " * 1000
+    registry.put_manifest(NAME, document, "application/x", "v1")
+    members = gzip.compress(document[:500]) + gzip.compress(document[500:])
+
+    def sending(body: bytes) -> None:
+        registry.faults.clear()
+        coded = {"Content-Encoding": "gzip"}
+        registry.faults.add(faults.both(faults.replaced(body), faults.headers(coded)), times=None)
+
+    async with connected(registry, policy=ONCE) as client:
+        for body in (gzip.compress(document), members):
+            sending(body)
+            assert (await client.fetch_manifest("v1")).data == document
+        for body in (members[:-1], members[:40], members + b"x", document, b"\x1f\x8b"):
+            sending(body)
+            with pytest.raises(BadAnswer, match="gzip"):
+                await client.fetch_manifest("v1")
+        sending(gzip.compress(b" " * (5 << 20)))
+        with pytest.raises(TooLarge):
+            await client.fetch_manifest("v1")
+
+
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"gzip", b"chunked, chunked"])
+async def test_a_transfer_that_is_compressed_is_refused(coding: bytes) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: " + coding + b"\r\n\r\n"
+    with answering(answer) as url, pytest.raises((BadAnswer, ConnectionTrouble)):
+        await exchange(url)
+
+
+async def test_a_head_that_drips_is_given_up(registry: FakeRegistry) -> None:
+    """A header line every now and then keeps no reader waiting longer than silence does."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    stop = threading.Event()
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            while not stop.wait(0.02):
+                try:
+                    connection.sendall(b"X-More: to come\r\n")
+                except OSError:
+                    return
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    options = AccessOptions(connect_seconds=0.2, idle_seconds=0.2)
+    with listener, trio.fail_after(10), pytest.raises(Silent, match="no whole head"):
+        await exchange(f"http://127.0.0.1:{listener.getsockname()[1]}/", options)
+    stop.set()
+    thread.join(10)
+
+
+async def test_ipv6() -> None:
+    try:
+        registry = FakeRegistry(address="::1").start()
+    except OSError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+    with contextlib.closing(registry):
+        assert registry.host.startswith("[::1]:")
+        registry.redirect_blobs()
+        blob = stored(registry, DATA)
+        async with connected(registry) as client:
+            assert await read_range(client, blob, 5, 500) == DATA[5:500]

@@ -46,7 +46,7 @@ class Logged:
 
 
 class FakeRegistry:
-    """A registry on 127.0.0.1; a context manager, or ``start`` and ``close``.
+    """A registry on loopback *address*; a context manager, or ``start`` and ``close``.
 
     ``directory`` holds one OCI layout (served under every repository name) or several.  ``log``
     receives a line of JSON per request.
@@ -57,6 +57,7 @@ class FakeRegistry:
         directory: str | Path | None = None,
         *,
         port: int = 0,
+        address: str = "127.0.0.1",
         tls: ssl.SSLContext | None = None,
         log: IO[str] | None = None,
     ) -> None:
@@ -66,7 +67,7 @@ class FakeRegistry:
         self._log = log
         self._lock = threading.Lock()
         self._scheme = "https" if tls else "http"
-        self._server = Server(("127.0.0.1", port), self.respond, self._record, tls)
+        self._server = Server((address, port), self.respond, self._record, tls)
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
         )
@@ -102,6 +103,11 @@ class FakeRegistry:
         """Let every hanging and dripping answer end at once."""
         self._server.released.set()
 
+    def release_once(self) -> None:
+        """Let the answers that hang or drip now end; later ones may again."""
+        self._server.released.set()
+        self._server.released = threading.Event()
+
     def break_connections(self) -> None:
         """End all connections, as a restart does."""
         self._server.break_connections()
@@ -112,7 +118,8 @@ class FakeRegistry:
 
     @property
     def host(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        address = self._server.server_address[0]
+        return f"[{address}]:{self.port}" if ":" in address else f"{address}:{self.port}"
 
     @property
     def url(self) -> str:

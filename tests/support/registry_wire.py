@@ -232,6 +232,8 @@ class Server(ThreadingHTTPServer):
         record: Callable[[Request, Answer, int], Callable[[int], None]],
         context: ssl.SSLContext | None = None,
     ) -> None:
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
         super().__init__(address, Handler)
         self.respond, self.record, self._context = respond, record, context
         self.released = threading.Event()
