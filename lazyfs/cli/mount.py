@@ -11,7 +11,7 @@ import click
 
 from lazyfs.cli.access import access_options
 from lazyfs.cli.options import cache_dir_option, default_runtime_dir, platform_option
-from lazyfs.cli.request import DRIVERS, PREFETCH_MODES, MountRequest
+from lazyfs.cli.request import DRIVERS, PREFETCH_MODES, MountRequest, process_start
 
 if TYPE_CHECKING:
     from lazyfs.registry.access import AccessOptions
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     metavar="OPTION[,OPTION…]",
     help="Options of mount(8): allow_other, allow_root, auto_unmount, fsname=, max_read=, "
     "threads=, [no]suid, [no]dev, [no]exec, noatime; and platform=, cache_dir=, authfile=, "
-    "hosts_dir=, plain_http, insecure_skip_verify, anonymous, offline, prefetch=, driver= like the "
-    "options above and below.",
+    "hosts_dir=, plain_http, insecure_skip_verify, anonymous, offline, prefetch=, cache_size=, "
+    "background_limit=, driver= like the options above and below.",
 )
 @click.option("--driver", type=click.Choice(DRIVERS), default="auto", help="How to serve.")
 @click.option(
@@ -42,6 +42,30 @@ if TYPE_CHECKING:
     show_default=True,
     help="What to fetch before it is read: nothing; what the image's producer marked; what was "
     "read first the last time; that, and then all the rest.",
+)
+@click.option(
+    "--background-limit",
+    envvar="LAZYFS_BACKGROUND_LIMIT",
+    show_envvar=True,
+    default="0",
+    metavar="RATE",
+    help="How fast to fetch what nobody waits for: 10MB/s, 100Mbit/s.  [default: 0, no limit]",
+)
+@click.option(
+    "--cache-size",
+    envvar="LAZYFS_CACHE_SIZE",
+    show_envvar=True,
+    default="20%",
+    show_default=True,
+    metavar="SIZE",
+    help="What the cache may occupy: 512MiB, 10GB, or a share of its filesystem.  What was used "
+    "longest ago goes first; what is mounted stays.",
+)
+@click.option(
+    "--stats",
+    is_flag=True,
+    help="Say at the end what was fetched and read: a line of JSON, with the fields of `lazyfs "
+    "status --json`, in the log or, in the foreground, on standard error.",
 )
 @click.option(
     "--service/--no-service",
@@ -63,6 +87,9 @@ def mount(
     words: tuple[str, ...],
     driver: str,
     prefetch: str,
+    background_limit: str,
+    cache_size: str,
+    stats: bool,
     use_service: bool,
 ) -> None:
     """Mount IMAGE on DIRECTORY.
@@ -80,6 +107,10 @@ def mount(
         words=words,
         driver=driver,
         prefetch=prefetch,
+        cache_size=cache_size,
+        background_limit=background_limit,
+        begun=process_start(),
+        stats=stats,
         verbosity=ctx.obj["verbosity"],
         log_json=ctx.obj["log_json"],
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazyfs.cli.options import default_runtime_dir, default_state_dir
+from lazyfs.cli.quantities import parse_budget, parse_rate
 from lazyfs.cli.request import DRIVERS, PREFETCH_MODES, MountRequest
 from lazyfs.errors import MountFailed, StoreError, UsageError
 from lazyfs.mount.options import MountOptions, is_allow_other_permitted, parse_options
@@ -44,7 +45,11 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Announce | No
         platform=request.platform,
         prefetch=request.prefetch,
         driver=request.driver,
+        cache_size=request.cache_size,
+        background_limit=request.background_limit,
     )
+    cache_size = parse_budget(wanted["cache_size"])
+    background_limit = parse_rate(wanted["background_limit"])
     check_mountable(request.directory, options)
     mount_id = os.urandom(8).hex()
     runtime_dir = default_runtime_dir()
@@ -74,6 +79,10 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Announce | No
             prefetch=wanted["prefetch"],
             driver=wanted["driver"],
             working_directory=os.getcwd() if is_relative(image) or request.foreground else "/",
+            cache_size=cache_size,
+            background_limit=background_limit,
+            begun=request.begun,
+            says_statistics=request.stats,
             verbosity=request.verbosity,
             is_log_json=request.log_json,
         )

@@ -1,5 +1,7 @@
 """What ``lazyfs mount`` was asked for: decided by the command line, done here or by the service."""
 
+import os
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,8 @@ PATHS = ("authfile", "hosts_dir")  # of AccessOptions
 class MountRequest:
     """The arguments of ``lazyfs mount``, as they were given: ``words`` are those after ``-o``.
 
-    ``directory`` and a layout's path may be relative to the working directory.
+    ``directory`` and a layout's path may be relative to the working directory.  ``begun`` is when
+    the command began, by the monotonic clock, which is that of all processes.
     """
 
     image: str
@@ -28,6 +31,10 @@ class MountRequest:
     words: tuple[str, ...]
     driver: str
     prefetch: str
+    cache_size: str
+    background_limit: str
+    begun: float
+    stats: bool
     verbosity: int
     log_json: bool
 
@@ -40,6 +47,18 @@ class MountRequest:
                 access[name] = str(access[name])
         values = {name: getattr(self, name) for name in self.__slots__}
         return values | {"cache_dir": str(self.cache_dir), "access": access}
+
+
+def process_start() -> float:
+    """Return when this process began, in seconds of the monotonic clock."""
+    now = time.monotonic()
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            ticks = int(file.read().rpartition(b")")[2].split()[START_TIME])
+    except (OSError, IndexError, ValueError):
+        return now
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return now - max(0.0, age)
 
 
 def request_of(document: dict[str, Any], environment: dict[str, str]) -> MountRequest:

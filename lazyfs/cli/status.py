@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from lazyfs.cli.endpoints import state_line
+from lazyfs.cli.measures import detail_lines, summary_lines
 from lazyfs.cli.options import default_runtime_dir, json_option
 from lazyfs.cli.quantities import size_text
 from lazyfs.mount.point import load_mountinfo
@@ -22,15 +23,17 @@ from lazyfs.service.record import (
 
 @click.command()
 @click.argument("directory", type=click.Path(), required=False)
+@click.option("--stats", "is_detailed", is_flag=True, help="Show all that the server counts.")
 @json_option
-def status(directory: str | None, as_json: bool) -> None:
+def status(directory: str | None, is_detailed: bool, as_json: bool) -> None:
     """Show the mounts of this user, or the one on DIRECTORY."""
     found = collect(default_runtime_dir(), directory)
     if as_json:
         click.echo(json.dumps({"type": "mounts", "mounts": found}, indent=2))
         return
     for entry in found:
-        click.echo(describe(entry).encode("utf-8", "surrogateescape"))  # a name may be anything
+        text = describe(entry, is_detailed=is_detailed)
+        click.echo(text.encode("utf-8", "surrogateescape"))  # a name may be anything
     if not found:
         click.echo("lazyfs: nothing is mounted", err=True)
 
@@ -82,7 +85,7 @@ def _of_living(runtime_dir: Path, record: MountRecord, is_mounted: bool) -> dict
     return facts | answer
 
 
-def describe(entry: dict[str, Any]) -> str:
+def describe(entry: dict[str, Any], *, is_detailed: bool = False) -> str:
     """Return the lines that show one mount to a person."""
     lines = [
         entry["mountpoint"],
@@ -101,6 +104,8 @@ def describe(entry: dict[str, Any]) -> str:
             f"{source['retries']} repeated, {source['errors']} failed",
             f"  health     {entry['health']}",
         ]
+        lines += [f"  {line}" for line in summary_lines(entry)]
+        lines += [f"  {line}" for line in detail_lines(entry) if is_detailed]
         lines += [f"  endpoint   {state_line(each)}" for each in entry["endpoints"]]
     if "keeperNote" in entry:
         keeper = entry["keeperPid"]

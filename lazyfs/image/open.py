@@ -4,8 +4,10 @@ import logging
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -16,7 +18,7 @@ from lazyfs.image.device import Device
 from lazyfs.image.fetch import Fetcher
 from lazyfs.image.identity import mount_attributes
 from lazyfs.image.origin import Origin
-from lazyfs.image.prefetch import NO_LIMITS, Limits, prefetch
+from lazyfs.image.prefetch import NO_LIMITS, Limits, MakeRoom, prefetch
 from lazyfs.image.prepare import Prepared
 from lazyfs.image.profile import replay
 from lazyfs.image.twins import Twins
@@ -93,7 +95,16 @@ class OpenImage:
         if profile is not None:
             digests = [layer.toc_digest for layer in self.layers]
             profiled = replay(profile, self.devices, digests)
+        if limits.make_room is not None:
+            limits = replace(limits, make_room=partial(self._make_room, limits.make_room))
         await prefetch(self.contents, self.devices, mode, profiled, limits)
+
+    async def _make_room(self, make_room: MakeRoom, size: int) -> bool:
+        """Say whether there is room; layers that are open for their twins only are in its way."""
+        if await make_room(size):
+            return True
+        await trio.to_thread.run_sync(self.contents.twins.close)
+        return await make_room(size)
 
     def save_profile(self) -> None:
         """Keep the order of first reads for the next mount; a full disk is no trouble."""
@@ -107,7 +118,7 @@ class OpenImage:
         except StoreError as exc:
             log.info("profile: %s", exc.message)
 
-    def statistics(self) -> dict[str, object]:
+    def statistics(self) -> dict[str, Any]:
         """Return all counts in JSON's types; sizes in bytes.  Fields: docs/reference/json.md.
 
         Looks at each chunk, and may do so in a thread.

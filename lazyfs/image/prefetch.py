@@ -9,6 +9,7 @@ a burst ends after a moment.  It ends where the store has no room left for what 
 """
 
 import itertools
+import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from lazyfs.image.device import Device
 from lazyfs.image.fetch import Fetcher
 from lazyfs.image.pressure import Pressure
 from lazyfs.image.throttle import Throttle
+
+log = logging.getLogger(__name__)
 
 WORKERS = 3
 PAUSE_SECONDS = 0.02
@@ -70,24 +73,30 @@ async def prefetch(
 async def _fetch_all(
     fetcher: Fetcher, segments: Segments, purpose: Purpose, limits: Limits
 ) -> None:
+    is_full = trio.Event()
     async with trio.open_nursery() as nursery:
         for _ in range(WORKERS):
-            nursery.start_soon(_work, fetcher, segments, purpose, limits)
+            nursery.start_soon(_work, fetcher, segments, purpose, limits, is_full)
+    if is_full.is_set():
+        log.info("the cache has no more room, and nothing that may go: filling ends")
 
 
-async def _work(fetcher: Fetcher, segments: Segments, purpose: Purpose, limits: Limits) -> None:
+async def _work(
+    fetcher: Fetcher, segments: Segments, purpose: Purpose, limits: Limits, is_full: trio.Event
+) -> None:
     """Take segments until there are none, or no more room for what nobody has asked for."""
     yields = purpose is Purpose.BACKGROUND
     while True:
         while yields and fetcher.demand.pressure is Pressure.BURST:  # noqa: ASYNC110 - ends by time
             await trio.sleep(PAUSE_SECONDS)
         segment = next(segments, None)
-        if segment is None:
+        if segment is None or is_full.is_set():
             return
         device, chunks = segment
         if yields and limits.make_room is not None:
             size = sum(map(device.table.size, chunks))
             if not await limits.make_room(size):
+                is_full.set()
                 return
         failed = fetcher.statistics.failed_requests
         await fetcher.fetch_background(device, chunks, purpose=purpose, throttle=limits.throttle)

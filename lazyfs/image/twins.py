@@ -5,8 +5,10 @@ before.  Chunks are the same when their digests are; what is copied is hashed fi
 everything that was not verified in this session.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Condition
 
 from lazyfs.errors import LazyfsError
 from lazyfs.image.device import Device
@@ -31,7 +33,8 @@ class Twins:
     """The chunks of *devices* that other layers of *store* may hold.
 
     ``search`` and ``copy`` block, and run in worker threads; until ``search`` has ended there are
-    no twins.  The layers they are in are kept open, and so safe from eviction, until ``close``.
+    no twins.  The layers they are in are kept open, and so safe from eviction, until the last twin
+    has been copied or ``close`` is called.
     """
 
     def __init__(self, store: Store, devices: Sequence[Device]) -> None:
@@ -40,9 +43,20 @@ class Twins:
         self._opened: list[LayerContent] = []
         self._twins: dict[tuple[int, int], Twin] = {}
         self._is_closed = False
+        self._changed = Condition()
+        self._busy = 0  # threads that use the other layers' descriptors
+        self._has_searched = False
 
     def search(self) -> None:
         """Find the twins."""
+        with self._using_layers() as is_open:
+            if is_open:
+                self._search()
+        self._has_searched = True
+        if not self._twins:
+            self.close()
+
+    def _search(self) -> None:
         wanted: dict[bytes, list[tuple[int, int]]] = {}
         for device in self._devices:
             for chunk, digest in enumerate(device.table.digests()):
@@ -83,6 +97,13 @@ class Twins:
 
         What cannot be copied, for whatever reason, is left to be fetched.
         """
+        with self._using_layers() as is_open:
+            size = self._copy(device, chunks) if is_open else 0
+        if self._has_searched and not self._twins:
+            self.close()
+        return size
+
+    def _copy(self, device: Device, chunks: Sequence[int]) -> int:
         size = 0
         for chunk in chunks:
             twin = self._twins.pop((device.number, chunk), None)
@@ -99,8 +120,25 @@ class Twins:
         return size
 
     def close(self) -> None:
-        """Let go of the other layers."""
-        self._is_closed = True
-        self._twins.clear()
-        for content in self._opened:
-            content.close()
+        """Let go of the other layers, after the threads that use them.  Idempotent."""
+        with self._changed:
+            self._is_closed = True
+            self._twins.clear()
+            # A descriptor must not be closed, and so become another file's, under a copy.
+            self._changed.wait_for(lambda: not self._busy)
+            opened, self._opened = self._opened, []
+            for content in opened:
+                content.close()
+
+    @contextmanager
+    def _using_layers(self) -> Iterator[bool]:
+        """Keep the other layers open; False if they were let go of already."""
+        with self._changed:
+            is_open = not self._is_closed
+            self._busy += 1
+        try:
+            yield is_open
+        finally:
+            with self._changed:
+                self._busy -= 1
+                self._changed.notify_all()

@@ -187,8 +187,11 @@ class NativeSession(PyfuseSession):
         self._descriptors.clear()
 
     def statistics(self) -> dict[str, int]:
-        """Return the threads' counts."""
-        return {} if self._server is None else self._server.statistics()
+        """Return the threads' counts; hand on what they have read for the first time."""
+        if self._server is None:
+            return {}
+        self._note_touches(self._server)
+        return self._server.statistics()
 
     def _begin(self, server: Server, nursery: trio.Nursery, event: "Event") -> None:
         kind, request, device, nid, _, _, _, number = event

@@ -37,7 +37,12 @@ OPPOSITES = {
 }
 
 # Words with a value that are options of ``lazyfs mount`` too.
-SETTINGS = frozenset(["platform", "cache_dir", "authfile", "hosts_dir", "prefetch", "driver"])
+SETTINGS = frozenset(
+    (
+        *("platform", "cache_dir", "authfile", "hosts_dir", "prefetch", "driver"),
+        *("cache_size", "background_limit"),
+    )
+)
 SWITCHES = frozenset(["plain_http", "insecure_skip_verify", "anonymous", "offline"])
 
 MAX_READ_LIMITS = (4096, 1 << 20)

@@ -131,9 +131,16 @@ class Keeping:
             return
         with trio.move_on_after(LEAVE_SECONDS):
             try:
-                await self._link.send(program.END)
-                while await self._link.recv(16):
-                    pass
+                process = None if self.pid is None else os.pidfd_open(self.pid)
+                try:
+                    await self._link.send(program.END)
+                    while await self._link.recv(16):
+                        pass
+                    if process is not None:  # its link is not the last descriptor that it closes
+                        await trio.lowlevel.wait_readable(process)
+                finally:
+                    if process is not None:
+                        os.close(process)
             except OSError:
                 pass  # it is dead already
         self._forget()

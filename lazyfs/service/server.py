@@ -10,6 +10,7 @@ import faulthandler
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -23,8 +24,10 @@ import trio
 
 from lazyfs.errors import LazyfsError
 from lazyfs.image.open import OpenImage, open_image
+from lazyfs.image.prefetch import Limits
 from lazyfs.image.prepare import Prepared
 from lazyfs.image.profile import RECORD_SECONDS
+from lazyfs.image.throttle import Throttle
 from lazyfs.mount.connection import renewed
 from lazyfs.mount.drivers import open_session
 from lazyfs.mount.options import fuse_options
@@ -47,6 +50,7 @@ from lazyfs.service.record import (
 )
 from lazyfs.service.settings import MountSettings as MountSettings
 from lazyfs.service.supervise import ChannelClosed, Link
+from lazyfs.service.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +76,10 @@ class _Server:
     image: OpenImage
     session: PyfuseSession
     keeping: Keeping
+    upkeep: Upkeep
     give_way: trio.Event = field(default_factory=trio.Event)
     started: str = ""
+    ready_seconds: float | None = None
     started_clock: float = field(default_factory=time.monotonic)
 
 
@@ -119,7 +125,9 @@ async def _serve(
             else:
                 keeping = _take_over(settings, prepared, session, image, succession)
                 remove_record(settings.runtime_dir, settings.mount_id)  # the dead server's
-            server = _Server(settings, prepared, image, session, keeping)
+            counts = image.contents.statistics
+            upkeep = Upkeep(image.store, settings.cache_size, lambda: counts.content_size)
+            server = _Server(settings, prepared, image, session, keeping, upkeep)
             if succession is not None:
                 server.started = succession.legacy.started
             try:
@@ -137,8 +145,12 @@ async def _serve(
             finally:
                 remove_record(settings.runtime_dir, settings.mount_id)
                 with trio.CancelScope(shield=True):
+                    if settings.says_statistics and server.started:
+                        await _say_statistics(server)
                     await keeping.end()  # first: its copies would keep the connection alive
                     await _leave(session)
+        if not prepared.is_volatile:
+            await upkeep.look()  # the image is closed: its own layers may go now
     if failure is not None:
         raise failure
 
@@ -217,6 +229,8 @@ async def _go_live(server: _Server, nursery: trio.Nursery, link: Link | None) ->
     await server.keeping.begin(server.started)
     if link is not None:
         link.announce_ready()
+        if settings.begun is not None:
+            server.ready_seconds = time.monotonic() - settings.begun
     nursery.start_soon(server.keeping.run)
     nursery.start_soon(_give_way, server)
     settle_memory()
@@ -227,10 +241,19 @@ async def _go_live(server: _Server, nursery: trio.Nursery, link: Link | None) ->
 
 
 async def _prefetch(server: _Server) -> None:
+    rate = server.settings.background_limit
+    throttle = Throttle(rate) if rate else None
+    is_stored = not server.prepared.is_volatile
     try:
-        await server.image.prefetch(server.settings.prefetch)
+        await server.image.prefetch(
+            server.settings.prefetch,
+            Limits(throttle, server.upkeep.make_room if is_stored else None),
+        )
     except Exception:  # what nobody has asked for must not end the mount
         log.exception("prefetch failed")
+    if is_stored:
+        await server.upkeep.look()
+        await server.upkeep.run()
 
 
 async def _keep_profile(server: _Server) -> None:
@@ -278,7 +301,14 @@ Status = Callable[[], dict[str, Any]]
 
 
 def _status_of(server: _Server) -> Status:
+    """Return what looks at a server, in a thread: it may take milliseconds."""
+    driver = server.session.statistics()
+
     def status() -> dict[str, Any]:
+        facts = server.image.statistics()
+        if driver:  # it answers hits by itself
+            hits = driver["reads"] - driver["misses"]
+            facts["reads"] |= {"hits": hits, "misses": driver["misses"]}
         return {
             "type": "status",
             "mountpoint": server.session.mountpoint,
@@ -288,13 +318,26 @@ def _status_of(server: _Server) -> Status:
             "driverNote": server.session.note,
             "started": server.started,
             "uptimeSeconds": round(time.monotonic() - server.started_clock, 1),
+            "readySeconds": server.ready_seconds,
             "cacheDir": str(server.settings.cache_dir),
+            "cacheSize": server.settings.cache_size.size_in(server.image.store.root),
+            "backgroundLimit": server.settings.background_limit or None,
             "log": str(server.settings.log_path),
             **server.keeping.facts(),
-            **server.image.statistics(),
+            **facts,
         }
 
     return status
+
+
+async def _say_statistics(server: _Server) -> None:
+    """Write a last status to standard error, which may be the log."""
+    try:
+        document = await trio.to_thread.run_sync(_status_of(server))
+        sys.stderr.write(encode_message(document | {"type": "statistics"}).decode())
+        sys.stderr.flush()
+    except Exception:  # the mount must be left all the same
+        log.exception("statistics failed")
 
 
 async def _serve_control(server: _Server, *, task_status: trio.TaskStatus[None]) -> None:
@@ -338,7 +381,6 @@ async def _answer_client(
 
 
 async def _answer_lines(connection: trio.socket.SocketType, server: _Server) -> None:
-    status = _status_of(server)
     waiting = b""
     while len(waiting) <= MAX_QUESTION_SIZE:
         data = await connection.recv(4096)
@@ -347,7 +389,8 @@ async def _answer_lines(connection: trio.socket.SocketType, server: _Server) -> 
         waiting += data
         while b"\n" in waiting:
             line, _, waiting = waiting.partition(b"\n")
-            document = answer_question(line, status)
+            status = _status_of(server)
+            document = await trio.to_thread.run_sync(answer_question, line, status)
             answer = memoryview(encode_message(document))
             while answer:
                 answer = answer[await connection.send(answer) :]

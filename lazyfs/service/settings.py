@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lazyfs.mount.options import MountOptions
 from lazyfs.registry.source import AccessOptions
+from lazyfs.store.budget import DEFAULT_BUDGET, Budget
 
 FOREGROUND_LOG = Path("/dev/stderr")
 
@@ -13,6 +14,8 @@ FOREGROUND_LOG = Path("/dev/stderr")
 class MountSettings:
     """What the command line asked for; all paths absolute.
 
+    ``background_limit`` is in bytes a second, 0 for none.  ``begun`` is when the command began, in
+    seconds of the monotonic clock.  ``says_statistics``: at the end, on standard error.
     ``verbosity`` and ``is_log_json`` are how the server logs.
     """
 
@@ -26,6 +29,10 @@ class MountSettings:
     prefetch: str = "none"
     driver: str = "auto"
     working_directory: str = "/"
+    cache_size: Budget = DEFAULT_BUDGET
+    background_limit: int = 0
+    begun: float | None = None
+    says_statistics: bool = False
     verbosity: int = 0
     is_log_json: bool = False
 

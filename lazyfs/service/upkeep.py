@@ -27,7 +27,7 @@ class Upkeep:
     """Keeps *store* within *budget*; *grown* counts what this server has stored.
 
     ``make_room`` is for filling in the background, ``run`` looks at what readers have stored, and
-    ``finish`` is for the end, when the layers of the mount are not in use any more.
+    ``look`` is for when something has ended: filling, or the mount, whose layers may go then.
     """
 
     def __init__(self, store: Store, budget: Budget, grown: Callable[[], int]) -> None:
@@ -38,20 +38,17 @@ class Upkeep:
         self._left = 0
         self._lock = trio.Lock()
         self._has_failed = False
-        self._is_full = False
 
     async def make_room(self, size: int) -> bool:
-        """Say whether *size* bytes may be stored that nobody wants yet; evicts what is older."""
+        """Say whether *size* bytes may be stored that nobody wants yet; evicts what is older.
+
+        What was granted and is not stored yet is not seen: some requests more than fit are.
+        """
         async with self._lock:
             if size > self._left:
-                self._left = await self._look(size)
+                self._left = await self._room(size)
             if size > self._left:
-                if not self._is_full:
-                    self._is_full = True
-                    log.info(
-                        "cache %s: what is in use takes all of its size; filling ends",
-                        self._store.root,
-                    )
+                log.debug("cache %s: no room for %d bytes more", self._store.root, size)
                 return False
             self._left -= size
             return True
@@ -61,15 +58,15 @@ class Upkeep:
         while True:
             await trio.sleep(LOOK_SECONDS)
             if self._grown() != self._seen:
-                await self.finish()
+                await self.look()
 
-    async def finish(self) -> None:
+    async def look(self) -> None:
         """Evict what is too much now."""
         async with self._lock:
             self._seen = self._grown()
-            self._left = await self._look(0)
+            self._left = await self._room(0)
 
-    async def _look(self, size: int) -> int:
+    async def _room(self, size: int) -> int:
         """Make room for *size* bytes, as far as that is possible; return how many may be stored."""
         return await trio.to_thread.run_sync(self._make_room, size)
 

@@ -57,10 +57,7 @@ async def test_room_is_made_of_what_is_older(store: Store) -> None:
     assert full(store, layers) == [False, False, True, True]
 
 
-async def test_room_is_not_made_of_what_is_in_use(
-    store: Store, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
+async def test_room_is_not_made_of_what_is_in_use(store: Store) -> None:
     (layer,) = keep(store, 1)
     content = LayerContent(store.layer_path(layer.toc.digest), layer.table)
     upkeep = Upkeep(store, Budget(size=1_500_000), lambda: 0)
@@ -68,7 +65,6 @@ async def test_room_is_not_made_of_what_is_in_use(
         fill(store, 16_384)
     assert not await upkeep.make_room(16_384)
     assert 1_400_000 < holdings_of(store).allocated_size <= 1_500_000
-    assert caplog.text.count("filling ends") == 1
     content.close()
 
 
@@ -115,18 +111,18 @@ async def test_at_the_end_its_own_layers_may_go(store: Store) -> None:
     (layer,) = keep(store, 1)
     content = LayerContent(store.layer_path(layer.toc.digest), layer.table)
     upkeep = Upkeep(store, Budget(size=10_000), lambda: 0)
-    await upkeep.finish()
+    await upkeep.look()
     assert full(store, [layer]) == [True]
     content.close()
-    await upkeep.finish()
+    await upkeep.look()
     assert full(store, [layer]) == [False]
 
 
 async def test_a_share_of_the_disk(store: Store) -> None:
     (layer,) = keep(store, 1)
-    await Upkeep(store, Budget(share=1.0), lambda: 0).finish()
+    await Upkeep(store, Budget(share=1.0), lambda: 0).look()
     assert full(store, [layer]) == [True]
-    await Upkeep(store, Budget(share=0.0), lambda: 0).finish()
+    await Upkeep(store, Budget(share=0.0), lambda: 0).look()
     assert full(store, [layer]) == [False]
 
 
@@ -136,7 +132,7 @@ async def test_what_fails_is_said_once_and_ends_nothing(
     upkeep = Upkeep(store, Budget(size=10_000), lambda: 0)
     shutil.rmtree(store.root)
     for _ in range(3):
-        await upkeep.finish()
+        await upkeep.look()
         assert await upkeep.make_room(1 << 30)
     assert len(caplog.records) == 1
     assert "No such file or directory" in caplog.text
@@ -149,7 +145,7 @@ async def test_the_event_loop_goes_on_meanwhile(store: Store) -> None:
     fcntl.flock(fd, fcntl.LOCK_EX)
     upkeep = Upkeep(store, Budget(size=0), lambda: 0)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(upkeep.finish)
+        nursery.start_soon(upkeep.look)
         with trio.fail_after(2):
             for _ in range(10):
                 await trio.sleep(0.01)
