@@ -14,7 +14,7 @@ REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "json.md"
 def section(command: str) -> str:
     """Return the part of the document about *command*, and what it refers to."""
     parts = re.split(r"^## ", REFERENCE.read_text(), flags=re.MULTILINE)
-    (found,) = [part for part in parts if part.startswith(f"`lazyfs {command}")]
+    (found,) = [part for part in parts if re.match(rf"`lazyfs {command}(?! --)", part)]
     return found + "".join(map(section, re.findall(r"as for `(cache \w+)`", found)))
 
 
@@ -32,6 +32,7 @@ def fields_of(value: object) -> Iterator[str]:
     ("command", "words"),
     [
         ("inspect", ["{bad}"]),
+        ("inspect --endpoints", ["127.0.0.1:1/image"]),
         ("ls", ["{image}", "devs"]),
         ("ls", ["{image}", "sl"]),
         ("verify", ["{image}"]),
