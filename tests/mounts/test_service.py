@@ -152,6 +152,22 @@ def test_relative_names_and_the_clients_directories(lazyfs, layout, mountpoint, 
         assert lazyfs("umount", "mnt").returncode == 0
 
 
+def test_nothing_is_left_to_import(lazyfs, layout, mountpoint):
+    """The interpreter says on standard error, the client's and then the log, what it imports."""
+    variables = lazyfs.variables | {"PYTHONPROFILEIMPORTTIME": "1"}
+    with FakeRegistry(layout) as registry, serving(lazyfs, env=variables):
+        done = lazyfs("mount", f"{registry.host}/demo:latest", mountpoint)
+        assert (done.returncode, done.stderr) == (0, "")
+        (record,) = records(lazyfs)
+        assert is_from_service(record["pid"])
+        assert (mountpoint / "own/other").read_bytes() == b"other" * 9999
+        (status,) = lazyfs.status()
+        assert status["source"]["requests"] > 0
+        assert "import time" not in Path(record["log_path"]).read_text()
+        lazyfs("umount", mountpoint)
+        assert "import time" in log_of(lazyfs)
+
+
 def test_credentials_are_the_clients(lazyfs, layout, mountpoint):
     with FakeRegistry(layout) as registry, serving(lazyfs):
         registry.require_basic({"user": "secret"})
