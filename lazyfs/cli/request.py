@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 DRIVERS = ("auto", "native", "pyfuse3")
 PREFETCH_MODES = ("none", "landmark", "profile", "all")
+START_TIME = 19  # of the fields after the name in /proc/pid/stat
 PATHS = ("authfile", "hosts_dir")  # of AccessOptions
 
 
