@@ -25,6 +25,7 @@ from tests.support.mounting import (
     needs_root,
     run,
 )
+from tests.support.serving import records, serving
 
 pytestmark = [*needs_fuse, *needs_root]  # root makes itself somebody else
 
@@ -117,6 +118,20 @@ def test_an_ordinary_user_mounts(lazyfs, place, home):
     assert (done.returncode, done.stderr) == (0, "")
     assert not is_mounted(mountpoint)
     assert lazyfs.records() == []
+
+
+def test_through_the_users_own_service(lazyfs, place, home):
+    mountpoint = home / "mnt"
+    with serving(lazyfs) as service:
+        lazyfs.mount(f"oci:{place}/layout", mountpoint)
+        (record,) = records(lazyfs)
+        assert b"serve" in Path(f"/proc/{record['pid']}/cmdline").read_bytes()
+        assert as_user("cat", mountpoint / "etc/own").stdout == "own"
+        service.kill()
+        service.wait(SECONDS)
+        assert as_user("cmp", "-n", str(3 << 20), mountpoint / "big", "/dev/zero").returncode == 0
+        assert lazyfs("umount", mountpoint).returncode == 0
+    assert not is_mounted(mountpoint)
 
 
 def test_busy_and_lazy(lazyfs, place, home):
