@@ -22,7 +22,7 @@ from lazyfs.formats.arrange import arrange
 from lazyfs.formats.estargz import TOC_DIGEST_KEYS, toc_digest_of
 from lazyfs.formats.tar import TarMember
 from lazyfs.formats.writer import UNCOMPRESSED_SIZE_ANNOTATION, WriterOptions
-from lazyfs.image.origin import Origin
+from lazyfs.image.origin import Offline, Origin
 from lazyfs.image.prioritize import prioritize
 from lazyfs.image.rebuild import ConvertedLayer, build_config, build_manifest, config_type_of
 from lazyfs.image.spool import fetch_layer, is_estargz, rewrite_layer, unpack_layer
@@ -130,6 +130,8 @@ def _open_destination(target: Reference | LayoutReference, access: AccessOptions
         from lazyfs.registry.layout import ImageLayout  # noqa: PLC0415
 
         return ImageLayout(target.path, create=True)
+    if access.is_offline:
+        raise Offline(f"{target.name}: got --offline, expected a registry to push to")
     from lazyfs.registry.client import RegistryClient  # noqa: PLC0415
 
     return RegistryClient(target, access)
@@ -168,8 +170,9 @@ async def convert_image(
                 )
             ]
             done = await _convert_layers(source, layers, options, report)
+            siblings = siblings_of(source.repository, destination.repository)
             for layer in layers:
-                await _push_layer(destination, layer)
+                await _push_layer(destination, layer, siblings)
     except OSError as exc:
         raise StoreError(f"convert: {exc}", hint="TMPDIR says where temporary files go") from exc
     new_config = build_config(config_data, config, done, options.created)
@@ -279,8 +282,22 @@ def _stated_toc_digest(layer: Descriptor) -> Digest | None:
         return None  # annotations that contradict themselves vouch for nothing
 
 
-async def _push_layer(destination: Destination, layer: _Layer) -> None:
+def siblings_of(source: str, destination: str) -> tuple[str, ...]:
+    """Return the repository of *source* if *destination* is in the same registry.
+
+    A registry can give a blob that one repository has to another, so that it is not sent.
+    """
+    host, _, repository = source.partition("/")
+    is_same = destination.partition("/")[0] == host and not source.startswith("oci:")
+    return (repository,) if is_same else ()
+
+
+async def _push_layer(destination: Destination, layer: _Layer, siblings: Sequence[str]) -> None:
     assert layer.done is not None
     result = layer.done.result
-    if not await destination.has_blob(result):
-        await destination.push_blob(result, layer.blob if layer.done.is_copied else layer.result)
+    if await destination.has_blob(result):
+        return
+    if layer.done.is_copied:
+        await destination.push_blob(result, layer.blob, mount_from=siblings)
+    else:
+        await destination.push_blob(result, layer.result)

@@ -174,9 +174,14 @@ def error_for(
     if status in (401, 403):
         return Denied(message, hint=f"{LOGIN_HINT.format(registry)}, or check the name")
     if status in (404, 410):
-        return Missing(message)
+        return Missing(message, hint="check the name, the tag and the spelling of the registry")
     if status in (408, 429) or (status >= 500 and status != 501):
-        return Overloaded(message, retry_after=headers.get("retry-after"))
+        hint = "the registry limits requests; logging in may raise the limit"
+        return Overloaded(
+            message,
+            hint=hint if status == 429 else None,
+            retry_after=headers.get("retry-after"),
+        )
     if any(fault.code in ("DIGEST_INVALID", "SIZE_INVALID") for fault in faults):
         return ContentRefused(message)
     return Refused(message, status=status)

@@ -4,7 +4,6 @@ Spec: containerd docs/hosts.md.  Paths in the file are relative to its directory
 """
 
 import re
-import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePath
@@ -99,6 +98,8 @@ def _decode(data: bytes, path: str) -> _File:
 
 def decode_toml(data: bytes, path: str, kind: type[T]) -> T:
     """Return the TOML document in *data* as a *kind*; what it does not know is left out."""
+    import tomllib  # noqa: PLC0415 - most machines have no such file, and mounts start often
+
     try:
         return msgspec.convert(tomllib.loads(data.decode()), kind)
     except (ValueError, RecursionError) as error:  # of UTF-8, TOML and msgspec alike

@@ -136,6 +136,7 @@ class Place:
             url=redact_url(self.endpoint.url),
             is_origin=self.endpoint.is_origin,
             requests=self.exchanger.requests,
+            received_size=self.transport.received_size,
             failures=self.failures,
             reason=self.reason,
             when=self._when or None,

@@ -154,7 +154,8 @@ def _located(
     """Return the endpoint at *location*: two if it is insecure, encrypted before plain."""
     if "://" in location:
         raise BadEndpoint(
-            f"{registry.source}: location {location[:100]!r}: got a URL, expected HOST[:PORT][/PATH]"
+            f"{registry.source}: location {location[:100]!r}: got a URL, "
+            "expected HOST[:PORT][/PATH]"
         )
     parse_base(location, registry.source)
     rest = name[_covered(registry.key, name) :]

@@ -34,12 +34,14 @@ class SourceStatistics:
 class EndpointState:
     """How one endpoint of a source fares; ``reason`` is the last thing that was wrong with it.
 
+    ``received_size`` is bytes of bodies, those of where it redirects to among them.
     ``when`` is RFC 3339, UTC.  ``is_avoided``: it is asked after the others for now.
     """
 
     url: str
     is_origin: bool
     requests: int
+    received_size: int
     failures: int
     reason: str | None
     when: str | None

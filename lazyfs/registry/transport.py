@@ -8,7 +8,7 @@ pooled per proxy.  Bodies come as the socket delivers them; nothing is decoded.
 import os
 import ssl
 import zlib
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
 from typing import Protocol
@@ -67,8 +67,8 @@ class Answer:
     __slots__ = (
         "_is_over",
         "_pieces",
+        "_received",
         "_response",
-        "_statistics",
         "_waited",
         "_window",
         "_window_size",
@@ -83,7 +83,7 @@ class Answer:
         method: str,
         url: str,
         response: httpx.Response,
-        statistics: SourceStatistics,
+        received: Callable[[int], None],
         window: float,
     ) -> None:
         self.method = method
@@ -91,7 +91,7 @@ class Answer:
         self.status = response.status_code
         self.headers = _headers(response.headers.raw)
         self._response = response
-        self._statistics = statistics
+        self._received = received  # told of bytes of the body
         stream = response.stream
         assert isinstance(stream, AsyncIterable)
         self._pieces = aiter(stream)
@@ -115,7 +115,7 @@ class Answer:
         except httpx.HTTPError as error:
             self._is_over = True
             raise translated(error, f"{self.method} {redact_url(self.url)}") from error
-        self._statistics.received_size += len(data)
+        self._received(len(data))
         self._window_size += len(data)
         # Only waiting counts: a reader may take its time.
         self._waited += trio.current_time() - started
@@ -179,6 +179,8 @@ class BadCertificate(UsageError):
 class Transport:
     """The connections of one endpoint; *statistics* counts requests and bytes of bodies.
 
+    ``received_size`` is this endpoint's part of these bytes, and of where it redirects to.
+
     *tls* holds for wherever the endpoint redirects to as well, but for the certificates that it
     shows: those go to *origin* only.
     """
@@ -194,6 +196,7 @@ class Transport:
     ) -> None:
         self._environment = options.environment
         self._statistics = statistics
+        self.received_size = 0
         self._tls = tls
         self._origin = origin
         self._idle_seconds = options.idle_seconds
@@ -237,7 +240,11 @@ class Transport:
                     response = await pool.handle_async_request(request)
             except trio.TooSlowError:
                 raise Silent(f"{what}: got no whole head in {limit:g} s, expected one") from None
-        return Answer(method, url, response, self._statistics, self._idle_seconds)
+        return Answer(method, url, response, self._received, self._idle_seconds)
+
+    def _received(self, size: int) -> None:
+        self.received_size += size
+        self._statistics.received_size += size
 
     def _route(self, url: str) -> tuple[httpx.URL, httpx.AsyncHTTPTransport]:
         """Return *url* parsed and the pool that serves it; both cost more than a lookup."""

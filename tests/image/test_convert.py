@@ -24,7 +24,13 @@ from lazyfs.errors import (
 from lazyfs.formats.estargz import TAIL_SIZE, find_toc, read_toc, toc_digest_of
 from lazyfs.formats.toc import Kind, Toc
 from lazyfs.formats.writer import WriterOptions
-from lazyfs.image.convert import Conversion, ConvertOptions, convert_image, convert_reference
+from lazyfs.image.convert import (
+    Conversion,
+    ConvertOptions,
+    convert_image,
+    convert_reference,
+    siblings_of,
+)
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import OCI_MANIFEST, Manifest, decode_manifest
 from lazyfs.oci.platforms import parse_platform
@@ -619,3 +625,18 @@ def test_the_command_refuses_what_is_not_verified(place: Place):
     done = run(f"oci:{place.source}", f"oci:{place.destination}", SOURCE_DATE_EPOCH="now")
     assert done.returncode == 2
     assert "SOURCE_DATE_EPOCH" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "siblings"),
+    [
+        ("r.example/a/b", "r.example/c", ("a/b",)),
+        ("r.example/a", "other.example/a", ()),
+        ("oci:/srv/x", "oci:/srv/y", ()),
+        ("oci:/srv/x", "r.example/a", ()),
+    ],
+)
+def test_repositories_that_may_have_a_blob_already(
+    source: str, destination: str, siblings: tuple[str, ...]
+) -> None:
+    assert siblings_of(source, destination) == siblings

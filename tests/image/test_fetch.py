@@ -190,6 +190,37 @@ async def test_a_flipped_bit_is_fetched_again(tmp_path: Path) -> None:
         assert bench.reports == []
 
 
+@pytest.mark.parametrize("others", [0, 1, 2, 100])
+async def test_a_bad_chunk_is_fetched_from_every_other_endpoint(
+    tmp_path: Path, others: int
+) -> None:
+    """Once at least; and as long as the source has somebody who was not blamed."""
+    layer = make_layer([50_000])
+    async with opened(layer, tmp_path) as bench:
+        bench.source.bend = lambda start, data: data[:1000] + b"wrong" + data[1005:]
+        bench.source.others = others
+        with pytest.raises(ChunkCorrupt):
+            await bench.read(0)
+        refetched = min(max(others - 1, 1), 8)
+        assert len(bench.source.requests) == 1 + refetched
+        assert len(bench.source.blamed) == 1 + refetched
+        start, end = layer.table.blob_offset(0), layer.table.blob_end(0)
+        assert set(bench.source.blamed) == {(start, end)}
+
+
+async def test_the_last_endpoint_may_be_the_one_that_is_right(tmp_path: Path) -> None:
+    layer = make_layer([50_000])
+    async with opened(layer, tmp_path) as bench:
+
+        def bend(start: int, data: bytes) -> bytes:
+            return data if len(bench.source.requests) == 4 else data[:1000] + b"!" + data[1001:]
+
+        bench.source.bend = bend
+        bench.source.others = 4
+        assert await bench.read(0) == bench.data(0)
+        assert bench.reports == []
+
+
 async def test_a_chunk_that_stays_bad_is_refused_and_others_are_served(tmp_path: Path) -> None:
     layer = make_layer([50_000] * 3)
     bad = layer.table.blob_offset(1) + 2000

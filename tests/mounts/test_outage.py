@@ -80,13 +80,14 @@ def test_a_registry_that_goes_away_and_comes_back(layout, tmp_path, mountpoint):
         registry.close()
 
 
-def test_an_offline_mount_asks_nobody(layout, tmp_path, mountpoint):
+@pytest.mark.parametrize("words", [("--offline",), ("-o", "ro,offline")])
+def test_an_offline_mount_asks_nobody(layout, tmp_path, mountpoint, words):
     lazyfs = Lazyfs(tmp_path)
     with FakeRegistry(layout) as registry:
         image = f"{registry.host}/image"
         assert lazyfs("cat", image, "d/file0", text=False).returncode == 0
         registry.forget_requests()
-        done = lazyfs("mount", "--offline", image, mountpoint)
+        done = lazyfs("mount", *words, image, mountpoint)
         assert done.returncode == 0
         assert "as the last time" in done.stderr
         assert is_right(mountpoint, "file0")
