@@ -3,6 +3,8 @@
 import os
 from typing import TYPE_CHECKING, Any
 
+from lazyfs.cli.quantities import size_text
+
 if TYPE_CHECKING:
     from lazyfs.registry.endpoints import Endpoint
     from lazyfs.registry.source import AccessOptions
@@ -114,7 +116,7 @@ def _tls_text(tls: dict[str, Any] | None) -> str:
 
 def state_line(state: dict[str, Any]) -> str:
     """Return how an endpoint of a mount fares, for a person."""
-    text = f"{state['url']}: {state['requests']} requests"
+    text = f"{state['url']}: {state['requests']} requests, {size_text(state['receivedSize'])}"
     if state["failures"]:
         text += f", {state['failures']} failures, the last at {state['when']}: {state['reason']}"
     return text + ("; asked last for now" if state["avoided"] else "")

@@ -163,6 +163,7 @@ class OpenImage:
                     "url": state.url,
                     "origin": state.is_origin,
                     "requests": state.requests,
+                    "receivedSize": state.received_size,
                     "failures": state.failures,
                     "reason": state.reason,
                     "when": state.when,

@@ -201,7 +201,9 @@ def test_what_was_fetched_and_used(lazyfs, layout, mountpoint, driver):
         assert status["reads"]["waits"]["count"] > 0
         assert status["reads"]["waits"]["longestSeconds"] > 0
         assert status["link"]["roundTripSeconds"] > 0
-        assert status["endpoints"][0]["requests"] > 0
+        (endpoint,) = status["endpoints"]
+        assert endpoint["requests"] == status["source"]["requests"] > 0
+        assert endpoint["receivedSize"] == status["source"]["receivedSize"] > 400_000
         assert lazyfs("umount", mountpoint).returncode == 0
 
         # Profile and background now; what they bring is hit, and used when it is read.
