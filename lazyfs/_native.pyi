@@ -37,6 +37,7 @@ class Server:
         stays: bool = False,
         clones: list[int] = ...,
         adopted_minor: int = 0,
+        serves_devices: bool = False,
     ) -> None: ...
     def start(self) -> None:
         """Start the threads, once."""

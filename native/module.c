@@ -183,7 +183,7 @@ static PyObject *server_new(PyTypeObject *type, PyObject *args,
 				"layers",	"attributes",  "threads",
 				"max_waiting",	"max_touches", "max_read",
 				"share_device", "stays",       "clones",
-				"adopted_minor", NULL};
+				"adopted_minor", "serves_devices", NULL};
 	struct lfs_options options = {
 		.threads = 1,
 		.max_waiting = 1u << 18,
@@ -193,7 +193,8 @@ static PyObject *server_new(PyTypeObject *type, PyObject *args,
 	PyObject *layers, *attributes;
 	allocfunc allocate;
 	Server *self;
-	int fd, share_device = 0, stays = 0, clones[LFS_MAX_THREADS];
+	int fd, share_device = 0, stays = 0, serves_devices = 0;
+	int clones[LFS_MAX_THREADS];
 	PyObject *clone_list = NULL;
 
 	allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
@@ -201,12 +202,13 @@ static PyObject *server_new(PyTypeObject *type, PyObject *args,
 	if (!self)
 		return NULL;
 	if (!PyArg_ParseTupleAndKeywords(
-		    args, keywords, "iy*y*O!O!|$IIIIppO!I", names, &fd,
+		    args, keywords, "iy*y*O!O!|$IIIIppO!Ip", names, &fd,
 		    &self->index, &self->provenance, &PyList_Type, &layers,
 		    &PyList_Type, &attributes, &options.threads,
 		    &options.max_waiting, &options.max_touches,
 		    &options.max_read, &share_device, &stays, &PyList_Type,
-		    &clone_list, &options.adopted_minor)) {
+		    &clone_list, &options.adopted_minor,
+		    &serves_devices)) {
 		/* On failure the parser has released what it had taken */
 		memset(&self->index, 0, sizeof(self->index));
 		memset(&self->provenance, 0, sizeof(self->provenance));
@@ -215,6 +217,7 @@ static PyObject *server_new(PyTypeObject *type, PyObject *args,
 	}
 	options.share_device = share_device;
 	options.stays = stays;
+	options.serves_devices = serves_devices;
 	options.clones = clones;
 	if (parse_clones(clone_list, clones, &options.clone_count) < 0 ||
 	    create(self, fd, layers, attributes, &options) < 0) {

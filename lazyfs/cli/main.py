@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("lazyfs.cli.serve:serve", "Keep a process ready that makes mounts quickly."),
     "umount": ("lazyfs.cli.umount:umount", "Unmount an image and wait for its server to end."),
     "status": ("lazyfs.cli.status:status", "Show what is mounted and how it fares."),
+    "attrs": ("lazyfs.cli.attrs:attrs", "Show what a mount says of itself."),
     "restart": ("lazyfs.cli.restart:restart", "Have a mount served by a new process."),
     "inspect": ("lazyfs.cli.inspect:inspect", "Show an image's digests and layers."),
     "ls": ("lazyfs.cli.ls:ls", "List a directory of an image, without mounting it."),

@@ -18,6 +18,7 @@ from lazyfs.cli.request import DRIVERS, PREFETCH_MODES, MountRequest
 from lazyfs.errors import MountFailed, StoreError, UsageError
 from lazyfs.mount.options import MountOptions, is_allow_other_permitted, parse_options
 from lazyfs.mount.point import check_fuse_device, prepare_mountpoint, real_path
+from lazyfs.service.identity import remove_abandoned
 from lazyfs.service.record import make_runtime_directory
 from lazyfs.service.supervise import Link, run_in_background, run_in_foreground
 from lazyfs.service.systemd import notify
@@ -141,7 +142,9 @@ def check_mountable(directory: str, options: MountOptions) -> None:
                 "for a mount that is not root's",
                 hint=f"as root: echo user_allow_other >> {FUSE_CONF}; or mount without the option",
             )
-    if prepare_mountpoint(directory):
+    if remove_abandoned(default_runtime_dir(), real_path(directory)) or prepare_mountpoint(
+        directory
+    ):
         click.echo(f"lazyfs: {directory}: removed a mount whose server had died", err=True)
 
 

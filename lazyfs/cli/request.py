@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lazyfs.registry.access import AccessOptions
 
-DRIVERS = ("auto", "native", "pyfuse3")
+DRIVERS = ("auto", "native", "pyfuse3", "erofs")
 PREFETCH_MODES = ("none", "landmark", "profile", "all")
 START_TIME = 19  # of the fields after the name in /proc/pid/stat
 PATHS = ("authfile", "hosts_dir")  # of AccessOptions

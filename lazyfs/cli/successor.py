@@ -40,10 +40,14 @@ def main(state: str, word: str, rest: str) -> int:
 def give_up(mountpoint: str) -> int:
     """Unmount what nobody serves any more."""
     from lazyfs.errors import LazyfsError
+    from lazyfs.cli.options import default_runtime_dir
     from lazyfs.mount.point import State, state_of, unmount
+    from lazyfs.service.identity import remove_abandoned
 
     set_up_logging(0, is_server=True)
     try:
+        if remove_abandoned(default_runtime_dir(), mountpoint):
+            return 0
         if state_of(mountpoint)[0] is State.DEAD:
             unmount(mountpoint, lazy=True)
     except LazyfsError as error:

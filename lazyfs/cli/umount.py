@@ -6,6 +6,7 @@ from lazyfs.cli.options import default_runtime_dir
 from lazyfs.errors import MountFailed
 from lazyfs.mount.options import FILESYSTEM_TYPE
 from lazyfs.mount.point import State, real_path, state_of, unmount
+from lazyfs.service.identity import is_ours
 from lazyfs.service.record import find_record, remove_stale, wait_server_end
 
 WAIT_SECONDS = 30.0
@@ -25,13 +26,13 @@ def umount(directory: str, lazy: bool) -> None:
     """Unmount what lazyfs has mounted on DIRECTORY, and wait for its server to end."""
     mountpoint = real_path(directory)
     state, entry = state_of(mountpoint)
-    if entry is None or entry.filesystem_type != FILESYSTEM_TYPE:
+    runtime_dir = default_runtime_dir()
+    if entry is None or not is_ours(runtime_dir, entry):
         got = "no mount" if entry is None else f"a mount of type {entry.filesystem_type}"
         raise NotOurs(
             f"unmount {directory}: got {got}, expected one of type {FILESYSTEM_TYPE}",
             hint=f"findmnt -t {FILESYSTEM_TYPE} lists lazyfs's mounts",
         )
-    runtime_dir = default_runtime_dir()
     record = find_record(runtime_dir, mountpoint)
     unmount(mountpoint, lazy=lazy or state is State.DEAD)
     remove_stale(runtime_dir, mountpoint)

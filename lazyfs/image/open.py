@@ -76,6 +76,12 @@ class OpenImage:
         """The records of the layers, bottom first."""
         return self.prepared.image.layers
 
+    @property
+    def index_path(self) -> str:
+        """Where the rootfs index lies."""
+        digest = parse_digest(self.prepared.image.manifest_digest)
+        return str(self.store.image_path(digest) / "index.erofs")
+
     def native_layers(self) -> tuple[NativeLayer, ...]:
         """Return where the layers' bytes lie, for a driver that reads them by itself."""
         return tuple(

@@ -106,6 +106,16 @@ class NativeContents(Contents, Protocol):
 
 
 @runtime_checkable
+class IndexedImage(MountedImage, Protocol):
+    """An image whose index the kernel can mount."""
+
+    @property
+    def index_path(self) -> str:
+        """Where the index lies; not on tmpfs."""
+        ...
+
+
+@runtime_checkable
 class NativeImage(MountedImage, Protocol):
     """An image that the native driver can serve."""
 

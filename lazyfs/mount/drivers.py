@@ -3,7 +3,8 @@
 import os
 
 from lazyfs.errors import MountFailed
-from lazyfs.mount.contents import MountedImage, NativeImage
+from lazyfs.mount.contents import IndexedImage, MountedImage, NativeImage
+from lazyfs.mount.erofs import ErofsSession
 from lazyfs.mount.session import PyfuseSession
 
 try:
@@ -24,15 +25,21 @@ def open_session(
     *,
     threads: int | None = None,
     max_read: int | None = None,
+    folder: str = "",
 ) -> PyfuseSession:
-    """Return a session of *driver*: "native", "pyfuse3", or "auto" for the best there is.
+    """Return a session of *driver*: "native", "pyfuse3", "erofs", or "auto" for one of the first.
 
-    *threads* and *max_read* (in bytes) are for the native one; None leaves them to it.  Raises
-    MountFailed where the driver that was asked for is missing.
+    *threads* and *max_read* (in bytes) are for the native one; None leaves them to it.  *folder*, a
+    path where nothing is, is for erofs.  Raises MountFailed where the driver that was asked for is
+    missing.
     """
     if driver == "pyfuse3":
         return PyfuseSession(image, mountpoint)
     reason = _REASON or ("turned off by LAZYFS_PURE" if os.environ.get(PURE) else "")
+    if driver == "erofs":
+        if not isinstance(image, IndexedImage):
+            raise MountFailed("driver erofs: got an image without an index on disk, expected one")
+        return ErofsSession(image, mountpoint, folder, is_native=not reason, threads=threads)
     if not reason and isinstance(image, NativeImage):
         return NativeSession(image, mountpoint, threads=threads, max_read=max_read)
     reason = reason or "this image cannot be served by it"

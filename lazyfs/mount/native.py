@@ -65,8 +65,10 @@ class NativeSession(PyfuseSession):
         *,
         threads: int | None = None,
         max_read: int | None = None,
+        serves_devices: bool = False,
     ) -> None:
         super().__init__(image, mountpoint)
+        self._serves_devices = serves_devices
         self._image = image
         self._threads = threads or THREADS
         self._max_read = (max_read or MAX_READ) // PAGE_SIZE * PAGE_SIZE
@@ -134,6 +136,7 @@ class NativeSession(PyfuseSession):
             threads=self._threads,
             max_read=self._max_read,
             share_device=True,  # a clone that no keeper holds would end with this process
+            serves_devices=self._serves_devices,
             clones=self._descriptors[1:],
             adopted_minor=0 if self._adopted is None else self._adopted.minor,
         )

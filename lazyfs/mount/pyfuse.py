@@ -52,8 +52,9 @@ class ImageOperations(pyfuse3.Operations):
     enable_writeback_cache = False
     enable_acl = True  # ACLs of the image decide, as they do on the kernel's own mount of it
 
-    def __init__(self, image: MountedImage) -> None:
+    def __init__(self, image: MountedImage, *, keeps_pages: bool = True) -> None:
         super().__init__()
+        self._keeps_pages = keeps_pages
         self._index = image.index
         self._contents = image.contents
         self._root = image.index.root_nid
@@ -117,7 +118,9 @@ class ImageOperations(pyfuse3.Operations):
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         if flags & WRITE_FLAGS:
             raise FUSEError(errno.EROFS)
-        return FileInfo(inode)  # keep_cache is pyfuse3's default; contents never change
+        if self._keeps_pages:
+            return FileInfo(inode)  # keep_cache is pyfuse3's default; contents never change
+        return FileInfo(inode, direct_io=True, keep_cache=False)
 
     async def read(self, fh: int, off: int, size: int) -> bytes:
         try:

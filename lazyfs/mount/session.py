@@ -49,17 +49,25 @@ class PyfuseSession:
 
     ``serve`` answers requests until the mount is gone.  ``note`` is what a status adds to the name
     of the driver, empty for nothing.  ``has_successor``: another server can adopt the mount when
-    this one has died.
+    this one has died.  *serves_devices*: the files are for a filesystem of the kernel's, and are
+    opened past the page cache.
     """
 
     driver = "pyfuse3"
     has_successor = False
 
-    def __init__(self, image: MountedImage, mountpoint: str, *, note: str = "") -> None:
+    def __init__(
+        self,
+        image: MountedImage,
+        mountpoint: str,
+        *,
+        note: str = "",
+        serves_devices: bool = False,
+    ) -> None:
         self.note = note
         self.mountpoint = point.real_path(mountpoint)
         self.device: str | None = None
-        self._operations = ImageOperations(image)
+        self._operations = ImageOperations(image, keeps_pages=not serves_devices)
 
     def mount(self, options: set[str]) -> None:
         """Make the mount with libfuse's *options*; raises MountFailed.

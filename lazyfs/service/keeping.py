@@ -198,7 +198,9 @@ def _why_not(settings: MountSettings, prepared: Prepared, session: PyfuseSession
     if settings.is_foreground:
         return "in the foreground, whoever started the server watches it"
     if not session.has_successor:
-        return f"driver {session.driver} can have no successor"
+        return f"driver {session.driver} can have no successor" + (
+            f": {session.note}" if session.note else ""
+        )
     if settings.options.auto_unmount:
         return "auto_unmount wants the mount to end with its server"
     if prepared.is_volatile:

@@ -11,13 +11,15 @@ import os
 import select
 import stat
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import get_origin
 
 from lazyfs.errors import StoreError
 
 SUFFIX = ".json"
 SOCKET_SUFFIX = ".sock"
+DEVICES_SUFFIX = ".devices"
 MAX_RECORD_SIZE = 1 << 16
 START_TIME = 19  # of the fields after the name in /proc/pid/stat
 
@@ -31,6 +33,8 @@ class MountRecord:
     """What there is to know about a mount without asking its server.
 
     ``started`` is RFC 3339, UTC; ``start_ticks`` is the kernel's start time of the process.
+    ``device`` is "major:minor" of the mount.  ``attributes`` are the ``user.lazyfs.*`` names of
+    this mount that do not change: a mount by the kernel shows only those of the image.
     """
 
     mount_id: str
@@ -45,6 +49,8 @@ class MountRecord:
     log_path: str
     driver: str
     started: str
+    device: str = ""
+    attributes: dict[str, str] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """Return the JSON form."""
@@ -55,12 +61,14 @@ def decode_record(data: bytes) -> MountRecord | None:
     """Return the record that *data* holds, or None if it is none of ours."""
     try:
         document = json.loads(data)
-        values = {field.name: document[field.name] for field in fields(MountRecord)}
+        values = {each.name: document[each.name] for each in fields(MountRecord)}
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    for field in fields(MountRecord):
-        if type(values[field.name]) is not field.type:
+    for each in fields(MountRecord):
+        if type(values[each.name]) is not (get_origin(each.type) or each.type):
             return None
+    if not all(isinstance(value, str) for value in values["attributes"].values()):
+        return None
     record = MountRecord(**values)
     return record if record.mount_id.isalnum() and record.pid > 0 else None
 
@@ -122,6 +130,11 @@ def record_path(runtime: Path, mount_id: str) -> Path:
 def socket_path(runtime: Path, mount_id: str) -> Path:
     """Return where the control socket of a mount is."""
     return runtime / (mount_id + SOCKET_SUFFIX)
+
+
+def devices_path(runtime: Path, mount_id: str) -> Path:
+    """Return where the files of a mount by the kernel are, for a moment."""
+    return runtime / (mount_id + DEVICES_SUFFIX)
 
 
 def save_record(runtime: Path, record: MountRecord) -> None:

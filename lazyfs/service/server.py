@@ -42,6 +42,7 @@ from lazyfs.service.keeping import Keeping, Legacy
 from lazyfs.service.memory import keep_trimmed, set_up_memory, settle_memory
 from lazyfs.service.record import (
     MountRecord,
+    devices_path,
     remove_record,
     remove_stale,
     save_record,
@@ -114,8 +115,9 @@ async def _serve(
                 settings.mountpoint,
                 threads=settings.options.threads,
                 max_read=settings.options.max_read,
+                folder=str(devices_path(settings.runtime_dir, settings.mount_id)),
             )
-            if settings.options.max_read is not None and session.driver == "pyfuse3":
+            if settings.options.max_read is not None and session.driver != "native":
                 log.warning(
                     "option max_read: driver %s cannot limit reads; ignored", session.driver
                 )
@@ -294,6 +296,12 @@ def _record_of(server: _Server) -> MountRecord:
         log_path=str(settings.log_path),
         driver=server.session.driver,
         started=server.started,
+        device=server.session.device or "",
+        attributes={
+            name.decode(): value.decode("utf-8", "surrogateescape")
+            for name, value in server.image.attributes.items()
+            if isinstance(value, bytes)
+        },
     )
 
 

@@ -53,10 +53,9 @@ def empty_layer(store: Store, toc_digest: Digest) -> int:
                 os.pwrite(presence, bytes(size - HEADER_SIZE), HEADER_SIZE)
                 os.fdatasync(presence)
                 os.utime(presence, ns=times)  # being emptied is no use
-            content = folder / "content"
-            device_size = content.stat().st_size
-            os.truncate(content, 0)
-            os.truncate(content, device_size)
+            # Another file from now on, not an emptied one: a mount by the kernel, whose server was
+            # killed, may read the old one without our locks, and must not see zeros.
+            (folder / "content").unlink()
             return before - tree_size(folder)
     except FileNotFoundError:
         return 0

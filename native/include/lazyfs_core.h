@@ -210,6 +210,17 @@ enum lfs_result lfs_table_covering(const struct lfs_table *table,
 				   uint64_t start, uint64_t end,
 				   uint64_t *first, uint64_t *last);
 
+/*
+ * lfs_table_overlapping() finds the records that hold any of the device bytes
+ * 'start' to 'end': '*first' up to, not including, '*last'; maybe none.
+ */
+void lfs_table_overlapping(const struct lfs_table *table, uint64_t start,
+			   uint64_t end, uint64_t *first, uint64_t *last);
+
+/* lfs_table_record() says which device bytes record 'record' holds. */
+void lfs_table_record(const struct lfs_table *table, uint64_t record,
+		      uint64_t *start, uint64_t *end);
+
 /* ------------------------------------------------------------------------ */
 /* The provenance table                                                      */
 /* ------------------------------------------------------------------------ */
@@ -290,6 +301,11 @@ struct lfs_options {
 	uint32_t max_read;    /* largest read in bytes, up to LFS_MAX_READ */
 	bool share_device;    /* do not clone the connection for each thread */
 	bool stays; /* do not move threads to their reader's processor */
+	/* The files are whole devices, for a filesystem of the kernel's: they are
+	 * opened, past the kernel's cache; bytes between the records are zeros;
+	 * and reads are not interrupted, since whoever reads a device for somebody
+	 * would hand on the error. */
+	bool serves_devices;
 	/* Clones of the connection, for the second thread and the following ones;
 	 * they stay the caller's.  A thread that gets none makes its own. */
 	const int *clones;

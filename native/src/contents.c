@@ -32,14 +32,46 @@ static bool are_resident(const struct lfs_device *device, uint64_t first,
 	return true;
 }
 
-enum lfs_result lfs_is_resident(const struct lfs_device *device,
+enum lfs_result lfs_records_for(const struct lfs_server *server,
+				const struct lfs_device *device, uint64_t start,
+				uint64_t end, uint64_t *first, uint64_t *last)
+{
+	if (!server->options.serves_devices)
+		return lfs_table_covering(&device->layer.table, start, end,
+					  first, last);
+	lfs_table_overlapping(&device->layer.table, start, end, first, last);
+	return LFS_OK;
+}
+
+void lfs_clear_gaps(const struct lfs_device *device, uint8_t *out,
+		    uint64_t offset, size_t size)
+{
+	const struct lfs_table *table = &device->layer.table;
+	uint64_t end = offset + size, place = offset, first, last, from, to;
+
+	lfs_table_overlapping(table, offset, end, &first, &last);
+	for (; first <= last && place < end; first++) {
+		from = to = end;
+		if (first < last)
+			lfs_table_record(table, first, &from, &to);
+		if (from > end)
+			from = end;
+		if (from > place)
+			memset(out + (place - offset), 0, from - place);
+		if (to > place)
+			place = to;
+	}
+}
+
+enum lfs_result lfs_is_resident(const struct lfs_server *server,
+				const struct lfs_device *device,
 				uint64_t offset, uint64_t size)
 {
 	uint64_t first, last;
 	enum lfs_result result;
 
-	result = lfs_table_covering(&device->layer.table, offset, offset + size,
-				    &first, &last);
+	result = lfs_records_for(server, device, offset, offset + size, &first,
+				 &last);
 	if (result != LFS_OK)
 		return result;
 	return are_resident(device, first, last) ? LFS_OK : LFS_ABSENT;
@@ -146,8 +178,8 @@ void lfs_read(struct lfs_worker *worker, const struct lfs_request *request)
 	}
 	device = &server->devices[extent.device - 1];
 	start = extent.offset + in.offset;
-	if (lfs_table_covering(&device->layer.table, start, start + size,
-			       &first, &last) != LFS_OK) {
+	if (lfs_records_for(server, device, start, start + size, &first,
+			    &last) != LFS_OK) {
 		lfs_fault(worker, request);
 		return;
 	}
@@ -166,6 +198,8 @@ void lfs_read(struct lfs_worker *worker, const struct lfs_request *request)
 		lfs_fault(worker, request);
 		return;
 	}
+	if (server->options.serves_devices)
+		lfs_clear_gaps(device, worker->out, start, size);
 	lfs_count(&worker->counters.read_size, size);
 	lfs_reply(worker, unique, worker->out, size);
 }

@@ -41,6 +41,46 @@ static uint64_t record_offset(const struct lfs_table *table, uint64_t record)
 	return lfs_load64(table->records + record * RECORD_SIZE);
 }
 
+void lfs_table_record(const struct lfs_table *table, uint64_t record,
+		      uint64_t *start, uint64_t *end)
+{
+	uint64_t size = lfs_load64(table->records + record * RECORD_SIZE + 8);
+
+	*start = record_offset(table, record);
+	*end = size > UINT64_MAX - *start ? UINT64_MAX : *start + size;
+}
+
+/* The number of records that begin before 'place'. */
+static uint64_t records_before(const struct lfs_table *table, uint64_t place)
+{
+	uint64_t low = 0, high = table->count, middle;
+
+	while (low < high) {
+		middle = low + (high - low) / 2;
+		if (record_offset(table, middle) < place)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+void lfs_table_overlapping(const struct lfs_table *table, uint64_t start,
+			   uint64_t end, uint64_t *first, uint64_t *last)
+{
+	uint64_t from, to;
+
+	*first = records_before(table, start);
+	*last = records_before(table, end);
+	if (*first) {
+		lfs_table_record(table, *first - 1, &from, &to);
+		if (to > start)
+			--*first;
+	}
+	if (*last < *first)
+		*last = *first; /* a table that is not sorted */
+}
+
 enum lfs_result lfs_table_covering(const struct lfs_table *table,
 				   uint64_t start, uint64_t end,
 				   uint64_t *first, uint64_t *last)

@@ -81,12 +81,16 @@ static void greet(struct lfs_worker *worker, const struct lfs_request *request)
 static void open_without_us(struct lfs_worker *worker,
 			    const struct lfs_request *request)
 {
+	struct fuse_open_out device = {.open_flags = FOPEN_DIRECT_IO};
 	struct fuse_open_in in = {0};
 
 	if (request->body_size >= sizeof(in))
 		memcpy(&in, request->body, sizeof(in));
 	if (in.flags & (O_WRONLY | O_RDWR | O_TRUNC))
 		lfs_reply_error(worker, request->header.unique, EROFS);
+	else if (worker->server->options.serves_devices &&
+		 request->header.opcode == FUSE_OPEN)
+		lfs_reply(worker, request->header.unique, &device, sizeof(device));
 	else
 		lfs_reply_error(worker, request->header.unique, ENOSYS);
 }
@@ -101,6 +105,11 @@ static void interrupt(struct lfs_worker *worker,
 
 	if (request->body_size < sizeof(in))
 		return;
+	if (server->options.serves_devices) {
+		/* The kernel does not ask again, and lets everybody wait */
+		lfs_reply_error(worker, request->header.unique, ENOSYS);
+		return;
+	}
 	memcpy(&in, request->body, sizeof(in));
 	if (lfs_interrupt(server, in.unique)) {
 		lfs_count(&worker->counters.interrupted, 1);

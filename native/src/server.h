@@ -196,11 +196,19 @@ void lfs_listxattr(struct lfs_worker *, const struct lfs_request *);
 /* contents.c */
 void lfs_read(struct lfs_worker *, const struct lfs_request *);
 /* Are all records that hold these bytes resident?  LFS_ABSENT: no. */
-enum lfs_result lfs_is_resident(const struct lfs_device *device,
+enum lfs_result lfs_is_resident(const struct lfs_server *server,
+				const struct lfs_device *device,
 				uint64_t offset, uint64_t size);
 /* Read bytes that are resident; false: the content file lacks them. */
 bool lfs_read_content(const struct lfs_device *device, uint8_t *out,
 		      uint64_t offset, size_t size);
+/* Make zeros of what 'out' has from places that no record holds. */
+void lfs_clear_gaps(const struct lfs_device *device, uint8_t *out,
+		    uint64_t offset, size_t size);
+/* Find the records that a read needs; LFS_CORRUPT: bytes that cannot be verified. */
+enum lfs_result lfs_records_for(const struct lfs_server *server,
+				const struct lfs_device *device, uint64_t start,
+				uint64_t end, uint64_t *first, uint64_t *last);
 
 /* waiting.c */
 int lfs_waiting_create(struct lfs_server *server);

@@ -259,18 +259,22 @@ enum lfs_result lfs_server_answer(struct lfs_server *server, uint64_t id)
 	if (!get(server, id, false, &request) || request.kind != LFS_EVENT_MISS)
 		return LFS_ABSENT;
 	device = &server->devices[request.number - 1];
-	if (lfs_is_resident(device, request.device_offset, request.size) !=
-	    LFS_OK)
+	if (lfs_is_resident(server, device, request.device_offset,
+			    request.size) != LFS_OK)
 		return LFS_CORRUPT;
 	if (!get(server, id, true, &request))
 		return LFS_ABSENT;
 	worker = &server->workers[request.worker];
 	pthread_mutex_lock(&server->answer_lock);
 	if (lfs_read_content(device, server->answer, request.device_offset,
-			     request.size))
+			     request.size)) {
+		if (server->options.serves_devices)
+			lfs_clear_gaps(device, server->answer,
+				       request.device_offset, request.size);
 		lfs_reply(worker, request.unique, server->answer, request.size);
-	else
+	} else {
 		lfs_reply_error(worker, request.unique, EIO);
+	}
 	pthread_mutex_unlock(&server->answer_lock);
 	return LFS_OK;
 }

@@ -287,6 +287,9 @@ void exercise_table(const struct lfs_table *table)
 		if (lfs_table_covering(table, start, start + 1 + i * 50, &first,
 				       &last) == LFS_OK)
 			CHECK(first < last && last <= table->count);
+		lfs_table_overlapping(table, start, start + 1 + i * 50, &first,
+				      &last);
+		CHECK(first <= last && last <= table->count);
 	}
 	lfs_table_covering(table, UINT64_MAX - 4, UINT64_MAX, &first, &last);
 	CHECK(lfs_table_covering(table, 5, 5, &first, &last) == LFS_CORRUPT);

@@ -38,6 +38,34 @@ static void check_whole(void)
 					 &first, &last) == LFS_CORRUPT);
 }
 
+static void check_devices(void)
+{
+	/* As a device: any range, whatever lies in the gaps */
+	static const uint64_t records[][2] = {
+		{0, 100}, {100, 50}, {4096, 4096}, {8192, 10}};
+	static const struct {
+		uint64_t start, end, first, last;
+	} ranges[] = {
+		{0, 1, 0, 1},	    {0, 4096, 0, 2},	{150, 4096, 2, 2},
+		{149, 4097, 1, 3},  {4096, 12288, 2, 4}, {8202, 12288, 4, 4},
+		{8201, 12288, 3, 4}, {0, 12288, 0, 4},
+	};
+	uint8_t bytes[TABLE_SIZE(4)];
+	struct lfs_table table;
+	uint64_t first, last, start, end;
+	unsigned i;
+
+	make_table(bytes, 12288, records, 4);
+	CHECK(lfs_table_open(&table, bytes, sizeof(bytes)) == LFS_OK);
+	for (i = 0; i < sizeof(ranges) / sizeof(*ranges); i++) {
+		lfs_table_overlapping(&table, ranges[i].start, ranges[i].end,
+				      &first, &last);
+		CHECK(first == ranges[i].first && last == ranges[i].last);
+	}
+	lfs_table_record(&table, 2, &start, &end);
+	CHECK(start == 4096 && end == 8192);
+}
+
 static void check_odd(void)
 {
 	/* Of no size, not sorted, beyond all bounds */
@@ -81,6 +109,7 @@ static void check_provenance(void)
 int main(void)
 {
 	check_whole();
+	check_devices();
 	check_odd();
 	check_provenance();
 	return 0;

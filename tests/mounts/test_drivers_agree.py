@@ -1,5 +1,8 @@
 """The drivers cannot be told apart: each question has the same answer on every mount.
 
+So does the kernel's own EROFS mount of the same index, in which no driver of ours had a hand; what
+the kernel does in another way than FUSE is listed in ``BY_THE_KERNEL`` with the reason.
+
 The first driver in the list is the measure.  A question is a function of the mountpoint that
 returns a value or raises OSError; what counts of an error is its errno.
 """
@@ -13,12 +16,14 @@ import os
 import stat
 import subprocess
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.support.kernel_erofs import kernel_mount
 from tests.support.mounting import (
     SECONDS,
     available_drivers,
@@ -27,8 +32,10 @@ from tests.support.mounting import (
     run,
     serving_made,
     wait_until,
+    why_no_erofs,
+    why_no_mounts,
 )
-from tests.support.serve_made import BIG
+from tests.support.serve_made import BIG, sample_image
 
 pytestmark = needs_fuse
 OTHERS = [driver for driver in available_drivers() if driver != "pyfuse3"]
@@ -46,25 +53,89 @@ STAT_FIELDS = [name for name in dir(os.stat_result) if name.startswith("st_") an
 Question = Callable[[Path], object]
 
 
+@dataclass
+class Oracle:
+    """The kernel's own mount of the index, with the devices as plain files; nobody serves it."""
+
+    mountpoint: Path
+    driver: str = "kernel"
+
+
+@contextmanager
+def by_the_kernel_alone() -> Iterator[Oracle]:
+    """Mount the sample image without any of lazyfs's drivers."""
+    image = sample_image()
+    with folder_for_all() as folder:
+        index = folder / "index.erofs"
+        index.write_bytes(image.image)
+        devices = []
+        for number, data in sorted(image.contents.devices.items()):
+            devices.append(folder / str(number))
+            devices[-1].write_bytes(data)
+        with kernel_mount(index, devices, folder / "mnt") as root:
+            yield Oracle(root)
+
+
 @pytest.fixture(scope="module")
 def mounts():
     """The mounts of all drivers, of the same image at the same time."""
     with ExitStack() as stack:
         servers = {}
-        for driver in available_drivers():
+        for driver in [*available_drivers(), *KERNEL[:1]]:
             mountpoint = stack.enter_context(folder_for_all()) / "mnt"
             mountpoint.mkdir()
             words = ["allow_other,suid,dev"] if os.geteuid() == 0 else []
             servers[driver] = stack.enter_context(
                 serving_made(mountpoint, f"driver={driver}", *words)
             )
+        if KERNEL:
+            servers["kernel"] = stack.enter_context(by_the_kernel_alone())
         yield servers
 
 
-@pytest.fixture(params=OTHERS)
+KERNEL = ["erofs", "kernel"] if why_no_erofs() is None and why_no_mounts() is None else []
+
+
+# Question → why a mount by the kernel has another answer.
+BY_THE_KERNEL = {
+    "name of 256": "EROFS limits names before it looks; FUSE leaves that to the server up to 1024",
+    "numbers of the filesystem": "EROFS counts its own blocks and inodes, and names its limit",
+    "numbers seen from below": "the same",
+    "fsync": "EROFS has no such operation, FUSE does as if",
+    "fsync a directory": "the same",
+}
+
+
+@pytest.fixture(params=[*OTHERS, *KERNEL])
 def pair(request, mounts):
     """The measure, and another driver."""
     return mounts["pyfuse3"], mounts[request.param]
+
+
+@pytest.fixture(params=[*OTHERS, *KERNEL[:1]])
+def served_pair(request, mounts):
+    """The same, but both obey commands."""
+    return mounts["pyfuse3"], mounts[request.param]
+
+
+def is_by_kernel(server) -> bool:
+    return server.driver in KERNEL
+
+
+def as_by_kernel(question: Question, answer):
+    """Return what *question* is answered by a mount of the kernel's, from FUSE's *answer*."""
+    if question is attributes:
+        answer[b"."].pop("st_ino")  # FUSE's root is 1, whatever its nid
+    if question is extended_attributes:
+        for path, (listed, values) in answer.items():
+            own = {name for name in values if name.startswith("user.lazyfs.")}
+            # What a file says of its origin is not in the index, nor what only this mount says
+            for name in own - {"user.lazyfs.schema"}:
+                values.pop(name)
+            values.pop("system.other")  # no such namespace: ENOTSUP before anybody looks
+            shown = own & set(listed) & {"user.lazyfs.schema"}
+            answer[path] = sorted((set(listed) - own) | shown), values
+    return answer
 
 
 def ask(question: Question, root: Path) -> object:
@@ -151,6 +222,8 @@ def contents(root: Path) -> dict[bytes, str]:
 )
 def test_everything_that_is_there(pair, question):
     measure, other = (question(server.mountpoint) for server in pair)
+    if is_by_kernel(pair[1]):
+        measure, other = (as_by_kernel(question, answer) for answer in (measure, other))
     assert len(measure) >= 5
     assert other == measure
 
@@ -199,7 +272,10 @@ def test_ranges(pair, offset, size, flags):
             os.close(file)
 
     measure, other = (ask(read, server.mountpoint) for server in pair)
-    assert other == measure
+    if flags and is_by_kernel(pair[1]):
+        assert other == "EINVAL", "EROFS in a file has no direct I/O"
+    else:
+        assert other == measure
     if isinstance(measure, bytes):
         assert measure == BIG[offset : offset + size]
 
@@ -345,7 +421,7 @@ ODD = {
 def test_odd_questions(pair, name):
     question: Question = ODD[name]
     measure, other = (ask(question, server.mountpoint) for server in pair)
-    assert other == measure
+    assert (other == measure) != (is_by_kernel(pair[1]) and name in BY_THE_KERNEL)
     assert not isinstance(measure, str) or not measure.startswith("ENOSYS")
 
 
@@ -370,9 +446,15 @@ def test_other_users(pair):
 def test_many_readers(pair):
     for server in pair:
         failures: list[int] = []
+        by_kernel = is_by_kernel(server)
 
-        def read(number: int, root: Path = server.mountpoint, bad: list[int] = failures) -> None:
-            flags = os.O_DIRECT if number % 3 == 0 else 0
+        def read(
+            number: int,
+            root: Path = server.mountpoint,
+            bad: list[int] = failures,
+            by_kernel: bool = by_kernel,
+        ) -> None:
+            flags = os.O_DIRECT if number % 3 == 0 and not by_kernel else 0
             file = os.open(root / "big", os.O_RDONLY | flags)
             with mmap.mmap(-1, 8192) as buffer:
                 for offset in range(number * 4096, len(BIG), 300 * 4096):
@@ -389,8 +471,8 @@ def test_many_readers(pair):
         assert failures == []
 
 
-def test_a_reader_killed_in_a_miss(pair):
-    for server in pair:
+def test_a_reader_killed_in_a_miss(served_pair):
+    for server in served_pair:
         top = server.mountpoint / "top"
         with open(top, "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -398,6 +480,8 @@ def test_a_reader_killed_in_a_miss(pair):
         with subprocess.Popen(["cat", top], stdout=subprocess.DEVNULL) as reader:
             server.wait_waiting(1)
             reader.kill()
+            if server.driver == "erofs":
+                server.do("open")  # who reads a device for others cannot be interrupted
             assert reader.wait(SECONDS) < 0
         server.do("open")
         wait_until(lambda server=server: server.do("waiting") == 0)
@@ -405,9 +489,9 @@ def test_a_reader_killed_in_a_miss(pair):
         server.do("warm")
 
 
-def test_a_failing_device(pair):
+def test_a_failing_device(served_pair):
     answers = []
-    for server in pair:
+    for server in served_pair:
         top = server.mountpoint / "top"
         with open(top, "rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

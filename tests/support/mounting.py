@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from lazyfs.errors import LazyfsError
+from lazyfs.mount.kernel import check_erofs
 from lazyfs.mount.point import load_mountinfo
 
 ROOT = Path(__file__).parent.parent.parent
@@ -45,6 +47,22 @@ needs_root = [
 def available_drivers() -> list[str]:
     """Return the names of the drivers that were built."""
     return ["pyfuse3", *(["native"] if find_spec("lazyfs._native") else [])]
+
+
+def why_no_erofs() -> str | None:
+    """Return why the kernel's EROFS cannot be mounted here, or None."""
+    try:
+        check_erofs(os.uname().release)
+    except LazyfsError as error:
+        return error.message
+    return None
+
+
+needs_erofs = [
+    *needs_fuse,
+    pytest.mark.root,
+    pytest.mark.skipif(why_no_erofs() is not None, reason=str(why_no_erofs())),
+]
 
 
 def is_mounted(path: str | Path) -> bool:
@@ -93,6 +111,8 @@ class Commanded:
 
     def __init__(self, mountpoint: Path, options: Sequence[str], log: Path) -> None:
         self.mountpoint = mountpoint
+        words = [word.removeprefix("driver=") for word in options if word.startswith("driver=")]
+        self.driver = words[0] if words else "pyfuse3"
         self.log_path = log
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(

@@ -17,6 +17,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,7 +26,7 @@ import trio
 from lazyfs.errors import VerificationFailed
 from lazyfs.formats.toc import Kind
 from lazyfs.mount.drivers import open_session
-from lazyfs.mount.options import fuse_options, parse_options
+from lazyfs.mount.options import MountOptions, fuse_options, parse_options
 from lazyfs.mount.session import PyfuseSession
 from tests.support.mounted import MadeImage, other, regular
 from tests.support.native_image import NativeMadeImage
@@ -156,17 +157,33 @@ def main() -> None:
     options = parse_options(words)
     image = sample_image(NativeMadeImage)
     driver = options.settings.get("driver", "pyfuse3")
-    session = open_session(
-        driver, image, mountpoint, threads=options.threads, max_read=options.max_read
-    )
+    with tempfile.NamedTemporaryFile(dir="/var/tmp") as index:  # the kernel mounts none on tmpfs
+        index.write(image.image)
+        index.flush()
+        image.index_path = index.name
+        for states in image.contents.states.values():
+            states[:1] = b"\0"  # not complete, or the kernel would read the files without us
+        session = open_session(
+            driver,
+            image,
+            mountpoint,
+            threads=options.threads,
+            max_read=options.max_read,
+            folder=mountpoint + ".devices",
+        )
+        image.contents.warm()
+        run(session, image, options)
+    left = {"/dev/fuse", "anon_inode:[eventfd]"} & set(descriptors())
+    if left:
+        sys.exit(f"left open: {left}")
+
+
+def run(session: PyfuseSession, image: MadeImage, options: MountOptions) -> None:
     session.mount(fuse_options(options, "made"))
     try:
         trio.run(serve, session, image)
     finally:
         session.close()
-    left = {"/dev/fuse", "anon_inode:[eventfd]"} & set(descriptors())
-    if left:
-        sys.exit(f"left open: {left}")
 
 
 if __name__ == "__main__":

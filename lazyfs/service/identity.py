@@ -1,0 +1,96 @@
+"""What a mount says of itself, whatever serves it: the ``user.lazyfs.*`` names with their values.
+
+A FUSE mount has all of them as attributes of its root.  A mount by the kernel shows those that hold
+for every mount of the image, which are in its index; those of one mount are in its record, and its
+server says how it fares.  Contract: docs/reference/xattrs.md.  No network code is imported.
+"""
+
+import os
+from pathlib import Path
+
+from lazyfs.errors import MountFailed
+from lazyfs.mount.options import EROFS, FILESYSTEM_TYPE
+from lazyfs.mount.point import MountEntry, load_mountinfo, topmost, unmount
+from lazyfs.service.control import ServerSilent, ask
+from lazyfs.service.record import (
+    MountRecord,
+    is_alive,
+    load_records,
+    remove_record,
+    socket_path,
+)
+
+PREFIX = "user.lazyfs."
+HEALTH = PREFIX + "health"
+NO_SERVER = "unknown: the server has ended"
+
+
+class NotOurs(MountFailed):
+    """What is there is no mount of lazyfs."""
+
+    code = "E_NOT_MOUNTED"
+
+
+def record_of(runtime: Path, entry: MountEntry) -> MountRecord | None:
+    """Return the record of the mount that *entry* of the table is, of a dead server too."""
+    mountpoint = os.fsdecode(entry.mountpoint)
+    for record in load_records(runtime):
+        if record.mountpoint == mountpoint and record.device == entry.device:
+            return record
+    return None
+
+
+def is_ours(runtime: Path, entry: MountEntry) -> bool:
+    """Say whether lazyfs made the mount: by its type, or for the kernel's by our record of it."""
+    if entry.filesystem_type == EROFS:
+        record = record_of(runtime, entry)
+        return record is not None and record.driver == EROFS
+    return entry.filesystem_type == FILESYSTEM_TYPE
+
+
+def read_identity(runtime: Path, mountpoint: str) -> dict[str, str]:
+    """Return the ``user.lazyfs.*`` names of the mount on *mountpoint*, an absolute real path.
+
+    *runtime* is the directory of the records.  Raises NotOurs; OSError where the mount is dead.
+    """
+    entry = topmost(load_mountinfo(), os.fsencode(mountpoint))
+    if entry is None or not is_ours(runtime, entry):
+        got = "no mount" if entry is None else f"a mount of type {entry.filesystem_type}"
+        raise NotOurs(f"{mountpoint}: got {got}, expected one of lazyfs")
+    found = {
+        name: os.getxattr(mountpoint, name).decode("utf-8", "surrogateescape")
+        for name in os.listxattr(mountpoint)
+        if name.startswith(PREFIX)
+    }
+    if entry.filesystem_type == EROFS:
+        record = record_of(runtime, entry)
+        assert record is not None, "seen a moment ago"
+        found |= record.attributes
+        found[HEALTH] = _health(runtime, record)
+    return dict(sorted(found.items()))
+
+
+def _health(runtime: Path, record: MountRecord) -> str:
+    if not is_alive(record):
+        return NO_SERVER
+    try:
+        answer = ask(socket_path(runtime, record.mount_id), {"type": "status"})
+    except ServerSilent as error:
+        return f"unknown: {error.message}"
+    return str(answer.get("health", "unknown"))
+
+
+def remove_abandoned(runtime: Path, mountpoint: str) -> bool:
+    """Remove a mount by the kernel from *mountpoint* whose server was killed; say whether.
+
+    Such a mount looks alive: what the kernel has in memory can still be read.
+    """
+    entry = topmost(load_mountinfo(), os.fsencode(mountpoint))
+    if entry is None or entry.filesystem_type != EROFS or not is_ours(runtime, entry):
+        return False
+    record = record_of(runtime, entry)
+    if record is None or is_alive(record):
+        return False
+    unmount(mountpoint, lazy=True)
+    remove_record(runtime, record.mount_id)
+    return True
