@@ -18,6 +18,7 @@ from lazyfs.service.warm import Confirm, WarmService, listening
 # With these a mount imports nothing more, neither while it is made nor while it is served.
 NEEDED = (
     "encodings.idna",  # names of hosts
+    "tomllib",  # configuration of registries
     "lazyfs.cli.mounting",
     "lazyfs.image.prepare",
     "lazyfs.registry.client",
