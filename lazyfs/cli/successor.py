@@ -39,8 +39,8 @@ def main(state: str, word: str, rest: str) -> int:
 
 def give_up(mountpoint: str) -> int:
     """Unmount what nobody serves any more."""
-    from lazyfs.errors import LazyfsError
     from lazyfs.cli.options import default_runtime_dir
+    from lazyfs.errors import LazyfsError
     from lazyfs.mount.point import State, state_of, unmount
     from lazyfs.service.identity import remove_abandoned
 

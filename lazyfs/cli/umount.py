@@ -3,20 +3,13 @@
 import click
 
 from lazyfs.cli.options import default_runtime_dir
-from lazyfs.errors import MountFailed
 from lazyfs.mount.options import FILESYSTEM_TYPE
 from lazyfs.mount.point import State, real_path, state_of, unmount
-from lazyfs.service.identity import is_ours
+from lazyfs.service.identity import NotOurs, is_ours
 from lazyfs.service.record import find_record, remove_stale, wait_server_end
 
 WAIT_SECONDS = 30.0
 LAZY_WAIT_SECONDS = 0.5
-
-
-class NotOurs(MountFailed):
-    """What is to be unmounted is no mount of lazyfs."""
-
-    code = "E_NOT_MOUNTED"
 
 
 @click.command()
