@@ -8,6 +8,7 @@
                         ├─ Unsettled             what we wrote was overwritten by others
                         └─ Refused               any other status
     DeadlineExceeded    ── Silent                nothing heard for too long              *
+                           └─ Slow               next to nothing heard                   *
     VerificationFailed  ── SizeMismatch          a blob longer or shorter than its descriptor
                         └─ ContentRefused        the registry found our bytes to be wrong
     FormatError         ── TooLarge              more than may be held in memory
@@ -92,6 +93,10 @@ class Unsettled(Unavailable):
 
 class Silent(DeadlineExceeded):
     """Nothing was heard for longer than the limit."""
+
+
+class Slow(Silent):
+    """So little was heard that it is as good as nothing, or that others may be faster."""
 
 
 class SizeMismatch(VerificationFailed):

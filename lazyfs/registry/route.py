@@ -12,7 +12,7 @@ from typing import TypeVar
 from lazyfs.digest import Digest
 from lazyfs.errors import LazyfsError, UsageError
 from lazyfs.registry.endpoints import BadEndpoint
-from lazyfs.registry.errors import ConnectionTrouble, printable, redact_url
+from lazyfs.registry.errors import ConnectionTrouble, Slow, printable, redact_url
 from lazyfs.registry.place import Place
 from lazyfs.registry.retry import Patience, RetryPolicy
 from lazyfs.registry.source import SourceStatistics
@@ -61,7 +61,9 @@ class Route:
         """Get ready for the next try, here or at the next place; raise when none is left."""
         if isinstance(error, UsageError):
             raise error  # what is configured is wrong: nobody else can help
-        if await self._patience.endure(error):
+        is_last = len(self._errors) == len(self._places) - 1
+        # Who is slow has had its time already, and another one may be fast.
+        if (is_last or not isinstance(error, Slow)) and await self._patience.endure(error):
             return
         self.place.fail(error, self._subject)
         self._errors.append((self.place, error))

@@ -24,6 +24,7 @@ from lazyfs.registry.errors import (
     BadAnswer,
     ConnectionTrouble,
     Silent,
+    Slow,
     TooLarge,
     printable,
     redact_url,
@@ -43,6 +44,13 @@ SLOWEST_RATE = 512
 """Bytes a second that a body must bring on average over each idle limit.  Whoever drips one byte
 just before each idle limit holds a reader no longer than who says nothing."""
 
+FAST_RATE = 10e6
+SLOW_SHARE = 100
+"""A body must also bring this part of the best rate that was seen, of which no more than FAST_RATE
+counts.  A body that is given up goes on where it stopped, so being wrong costs a connection."""
+
+SAMPLE_SIZE = 64 << 10
+
 NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "record layer failure", "(EOF)")
 """What OpenSSL says of a server that does not speak TLS."""
 
@@ -58,6 +66,30 @@ class Body(Protocol):
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
 
+class Rate:
+    """How fast bodies have come, in bytes a second, and so how slow is too slow."""
+
+    def __init__(self, window_seconds: float) -> None:
+        self.window_seconds = window_seconds
+        self._best = 0.0
+
+    def learn(self, size: int, seconds: float) -> None:
+        """Note that *size* bytes came in *seconds* of waiting."""
+        self._best = max(self._best, min(size / max(seconds, 1e-3), FAST_RATE))
+
+    def judge(self, size: int, seconds: float) -> float | None:
+        """Return the rate that was expected, if *size* bytes in *seconds* are less.
+
+        What was expected is less each time: the link may have become slower for good.
+        """
+        least = max(SLOWEST_RATE, self._best / SLOW_SHARE)
+        if size >= least * seconds:
+            self.learn(size, seconds)
+            return None
+        self._best /= 2
+        return least
+
+
 class Answer:
     """Status, headers (names in lower case, repeated ones joined by commas), and a body to read.
 
@@ -67,10 +99,10 @@ class Answer:
     __slots__ = (
         "_is_over",
         "_pieces",
+        "_rate",
         "_received",
         "_response",
         "_waited",
-        "_window",
         "_window_size",
         "headers",
         "method",
@@ -84,7 +116,7 @@ class Answer:
         url: str,
         response: httpx.Response,
         received: Callable[[int], None],
-        window: float,
+        rate: "Rate",
     ) -> None:
         self.method = method
         self.url = url
@@ -96,7 +128,7 @@ class Answer:
         assert isinstance(stream, AsyncIterable)
         self._pieces = aiter(stream)
         self._is_over = False
-        self._window = window
+        self._rate = rate
         self._waited = 0.0
         self._window_size = 0
 
@@ -119,13 +151,16 @@ class Answer:
         self._window_size += len(data)
         # Only waiting counts: a reader may take its time.
         self._waited += trio.current_time() - started
-        if self._waited >= self._window:
-            if self._window_size < SLOWEST_RATE * self._waited:
-                raise Silent(
+        if self._waited >= self._rate.window_seconds:
+            least = self._rate.judge(self._window_size, self._waited)
+            if least is not None:
+                raise Slow(
                     f"{self}: got {self._window_size} bytes in {self._waited:.1f} s, "
-                    f"expected at least {SLOWEST_RATE} bytes a second"
+                    f"expected at least {least:.0f} bytes a second"
                 )
             self._waited, self._window_size = 0.0, 0
+        elif self._window_size >= SAMPLE_SIZE:
+            self._rate.learn(self._window_size, self._waited)
         return data
 
     async def read_some(self, limit: int) -> bytes:
@@ -199,7 +234,7 @@ class Transport:
         self.received_size = 0
         self._tls = tls
         self._origin = origin
-        self._idle_seconds = options.idle_seconds
+        self._rate = Rate(options.idle_seconds)
         connect = min(connect_seconds or options.connect_seconds, options.connect_seconds)
         # A head that drips is no answer either; sending a body may take as long as it takes.
         self._head_seconds = connect + options.idle_seconds
@@ -240,7 +275,7 @@ class Transport:
                     response = await pool.handle_async_request(request)
             except trio.TooSlowError:
                 raise Silent(f"{what}: got no whole head in {limit:g} s, expected one") from None
-        return Answer(method, url, response, self._received, self._idle_seconds)
+        return Answer(method, url, response, self._received, self._rate)
 
     def _received(self, size: int) -> None:
         self.received_size += size

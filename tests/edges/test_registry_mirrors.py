@@ -144,6 +144,21 @@ async def test_the_next_one_goes_on_where_the_body_stopped(site: Site) -> None:
     assert 0 < start <= 300_000
 
 
+async def test_a_slow_mirror_is_left_for_a_faster_place(site: Site) -> None:
+    """What it has brought is kept; and it is asked last for a while."""
+    client = site.client()
+    assert await read_range(client, BLOB, 0) == DATA  # so that it is known what fast means
+    site.mirror.faults.add(faults.drip(100, 0.02), times=None)  # 5 kB/s: far above the least
+    with trio.fail_after(10):
+        assert await read_range(client, BLOB, 1) == DATA[1:]
+        assert await read_range(client, BLOB, 2) == DATA[2:]
+    await client.aclose()
+    mirror, origin = client.endpoints()
+    assert "bytes a second" in (mirror.reason or "")
+    assert mirror.is_avoided
+    assert (mirror.requests, origin.requests) == (2, 2)
+
+
 async def test_a_dead_mirror_costs_once_and_not_for_each_range(site: Site) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # and nobody listens

@@ -13,7 +13,7 @@ import trio.lowlevel
 
 from lazyfs.registry.errors import BadAnswer, ConnectionTrouble, Missing, Silent, TooLarge
 from lazyfs.registry.source import AccessOptions, SourceStatistics
-from lazyfs.registry.transport import Transport
+from lazyfs.registry.transport import Rate, Transport
 from tests.support import certificates, faults
 from tests.support.certificates import Certificates
 from tests.support.clients import FAST, NAME, ONCE, connected, read_range, stored
@@ -315,3 +315,13 @@ async def test_ipv6() -> None:
         blob = stored(registry, DATA)
         async with connected(registry) as client:
             assert await read_range(client, blob, 5, 500) == DATA[5:500]
+
+
+async def test_how_slow_is_too_slow() -> None:
+    rate = Rate(30.0)
+    assert rate.judge(30 * 511, 30.0) == 512
+    assert rate.judge(30 * 512, 30.0) is None
+    rate.learn(1 << 20, 0.0)
+    assert rate.judge(30 * 99_000, 30.0) == 100_000, "a hundredth of what counts as fast"
+    assert rate.judge(30 * 40_000, 30.0) == 50_000, "less is expected each time"
+    assert rate.judge(30 * 40_000, 30.0) is None
