@@ -1,6 +1,5 @@
 """``lazyfs ls``: a directory of an image, without a mount."""
 
-import base64
 import json
 import os
 import stat
@@ -15,7 +14,7 @@ import msgspec
 
 from lazyfs.cli.access import access_options
 from lazyfs.cli.options import cache_dir_option, json_option, platform_option
-from lazyfs.cli.reading import printable, run_with_image
+from lazyfs.cli.reading import name_fields, printable, run_with_image
 
 if TYPE_CHECKING:
     from lazyfs.image.open import OpenImage
@@ -155,7 +154,7 @@ def _document(each: Listed) -> dict[str, Any]:
     """Return the JSON form of a line.  Fields: docs/reference/json.md."""
     inode = each.inode
     document = {
-        **_name("name", each.name),
+        **name_fields("name", each.name),
         "kind": KINDS[inode.kind.name],
         "mode": stat.S_IMODE(inode.mode),
         "uid": inode.uid,
@@ -168,16 +167,7 @@ def _document(each: Listed) -> dict[str, Any]:
         "digest": each.digest,
     }
     if each.link:
-        document |= _name("link", each.link)
+        document |= name_fields("link", each.link)
     if stat.S_ISCHR(inode.mode) or stat.S_ISBLK(inode.mode):
         document |= {"devMajor": inode.rdev_major, "devMinor": inode.rdev_minor}
     return document
-
-
-def _name(key: str, name: bytes) -> dict[str, str]:
-    """Return a name for JSON; its bytes beside it where they are not text."""
-    try:
-        return {key: name.decode()}
-    except UnicodeDecodeError:
-        encoded = base64.b64encode(name).decode()
-        return {key: name.decode(errors="replace"), f"{key}Bytes": encoded}

@@ -53,7 +53,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cat": ("lazyfs.cli.cat:cat", "Print a file of an image, without mounting it."),
     "verify": ("lazyfs.cli.verify:verify", "Fetch all of an image and check every byte."),
     "convert": ("lazyfs.cli.convert:convert", "Make an image that can be mounted lazily."),
-    "cache": ("lazyfs.cli.cache:cache", "List or remove what is kept on this machine."),
+    "cache": ("lazyfs.cli.cache:cache", "List, measure, check or remove what is kept here."),
+    "profile": ("lazyfs.cli.profile:profile", "Show, export or import what is read first."),
 }
 
 

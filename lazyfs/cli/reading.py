@@ -1,5 +1,6 @@
 """Running something over an image that is open, without a mount."""
 
+import base64
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -38,3 +39,12 @@ def run_with_image(
 def printable(name: bytes) -> str:
     """Return a name for a terminal: what it would obey, and what is not text, escaped."""
     return name.decode(errors="backslashreplace").translate(CONTROLS)
+
+
+def name_fields(key: str, name: bytes) -> dict[str, str]:
+    """Return a name for JSON; its bytes beside it where they are not text."""
+    try:
+        return {key: name.decode()}
+    except UnicodeDecodeError:
+        encoded = base64.b64encode(name).decode()
+        return {key: name.decode(errors="replace"), f"{key}Bytes": encoded}

@@ -78,6 +78,6 @@ def _load(path: Path) -> NameRecord | None:
         with path.open("rb") as file:
             record = msgspec.json.decode(file.read(FILE_LIMIT), type=NameRecord)
         parse_digest(record.manifest_digest)
-    except (OSError, UnicodeDecodeError, msgspec.MsgspecError, FormatError):
+    except (OSError, UnicodeDecodeError, RecursionError, msgspec.MsgspecError, FormatError):
         return None
     return record

@@ -8,7 +8,7 @@ import msgspec
 
 from lazyfs.digest import Digest
 from lazyfs.errors import FormatError
-from lazyfs.store.paths import Store
+from lazyfs.store.paths import Store, store_error
 
 PROFILE_VERSION = 1
 FILE_LIMIT = 16 << 20
@@ -44,7 +44,7 @@ def decode_profile(data: bytes) -> Profile:
         raise BadProfile(f"profile: got {len(data)} bytes, expected at most {FILE_LIMIT}")
     try:
         profile = msgspec.json.decode(data, type=Profile)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise BadProfile(f"profile: {exc}") from exc
     if profile.version != PROFILE_VERSION:
         raise BadProfile(f"profile: got version {profile.version}, expected {PROFILE_VERSION}")
@@ -67,6 +67,18 @@ def load_profile(store: Store, manifest_digest: Digest) -> Profile | None:
         return decode_profile(store.profile_path(manifest_digest).read_bytes())
     except (OSError, BadProfile):
         return None
+
+
+def remove_profile(store: Store, manifest_digest: Digest) -> bool:
+    """Remove the profile of an image; False if there is none."""
+    path = store.profile_path(manifest_digest)
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    except OSError as exc:
+        raise store_error(path, exc) from exc
+    return True
 
 
 def save_profile(store: Store, manifest_digest: Digest, profile: Profile) -> None:

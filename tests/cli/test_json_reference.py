@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.test_profile import put_profile
 from tests.support.images import layer_from_fixture, make_layout, plain_layer, source_tar
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "json.md"
@@ -42,6 +43,7 @@ def fields_of(value: object) -> Iterator[str]:
         ("cache prune", []),
         ("cache prune", ["--unused"]),
         ("cache verify", []),
+        ("profile show", ["{image}"]),
     ],
 )
 def test_every_field_is_documented(run, tmp_path, command, words):
@@ -50,6 +52,8 @@ def test_every_field_is_documented(run, tmp_path, command, words):
     make_layout(tmp_path / "bad", [lazy, plain_layer(source_tar("edge"))])
     places = {"image": f"oci:{tmp_path}/image", "bad": f"oci:{tmp_path}/bad"}
     assert run("verify", places["image"]).code == 0
+    if command == "profile show":
+        put_profile(tmp_path / "cache", [(0, 0), (0, 2), (0, 1)])
     if command == "cache verify":
         for content in tmp_path.glob("cache/layers/*/content"):
             content.write_bytes(b"rotten")
