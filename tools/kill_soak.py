@@ -1,6 +1,6 @@
 """Kill a mount's server again and again while programs read, map and list: ``make kill-soak``.
 
-    python -m tools.kill_soak [--kills 200] [--seed 1]
+    python -m tools.kill_soak [--kills 200] [--seed 1] [--driver erofs]
 
 Says how much was read meanwhile and how long the pauses were; exit code 1 if anything was wrong.
 """
@@ -20,9 +20,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1000)
+    parser.add_argument("--driver", choices=("native", "erofs"), default="native")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lazyfs-soak-") as folder:
-        report = kill_under_load(Path(folder), arguments.kills, arguments.seed)
+        report = kill_under_load(Path(folder), arguments.kills, arguments.seed, arguments.driver)
     print(describe(report, arguments.seed))
     return 1 if report.failures else 0
 

@@ -18,12 +18,16 @@ from tests.support.mounting import (
     is_mounted,
     needs_fuse,
     wait_until,
+    why_no_erofs,
 )
 
 pytestmark = [
     *needs_fuse,
     pytest.mark.skipif("native" not in available_drivers(), reason="no native driver"),
 ]
+
+
+KERNEL = ["erofs"] if os.geteuid() == 0 and why_no_erofs() is None else []
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +67,9 @@ def is_gone(pid: int) -> bool:
     return start_ticks_of(pid) is None
 
 
-def test_no_read_fails_while_servers_are_killed(tmp_path):
-    report = kill_under_load(tmp_path, kills=10)
+@pytest.mark.parametrize("driver", ["native", *KERNEL])
+def test_no_read_fails_while_servers_are_killed(tmp_path, driver):
+    report = kill_under_load(tmp_path, kills=10, driver=driver)
     assert report.failures == []
     assert report.kills == 10
     assert report.looks > 100

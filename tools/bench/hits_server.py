@@ -81,6 +81,7 @@ class BenchImage:
     contents: ResidentContents
     layers: tuple[Names, ...] = (Names("sha256:" + "0" * 64, "sha256:" + "1" * 64),)
     attributes: Mapping[bytes, Attribute] = field(default_factory=dict)
+    index_path: str = ""
 
     def native_layers(self) -> tuple[NativeLayer, ...]:
         content = self.contents.content
@@ -152,11 +153,12 @@ async def serve(folder: Path, mountpoint: str, driver: str, threads: int | None)
                 ErofsIndex(map_file(folder / "index")),
                 Provenance(map_file(folder / "provenance")),
                 ResidentContents(content),
+                index_path=str((folder / "index").resolve()),
             )
             if threads is not None:
                 session: PyfuseSession = NativeSession(image, mountpoint, threads=threads)
             else:
-                session = open_session(driver, image, mountpoint)
+                session = open_session(driver, image, mountpoint, folder=mountpoint + ".devices")
             session.mount(fuse_options(MountOptions(), "bench"))
             try:
                 nursery.start_soon(session.serve)
