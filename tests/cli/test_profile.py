@@ -1,4 +1,4 @@
-"""``lazyfs profile``: shown by files, carried from machine to machine, refused for another image."""
+"""``lazyfs profile``: shown by files, carried to other machines, refused for another image."""
 
 import base64
 import json
