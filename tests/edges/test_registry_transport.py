@@ -12,8 +12,9 @@ import trio
 import trio.lowlevel
 
 from lazyfs.registry.errors import BadAnswer, ConnectionTrouble, Missing, Silent, TooLarge
+from lazyfs.registry.rate import Rate
 from lazyfs.registry.source import AccessOptions, SourceStatistics
-from lazyfs.registry.transport import Rate, Transport
+from lazyfs.registry.transport import Transport
 from tests.support import certificates, faults
 from tests.support.certificates import Certificates
 from tests.support.clients import FAST, NAME, ONCE, connected, read_range, stored
