@@ -26,6 +26,8 @@ from _socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 SERVING, PLANNED, END = b"S", b"P", b"E"
 MINUTE = 60.0
 FIRST_DELAY, LONGEST_DELAY = 0.5, 5.0  # seconds, where a server died before it served
+READY_SECONDS = 60.0
+KILL = 9  # the module signal would cost as much memory as all of this
 
 
 def keep(
@@ -34,13 +36,13 @@ def keep(
     """Stay until the mount is gone; see the module's description."""
     number, *times = history.split(",")
     starts = [float(when) for when in times]
-    count, delay = int(number), 0.0
+    count, delay, child = int(number), 0.0, 0
     while True:
         try:
             os.write(link, b"%d" % os.getpid())
         except OSError:
             pass  # dead already: reading says so too
-        word, has_served = wait_end(link)
+        word, has_served = wait_end(link, child)
         os.close(link)
         reap()
         if word == END or is_gone(fuse):
@@ -55,16 +57,19 @@ def keep(
             say(mountpoint, "the server died; starting another")
         count += 1
         history = ",".join([str(count), *(f"{when:.1f}" for when in starts)])
-        link = start(command, history)
+        link, child = start(command, history)
 
 
-def wait_end(link: int) -> tuple[bytes, bool]:
+def wait_end(link: int, child: int) -> tuple[bytes, bool]:
     """Wait until the server at the other end is gone; return its last word, and whether it served.
 
-    END is enough: who says so ends.
+    END is enough: who says so ends.  A *child* of ours (0: the server is none) that does not serve
+    in time is killed: programs wait for it.
     """
     last, has_served = b"", False
     while True:
+        if child and not has_served and not select.select([link], [], [], READY_SECONDS)[0]:
+            os.kill(child, KILL)
         try:
             word = os.read(link, 16)
         except OSError:
@@ -85,17 +90,18 @@ def is_gone(fuse: int) -> bool:
     return bool(poller.poll(0))
 
 
-def start(command: list[str], history: str) -> int:
-    """Start a server; return the link to it."""
+def start(command: list[str], history: str) -> tuple[int, int]:
+    """Start a server; return the link to it, and its process."""
     ours, theirs = (end.detach() for end in socketpair(AF_UNIX, SOCK_SEQPACKET))
-    if os.fork() == 0:
+    child = os.fork()
+    if child == 0:
         try:
             os.set_inheritable(theirs, True)
             os.execv(command[0], [*command, str(theirs), history])
         finally:
             os._exit(127)
     os.close(theirs)
-    return ours
+    return ours, child
 
 
 def reap() -> None:
