@@ -114,7 +114,11 @@ class ErofsSession(PyfuseSession):
         self._flags = tuple(options)
         if self._inner is not None:
             os.mkdir(self._folder, 0o700)
-            self._inner.mount({"ro", "default_permissions", "subtype=lazyfs", "fsname=devices"})
+            try:
+                self._inner.mount({"ro", "default_permissions", "subtype=lazyfs", "fsname=devices"})
+            except MountFailed:
+                os.rmdir(self._folder)
+                raise
 
     def adopt(self, connection: Connection) -> None:
         """Go on with the files that another server served; the kernel's mount has not changed."""

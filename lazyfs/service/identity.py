@@ -10,9 +10,10 @@ from pathlib import Path
 
 from lazyfs.errors import MountFailed
 from lazyfs.mount.options import EROFS, FILESYSTEM_TYPE
-from lazyfs.mount.point import MountEntry, load_mountinfo, topmost, unmount
+from lazyfs.mount.point import MountEntry, State, load_mountinfo, state_of, topmost, unmount
 from lazyfs.service.control import ServerSilent, ask
 from lazyfs.service.record import (
+    DEVICES_SUFFIX,
     MountRecord,
     is_alive,
     load_records,
@@ -83,8 +84,10 @@ def _health(runtime: Path, record: MountRecord) -> str:
 def remove_abandoned(runtime: Path, mountpoint: str) -> bool:
     """Remove a mount by the kernel from *mountpoint* whose server was killed; say whether.
 
-    Such a mount looks alive: what the kernel has in memory can still be read.
+    Such a mount looks alive: what the kernel has in memory can still be read.  Private mounts are
+    removed too whose server was killed in the moment for which they are in the tree.
     """
+    _remove_private(runtime)
     entry = topmost(load_mountinfo(), os.fsencode(mountpoint))
     if entry is None or entry.filesystem_type != EROFS or not is_ours(runtime, entry):
         return False
@@ -94,3 +97,14 @@ def remove_abandoned(runtime: Path, mountpoint: str) -> bool:
     unmount(mountpoint, lazy=True)
     remove_record(runtime, record.mount_id)
     return True
+
+
+def _remove_private(runtime: Path) -> None:
+    folder = os.fsencode(runtime)
+    for entry in load_mountinfo():
+        path = os.fsdecode(entry.mountpoint)
+        if os.path.dirname(entry.mountpoint) != folder or not path.endswith(DEVICES_SUFFIX):
+            continue
+        if state_of(path)[0] is State.DEAD:
+            unmount(path, lazy=True)
+            os.rmdir(path)

@@ -30,6 +30,7 @@ from tests.support.mounting import (
     is_mounted,
     needs_erofs,
     run,
+    serving_made,
     wait_until,
 )
 from tests.support.registry import FakeRegistry
@@ -301,6 +302,23 @@ def test_somebody_elses_erofs_is_not_touched(lazyfs, layout, mountpoint, tmp_pat
     assert "a mount of type erofs" in done.stderr
     assert is_mounted(mountpoint)
     run("umount", mountpoint)
+
+
+def test_a_server_killed_while_it_mounted(lazyfs, layout, mountpoint):
+    """For a moment the layers' files are in the tree: what is left then goes at the next mount."""
+    before = entries()
+    private = lazyfs.folder / "run" / "0123456789abcdef.devices"
+    private.mkdir(parents=True, mode=0o700)
+    (lazyfs.folder / "run").chmod(0o700)
+    with serving_made(private) as server:
+        server.process.kill()
+        server.process.wait(SECONDS)
+        lazyfs.mount(f"oci:{layout}", mountpoint, "--driver", "erofs")
+        assert not is_mounted(private)
+        assert not private.exists()
+        assert (mountpoint / "own/small").read_bytes() == b"small"
+    assert lazyfs("umount", mountpoint).returncode == 0
+    assert entries() == before
 
 
 @pytest.mark.parametrize("word", ["allow_root", "auto_unmount"])
