@@ -63,10 +63,10 @@ def layout(tmp_path_factory):
     return path
 
 
-def entries() -> list:
-    return [
-        entry for entry in load_mountinfo() if entry.filesystem_type in ("erofs", "fuse.lazyfs")
-    ]
+def entries(lazyfs: Lazyfs) -> list:
+    """Return the mounts of this test; others may run at the same time."""
+    folder = os.fsencode(lazyfs.folder) + b"/"
+    return [entry for entry in load_mountinfo() if entry.mountpoint.startswith(folder)]
 
 
 def tree(root) -> dict:
@@ -109,9 +109,9 @@ def test_images_by_other_producers(lazyfs, mountpoint, tmp_path, name):
 
 def test_one_mount_in_the_table(lazyfs, layout, mountpoint):
     """The private mount is gone from the tree at once; flags are as FUSE's are."""
-    before = entries()
+    before = entries(lazyfs)
     lazyfs.mount(f"oci:{layout}", mountpoint, "--driver", "erofs", "--prefetch", "none")
-    (entry,) = [each for each in entries() if each not in before]
+    (entry,) = [each for each in entries(lazyfs) if each not in before]
     assert entry.filesystem_type == "erofs"
     assert os.statvfs(mountpoint).f_flag & 0xF == os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV
     assert [path.suffix for path in lazyfs.records()] == [".json", ".sock"]
@@ -120,7 +120,7 @@ def test_one_mount_in_the_table(lazyfs, layout, mountpoint):
     assert status["driverNote"] == "driver native serves the layers"
     assert (mountpoint / "own/big").read_bytes() == BIG
     assert lazyfs("umount", mountpoint).returncode == 0
-    assert entries() == before
+    assert entries(lazyfs) == before
     assert lazyfs.records() == []
 
 
@@ -211,7 +211,7 @@ def test_a_killed_server_is_succeeded(lazyfs, layout, mountpoint):
 @pytest.mark.parametrize("how", ["umount", "mount"])
 def test_after_the_death_of_all(lazyfs, layout, mountpoint, how):
     """Metadata and what was read live on in the kernel; everything else fails, and is cleaned."""
-    before = entries()
+    before = entries(lazyfs)
     lazyfs.mount(f"oci:{layout}", mountpoint, "--driver", "erofs", "--prefetch", "none")
     assert (mountpoint / "own/small").read_bytes() == b"small"
     lazyfs.kill_server()
@@ -225,7 +225,7 @@ def test_after_the_death_of_all(lazyfs, layout, mountpoint, how):
         assert "had died" in done.stderr
         assert (mountpoint / "own/big").read_bytes() == BIG
     assert lazyfs("umount", mountpoint).returncode == 0
-    assert entries() == before
+    assert entries(lazyfs) == before
     assert lazyfs.records() == []
 
 
@@ -306,7 +306,7 @@ def test_somebody_elses_erofs_is_not_touched(lazyfs, layout, mountpoint, tmp_pat
 
 def test_a_server_killed_while_it_mounted(lazyfs, layout, mountpoint):
     """For a moment the layers' files are in the tree: what is left then goes at the next mount."""
-    before = entries()
+    before = entries(lazyfs)
     private = lazyfs.folder / "run" / "0123456789abcdef.devices"
     private.mkdir(parents=True, mode=0o700)
     (lazyfs.folder / "run").chmod(0o700)
@@ -318,7 +318,7 @@ def test_a_server_killed_while_it_mounted(lazyfs, layout, mountpoint):
         assert not private.exists()
         assert (mountpoint / "own/small").read_bytes() == b"small"
     assert lazyfs("umount", mountpoint).returncode == 0
-    assert entries() == before
+    assert entries(lazyfs) == before
 
 
 @pytest.mark.parametrize("word", ["allow_root", "auto_unmount"])
