@@ -27,7 +27,6 @@ from lazyfs.store.removal import (
     LayerInUse,
     empty_layer,
     remove_files,
-    remove_image,
     remove_layer,
 )
 from lazyfs.store.usage import Holdings, holdings_of, tree_size
@@ -87,8 +86,7 @@ def remove_unused(store: Store, *, used_before: float | None = None) -> int:
                 freed += remove_layer(store, usage.toc_digest)
             except LayerInUse:
                 continue
-    documents = unneeded_documents(store, held.records)
-    freed += remove_files([path for path in documents if _changed(path) < limit])
+    freed += _remove_documents(store, held, limit)
     for record in load_names(store):
         digest = parse_digest(record.manifest_digest)
         if record.manifest_digest not in held.images and not store.profile_path(digest).exists():
@@ -154,7 +152,8 @@ def _remove_images(store: Store, held: Holdings, excess: int, oldest: float) -> 
             break
         if usage.is_in_use:
             continue
-        freed += remove_image(store, parse_digest(name), with_profile=False)
+        store.discard(store.image_path(parse_digest(name)))
+        freed += usage.allocated_size
         del held.images[name]
         for layer in usage.record.layers:
             if not held.users_of(layer.toc_digest):
@@ -162,7 +161,13 @@ def _remove_images(store: Store, held: Holdings, excess: int, oldest: float) -> 
                     freed += remove_layer(store, parse_digest(layer.toc_digest))
                 except LayerInUse:
                     continue
-    return freed
+    return freed + _remove_documents(store, held, oldest)
+
+
+def _remove_documents(store: Store, held: Holdings, limit: float) -> int:
+    """Remove the documents that no image needs and that were there before *limit*."""
+    documents = unneeded_documents(store, held.records)
+    return remove_files([path for path in documents if _changed(path) < limit])
 
 
 def _changed(path: Path) -> float:

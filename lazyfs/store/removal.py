@@ -63,11 +63,11 @@ def empty_layer(store: Store, toc_digest: Digest) -> int:
         raise store_error(folder, exc) from exc
 
 
-def remove_image(store: Store, manifest_digest: Digest, *, with_profile: bool = True) -> int:
+def remove_image(store: Store, manifest_digest: Digest) -> int:
     """Remove an image's index, the documents that no other image needs, its profile and names.
 
-    Without *with_profile* the last two stay.  So do its layers, which other images may share.
-    Mounts keep what they have mapped.  Returns the bytes given back.
+    Its layers stay, which other images may share.  Mounts keep what they have mapped.  Returns the
+    bytes given back.
     """
     folder = store.image_path(manifest_digest)
     config = config_of(store, manifest_digest)
@@ -75,10 +75,8 @@ def remove_image(store: Store, manifest_digest: Digest, *, with_profile: bool = 
     size = tree_size(folder)
     store.discard(folder)
     size += remove_files(documents_of(store, manifest_digest, config, kept))
-    if with_profile:
-        remove_names(store, manifest_digest)
-        size += remove_files([store.profile_path(manifest_digest)])
-    return size
+    remove_names(store, manifest_digest)
+    return size + remove_files([store.profile_path(manifest_digest)])
 
 
 def remove_files(paths: list[Path]) -> int:

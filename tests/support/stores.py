@@ -74,6 +74,8 @@ def keep_image(
     ).encode()
     for document in (config, manifest, index):
         save_blob(store, digest_of(document), document)
+        if used is not None:
+            os.utime(store.blob_path(digest_of(document)), (used, used))
     digest = digest_of(manifest)
     made = MadeImage([regular(b"file", b"content")])
     record = ImageRecord(
