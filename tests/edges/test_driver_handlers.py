@@ -254,9 +254,9 @@ async def test_errors_of_contents_become_errnos(operations, image, error, number
     assert "'big', bytes 100 to 150" in text
     assert image.layers[0].digest in text
     assert str(error).partition("\n")[0] in text
-    assert ("Traceback" in text or "a bug in lazyfs" in text) == (
-        not hasattr(error, "hint")
-    ), "bugs have their traceback in the log, and only they"
+    assert ("Traceback" in text or "a bug in lazyfs" in text) == (not hasattr(error, "hint")), (
+        "bugs have their traceback in the log, and only they"
+    )
     assert await operations.read(image.nid("late"), 0, 4) == b"late"
 
 
@@ -484,4 +484,3 @@ async def test_a_request_costs_microseconds(operations, image):
     logging.getLogger(__name__).info("µs per request: %s", best)
     print({name: round(value, 1) for name, value in best.items()})
     assert max(best.values()) < 100
-
