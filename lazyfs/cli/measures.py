@@ -55,7 +55,7 @@ def detail_lines(status: Mapping[str, Any]) -> list[str]:
     limit = status["backgroundLimit"]
     lines.append(
         f"limits     cache {size_text(status['cacheSize'])}, "
-        f"background {'-' if limit is None else size_text(limit)}/s"
+        f"background {'as fast as it goes' if limit is None else f'{size_text(limit)}/s'}"
     )
     lines.append(
         f"faults     {fetch['corruptChunks']} corrupt chunks, {fetch['failedRequests']} failed "
