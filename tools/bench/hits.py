@@ -95,7 +95,7 @@ def prepare(big_size: int) -> Path:
         subprocess.run([*server, "build", tree, store], check=True, timeout=SECONDS, cwd=ROOT)
         with disk.open("wb") as file:
             file.truncate(2 * big_size + (2 << 30))
-        make = ["mkfs.ext4", "-q", "-F", "-d", tree, disk]
+        make = ["mkfs.ext4", "-q", "-F", "-d", str(tree), str(disk)]
         subprocess.run(make, check=True, timeout=SECONDS)
         (FOLDER / f"made-{big_size}").touch()
     return program
@@ -115,7 +115,7 @@ class Side:
         point = FOLDER / "mnt"
         point.mkdir(exist_ok=True)
         if self.name == "ext4":
-            mount = ["mount", "-o", "loop,ro,noatime", FOLDER / "ext4.img", point]
+            mount = ["mount", "-o", "loop,ro,noatime", str(FOLDER / "ext4.img"), str(point)]
             subprocess.run(mount, check=True, timeout=SECONDS)
             try:
                 yield point
@@ -146,13 +146,13 @@ class Side:
 def measure(program: Path, point: Path, workload: str) -> float:
     """Return the seconds that *workload* takes."""
     if workload == "walk":
-        words = ["walk", point]
+        words = ["walk", str(point)]
     elif workload == "seq":
-        words = ["seq", point / "big"]
+        words = ["seq", str(point / "big")]
     elif workload == "rand":
-        words = ["rand", point / "big", "20000"]
+        words = ["rand", str(point / "big"), "20000"]
     else:
-        words = ["open" if workload == "open" else "stat", point, FOLDER / workload]
+        words = ["open" if workload == "open" else "stat", str(point), str(FOLDER / workload)]
     done = subprocess.run(
         [program, *words], check=True, capture_output=True, text=True, timeout=SECONDS
     )

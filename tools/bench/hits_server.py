@@ -96,23 +96,21 @@ def entries_of(tree: Path) -> list[tuple[TocEntry, Path]]:
         for name in sorted(folders + files):
             path = Path(folder, name)
             status = path.lstat()
-            common = {
-                "path": os.fsencode(path.relative_to(tree)),
-                "mode": stat.S_IMODE(status.st_mode),
-                "uid": status.st_uid,
-                "gid": status.st_gid,
-                "mtime_seconds": int(status.st_mtime),
-            }
-            if stat.S_ISDIR(status.st_mode):
-                found.append((TocEntry(kind=Kind.DIRECTORY, **common), path))
-            else:
-                size = status.st_size
-                chunks = tuple(
+            size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size
+            entry = TocEntry(
+                path=os.fsencode(path.relative_to(tree)),
+                kind=Kind.DIRECTORY if stat.S_ISDIR(status.st_mode) else Kind.REGULAR,
+                mode=stat.S_IMODE(status.st_mode),
+                uid=status.st_uid,
+                gid=status.st_gid,
+                size=size,
+                mtime_seconds=int(status.st_mtime),
+                chunks=tuple(
                     Chunk(at, min(CHUNK_SIZE, size - at), 0, at, bytes(32))
                     for at in range(0, size, CHUNK_SIZE)
-                )
-                entry = TocEntry(kind=Kind.REGULAR, size=size, chunks=chunks, **common)
-                found.append((entry, path))
+                ),
+            )
+            found.append((entry, path))
     return found
 
 
