@@ -27,7 +27,7 @@ def test_ratios_are_of_medians_and_held_against_the_bar() -> None:
     assert [cell.split()[-1] for cell in ready.others] == ["x0.20", "x0.05"]
     assert ready.bar == "<= 0.1: OVER, ok"
     assert [cell.split()[-1] for cell in everything.others] == ["x2.00", "x0.50"]
-    assert everything.bar == "<= 1.5: OVER, ok"
+    assert everything.bar == "<= 1: OVER, ok"
     text = table.format_table("title", rows, ["fast", "slow"])
     assert "mount + read everything" in text
     assert len({line.index("x") for line in text.splitlines() if " x" in line}) >= 1

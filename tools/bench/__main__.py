@@ -33,7 +33,8 @@ FOLDER = ROOT / ".bench"
 LOOPBACK = "loopback"
 BUSY = 0.5
 USUAL_LINKS = [LOOPBACK, "20ms/100mbit"]
-USUAL_WORKS = ["first command", "walk with stat", "small files", "read everything"]
+FIRST = "first command"
+USUAL_WORKS = [FIRST, "walk with stat", "small files", "read everything"]
 LINK_RE = re.compile(r"(\d+(?:\.\d+)?)ms/(\d+(?:\.\d+)?)mbit")
 
 
@@ -129,6 +130,10 @@ def compare(
             sides.measure_lazy(
                 reference, chosen, folder / "lazy", lazy, arguments.mount_option, sent_size
             )
+            if FIRST in chosen:
+                sides.measure_starts(
+                    reference, chosen[FIRST], folder / "lazy", lazy, arguments.mount_option
+                )
             for name, unpack in sides.pullers():
                 sides.measure_pulled(
                     unpack, f"{address}/{image}:plain", chosen, folder / "pulled", pulled[name]

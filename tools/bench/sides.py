@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tools.bench.work import timed
-from tools.mounted import ROOT, Mounted, Workspace
+from tools.mounted import ROOT, CommandFailed, Mounted, Workspace, command
 
 SECONDS = 600
 SKOPEO_UMOCI = "skopeo + umoci"
@@ -73,6 +73,66 @@ def measure_lazy(
         samples.add("again: mount ready", mounted.ready_seconds)
         samples.add(f"again: {name}", seconds)
     shutil.rmtree(folder)
+
+
+def measure_starts(
+    reference: str, work: Work, folder: Path, samples: Samples, options: list[str]
+) -> None:
+    """Mount cold for a first command as a node does that has more than the bare command.
+
+    With the profile of an earlier mount, through ``lazyfs serve``, and with both.
+    """
+    name = "mount + first command"
+    shutil.rmtree(folder, ignore_errors=True)
+    workspace = Workspace(folder)
+    with Mounted(workspace, reference, *options) as mounted:
+        work(mounted.path)  # leaves a profile
+    keep_profiles(workspace)
+    with Mounted(workspace, reference, *options) as mounted, deadline(mounted):
+        seconds = timed(work, mounted.path)
+        samples.add(f"{name}, profile", mounted.ready_seconds + seconds)
+    with serving(workspace):
+        for kind in ("serve", "serve and profile"):
+            if kind == "serve":
+                workspace.forget()
+            else:
+                keep_profiles(workspace)
+            os.sync()
+            with Mounted(workspace, reference, *options) as mounted, deadline(mounted):
+                seconds = timed(work, mounted.path)
+                samples.add(f"mount ready, {kind}", mounted.ready_seconds)
+                samples.add(f"{name}, {kind}", mounted.ready_seconds + seconds)
+    shutil.rmtree(folder)
+
+
+def keep_profiles(workspace: Workspace) -> None:
+    """Empty the cache but for profiles, as on a node that imported one."""
+    profiles, kept = workspace.folder / "cache" / "profiles", workspace.folder / "kept"
+    profiles.rename(kept)
+    workspace.forget()
+    # The next command makes the rest of the store around it.
+    profiles.parent.mkdir(mode=0o700)
+    kept.rename(profiles)
+
+
+@contextmanager
+def serving(workspace: Workspace) -> Iterator[None]:
+    """Have ``lazyfs serve`` listen for the workspace's mounts."""
+    server = subprocess.Popen(
+        [command(), "serve"], env=workspace.environment, stdin=subprocess.DEVNULL
+    )
+    try:
+        socket = workspace.folder / "run" / "control.sock"
+        deadline_at = time.monotonic() + SECONDS
+        while not socket.exists():
+            if server.poll() is not None or time.monotonic() > deadline_at:
+                raise CommandFailed("lazyfs serve: got no socket, expected one")
+            time.sleep(0.01)
+        time.sleep(0.5)  # it has everything imported when it listens; let the machine calm down
+        yield
+    finally:
+        server.terminate()
+        server.wait(SECONDS)
 
 
 @contextmanager

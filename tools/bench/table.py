@@ -10,7 +10,12 @@ from tools.bench.sides import Samples
 BARS = {
     "mount ready": ("pull + first command", 0.10),
     "mount + first command": ("pull + first command", 0.25),
-    "mount + read everything": ("pull + read everything", 1.5),
+    "mount ready, serve": ("pull + first command", 0.04),
+    "mount ready, serve and profile": ("pull + first command", 0.04),
+    "mount + first command, serve": ("pull + first command", 0.15),
+    "mount + first command, profile": ("pull + first command", 0.15),
+    "mount + first command, serve and profile": ("pull + first command", 0.08),
+    "mount + read everything": ("pull + read everything", 1.0),
 }
 
 
