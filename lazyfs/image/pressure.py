@@ -8,11 +8,13 @@ from lazyfs.image.pace import Pace
 
 CALM_SECONDS = 0.3
 REST_SECONDS = 1.0
-BURST_SECONDS = 3.0
-BURST_ROUND_TRIPS = 45
+BURST_ROUND_TRIPS = 100
+BURST_MIN_SECONDS = 0.5
+BURST_MAX_SECONDS = 5.0
 BURST_SIZE = 16 << 20
-"""A burst ends after this time (or, on a slow link, this many round trips), or this many bytes: the
-start of a large program takes no more, and whoever goes on reads in bulk."""
+"""A burst ends after this many round trips, within these times, or after this many bytes: the start
+of a large program takes no more, and whoever goes on reads in bulk.  Where round trips cost nothing
+filling hardly disturbs, and where they are long a program's start is long, too."""
 
 
 class Pressure(Enum):
@@ -58,6 +60,7 @@ class Demand:
         now = self._clock()
         if self._running == 0 and now - self._ended > CALM_SECONDS:
             return Pressure.NONE
-        seconds = max(BURST_SECONDS, BURST_ROUND_TRIPS * (self._pace.round_trip or 0.0))
+        seconds = BURST_ROUND_TRIPS * (self._pace.round_trip or 0.0)
+        seconds = min(max(seconds, BURST_MIN_SECONDS), BURST_MAX_SECONDS)
         is_burst = now - self._burst_started < seconds and self._burst_size < BURST_SIZE
         return Pressure.BURST if is_burst else Pressure.STEADY

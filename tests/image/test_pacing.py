@@ -10,7 +10,14 @@ import trio.testing
 from lazyfs.image.pace import GAP_MAX, GAP_MIN, SEGMENT_MAX, SEGMENT_MIN, Pace
 from lazyfs.image.plan import plan_runs
 from lazyfs.image.prefetch import prefetch
-from lazyfs.image.pressure import BURST_SECONDS, BURST_SIZE, REST_SECONDS, Demand, Pressure
+from lazyfs.image.pressure import (
+    BURST_MAX_SECONDS,
+    BURST_MIN_SECONDS,
+    BURST_SIZE,
+    REST_SECONDS,
+    Demand,
+    Pressure,
+)
 from tests.image.test_fetch import opened
 from tests.support.layers import make_layer
 
@@ -88,7 +95,7 @@ def test_a_burst_begins_after_a_rest_and_ends_by_time() -> None:
     clock.now += 0.5
     assert demand.pressure is Pressure.NONE
     with demand.request(1000):
-        clock.now += BURST_SECONDS
+        clock.now += BURST_MIN_SECONDS
         assert demand.pressure is Pressure.STEADY
     with demand.request(1000):
         assert demand.pressure is Pressure.STEADY, "no new burst without a rest"
@@ -97,13 +104,17 @@ def test_a_burst_begins_after_a_rest_and_ends_by_time() -> None:
         assert demand.pressure is Pressure.BURST
 
 
-def test_a_burst_lasts_longer_where_round_trips_do() -> None:
+@pytest.mark.parametrize(
+    ("round_trip", "seconds"), [(0.001, BURST_MIN_SECONDS), (0.02, 2.0), (0.1, BURST_MAX_SECONDS)]
+)
+def test_a_burst_lasts_as_round_trips_do(round_trip: float, seconds: float) -> None:
     clock = Clock()
-    demand = Demand(clock, measured(0.1, 2.5e6))
+    demand = Demand(clock, measured(round_trip, 2.5e6))
+    clock.now += 2 * REST_SECONDS
     with demand.request(1000):
-        clock.now += 4.0
+        clock.now += seconds - 0.1
         assert demand.pressure is Pressure.BURST
-        clock.now += 1.0
+        clock.now += 0.2
         assert demand.pressure is Pressure.STEADY
 
 
