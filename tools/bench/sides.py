@@ -119,7 +119,7 @@ def keep_profiles(workspace: Workspace) -> None:
 def serving(workspace: Workspace) -> Iterator[None]:
     """Have ``lazyfs serve`` listen for the workspace's mounts."""
     server = subprocess.Popen(
-        [command(), "serve"], env=workspace.environment, stdin=subprocess.DEVNULL
+        [command(), "-q", "serve"], env=workspace.environment, stdin=subprocess.DEVNULL
     )
     try:
         socket = workspace.folder / "run" / "control.sock"
