@@ -43,6 +43,7 @@ class Device:
         # Blob offset and position up to which the last demand was served, or read ahead.
         self._ahead_end = NOWHERE
         self._ahead_position = 0
+        self.is_sequential = False  # whether the last miss went on where the one before ended
         self.marks: set[int] = set()
         self.used = bytearray(table.count)
         self.fetched = bytearray(table.count)
@@ -99,11 +100,11 @@ class Device:
         chunks within 16 KiB, since files that lie together are often used together.
         """
         start = self.table.blob_offset(chunks[0])
-        is_sequential = 0 <= start - self._ahead_end <= AHEAD_MIN
+        self.is_sequential = 0 <= start - self._ahead_end <= AHEAD_MIN
         self._ahead_position = self.position(chunks[-1]) + 1
         self._ahead_end = self.table.blob_end(chunks[-1])
         self.marks.clear()
-        if is_sequential:
+        if self.is_sequential:
             return chunks + self.go_ahead()
         self._ahead_size = 0
         return self._around(chunks)

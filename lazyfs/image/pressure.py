@@ -12,9 +12,11 @@ BURST_ROUND_TRIPS = 100
 BURST_MIN_SECONDS = 0.5
 BURST_MAX_SECONDS = 5.0
 BURST_SIZE = 16 << 20
+BURST_SEQUENTIAL = 10
 """A burst ends after this many round trips, within these times, or after this many bytes: the start
-of a large program takes no more, and whoever goes on reads in bulk.  Where round trips cost nothing
-filling hardly disturbs, and where they are long a program's start is long, too."""
+of a large program takes no more, and whoever goes on reads in bulk.  It ends, too, after this many
+misses that go on where the one before ended: a program jumps, what copies or scans does not.  Where
+round trips cost nothing filling hardly disturbs; where they are long a start is long, too."""
 
 
 class Pressure(Enum):
@@ -37,7 +39,11 @@ class Demand:
         self._running = 0
         # Whoever opens an image is about to use it: that counts as the start of a burst.
         self._ended = self._burst_started = clock()
-        self._burst_size = 0
+        self._burst_size = self._sequential = 0
+
+    def note_sequential(self) -> None:
+        """Note that a reader went on where it had ended."""
+        self._sequential += 1
 
     @contextmanager
     def request(self, size: int) -> Iterator[None]:
@@ -45,7 +51,7 @@ class Demand:
         now = self._clock()
         if self._running == 0 and now - self._ended > REST_SECONDS:
             self._burst_started = now
-            self._burst_size = 0
+            self._burst_size = self._sequential = 0
         self._running += 1
         self._burst_size += size
         try:
@@ -62,5 +68,9 @@ class Demand:
             return Pressure.NONE
         seconds = BURST_ROUND_TRIPS * (self._pace.round_trip or 0.0)
         seconds = min(max(seconds, BURST_MIN_SECONDS), BURST_MAX_SECONDS)
-        is_burst = now - self._burst_started < seconds and self._burst_size < BURST_SIZE
+        is_burst = (
+            now - self._burst_started < seconds
+            and self._burst_size < BURST_SIZE
+            and self._sequential < BURST_SEQUENTIAL
+        )
         return Pressure.BURST if is_burst else Pressure.STEADY

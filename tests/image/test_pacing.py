@@ -13,6 +13,7 @@ from lazyfs.image.prefetch import prefetch
 from lazyfs.image.pressure import (
     BURST_MAX_SECONDS,
     BURST_MIN_SECONDS,
+    BURST_SEQUENTIAL,
     BURST_SIZE,
     REST_SECONDS,
     Demand,
@@ -115,6 +116,15 @@ def test_a_burst_lasts_as_round_trips_do(round_trip: float, seconds: float) -> N
         clock.now += seconds - 0.1
         assert demand.pressure is Pressure.BURST
         clock.now += 0.2
+        assert demand.pressure is Pressure.STEADY
+
+
+def test_a_burst_ends_when_somebody_reads_on_and_on() -> None:
+    demand = Demand(Clock(), Pace(Clock()))
+    with demand.request(1000):
+        for _ in range(BURST_SEQUENTIAL):
+            assert demand.pressure is Pressure.BURST
+            demand.note_sequential()
         assert demand.pressure is Pressure.STEADY
 
 

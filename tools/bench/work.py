@@ -13,7 +13,7 @@ PIECE_SIZE = 1 << 20
 SMALL_SIZE = 32 << 10
 SECONDS = 600
 FIRST_COMMANDS = {
-    "python": ["python3", "-c", "import json, re, hashlib; print(json.dumps([1]))"],
+    "python": ["python3", "-c", "import json; print(json.dumps([1]))"],
     "node": ["node", "-e", "require('fs'); console.log(1)"],
     "large": ["head", "-c", "1000000", "/srv/data/part-0.bin"],
     "small": ["cat", "/srv/modules/00/package-0000/lib/module-000000.js"],
