@@ -139,11 +139,12 @@ async def test_touches_of_a_native_driver_count_as_reads(tmp_path: Path) -> None
     "anyio_backend", [("trio", {"clock": trio.testing.MockClock(autojump_threshold=0.05)})]
 )
 async def test_waits_for_slots_and_of_readers(tmp_path: Path) -> None:
-    layer = make_layer([60_000] * 30)
+    # Far apart: in whatever order the readers come, none of them goes on where another ended.
+    layer = make_layer([60_000] * 60)
     async with opened(layer, tmp_path) as bench:
         bench.source.gate = trio.Event()
         async with trio.open_nursery() as nursery:
-            for number in range(0, 27, 3):  # one more than there are slots
+            for number in range(0, 54, 6):  # one more than there are slots
                 nursery.start_soon(bench.read, number)
             await trio.testing.wait_all_tasks_blocked()
             await trio.sleep(3)
