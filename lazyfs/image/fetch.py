@@ -198,8 +198,8 @@ class Fetcher:
                     self._raise_if_refused(dev, chunk)
                 wanted = dev.with_stream(wanted)
                 self._launch(dev, dev.with_neighbours(wanted), Purpose.DEMAND)
-            if dev.is_sequential:
-                self.demand.note_sequential()
+                if dev.is_sequential:
+                    self.demand.note_sequential()
             flights = [(chunk, dev.flights[chunk]) for chunk in missing if chunk in dev.flights]
             for chunk, flight in flights:
                 data = await flight.wait()
