@@ -56,12 +56,13 @@ def serving(lazyfs: Lazyfs, *words: str, **options) -> Iterator[subprocess.Popen
 
 
 def children_of(pid: int) -> set[int]:
-    """Return the processes whose parent is *pid*."""
+    """Return the processes whose parent is *pid*; what has ended and waits to be reaped is none."""
     found = set()
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{name}/stat") as file:
-                if int(file.read().rpartition(")")[2].split()[1]) == pid:
+                state, parent = file.read().rpartition(")")[2].split()[:2]
+                if int(parent) == pid and state != "Z":
                     found.add(int(name))
         except OSError:
             continue
