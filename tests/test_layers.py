@@ -42,11 +42,14 @@ IMPURE = {
 
 # Library → where it may be imported: a part, or one file.
 HOMES = {
+    "boto3": ["snapshot/s3_store.py"],
+    "botocore": ["snapshot/s3_store.py"],
     "click": ["cli"],
     "cryptography": ["trust"],
     "httpx": ["registry/transport.py"],
     "pyfuse3": ["mount"],
     "rich": ["cli"],
+    "yaml": ["snapshot/template.py"],
 }
 # Lines of a file: beyond that it is more than one idea.  Tests are lists of cases.
 LONGEST = {"lazyfs": 450, "tools": 450, "tests": 750}

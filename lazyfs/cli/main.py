@@ -59,7 +59,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 def exit_code_of(error: BaseException) -> int:
-    """Return the exit code for *error*."""
+    """Return the exit code for *error*: its own, where it is one of a snapshot's reasons."""
+    own = getattr(error, "exit_code", None)
+    if isinstance(error, LazyfsError) and isinstance(own, int):
+        return own
     for family, code in EXIT_CODES:
         if isinstance(error, family):
             return code
@@ -174,6 +177,8 @@ def complain(error: BaseException, *, as_json: bool, before: str | None = None) 
             "hint": hint,
             "exitCode": exit_code_of(error),
         }
+        if details := getattr(error, "details", None):
+            document["details"] = details
         print(json.dumps(document), file=sys.stderr)
         return
     if before is not None:

@@ -1,0 +1,1 @@
+"""Sandboxes and their snapshots: run, checkpoint, restore, on exactly the image they began with."""

@@ -1,0 +1,83 @@
+"""What snapshots need of images: who finds, mounts and vouches for the root filesystems.
+
+Interfaces only.  The real ones join registry, store and mounts on the floor above; checkpoint code
+gets a ``Witness`` and nothing that could ask a registry.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from lazyfs.snapshot.manifest import Image
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """An image that is ready to be mounted: all of it by digest.
+
+    ``image`` has the container's name and the user's own words; ``config`` is the image's config
+    document.  ``mount_ref`` is what to mount: never a tag.  ``note`` is said to the user once.
+    """
+
+    image: Image
+    config: Mapping[str, Any]
+    mount_ref: str
+    note: str | None = None
+    hints: tuple[str, ...] = field(default=())
+
+
+class Witness(Protocol):
+    """Tells what a mount says of itself."""
+
+    def identity(self, directory: Path) -> dict[str, str]:
+        """Return the ``user.lazyfs.*`` attributes of the mount on *directory*, by full name.
+
+        Raises BaseUnresolved where no mount of ours is; DeadMount where its server has ended.
+        """
+        ...
+
+
+class Bases(Witness, Protocol):
+    """Finds images and mounts them."""
+
+    def resolve(
+        self, wanted: Mapping[str, str], *, platform: str | None, pull: str
+    ) -> dict[str, Base]:
+        """Return the bases of a fresh run: container's name → reference, in; each asked once.
+
+        *pull* is "missing", "always" or "never".  Raises TagUnresolvable, BaseUnavailable,
+        BaseCorrupt, PlatformMismatch.
+        """
+        ...
+
+    def obtain(
+        self, images: Sequence[Image], *, embedded: Path | None, allow_partial: bool
+    ) -> dict[str, Base]:
+        """Return the bases of recorded images, by digest only: cache, embedded, registry, hints.
+
+        *embedded* is an OCI image layout.  Unless *allow_partial*, every layer must be had: all of
+        it here, or from a source that answers.  Raises BaseUnavailable, which lists each source
+        with its answer, and BaseCorrupt.
+        """
+        ...
+
+    def mount(self, base: Base, directory: Path) -> None:
+        """Mount *base* on *directory*, which exists; return when the mount is live."""
+        ...
+
+    def unmount(self, directory: Path) -> None:
+        """Unmount; nothing to do where nothing is mounted."""
+        ...
+
+    def profile(self, manifest_digest: str) -> bytes | None:
+        """Return the recorded first accesses of an image, as ``lazyfs profile export`` does."""
+        ...
+
+    def add_profile(self, manifest_digest: str, data: bytes) -> None:
+        """Keep a profile that a snapshot brought; one that is of no use is left out."""
+        ...
+
+    def drift(self, images: Sequence[Image]) -> dict[str, str]:
+        """Return for each container whose tag now names another manifest that one's digest."""
+        ...
