@@ -19,7 +19,7 @@ class _Part(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=T
     pass
 
 
-class Platform(_Part, omit_defaults=True):
+class Platform(_Part, frozen=True, omit_defaults=True):
     """What the image is for, in the words of OCI's image configs."""
 
     os: str
@@ -27,7 +27,7 @@ class Platform(_Part, omit_defaults=True):
     variant: str | UnsetType = UNSET
 
 
-class Layer(_Part):
+class Layer(_Part, frozen=True):
     """A layer of an image; ``size`` of the blob in bytes."""
 
     digest: str
@@ -36,7 +36,7 @@ class Layer(_Part):
     size: int
 
 
-class Image(_Part, omit_defaults=True):
+class Image(_Part, frozen=True, omit_defaults=True):
     """The image of the container ``name``.
 
     ``original_ref`` is what the user wrote, through all generations; ``resolved_ref`` is the
@@ -60,7 +60,7 @@ class Image(_Part, omit_defaults=True):
     hints: tuple[str, ...] | UnsetType = UNSET
 
 
-class Container(_Part, omit_defaults=True):
+class Container(_Part, frozen=True, omit_defaults=True):
     """A container of the sandbox; the root one is that which the runtime checkpoints."""
 
     name: str
@@ -68,9 +68,7 @@ class Container(_Part, omit_defaults=True):
     root: bool | UnsetType = UNSET
 
 
-class Runtime(
-    msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
-):
+class Runtime(_Part, frozen=True, omit_defaults=True):
     """The runtime that made the snapshot."""
 
     class_: str = msgspec.field(name="class")
@@ -85,7 +83,7 @@ class Runtime(
     containers: tuple[Container, ...] | UnsetType = UNSET
 
 
-class File(_Part, omit_defaults=True):
+class File(_Part, frozen=True, omit_defaults=True):
     """A file of the checkpoint: ``name`` as the runtime calls it, ``object`` in the store.
 
     ``compression`` is "zstd" or "none"; sizes in bytes; ``frames`` counts zstd's.
@@ -101,7 +99,7 @@ class File(_Part, omit_defaults=True):
     frames: int | UnsetType = UNSET
 
 
-class Parent(_Part, omit_defaults=True):
+class Parent(_Part, frozen=True, omit_defaults=True):
     """The snapshot that this one's sandbox was restored from."""
 
     id: str
@@ -109,16 +107,14 @@ class Parent(_Part, omit_defaults=True):
     location: str | UnsetType = UNSET
 
 
-class Template(_Part):
+class Template(_Part, frozen=True):
     """The template of the sandbox: its name, and the digest of its canonical form."""
 
     name: str
     digest: str
 
 
-class Snapshot(
-    msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
-):
+class Snapshot(_Part, frozen=True, omit_defaults=True):
     """The snapshot itself: ``scope`` "full" or "data", ``role`` "golden" or "instance"."""
 
     id: str
@@ -132,9 +128,7 @@ class Snapshot(
     rebased_from: str | UnsetType = UNSET
 
 
-class Manifest(
-    msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
-):
+class Manifest(_Part, frozen=True, omit_defaults=True):
     """The whole document."""
 
     version: int
