@@ -57,5 +57,5 @@ lock: ## write requirements.lock again; tools/lock.sh --upgrade for newer versio
 	@tools/lock.sh
 
 clean: ## remove what the other targets made, .venv too
-	rm -rf .venv .bench build dist *.egg-info lazyfs/_native*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .bench .interop build dist *.egg-info lazyfs/_native*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -9,7 +9,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 INTEROP_PROGRAMS="docker-registry:docker-registry nginx:nginx skopeo:skopeo umoci:umoci mkfs.erofs:erofs-utils
-    rsync:rsync setfacl:acl setfattr:attr setcap:libcap2-bin busybox:busybox-static"
+    rsync:rsync setfacl:acl setfattr:attr setcap:libcap2-bin busybox:busybox-static
+    crun:crun runc:runc bwrap:bubblewrap"
 STAMP=.venv/lazyfs.stamp
 PIP=.venv/bin/pip
 
@@ -124,6 +125,7 @@ install_packages 1 $(missing_packages)
 if [ "${1:-}" = --interop ]; then
     # shellcheck disable=SC2046
     install_packages 0 $(missing_programs)
+    tools/runscs.sh
 fi
 python=$(choose_python)
 [ -n "$python" ] || fail "no Python: got $(python3 -V 2>&1 || true), expected 3.11 or newer"
