@@ -15,9 +15,10 @@ try:
 except ImportError:
     pass
 
-_decompressobj: Callable[[int], "Inflater"] = _LIBRARY.decompressobj
+_decompressobj: Callable[..., "Inflater"] = _LIBRARY.decompressobj
 
 GZIP = 31  # zlib's wbits for "a gzip header and trailer, any window"
+RAW = -15  # "neither"
 
 # What either library raises on data that is not gzip.
 INFLATE_ERRORS: tuple[type[Exception], ...] = (zlib.error, _LIBRARY.error)
@@ -38,3 +39,8 @@ class Inflater(Protocol):
 def open_member() -> Inflater:
     """Return an inflater for one gzip member."""
     return _decompressobj(GZIP)
+
+
+def open_raw(window: bytes) -> Inflater:
+    """Return an inflater for deflate data without a header, that follow the plain *window*."""
+    return _decompressobj(RAW, zdict=window) if window else _decompressobj(RAW)
