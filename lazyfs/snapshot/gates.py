@@ -1,0 +1,253 @@
+"""The gates of a restore: what must hold before anything is downloaded.
+
+Two groups, each closed unless its own switch is given.  Portable: the snapshot fits this kind of
+machine and this template, on every host alike.  Host: this machine's runtime and processor are
+those that it was made with.  Pure: a manifest and facts in; notices out, or the reason why not.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from msgspec import UNSET, UnsetType
+
+from lazyfs.errors import UsageError
+from lazyfs.oci.platforms import NoPlatform, Platform, choose, normalise
+from lazyfs.snapshot.errors import (
+    BaseDrift,
+    CpuMismatch,
+    PlatformMismatch,
+    RuntimeMismatch,
+    SpecMismatch,
+)
+from lazyfs.snapshot.manifest import Image, Manifest, Runtime
+from lazyfs.snapshot.runtime import RuntimeFacts
+
+FULL = "full"
+DATA = "data"
+CLASSES = {"runsc": "gvisor"}  # a runtime's name → the class that manifests have
+SHOWN = 12  # of a list in a message
+
+
+class BadRestoreOption(UsageError):
+    """An option does not fit the snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """The switches: a gate of each group is passed with a notice where its switch is on.
+
+    ``spec_drift`` is of the portable group; ``cpu`` and ``runtime`` are of the host's.
+    """
+
+    spec_drift: bool = False
+    cpu: bool = False
+    runtime: bool = False
+
+
+def check_portable(manifest: Manifest, host: Platform) -> None:
+    """Raise PlatformMismatch unless the snapshot is for *host*'s system and processor.
+
+    No other child of an index is offered: it would be another image.
+    """
+    plain = Platform(host.os, host.architecture)
+    for image in manifest.images:
+        found = _platform_of(image)
+        if not _runs(plain, Platform(found.os, found.architecture)):
+            raise PlatformMismatch(
+                f"snapshot {manifest.snapshot.id}: container {image.name}: got an image for "
+                f"{found}, expected one for {host}",
+                hint="restore it on a machine of that kind; the state in it cannot be translated",
+                details={"container": image.name, "snapshot": str(found), "host": str(host)},
+            )
+    arch = manifest.runtime.arch
+    if manifest.snapshot.scope == FULL and arch != host.architecture:
+        raise PlatformMismatch(
+            f"snapshot {manifest.snapshot.id}: got the state of a runtime on {arch}, expected one "
+            f"on {host.architecture}",
+            details={"snapshot": arch, "host": host.architecture},
+        )
+
+
+def check_rebase(manifest: Manifest, rebase: str | None) -> None:
+    """Raise BadRestoreOption where another base is wanted for what lies in memory."""
+    if rebase is not None and manifest.snapshot.scope != DATA:
+        raise BadRestoreOption(
+            f"--rebase {rebase}: got a snapshot of scope {manifest.snapshot.scope}, expected data",
+            hint="memory refers to the files it was made with; run the new image, or restore "
+            "without --rebase",
+        )
+
+
+def check_host(
+    manifest: Manifest, facts: RuntimeFacts, host: Platform, allowed: Allowed
+) -> list[str]:
+    """Return notices; raise RuntimeMismatch or CpuMismatch.
+
+    State that is data only depends on neither.
+    """
+    if manifest.snapshot.scope != FULL:
+        return []
+    notices = _check_runtime(manifest.runtime, facts, allowed)
+    return notices + _check_cpu(manifest, facts, host, allowed)
+
+
+def _check_runtime(made: Runtime, facts: RuntimeFacts, allowed: Allowed) -> list[str]:
+    faults: list[tuple[str, str, str]] = []
+    if CLASSES.get(facts.name) != made.class_:
+        raise RuntimeMismatch(
+            f"runtime: got {facts.name}, expected one of class {made.class_}",
+            hint="lazyfs doctor shows the runtimes of this machine",
+            details={"runtime": facts.name, "class": made.class_},
+        )
+    if isinstance(made.version, UnsetType):
+        return [f"the snapshot does not say which runtime made it; {facts.version} is used"]
+    if facts.version != made.version:
+        faults.append(("version", facts.version, made.version))
+    if made.binary_digest is not UNSET and facts.binary_digest != made.binary_digest:
+        faults.append(("binary", facts.binary_digest, made.binary_digest))
+    if made.platform is not UNSET and facts.platform != made.platform:
+        faults.append(("platform", facts.platform, made.platform))
+    if wants_overlay(made) and "overlay2" not in facts.abilities:
+        raise RuntimeMismatch(
+            f"runtime {facts.path}: got no --overlay2, expected it for overlay {made.overlay}",
+            hint="name another program with --runsc PATH",
+            details={"overlay": made.overlay},
+        )
+    if not faults:
+        return []
+    said = "; ".join(f"{what}: got {got}, expected {expected}" for what, got, expected in faults)
+    if allowed.runtime:
+        return [f"runtime {facts.path}: {said}; tried all the same, as --ignore-runtime says"]
+    raise RuntimeMismatch(
+        f"runtime {facts.path}: {said}",
+        hint="name the program that made it with --runsc PATH, or put it where lazyfs keeps "
+        "runtimes (lazyfs doctor); state cannot be read by another version",
+        details={what: {"got": got, "expected": expected} for what, got, expected in faults},
+    )
+
+
+def wants_overlay(made: Runtime) -> bool:
+    """Say whether what the sandbox has written is in an overlay that the runtime must know."""
+    return made.overlay is not UNSET and made.overlay not in ("", "none")
+
+
+def _check_cpu(
+    manifest: Manifest, facts: RuntimeFacts, host: Platform, allowed: Allowed
+) -> list[str]:
+    wanted = manifest.runtime.cpu_features
+    missing = [] if wanted is UNSET else sorted(set(wanted) - set(facts.cpu_features))
+    for image in manifest.images:
+        found = _platform_of(image)
+        if found.variant and not _runs(host, found):
+            missing.append(f"{found.architecture}/{found.variant}")
+    if not missing:
+        return []
+    said = ", ".join(missing[:SHOWN]) + (" …" if len(missing) > SHOWN else "")
+    if allowed.cpu:
+        return [f"this processor lacks {said}; tried all the same, as --ignore-cpu says"]
+    raise CpuMismatch(
+        f"processor: got one without {said}, expected all {len(wanted or ())} features of the one "
+        "that the snapshot was made on",
+        hint="restore it on a machine with them; --ignore-cpu tries it all the same",
+        details={"missing": missing},
+    )
+
+
+def _platform_of(image: Image) -> Platform:
+    platform = image.platform
+    variant = "" if isinstance(platform.variant, UnsetType) else platform.variant
+    return normalise(platform.os, platform.architecture, variant)
+
+
+def _runs(host: Platform, found: Platform) -> bool:
+    try:
+        choose(host, [found])
+    except NoPlatform:
+        return False
+    return True
+
+
+def check_containers(manifest: Manifest, names: Collection[str], *, what: str) -> None:
+    """Raise SpecMismatch unless *names* are those of the snapshot's containers."""
+    recorded = {image.name for image in manifest.images}
+    surplus, missing = sorted(set(names) - recorded), sorted(recorded - set(names))
+    if surplus or missing:
+        said = ", ".join([*(f"{n} added" for n in surplus), *(f"{n} removed" for n in missing)])
+        raise SpecMismatch(
+            f"{what}: got containers {', '.join(sorted(names))} ({said}), expected "
+            f"{', '.join(sorted(recorded))}, as in the snapshot",
+            hint="what runs cannot gain or lose containers; run the template afresh",
+            details={"added": surplus, "removed": missing},
+        )
+
+
+def image_differences(manifest: Manifest, references: Mapping[str, str]) -> list[str]:
+    """Return a notice for each container for which a template now names another image."""
+    return [
+        f"{image.name}: template now says {references[image.name]}; snapshot uses "
+        f"{image.original_ref} ({image.manifest_digest})"
+        for image in manifest.images
+        if image.name in references and references[image.name] != image.original_ref
+    ]
+
+
+def check_specs(
+    manifest: Manifest,
+    digests: Mapping[str, str],
+    differences: Mapping[str, Sequence[str]],
+    allowed: Allowed,
+) -> list[str]:
+    """Return notices; raise SpecMismatch for a container that would be started otherwise.
+
+    *digests*: container → spec digest of now.  *differences*: container → the fields that differ,
+    as far as they are known.  Arguments and mounts of the root container may never differ.
+    """
+    containers = manifest.runtime.containers
+    if manifest.snapshot.scope != FULL or isinstance(containers, UnsetType):
+        return []
+    notices = []
+    for container in containers:
+        got = digests.get(container.name)
+        if got == container.spec_digest:
+            continue
+        fields = list(differences.get(container.name, ()))
+        said = f" ({', '.join(fields[:SHOWN])})" if fields else ""
+        fixed = container.root is True and (
+            not fields or any(field.split(" ")[0].split(".")[-1] in ROOT_FIXED for field in fields)
+        )
+        if allowed.spec_drift and not fixed:
+            notices.append(f"{container.name}: another spec than at the checkpoint{said}")
+            continue
+        raise SpecMismatch(
+            f"container {container.name}: got spec {got}, expected {container.spec_digest}{said}",
+            hint="restore without a template, or with the one it was checkpointed with"
+            + ("; arguments and mounts of the root container can never differ" if fixed else ""),
+            details={"container": container.name, "fields": fields},
+        )
+    return notices
+
+
+ROOT_FIXED = frozenset({"args", "mounts"})
+
+
+def check_mounted(image: Image, mounted: Image) -> None:
+    """Raise BaseDrift unless *mounted*, which a live mount says it is, is the recorded *image*.
+
+    Like with like: manifest, config, platform, and the whole list of layers.
+    """
+    pairs: list[tuple[str, str, str]] = [
+        ("manifest", mounted.manifest_digest, image.manifest_digest),
+        ("config", mounted.config_digest, image.config_digest),
+        ("platform", str(_platform_of(mounted)), str(_platform_of(image))),
+        ("number of layers", str(len(mounted.layers)), str(len(image.layers))),
+    ]
+    for number, (its, ours) in enumerate(zip(mounted.layers, image.layers, strict=False)):
+        pairs.append((f"layer {number}", its.digest, ours.digest))
+        pairs.append((f"diff id of layer {number}", its.diff_id, ours.diff_id))
+    for what, got, expected in pairs:
+        if got != expected:
+            raise BaseDrift(
+                f"container {image.name}: {what} of the mount: got {got}, expected {expected}",
+                hint="the mount is of another image than the snapshot; nothing was started",
+                details={"container": image.name, "field": what, "got": got, "expected": expected},
+            )
