@@ -1,18 +1,69 @@
 """``snapshot-manifest.json``, version 1: its parts as values.
 
 The keys of the JSON form are these names in camelCase.  What JSON Schema can say of it is in
-docs/reference/snapshot-manifest.schema.json; ``check`` holds the rules beyond that.
+docs/reference/snapshot-manifest.schema.json, and here with the fields; manifest_rules.py holds the
+rules beyond that.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
+
+from lazyfs.snapshot.documents import (
+    Difference,
+    canonical,
+    differences,
+    make,
+    parse_json,
+    quote,
+)
+from lazyfs.snapshot.errors import ManifestInvalid, VersionUnsupported
+from lazyfs.snapshot.manifest_rules import MANIFEST_NAME as MANIFEST_NAME
+from lazyfs.snapshot.manifest_rules import faults
 
 VERSION = 1
 KIND = "snapshot-manifest"
-MANIFEST_NAME = "snapshot-manifest.json"
 MANIFEST_LIMIT = 1 << 20  # bytes
+# Extensions that are understood here, so that a manifest may call them critical.
+KNOWN_CRITICAL: frozenset[str] = frozenset()
+
+DIGEST = r"^sha256:[0-9a-f]{64}\Z"
+NAME = r"^[a-z0-9_]([-a-z0-9_]{0,61}[a-z0-9])?\Z"
+TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?Z\Z"
+SNAPSHOT_ID = r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}\Z"
+RESOLVED = r"^[^@\s]+@sha256:[0-9a-f]{64}\Z"
+FILE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,199}\Z"
+OBJECT_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,219}\Z"
+SCOPE = r"^(full|data)\Z"
+ROLE = r"^(golden|instance)\Z"
+SOURCE = r"^(xattr\+record|record|inherited|assumed)\Z"
+CLASS = r"^gvisor\Z"
+SYSTEM = r"^(systrap|kvm|ptrace)\Z"
+NETWORK = r"^(none|sandbox)\Z"
+COMPRESSION = r"^(zstd|none)\Z"
+MEANINGS = {
+    DIGEST: "sha256: and 64 lower-case hex digits",
+    NAME: "1 to 63 of a-z, 0-9, '_' and '-' with no dash at an end",
+    TIME: "a time like 2026-11-20T19:45:11Z",
+    SNAPSHOT_ID: "an id like 20261120T194511Z-5b1c09ef",
+    RESOLVED: "REPOSITORY@sha256:…",
+    FILE_NAME: "a file's name of at most 200 letters, digits, '.', '_' and '-'",
+    OBJECT_NAME: "an object's name of at most 220 letters, digits, '.', '_' and '-'",
+    SCOPE: '"full" or "data"',
+    ROLE: '"golden" or "instance"',
+    SOURCE: '"xattr+record", "record", "inherited" or "assumed"',
+    CLASS: '"gvisor"',
+    SYSTEM: '"systrap", "kvm" or "ptrace"',
+    NETWORK: '"none" or "sandbox"',
+    COMPRESSION: '"zstd" or "none"',
+}
+
+DigestText = Annotated[str, Meta(pattern=DIGEST)]
+Name = Annotated[str, Meta(pattern=NAME)]
+Time = Annotated[str, Meta(pattern=TIME)]
+Size = Annotated[int, Meta(ge=0, le=(1 << 53) - 1)]
+Count = Annotated[int, Meta(ge=1)]
 
 
 class _Part(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -30,10 +81,10 @@ class Platform(_Part, frozen=True, omit_defaults=True):
 class Layer(_Part, frozen=True):
     """A layer of an image; ``size`` of the blob in bytes."""
 
-    digest: str
-    diff_id: str
+    digest: DigestText
+    diff_id: DigestText
     media_type: str
-    size: int
+    size: Size
 
 
 class Image(_Part, frozen=True, omit_defaults=True):
@@ -44,40 +95,40 @@ class Image(_Part, frozen=True, omit_defaults=True):
     "xattr+record", "record", "inherited" or "assumed".  ``resolved_at`` is RFC 3339, UTC.
     """
 
-    name: str
-    original_ref: str
-    resolved_ref: str
+    name: Name
+    original_ref: Annotated[str, Meta(min_length=1, max_length=512)]
+    resolved_ref: Annotated[str, Meta(pattern=RESOLVED)]
     pinned: bool
     platform: Platform
-    index_digest: str | None
-    manifest_digest: str
+    index_digest: DigestText | None
+    manifest_digest: DigestText
     manifest_media_type: str
-    config_digest: str
+    config_digest: DigestText
     layers: tuple[Layer, ...]
-    resolved_at: str
-    source: str
+    resolved_at: Time
+    source: Annotated[str, Meta(pattern=SOURCE)]
     embedded: bool | UnsetType = UNSET
-    hints: tuple[str, ...] | UnsetType = UNSET
+    hints: tuple[Annotated[str, Meta(max_length=512)], ...] | UnsetType = UNSET
 
 
 class Container(_Part, frozen=True, omit_defaults=True):
     """A container of the sandbox; the root one is that which the runtime checkpoints."""
 
-    name: str
-    spec_digest: str
+    name: Name
+    spec_digest: DigestText
     root: bool | UnsetType = UNSET
 
 
 class Runtime(_Part, frozen=True, omit_defaults=True):
     """The runtime that made the snapshot."""
 
-    class_: str = msgspec.field(name="class")
+    class_: Annotated[str, Meta(pattern=CLASS)] = msgspec.field(name="class")
     arch: str
     version: str | UnsetType = UNSET
-    binary_digest: str | UnsetType = UNSET
-    platform: str | UnsetType = UNSET
+    binary_digest: DigestText | UnsetType = UNSET
+    platform: Annotated[str, Meta(pattern=SYSTEM)] | UnsetType = UNSET
     overlay: str | UnsetType = UNSET
-    network: str | UnsetType = UNSET
+    network: Annotated[str, Meta(pattern=NETWORK)] | UnsetType = UNSET
     flags: tuple[str, ...] | UnsetType = UNSET
     cpu_features: tuple[str, ...] | UnsetType = UNSET
     containers: tuple[Container, ...] | UnsetType = UNSET
@@ -89,21 +140,21 @@ class File(_Part, frozen=True, omit_defaults=True):
     ``compression`` is "zstd" or "none"; sizes in bytes; ``frames`` counts zstd's.
     """
 
-    name: str
-    object: str
-    compression: str
-    raw_size: int
-    raw_digest: str
-    stored_size: int
-    stored_digest: str
-    frames: int | UnsetType = UNSET
+    name: Annotated[str, Meta(pattern=FILE_NAME)]
+    object: Annotated[str, Meta(pattern=OBJECT_NAME)]
+    compression: Annotated[str, Meta(pattern=COMPRESSION)]
+    raw_size: Size
+    raw_digest: DigestText
+    stored_size: Size
+    stored_digest: DigestText
+    frames: Count | UnsetType = UNSET
 
 
 class Parent(_Part, frozen=True, omit_defaults=True):
     """The snapshot that this one's sandbox was restored from."""
 
     id: str
-    manifest_digest: str
+    manifest_digest: DigestText
     location: str | UnsetType = UNSET
 
 
@@ -111,19 +162,19 @@ class Template(_Part, frozen=True):
     """The template of the sandbox: its name, and the digest of its canonical form."""
 
     name: str
-    digest: str
+    digest: DigestText
 
 
 class Snapshot(_Part, frozen=True, omit_defaults=True):
     """The snapshot itself: ``scope`` "full" or "data", ``role`` "golden" or "instance"."""
 
-    id: str
-    created_at: str
-    scope: str
-    role: str
-    generation: int
+    id: Annotated[str, Meta(pattern=SNAPSHOT_ID)]
+    created_at: Time
+    scope: Annotated[str, Meta(pattern=SCOPE)]
+    role: Annotated[str, Meta(pattern=ROLE)]
+    generation: Count
     parent: Parent | None
-    sandbox_id: str
+    sandbox_id: Annotated[str, Meta(min_length=1, max_length=128)]
     template: Template | UnsetType = UNSET
     rebased_from: str | UnsetType = UNSET
 
@@ -134,9 +185,79 @@ class Manifest(_Part, frozen=True, omit_defaults=True):
     version: int
     kind: str
     snapshot: Snapshot
-    images: tuple[Image, ...]
+    images: Annotated[tuple[Image, ...], Meta(min_length=1)]
     runtime: Runtime
-    files: tuple[File, ...]
+    files: Annotated[tuple[File, ...], Meta(min_length=1)]
     host: dict[str, Any] | UnsetType = UNSET
     extensions: dict[str, Any] | UnsetType = UNSET
     critical: tuple[str, ...] | UnsetType = UNSET
+
+
+def decode_manifest(data: bytes, *, known: frozenset[str] = KNOWN_CRITICAL) -> Manifest:
+    """Return the manifest in *data*; ``known`` are the critical extensions that are understood.
+
+    Raises VersionUnsupported before it judges anything else, ManifestInvalid with the place.
+    """
+    if len(data) > MANIFEST_LIMIT:
+        raise _invalid(f"got more than {MANIFEST_LIMIT} bytes, expected at most that")
+    document = parse_json(data, _invalid)
+    if not isinstance(document, dict):
+        raise _invalid(f"document: got {quote(document)}, expected an object")
+    _check_version(document.get("version"))
+    _check_critical(document.get("critical", []), known)
+    if document.get("kind") != KIND:
+        raise _invalid(f"kind: got {quote(document.get('kind'))}, expected {quote(KIND)}")
+    manifest = make(Manifest, document, _invalid, MEANINGS)
+    for fault in faults(manifest):
+        raise _invalid(fault)
+    return manifest
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Return the canonical form, images and files by name.  Raises ManifestInvalid."""
+    document = document_of(manifest)
+    for key in ("images", "files"):
+        document[key] = sorted(document[key], key=lambda part: str(part["name"]))
+    try:
+        data = canonical(document)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise _invalid(f"got what JSON cannot say: {exc}") from exc
+    decode_manifest(data, known=frozenset(document.get("critical", ())))
+    return data
+
+
+def diff_manifests(was: Manifest, now: Manifest) -> tuple[Difference, ...]:
+    """Return what differs, images, containers and files told apart by their names."""
+    return tuple(differences(document_of(was), document_of(now)))
+
+
+def document_of(part: msgspec.Struct) -> Any:
+    """Return a part's JSON form as JSON's types."""
+    return msgspec.to_builtins(part)
+
+
+def _invalid(text: str) -> ManifestInvalid:
+    return ManifestInvalid(f"{MANIFEST_NAME}: {text}")
+
+
+def _check_version(version: Any) -> None:
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise _invalid(f"version: got {quote(version)}, expected an integer")
+    if version != VERSION:
+        raise VersionUnsupported(
+            f"{MANIFEST_NAME}: version: got {version}, expected {VERSION}",
+            hint="a newer lazyfs made it" if version > VERSION else None,
+            details={"found": version, "supported": [VERSION]},
+        )
+
+
+def _check_critical(critical: Any, known: frozenset[str]) -> None:
+    if not isinstance(critical, list) or not all(isinstance(name, str) for name in critical):
+        raise _invalid(f"critical: got {quote(critical)}, expected a list of names")
+    if unknown := sorted(set(critical) - known):
+        raise VersionUnsupported(
+            f"{MANIFEST_NAME}: critical: got {', '.join(map(quote, unknown))},"
+            f" expected {', '.join(sorted(known)) or 'no extension that must be understood'}",
+            hint="a newer lazyfs made it",
+            details={"unknown": unknown, "known": sorted(known)},
+        )
