@@ -15,14 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazyfs.formats import decode
-from lazyfs.formats.decode import (
-    INFLATE_STEP,
-    MAX_MEMBERS,
-    PENDING_SIZE,
-    SPOOL_SIZE,
-    Piece,
-    RangeDecoder,
-)
+from lazyfs.formats import stream as streams
+from lazyfs.formats.decode import PENDING_SIZE, Piece, RangeDecoder
+from lazyfs.formats.stream import INFLATE_STEP, MAX_MEMBERS, SPOOL_SIZE
 from tests.support.readers import check_reader, cuts
 
 Result = dict[int, bytes | None]
@@ -472,7 +467,8 @@ def test_both_libraries_agree(monkeypatch, library):
         factory = pytest.importorskip("isal.isal_zlib").decompressobj
     else:
         factory = zlib.decompressobj
-    monkeypatch.setattr(decode, "open_member", lambda: factory(31))
+    for module in (decode, streams):
+        monkeypatch.setattr(module, "open_member", lambda: factory(31))
     blob = Blob().stream(b"one", 600).stream(noise(3 * INFLATE_STEP), 512, b"two")
     blob.stream(512, b"three" * 100, members=3)
     for pieces in cuts(bytes(blob.data)):

@@ -1,0 +1,305 @@
+"""One compressed stream of a blob being decoded, and the chunks wanted of it.
+
+A stream of gzip is members in a row, one of zstd is frames in a row; what one of them holds has
+no meaning here, only where a chunk's bytes lie in what all of them hold.  Memory is that of the
+chunk being assembled, plus constants: decoding goes by steps, and no further than the last wanted
+byte.  No I/O and no locks.
+"""
+
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from io import BytesIO
+from typing import BinaryIO, NamedTuple
+
+from lazyfs.formats.codec import Codec
+from lazyfs.formats.inflate import INFLATE_ERRORS, open_member
+from lazyfs.formats.unzstd import ZSTD_ERRORS, open_frames
+
+# Plain bytes per step: large enough to amortise the call, small enough to stay in the processor's
+# cache between inflating and hashing.
+INFLATE_STEP = 256 << 10
+# Compressed bytes per step: what is left of them is copied at each step.
+WINDOW_SIZE = 64 << 10
+# Members in one stream: one, plus those that a parallel converter starts at its seams.  Without
+# a bound, empty members of 20 bytes would cost a copy of the window each.
+MAX_MEMBERS = 256
+# The chunk size of nearly every image: what is larger does not go through memory in one piece.
+SPOOL_SIZE = 4 << 20
+
+OpenSpool = Callable[[], BinaryIO]
+
+
+class Piece(NamedTuple):
+    """A wanted chunk: *size* bytes at *inner_offset* of the stream [blob_offset, blob_end).
+
+    ``key`` is the caller's; ``digest`` the chunk's raw sha256.  All chunks of a stream have the
+    same ``codec``.
+    """
+
+    key: int
+    blob_offset: int
+    blob_end: int
+    inner_offset: int
+    size: int
+    digest: bytes
+    codec: int = Codec.GZIP
+
+
+class Decoded(NamedTuple):
+    """A chunk's verified payload, in ``data`` or a large one in ``spool``, or why there is none.
+
+    The receiver of a spool closes it.
+    """
+
+    key: int
+    data: bytes | None
+    error: str | None
+    spool: BinaryIO | None = None
+
+
+class Stream:
+    """One stream being decoded, and the chunks wanted of it; its kinds are below."""
+
+    def __init__(
+        self,
+        pieces: Sequence[Piece],
+        blob_end: int,
+        decoded: list[Decoded],
+        open_spool: OpenSpool | None,
+    ) -> None:
+        self.blob_end = blob_end
+        self._open_spool = open_spool
+        self._pieces = _without_overlaps(pieces, decoded)
+        self._next = 0
+        self._need = max((p.inner_offset + p.size for p in self._pieces), default=0)
+        self._produced = 0  # plain bytes so far
+        self._partial: BinaryIO | None = None  # the start of a chunk that spans steps
+        self._hash = sha256()
+
+    @property
+    def is_done(self) -> bool:
+        """True when nothing more is wanted of the stream."""
+        return self._next == len(self._pieces)
+
+    def feed(self, view: memoryview, decoded: list[Decoded]) -> None:
+        """Take the next compressed bytes."""
+        for at in range(0, len(view), WINDOW_SIZE):
+            if self.is_done:
+                return
+            self._decode(view[at : at + WINDOW_SIZE], decoded)
+
+    def end(self, decoded: list[Decoded]) -> None:
+        """Say that the stream ends here: what is not complete stays so."""
+        if not self.is_done:
+            self._fail(f"got a stream of {self._produced} bytes", decoded)
+
+    def _decode(self, window: memoryview, decoded: list[Decoded]) -> None:
+        """Decode up to WINDOW_SIZE compressed bytes, and carve what comes out."""
+        raise NotImplementedError
+
+    def _carve(self, plain: bytes, decoded: list[Decoded]) -> None:
+        """Cut the wanted chunks out of the stream's next plain bytes."""
+        base = self._produced
+        top = base + len(plain)
+        self._produced = top
+        while not self.is_done:
+            piece = self._pieces[self._next]
+            end = piece.inner_offset + piece.size
+            if piece.inner_offset >= top:
+                return
+            if piece.inner_offset >= base and end <= top:
+                data = plain[piece.inner_offset - base : end - base]
+                self._complete(data, sha256(data).digest(), decoded)
+                continue
+            part = plain[max(piece.inner_offset - base, 0) : min(end, top) - base]
+            if self._partial is None:
+                self._partial = self._open_partial(piece.size)
+                self._hash = sha256()
+            self._partial.write(part)
+            self._hash.update(part)
+            if end > top:
+                return
+            assembled, self._partial = self._partial, None
+            payload = assembled.getvalue() if isinstance(assembled, BytesIO) else assembled
+            self._complete(payload, self._hash.digest(), decoded)
+
+    def _open_partial(self, size: int) -> BinaryIO:
+        if self._open_spool is not None and size > SPOOL_SIZE:
+            return self._open_spool()
+        return BytesIO()
+
+    def _copy(self, spool: BinaryIO) -> BinaryIO:
+        """Return another spool with the same bytes."""
+        copy = self._open_partial(SPOOL_SIZE + 1)
+        spool.seek(0)
+        while data := spool.read(INFLATE_STEP):
+            copy.write(data)
+        return copy
+
+    def _complete(self, payload: bytes | BinaryIO, digest: bytes, decoded: list[Decoded]) -> None:
+        """Hand out the next chunk, and those that name the same bytes."""
+        at = self._pieces[self._next].inner_offset
+        is_taken = False
+        while self._next < len(self._pieces) and self._pieces[self._next].inner_offset == at:
+            piece = self._pieces[self._next]
+            self._next += 1
+            if piece.digest != digest:
+                decoded.append(failed(piece, f"got sha256:{digest.hex()}"))
+            elif isinstance(payload, bytes):
+                decoded.append(Decoded(piece.key, payload, None))
+            else:  # each receiver closes its own
+                spool = self._copy(payload) if is_taken else payload
+                decoded.append(Decoded(piece.key, None, None, spool))
+                is_taken = True
+        if not is_taken and not isinstance(payload, bytes):
+            payload.close()
+
+    def close(self) -> None:
+        """Drop the chunk being assembled."""
+        if self._partial is not None:
+            self._partial.close()
+            self._partial = None
+
+    def _fail(self, reason: str, decoded: list[Decoded]) -> None:
+        """Give up the stream: every chunk that is not complete is bad."""
+        for piece in self._pieces[self._next :]:
+            decoded.append(failed(piece, reason))
+        self._next = len(self._pieces)
+        self.close()
+
+
+class GzipStream(Stream):
+    """A stream of gzip members."""
+
+    def __init__(
+        self,
+        pieces: Sequence[Piece],
+        blob_end: int,
+        decoded: list[Decoded],
+        open_spool: OpenSpool | None,
+    ) -> None:
+        super().__init__(pieces, blob_end, decoded, open_spool)
+        self._inflater = open_member()
+        self._members = 1
+
+    def _decode(self, window: memoryview, decoded: list[Decoded]) -> None:
+        rest: memoryview | bytes = window
+        while not self.is_done:
+            limit = min(self._need - self._produced, INFLATE_STEP)
+            try:
+                plain = self._inflater.decompress(rest, limit)
+            except INFLATE_ERRORS as exc:
+                self._fail(f"got bad gzip data after {self._produced} bytes ({exc})", decoded)
+                return
+            if plain:
+                self._carve(plain, decoded)
+            if self._inflater.eof:
+                rest = self._inflater.unused_data
+                if self._members == MAX_MEMBERS:
+                    self._fail(f"got more than {MAX_MEMBERS} gzip members", decoded)
+                    return
+                self._members += 1
+                self._inflater = open_member()
+            else:
+                rest = self._inflater.unconsumed_tail
+                if rest and not plain:
+                    self._fail(f"got gzip data that stall after {self._produced} bytes", decoded)
+                    return
+            # With all input taken, a full step may have left more inside the inflater.
+            if not rest and len(plain) < limit:
+                return
+
+
+class ZstdStream(Stream):
+    """A stream of zstd frames."""
+
+    def __init__(
+        self,
+        pieces: Sequence[Piece],
+        blob_end: int,
+        decoded: list[Decoded],
+        open_spool: OpenSpool | None,
+    ) -> None:
+        super().__init__(pieces, blob_end, decoded, open_spool)
+        self._push = open_frames(self._take)
+        self._decoded = decoded
+
+    def _decode(self, window: memoryview, decoded: list[Decoded]) -> None:
+        self._decoded = decoded  # for the time of the call
+        try:
+            self._push(window)
+        except _Done:
+            pass
+        except ZSTD_ERRORS as exc:
+            self._fail(f"got bad zstd data after {self._produced} bytes ({exc})", decoded)
+
+    def _take(self, plain: bytes) -> None:
+        self._carve(plain, self._decoded)
+        if self.is_done:
+            raise _Done
+
+
+class RawStream(Stream):
+    """A stream that is not compressed."""
+
+    def _decode(self, window: memoryview, decoded: list[Decoded]) -> None:
+        self._carve(bytes(window), decoded)
+
+
+class _Done(Exception):
+    """Nothing more is wanted of a stream."""
+
+
+STREAMS: dict[int, type[Stream]] = {
+    Codec.GZIP: GzipStream,
+    Codec.ZSTD: ZstdStream,
+    Codec.RAW: RawStream,
+}
+
+
+def open_stream(
+    pieces: Sequence[Piece],
+    blob_end: int,
+    decoded: list[Decoded],
+    open_spool: OpenSpool | None,
+) -> Stream:
+    """Return a decoder for the stream that holds *pieces* and ends at *blob_end*.
+
+    Pieces that cannot be had of it go to *decoded* at once.
+    """
+    return STREAMS[pieces[0].codec](pieces, blob_end, decoded, open_spool)
+
+
+def _without_overlaps(pieces: Sequence[Piece], decoded: list[Decoded]) -> Sequence[Piece]:
+    """Return the pieces that can be cut out in one pass.
+
+    Chunks that name exactly the same bytes can.  Chunks that overlap otherwise cannot without
+    keeping plain bytes for ever, and no producer makes them: the later one is refused.
+    """
+    if len(pieces) == 1 and pieces[0].size > 0:
+        return pieces
+    kept: list[Piece] = []
+    for piece in pieces:
+        last = kept[-1] if kept else None
+        if piece.size <= 0 or piece.inner_offset < 0:
+            decoded.append(failed(piece, "got a chunk without bytes"))
+        elif (
+            last is None
+            or piece.inner_offset >= last.inner_offset + last.size
+            or (piece.inner_offset, piece.size) == (last.inner_offset, last.size)
+        ):
+            kept.append(piece)
+        else:
+            decoded.append(failed(piece, f"got a chunk that overlaps one at {last.inner_offset}"))
+    return kept
+
+
+def failed(piece: Piece, reason: str) -> Decoded:
+    """Return what stands in the place of a chunk that could not be had."""
+    inner = f"+{piece.inner_offset}" if piece.inner_offset else ""
+    return Decoded(
+        piece.key,
+        None,
+        f"chunk at {piece.blob_offset}{inner}: {reason},"
+        f" expected {piece.size} bytes with sha256:{piece.digest.hex()}",
+    )
