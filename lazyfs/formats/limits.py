@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 # A deflate stream cannot expand further than this (258 bytes per two bits, block headers apart).
 MAX_DEFLATE_RATIO = 1032
+# Nor a zstd frame: 128 KiB of one byte in a block of four.
+MAX_ZSTD_RATIO = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,8 @@ class Limits:
     names.
 
     ``chunk_size`` bounds what must sit in memory to be verified, ``stream_size`` what must be
-    inflated to reach a chunk inside a shared stream.  ``device_size`` bounds the sum of all
+    inflated to reach a chunk inside a shared stream, and ``stream_ratio`` how far that may exceed
+    the blob from there on.  ``device_size`` bounds the sum of all
     payloads, each rounded up to a block: an EROFS image addresses 2^32 blocks of 4096 bytes.
     """
 
@@ -44,6 +47,7 @@ class Limits:
     xattr_list_size: int = 65536
     chunk_size: int = 256 << 20
     stream_size: int = 1 << 30
+    stream_ratio: int = MAX_DEFLATE_RATIO
     device_size: int = 2**44
     block_size: int = 4096
 

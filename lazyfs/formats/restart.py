@@ -199,7 +199,7 @@ class BlockInflater:
             self._address = 0
 
     def inflate(self, data: bytes) -> Iterator[tuple[bytes, Block | None, int]]:
-        """Yield plain bytes as they come, with the block that begins behind them, if one does.
+        """Yield plain bytes, or none, and the block that begins behind them, if one does.
 
         The third value is how many bytes of *data* have been taken so far.  After the last block
         ``eof`` is True and the rest of *data* is left alone.
@@ -224,7 +224,6 @@ class BlockInflater:
             kind = stream.data_type
             is_end = bool(kind & BLOCK_END)  # then there may be more to do without more input
             is_block = is_end and not kind & LAST_BLOCK and not self.eof
-            if plain or is_block or self.eof:
-                yield plain, Block(used, kind & 7, produced) if is_block else None, used
+            yield plain, Block(used, kind & 7, produced) if is_block else None, used
             if result == Z_BUF_ERROR or (not stream.avail_in and stream.avail_out and not is_end):
                 return

@@ -15,7 +15,7 @@ from enum import IntEnum
 import msgspec
 
 from lazyfs.digest import Digest, digest_of, verify_digest
-from lazyfs.formats.limits import DEFAULT_LIMITS, MAX_DEFLATE_RATIO, Limits
+from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
 from lazyfs.formats.modtime import parse_modtime
 from lazyfs.formats.paths import normalise_path
 from lazyfs.formats.rawtoc import BadToc, RawEntry, decode_raw, sha256_bytes
@@ -281,7 +281,7 @@ class _Reader:
                 f"got a chunk of {size} bytes, expected at most {self._limits.chunk_size}"
             )
         end = raw.inner_offset + size
-        room = (self._blob_size - offset) * MAX_DEFLATE_RATIO
+        room = (self._blob_size - offset) * self._limits.stream_ratio
         if end > room or end > self._limits.stream_size:
             raise ValueError(
                 f"got a chunk that ends at {end} of its stream, expected at most"

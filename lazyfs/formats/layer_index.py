@@ -1,0 +1,160 @@
+"""The index of a plain layer: what one pass over it found, so that others need not make it.
+
+Little-endian, one file per layer:
+
+    header   magic "LFSINDX1", version u32, codec u8 (spans.Codec), 3 zero bytes,
+             blob size u64, uncompressed size u64, blob's sha256, diffID's sha256, TOC's sha256,
+             sizes of the two parts, compressed u64, u64, and of the second, plain, u64
+    part 1   the TOC's JSON, a zstd frame
+    part 2   the spans, a zstd frame: their number u64, a record of each (blob offset u64, plain
+             offset u64, codec u8, bits u8, head u8, zero u8, window size u32), then the windows
+
+Nothing in it is believed: what it leads to is checked by the TOC's chunk digests, and those by
+whoever vouches for the index.  A span that lies gives bytes that are refused.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import zstandard
+
+from lazyfs.digest import Digest, digest_of
+from lazyfs.errors import FormatError
+from lazyfs.formats.layer_pass import PassedLayer
+from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
+from lazyfs.formats.restart import WINDOW_SIZE
+from lazyfs.formats.spans import Codec, Span
+
+MAGIC = b"LFSINDX1"
+VERSION = 1
+HEADER = struct.Struct("<8sIB3xQQ32s32s32sQQQ")
+COUNT = struct.Struct("<Q")
+RECORD = struct.Struct("<QQBBBxI")
+LEVEL = 3
+
+
+class BadLayerIndex(FormatError):
+    """Bytes that are not the index of a layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerIndex:
+    """An index, read; sizes in bytes.  Digests are those that the index claims."""
+
+    blob_digest: Digest
+    blob_size: int
+    diff_id: Digest
+    plain_size: int
+    toc_digest: Digest
+    toc_json: bytes
+    codec: Codec
+    spans: tuple[Span, ...]
+
+
+def index_of(layer: PassedLayer) -> LayerIndex:
+    """Return the index that a pass leaves."""
+    return LayerIndex(
+        layer.blob_digest,
+        layer.blob_size,
+        layer.diff_id,
+        layer.plain_size,
+        layer.toc.digest,
+        layer.toc_json,
+        layer.codec,
+        layer.spans,
+    )
+
+
+def encode_index(index: LayerIndex) -> bytes:
+    """Return the bytes of *index*: the same ones for the same index."""
+    compressor = zstandard.ZstdCompressor(level=LEVEL)
+    spans = encode_spans(index.spans)
+    parts = compressor.compress(index.toc_json), compressor.compress(spans)
+    header = HEADER.pack(
+        *(MAGIC, VERSION, index.codec, index.blob_size, index.plain_size),
+        *(bytes.fromhex(d.hex) for d in (index.blob_digest, index.diff_id, index.toc_digest)),
+        *(len(parts[0]), len(parts[1]), len(spans)),
+    )
+    return header + parts[0] + parts[1]
+
+
+def decode_index(data: bytes, limits: Limits = DEFAULT_LIMITS) -> LayerIndex:
+    """Return the index in *data*; raises BadLayerIndex.  Its TOC is checked to have its digest."""
+    if len(data) < HEADER.size:
+        raise BadLayerIndex(f"layer index: got {len(data)} bytes, expected {HEADER.size} or more")
+    magic, version, codec, blob_size, plain_size, *rest = HEADER.unpack_from(data)
+    blob, diff_id, toc_digest = (Digest("sha256", raw.hex()) for raw in rest[:3])
+    toc_size, spans_size, spans_plain = rest[3:]
+    if magic != MAGIC or version != VERSION:
+        raise BadLayerIndex(
+            f"layer index: got {magic!r} version {version}, expected {MAGIC!r} version {VERSION}"
+        )
+    if codec not in (Codec.RAW, Codec.GZIP, Codec.ZSTD):
+        raise BadLayerIndex(f"layer index: got codec {codec}, expected 0, 1 or 3")
+    if len(data) != HEADER.size + toc_size + spans_size:
+        raise BadLayerIndex(
+            f"layer index: got {len(data)} bytes,"
+            f" expected {HEADER.size} + {toc_size} + {spans_size}"
+        )
+    toc = _unpack(data[HEADER.size : HEADER.size + toc_size], limits.toc_size, "TOC")
+    if digest_of(toc) != toc_digest:
+        raise BadLayerIndex(f"layer index: got a TOC of {digest_of(toc)}, expected {toc_digest}")
+    if spans_plain > limits.toc_size:
+        raise BadLayerIndex(f"layer index: got {spans_plain} bytes of spans, expected fewer")
+    spans = decode_spans(_unpack(data[HEADER.size + toc_size :], spans_plain, "spans"), blob_size)
+    return LayerIndex(blob, blob_size, diff_id, plain_size, toc_digest, toc, Codec(codec), spans)
+
+
+def encode_spans(spans: Sequence[Span]) -> bytes:
+    """Return *spans* as part 2 has them, not compressed."""
+    records = b"".join(
+        RECORD.pack(s.blob_offset, s.plain_offset, s.codec, s.bits, s.head, len(s.window))
+        for s in spans
+    )
+    return COUNT.pack(len(spans)) + records + b"".join(span.window for span in spans)
+
+
+def decode_spans(data: bytes, blob_size: int) -> tuple[Span, ...]:
+    """Return the spans in *data*, which are sorted by both offsets; raises BadLayerIndex."""
+    if len(data) < COUNT.size:
+        raise BadLayerIndex(f"spans: got {len(data)} bytes, expected {COUNT.size} or more")
+    (count,) = COUNT.unpack_from(data)
+    if count * RECORD.size > len(data) - COUNT.size:
+        raise BadLayerIndex(f"spans: got {len(data)} bytes for {count} spans, expected more")
+    return tuple(_spans(data, count, blob_size))
+
+
+def _spans(data: bytes, count: int, blob_size: int) -> Iterator[Span]:
+    windows = COUNT.size + count * RECORD.size
+    before = (-1, -1)
+    for number in range(count):
+        blob_offset, plain_offset, codec, bits, head, size = RECORD.unpack_from(
+            data, COUNT.size + number * RECORD.size
+        )
+        if not (
+            before[0] < blob_offset < blob_size
+            and before[1] <= plain_offset
+            and codec in (Codec.GZIP, Codec.DEFLATE, Codec.ZSTD)
+            and bits < 8
+            and size <= (WINDOW_SIZE if codec == Codec.DEFLATE else 0)
+            and windows + size <= len(data)
+        ):
+            raise BadLayerIndex(f"spans: got number {number} that cannot be, expected a span")
+        before = (blob_offset, plain_offset)
+        window = data[windows : windows + size]
+        windows += size
+        yield Span(blob_offset, plain_offset, Codec(codec), bits, head, window)
+    if windows != len(data):
+        raise BadLayerIndex(f"spans: got {len(data)} bytes, expected {windows}")
+
+
+def _unpack(frame: bytes, limit: int, what: str) -> bytes:
+    """Return what a zstd frame of known size holds, *limit* bytes at most."""
+    try:
+        size = zstandard.frame_content_size(frame)
+        if not 0 <= size <= limit:
+            raise BadLayerIndex(f"layer index: got {what} of {size} bytes, expected up to {limit}")
+        return zstandard.ZstdDecompressor().decompress(frame, max_output_size=limit)
+    except zstandard.ZstdError as exc:
+        raise BadLayerIndex(f"layer index: got {what} that cannot be unpacked: {exc}") from exc

@@ -1,0 +1,254 @@
+"""One pass over a plain layer: from its compressed bytes to contents, a TOC and spans.
+
+The blob arrives piece by piece.  Its tar is unpacked into the layer's device, payload by payload,
+while it is hashed three ways: the blob, the uncompressed layer, and every chunk.  A chunk ends
+where a file does, after ``chunk_size`` bytes, or where a span begins (spans.py): so each chunk
+can be had later from one span, and the TOC that the pass leaves says where.
+
+The TOC is that of a set of names, a tar is a sequence of actions.  Where they differ (a name that
+occurs twice, say), payloads were written at other places than the TOC gives them: ``moves`` tells.
+No I/O here: payloads go to a callback.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from lazyfs.digest import Digest, digest_of
+from lazyfs.formats.arrange import arrange
+from lazyfs.formats.limits import DEFAULT_LIMITS, MAX_ZSTD_RATIO, Limits
+from lazyfs.formats.spans import SPAN_SIZE, Codec, PlainStream, Span, open_stream
+from lazyfs.formats.tar import BadTar, TarMember, TarScanner
+from lazyfs.formats.toc import Kind, Toc, decode_toc
+from lazyfs.formats.toc_json import Part, TocSpeller
+
+CHUNK_SIZE = 4 << 20
+HEAD_SIZE = 4  # what tells one compression from another
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A payload that lies elsewhere than the TOC's layout has it; all in bytes of the device."""
+
+    source: int
+    target: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class PassedLayer:
+    """What a pass leaves; sizes in bytes.
+
+    ``written_size`` is the size of the device that was written; ``moves`` are all payloads if any
+    is not where it should be, and none otherwise.
+    """
+
+    blob_digest: Digest
+    blob_size: int
+    diff_id: Digest
+    plain_size: int
+    toc: Toc
+    toc_json: bytes
+    codec: Codec
+    spans: tuple[Span, ...]
+    written_size: int
+    moves: tuple[Move, ...]
+
+
+class LayerPass:
+    """Takes a plain layer; *write* gets the payloads, each with its offset in the device.
+
+    Raises BadCompression and BadTar.  Nothing that it hands out is verified before ``finish``
+    has returned and its caller has compared the digests.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[int, bytes | memoryview], object],
+        *,
+        chunk_size: int = CHUNK_SIZE,
+        span_size: int = SPAN_SIZE,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self._write = write
+        self._chunk_size = chunk_size
+        self._span_size = span_size
+        self._limits = limits
+        self._head = b""
+        self._stream: PlainStream | None = None
+        self._spans: list[Span] = []
+        self._span = Span(0, 0, Codec.RAW)
+        self._blob_hash = hashlib.sha256()
+        self._blob_size = 0
+        self._plain_hash = hashlib.sha256()
+        self._position = 0  # in the uncompressed layer
+        self._scanner = TarScanner(limits)
+        self._members: list[TarMember] = []
+        self._files: deque[TarMember] = deque()  # those whose payload is not complete
+        self._bases: dict[int, int] = {}  # payload's offset in the tar → in the device
+        self._parts: dict[int, list[Part]] = {}
+        self._device_size = 0
+        self._chunk_start = 0  # offset in the file
+        self._chunk_hash = hashlib.sha256()
+        self._place = (0, 0)
+        self._file: TarMember | None = None  # of the open chunk
+        self._done = 0  # bytes of it
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the blob."""
+        self._blob_hash.update(data)
+        self._blob_size += len(data)
+        if self._stream is None:
+            self._head += data
+            if len(self._head) < HEAD_SIZE:
+                return
+            data, self._head = self._head, b""
+            self._stream = open_stream(data, self._span_size)
+        for item in self._stream.feed(data):
+            if isinstance(item, Span):
+                self._begin_span(item)
+            else:
+                self._take(item)
+
+    def finish(self) -> PassedLayer:
+        """Say that the blob is complete; return what was found."""
+        if self._stream is None:
+            raise BadTar(f"layer: got {len(self._head)} bytes, expected a tar")
+        self._stream.finish()
+        self.close()
+        self._scanner.finish()
+        if self._files:
+            raise BadTar(f"layer: got a tar that ends within {self._files[0].path!r}")
+        arrangement = arrange(self._members)
+        speller = TocSpeller()
+        for member in arrangement.members:
+            parts = self._parts.get(member.offset, []) if member.size else []
+            speller.add(member, _digest_of(member, parts), parts)
+        document = speller.document()
+        toc = decode_toc(
+            document,
+            expected=None,
+            blob_size=self._blob_size,
+            limits=limits_of(self._stream.codec, self._limits),
+        )
+        return PassedLayer(
+            blob_digest=Digest("sha256", self._blob_hash.hexdigest()),
+            blob_size=self._blob_size,
+            diff_id=Digest("sha256", self._plain_hash.hexdigest()),
+            plain_size=self._position,
+            toc=toc,
+            toc_json=document,
+            codec=self._stream.codec,
+            spans=tuple(self._spans),
+            written_size=self._device_size,
+            moves=self._moves(arrangement.members),
+        )
+
+    def close(self) -> None:
+        """Give back what libraries hold.  Idempotent."""
+        if self._stream is not None:
+            self._stream.close()
+
+    def _begin_span(self, span: Span) -> None:
+        if self._spans and span.blob_offset <= self._spans[-1].blob_offset:
+            return  # a block without bytes of its own
+        self._end_chunk(is_last=False)
+        self._spans.append(span)
+        self._span = span
+
+    def _take(self, plain: bytes) -> None:
+        """Take the next bytes of the tar."""
+        self._plain_hash.update(plain)
+        for member in self._scanner.feed(plain):
+            self._members.append(member)
+            if member.kind is Kind.REGULAR and member.size:
+                self._files.append(member)
+        start, self._position = self._position, self._position + len(plain)
+        view = memoryview(plain)
+        while self._files and self._files[0].offset < self._position:
+            file = self._files[0]
+            at = max(start, file.offset)
+            done = at - file.offset  # bytes of the file
+            end = min(self._position - file.offset, file.size)
+            self._take_payload(file, done, view[at - start : end + file.offset - start])
+            if end < file.size:
+                return
+            self._files.popleft()
+
+    def _take_payload(self, file: TarMember, done: int, payload: memoryview) -> None:
+        if not done:
+            block = self._limits.block_size
+            self._bases[file.offset] = self._device_size
+            self._device_size += -(-file.size // block) * block
+            if self._device_size > self._limits.device_size:
+                raise BadTar(
+                    f"layer: got more than {self._limits.device_size} bytes of files,"
+                    " expected a layer that fits an EROFS device"
+                )
+            self._parts[file.offset] = []
+            self._begin_chunk(file, 0)
+        base = self._bases[file.offset]
+        while payload:
+            if self._chunk_start < 0:
+                self._begin_chunk(file, done)
+            taken = payload[: self._chunk_start + self._chunk_size - done]
+            self._chunk_hash.update(taken)
+            self._write(base + done, taken)
+            done += len(taken)
+            payload = payload[len(taken) :]
+            if done == file.size or done - self._chunk_start == self._chunk_size:
+                self._file, self._done = file, done
+                self._end_chunk(is_last=done == file.size)
+        self._file, self._done = file, done
+
+    def _begin_chunk(self, file: TarMember, done: int) -> None:
+        plain_offset = file.offset + done
+        self._chunk_start = done
+        self._chunk_hash = hashlib.sha256()
+        if self._stream is not None and self._stream.codec is Codec.RAW:
+            self._place = (plain_offset, 0)
+        else:
+            self._place = (self._span.blob_offset, plain_offset - self._span.plain_offset)
+
+    def _end_chunk(self, *, is_last: bool) -> None:
+        """End the open chunk, if there is one with bytes."""
+        if not self._files or self._chunk_start < 0:
+            return
+        file = self._files[0]
+        if self._file is not file or self._done <= self._chunk_start:
+            return
+        size = self._done - self._chunk_start
+        is_whole = is_last and not self._chunk_start
+        digest = "sha256:" + self._chunk_hash.hexdigest()
+        self._parts[file.offset].append(
+            Part(*self._place, self._chunk_start, 0 if is_whole else size, digest)
+        )
+        self._chunk_start = -1
+
+    def _moves(self, members: tuple[TarMember, ...]) -> tuple[Move, ...]:
+        """Return where each payload goes, if any is elsewhere."""
+        block = self._limits.block_size
+        moves = []
+        target = 0
+        for member in members:
+            if member.kind is Kind.REGULAR and member.size:
+                moves.append(Move(self._bases[member.offset], target, member.size))
+                target += -(-member.size // block) * block
+        if target == self._device_size and all(move.source == move.target for move in moves):
+            return ()
+        return tuple(moves)
+
+
+def limits_of(codec: Codec, limits: Limits = DEFAULT_LIMITS) -> Limits:
+    """Return *limits* with what a stream of *codec* can expand to."""
+    return replace(limits, stream_ratio=MAX_ZSTD_RATIO) if codec is Codec.ZSTD else limits
+
+
+def _digest_of(member: TarMember, parts: list[Part]) -> str:
+    """Return the digest of the whole file where it is known: of one chunk, or of none."""
+    if member.kind is not Kind.REGULAR:
+        return ""
+    if not member.size:
+        return str(digest_of(b""))
+    return parts[0].digest if len(parts) == 1 else ""

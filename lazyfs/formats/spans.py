@@ -1,0 +1,364 @@
+"""Take the compression off a plain layer, and note where its decoding can be begun again.
+
+Spec: RFC 1952 (gzip; members may follow each other), RFC 8878 (zstd frames, skippable ones among
+them).  Which one it is, the first bytes say.
+
+A *span* is a stretch of the uncompressed layer that can be decoded without what comes before: from
+the beginning of a gzip member or of a zstd frame, or, with the 32 KiB before it, from a block of a
+deflate stream.  A new one begins at the first such place after ``span_size`` bytes.  Nothing of
+size is kept: output comes in pieces of 128 KiB at most, whatever the input claims.
+"""
+
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+import zstandard
+
+from lazyfs.formats.compression import GZIP_MAGIC, ZSTD_MAGIC, ZSTD_WINDOW_SIZE, BadCompression
+from lazyfs.formats.inflate import INFLATE_ERRORS, open_raw
+from lazyfs.formats.restart import WINDOW_SIZE, Block, BlockInflater, has_blocks
+
+SPAN_SIZE = 1 << 20
+PIECE_SIZE = 64 << 10
+TRAILER_SIZE = 8
+MAX_GZIP_HEADER = 1 << 17
+FEXTRA, FNAME, FCOMMENT, FHCRC = 4, 8, 16, 2
+SKIPPABLE_MAGIC = 0x184D2A50  # to …5F
+MAX_FRAME_HEADER = 18
+RLE_BLOCK = 1
+MAX_BLOCK = 128 << 10
+
+
+class Codec(IntEnum):
+    """How a span begins."""
+
+    RAW = 0
+    GZIP = 1  # with the header of a member
+    DEFLATE = 2  # with a block in the middle of a member
+    ZSTD = 3  # with the header of a frame
+
+
+class Span(NamedTuple):
+    """Where a span begins: in the blob and in the uncompressed layer, both in bytes.
+
+    ``bits``, ``head`` and ``window`` are those of a ``RestartPoint``, for DEFLATE.
+    """
+
+    blob_offset: int
+    plain_offset: int
+    codec: Codec
+    bits: int = 0
+    head: int = 0
+    window: bytes = b""
+
+
+class PlainStream(Protocol):
+    """A layer whose compression is being taken off."""
+
+    codec: Codec
+
+    def feed(self, data: bytes) -> Iterator[bytes | Span]:
+        """Take the next bytes of the blob; yield plain ones, and each span before its bytes."""
+        ...
+
+    def finish(self) -> None:
+        """Say that nothing follows; raises BadCompression if something should."""
+        ...
+
+    def close(self) -> None:
+        """Give back what libraries hold.  Idempotent."""
+        ...
+
+
+def open_stream(head: bytes, span_size: int = SPAN_SIZE) -> PlainStream:
+    """Return the stream of a layer that starts with *head*, four bytes or more."""
+    if head.startswith(GZIP_MAGIC):
+        return GzipStream(span_size)
+    if head.startswith(ZSTD_MAGIC) or _is_skippable(head):
+        return ZstdStream(span_size)
+    return RawStream()
+
+
+class RawStream:
+    """A tar that is not compressed: every byte of it can be read alone, so it has no spans."""
+
+    codec = Codec.RAW
+
+    def feed(self, data: bytes) -> Iterator[bytes | Span]:
+        """Yield *data*."""
+        for at in range(0, len(data), PIECE_SIZE):
+            yield data[at : at + PIECE_SIZE]
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class _Blocks(Protocol):
+    """What inflates one member: ``BlockInflater``, or ``_NoBlocks`` where there is no zlib."""
+
+    eof: bool
+
+    def inflate(self, data: bytes) -> Iterator[tuple[bytes, Block | None, int]]: ...
+
+    def close(self) -> None: ...
+
+
+class _NoBlocks:
+    """Inflates without telling where blocks begin."""
+
+    def __init__(self) -> None:
+        self._inflater = open_raw(b"")
+        self.eof = False
+
+    def inflate(self, data: bytes) -> Iterator[tuple[bytes, Block | None, int]]:
+        rest = data
+        while not self.eof:
+            plain = self._inflater.decompress(rest, PIECE_SIZE)
+            self.eof = self._inflater.eof
+            rest = self._inflater.unused_data if self.eof else self._inflater.unconsumed_tail
+            yield plain, None, len(data) - len(rest)
+            if not rest and len(plain) < PIECE_SIZE:
+                return
+
+    def close(self) -> None: ...
+
+
+class GzipStream:
+    """Gzip members, one after the other."""
+
+    codec = Codec.GZIP
+
+    def __init__(self, span_size: int = SPAN_SIZE) -> None:
+        self._span_size = span_size
+        self._position = 0  # in the blob
+        self._produced = 0
+        self._next_span = 0  # plain offset from which a new one may begin
+        self._buffer = b""  # of a header or a trailer that is not here yet
+        self._trailer = 0
+        self._blocks: _Blocks | None = None
+        self._window = b""
+        self._last_byte = 0
+
+    def feed(self, data: bytes) -> Iterator[bytes | Span]:
+        """Take the next bytes of the blob."""
+        try:
+            while data:
+                if self._trailer:
+                    skipped = min(self._trailer, len(data))
+                    self._trailer -= skipped
+                    data = self._advance(data, skipped)
+                elif self._blocks is None:
+                    start = self._position - len(self._buffer)
+                    taken = self._take_header(data)
+                    data = self._advance(data, taken)
+                    if self._blocks is not None and self._is_due():
+                        yield self._begin(Span(start, self._produced, Codec.GZIP))
+                else:
+                    used = 0
+                    for plain, block, taken in self._blocks.inflate(data):
+                        used = taken
+                        if plain:
+                            self._produced += len(plain)
+                            self._window = (self._window + plain)[-WINDOW_SIZE:]
+                            yield plain
+                        if block is not None and self._is_due():
+                            yield self._begin(self._span_at(data, block))
+                    data = self._advance(data, used)
+                    if self._blocks.eof:
+                        self.close()
+                        self._window = b""
+                        self._trailer = TRAILER_SIZE
+        except INFLATE_ERRORS as exc:
+            raise BadCompression(f"layer: got a damaged gzip stream: {exc}") from exc
+
+    def finish(self) -> None:
+        """Raise BadCompression in the middle of a member."""
+        if self._trailer or self._buffer or self._blocks is not None:
+            raise BadCompression("layer: got a gzip stream cut short, expected its end")
+
+    def close(self) -> None:
+        """Give back what zlib holds."""
+        if self._blocks is not None:
+            self._blocks.close()
+            self._blocks = None
+
+    def _advance(self, data: bytes, used: int) -> bytes:
+        if used:
+            self._position += used
+            self._last_byte = data[used - 1]
+        return data[used:]
+
+    def _is_due(self) -> bool:
+        return self._produced >= self._next_span
+
+    def _begin(self, span: Span) -> Span:
+        self._next_span = span.plain_offset + self._span_size
+        return span
+
+    def _span_at(self, data: bytes, block: Block) -> Span:
+        at = self._position + block.used
+        head = 0
+        if block.bits:
+            head = data[block.used - 1] if block.used else self._last_byte
+        return Span(at, self._produced, Codec.DEFLATE, block.bits, head, self._window)
+
+    def _take_header(self, data: bytes) -> int:
+        """Take bytes of *data* for a member's header; begin the member once it is complete."""
+        old = len(self._buffer)
+        whole = self._buffer + data[: MAX_GZIP_HEADER - old]
+        size = gzip_header_size(whole)
+        if size is None:
+            if len(whole) >= MAX_GZIP_HEADER:
+                raise BadCompression(
+                    f"layer: got a gzip header of more than {MAX_GZIP_HEADER} bytes"
+                )
+            self._buffer = whole
+            return len(data)
+        self._buffer = b""
+        self._blocks = BlockInflater() if has_blocks() else _NoBlocks()
+        return size - old
+
+
+def gzip_header_size(data: bytes) -> int | None:
+    """Return the size of the member's header that *data* begin with, None if more is needed."""
+    if not GZIP_MAGIC.startswith(data[:2]) and data[:2] != GZIP_MAGIC:
+        raise BadCompression(f"layer: got {data[:4]!r} after a gzip member, expected another one")
+    if len(data) < 10:
+        return None
+    if data[2] != 8:
+        raise BadCompression(f"layer: got gzip method {data[2]}, expected 8")
+    flags, at = data[3], 10
+    if flags & FEXTRA:
+        if len(data) < at + 2:
+            return None
+        at += 2 + int.from_bytes(data[at : at + 2], "little")
+    for flag in (FNAME, FCOMMENT):
+        if flags & flag:
+            end = data.find(b"\0", at)
+            if end < 0:
+                return None
+            at = end + 1
+    if flags & FHCRC:
+        at += 2
+    return at if len(data) >= at else None
+
+
+class ZstdStream:
+    """Zstd frames, one after the other, decoded block by block."""
+
+    codec = Codec.ZSTD
+
+    def __init__(self, span_size: int = SPAN_SIZE) -> None:
+        self._span_size = span_size
+        self._position = 0
+        self._produced = 0
+        self._next_span = 0
+        self._buffer = bytearray()
+        self._skip = 0  # bytes of a skippable frame
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._has_checksum = False
+        self._is_last = False  # block seen: the checksum is next
+
+    def feed(self, data: bytes) -> Iterator[bytes | Span]:
+        """Take the next bytes of the blob."""
+        self._buffer += data
+        try:
+            while self._skip or len(self._buffer) >= self._needed():
+                if self._skip:
+                    skipped = min(self._skip, len(self._buffer))
+                    self._skip -= skipped
+                    self._drop(skipped)
+                    if not self._buffer:
+                        return
+                elif self._frame is None:
+                    start = self._position
+                    if self._begin_frame() and self._produced >= self._next_span:
+                        self._next_span = self._produced + self._span_size
+                        yield Span(start, self._produced, Codec.ZSTD)
+                elif plain := self._decode_block(self._needed()):
+                    self._produced += len(plain)
+                    yield plain
+        except zstandard.ZstdError as exc:
+            raise BadCompression(f"layer: got a damaged zstd stream: {exc}") from exc
+
+    def finish(self) -> None:
+        """Raise BadCompression in the middle of a frame."""
+        if self._skip or self._buffer or self._frame is not None:
+            raise BadCompression("layer: got a zstd stream cut short, expected its end")
+
+    def close(self) -> None:
+        """Do nothing: the library frees what it holds."""
+
+    def _drop(self, size: int) -> bytes:
+        taken = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        self._position += size
+        return taken
+
+    def _needed(self) -> int:
+        """Return how many bytes the next step takes, at least."""
+        buffer = self._buffer
+        if self._frame is None:
+            if len(buffer) < 5:
+                return 5
+            if _is_skippable(buffer):
+                return 8
+            if not buffer.startswith(ZSTD_MAGIC):
+                raise BadCompression(
+                    f"layer: got {bytes(buffer[:4])!r} after a zstd frame, expected another one"
+                )
+            return _frame_header_size(buffer[4])
+        if self._is_last:
+            return 4
+        if len(buffer) < 3:
+            return 3
+        header = int.from_bytes(buffer[:3], "little")
+        size = header >> 3
+        if (header >> 1) & 3 != RLE_BLOCK and size > MAX_BLOCK:
+            raise BadCompression(f"layer: got a zstd block of {size} bytes, expected {MAX_BLOCK}")
+        return 3 + (1 if (header >> 1) & 3 == RLE_BLOCK else size)
+
+    def _begin_frame(self) -> bool:
+        """Take a frame's header; say whether it is one with content."""
+        if _is_skippable(self._buffer):
+            self._skip = int.from_bytes(self._buffer[4:8], "little")
+            self._drop(8)
+            return False
+        header = self._drop(_frame_header_size(self._buffer[4]))
+        self._has_checksum = bool(header[4] & 4)
+        self._is_last = False
+        window = ZSTD_WINDOW_SIZE
+        self._frame = zstandard.ZstdDecompressor(max_window_size=window).decompressobj()
+        self._frame.decompress(header)
+        return True
+
+    def _decode_block(self, size: int) -> bytes:
+        assert self._frame is not None
+        frame = self._frame
+        if self._is_last:  # the checksum
+            plain = frame.decompress(self._drop(4))
+            self._frame = None
+            return plain
+        is_last = bool(self._buffer[0] & 1)
+        plain = frame.decompress(self._drop(size))
+        if is_last:
+            self._is_last = self._has_checksum
+            if not self._has_checksum:
+                self._frame = None
+        return plain
+
+
+def _is_skippable(head: bytes | bytearray) -> bool:
+    return len(head) >= 4 and int.from_bytes(head[:4], "little") & ~0xF == SKIPPABLE_MAGIC
+
+
+def _frame_header_size(descriptor: int) -> int:
+    """Return the size of a frame's header, magic included: RFC 8878, 3.1.1.1."""
+    is_single = bool(descriptor & 0x20)
+    dictionary = (0, 1, 2, 4)[descriptor & 3]
+    content = (1 if is_single else 0, 2, 4, 8)[descriptor >> 6]
+    return 5 + (0 if is_single else 1) + dictionary + content
