@@ -1,12 +1,17 @@
 """Where snapshots are kept: what a directory and S3 have in common."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from lazyfs.snapshot.errors import SnapshotError
+
+# Set to have the uploads of a context given up: what they left in the store is taken away.
+stopping: ContextVar[threading.Event | None] = ContextVar("stopping", default=None)
 
 
 class ObjectMissing(SnapshotError):

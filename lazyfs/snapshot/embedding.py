@@ -1,0 +1,272 @@
+"""Images that are kept beside the snapshots: an OCI image layout under ``base/``.
+
+``index.json`` lists each image with the snapshots that it is kept for, before any blob is stored:
+what no committed or young snapshot claims is garbage.  Blobs are shared by all snapshots.
+Spec: OCI image-spec, image-layout.md.
+"""
+
+import hashlib
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from lazyfs.digest import Digest, digest_of, parse_digest
+from lazyfs.errors import FormatError
+from lazyfs.oci import manifest as oci
+from lazyfs.oci.descriptor import Descriptor
+from lazyfs.snapshot.directory_store import DirectoryStore
+from lazyfs.snapshot.errors import BaseCorrupt, BaseUnavailable, StoreConflict, StoreFailed
+from lazyfs.snapshot.keys import BASE
+from lazyfs.snapshot.local import local_errors
+from lazyfs.snapshot.manifest import Manifest
+from lazyfs.snapshot.objects import ObjectMissing, ObjectStore
+
+log = logging.getLogger(__name__)
+
+INDEX_KEY = f"{BASE}index.json"
+LAYOUT_KEY = f"{BASE}oci-layout"
+LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+INDEX_LIMIT = 16 << 20  # bytes
+CLAIMS = "lazyfs.snapshots"  # annotation: the ids of snapshots, with blanks between
+REF_NAME = "org.opencontainers.image.ref.name"
+SHORT = 12  # hex digits: what tools may call the image
+PIECE_SIZE = 1 << 20
+TRIES = 50  # of changing the index, which others change too
+
+
+class Listed(msgspec.Struct, rename="camel", omit_defaults=True):
+    """An image of the layout."""
+
+    media_type: str
+    digest: str
+    size: int
+    annotations: dict[str, str] = {}
+
+    @property
+    def claims(self) -> list[str]:
+        """The ids of the snapshots that it is kept for."""
+        return self.annotations.get(CLAIMS, "").split()
+
+
+class _Index(msgspec.Struct, rename="camel"):
+    schema_version: int = 2
+    media_type: str = oci.OCI_INDEX
+    manifests: list[Listed] = []
+
+
+def embed(
+    objects: ObjectStore,
+    snapshot_id: str,
+    manifest: bytes,
+    media_type: str,
+    blobs: Mapping[str, Path | bytes],
+) -> None:
+    """Keep the image of *manifest* for a snapshot: *blobs* are its config and layers, by digest.
+
+    Blobs that are stored already need not be given.  Raises BaseCorrupt for bytes that do not
+    have their digest, BaseUnavailable for a blob that is nowhere.
+    """
+    digest = digest_of(manifest)
+    needed = _blobs_of(manifest, media_type, digest)
+    for blob in needed:
+        content = blobs.get(str(blob.digest))
+        if content is not None:
+            _check(content, blob)
+        elif objects.size(blob_key(blob.digest)) != blob.size:
+            raise BaseUnavailable(f"image {digest}: got no blob {blob.digest}, expected to keep it")
+    objects.put_if_absent(LAYOUT_KEY, LAYOUT)
+    change_index(objects, lambda listed: _claim(listed, digest, manifest, media_type, snapshot_id))
+    for blob in needed:
+        content = blobs.get(str(blob.digest))
+        if content is not None:
+            _put(objects, blob.digest, content, blob.size)
+    _put(objects, digest, manifest, len(manifest))
+
+
+def embedded(objects: ObjectStore, manifest: Manifest, scratch: Path) -> Path | None:
+    """Return an image layout that has the snapshot's embedded images, None if it has none.
+
+    A directory's own layout is used; from elsewhere it is copied to *scratch*, verified.  Blobs
+    that are missing or wrong are left out and logged: whoever needs them says so.
+    """
+    wanted = {image.manifest_digest: image for image in manifest.images if image.embedded is True}
+    if not wanted:
+        return None
+    if isinstance(objects, DirectoryStore):
+        return objects.path / BASE.rstrip("/")
+    folder = scratch / "blobs" / "sha256"
+    with local_errors(scratch, "make"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (scratch / "oci-layout").write_bytes(LAYOUT)
+        listed = []
+        for text, image in wanted.items():
+            digest = parse_digest(text)
+            data = _fetch(objects, digest, folder, oci.DOCUMENT_LIMIT)
+            if data is None:
+                continue
+            path = folder / digest.hex
+            listed.append(Listed(image.manifest_media_type, text, path.stat().st_size))
+            for blob in _blobs_of(path.read_bytes(), image.manifest_media_type, digest):
+                _fetch(objects, blob.digest, folder, blob.size)
+        (scratch / "index.json").write_bytes(msgspec.json.encode(_Index(manifests=listed)))
+    return scratch
+
+
+def blob_key(digest: Digest) -> str:
+    """Return where a blob is kept."""
+    return f"{BASE}blobs/{digest.algorithm}/{digest.hex}"
+
+
+def blobs_of_image(objects: ObjectStore, listed: Listed) -> set[str]:
+    """Return the keys of all blobs of a listed image, its manifest first of all.
+
+    Raises BaseCorrupt where the manifest cannot be read: nobody knows what it needs then.
+    """
+    digest = parse_digest(listed.digest)
+    try:
+        data = objects.get(blob_key(digest), oci.DOCUMENT_LIMIT)
+    except ObjectMissing:
+        return {blob_key(digest)}  # claimed, not stored yet
+    if digest_of(data, digest.algorithm) != digest:
+        raise BaseCorrupt(f"image {digest}: got a manifest {digest_of(data)}, expected its own")
+    blobs = _blobs_of(data, listed.media_type, digest)
+    return {blob_key(digest), *(blob_key(blob.digest) for blob in blobs)}
+
+
+def read_index(objects: ObjectStore) -> list[Listed]:
+    """Return the images of the layout."""
+    return _read(objects)[1]
+
+
+def change_index(
+    objects: ObjectStore, change: Callable[[list[Listed]], list[Listed]]
+) -> list[Listed]:
+    """Replace what the index lists by what *change* makes of it; return that."""
+    for tries in range(TRIES):
+        data, listed = _read(objects)
+        changed = change(listed)
+        if changed == listed:
+            return listed
+        new = msgspec.json.encode(_Index(manifests=changed))
+        if objects.replace(INDEX_KEY, new, data):
+            return changed
+        time.sleep(random.uniform(0, 0.01 * min(tries + 1, 20)))
+    raise StoreConflict(f"{INDEX_KEY} in {objects.url}: got others' changes {TRIES} times over")
+
+
+def without_claims(listed: Iterable[Listed], is_kept: Callable[[str], bool]) -> list[Listed]:
+    """Return the images that snapshots for which *is_kept* claim, with those claims."""
+    found = []
+    for each in listed:
+        claims = [snapshot_id for snapshot_id in each.claims if is_kept(snapshot_id)]
+        if claims:
+            found.append(_with_claims(each, claims))
+    return found
+
+
+def _claim(
+    listed: list[Listed], digest: Digest, manifest: bytes, media_type: str, snapshot_id: str
+) -> list[Listed]:
+    for position, each in enumerate(listed):
+        if each.digest == str(digest):
+            claims = sorted({*each.claims, snapshot_id})
+            return [*listed[:position], _with_claims(each, claims), *listed[position + 1 :]]
+    new = Listed(media_type, str(digest), len(manifest), {REF_NAME: digest.hex[:SHORT]})
+    return [*listed, _with_claims(new, [snapshot_id])]
+
+
+def _with_claims(listed: Listed, claims: list[str]) -> Listed:
+    annotations = listed.annotations | {CLAIMS: " ".join(claims)}
+    return msgspec.structs.replace(listed, annotations=annotations)
+
+
+def _read(objects: ObjectStore) -> tuple[bytes | None, list[Listed]]:
+    try:
+        data = objects.get(INDEX_KEY, INDEX_LIMIT)
+    except ObjectMissing:
+        return None, []
+    try:
+        listed = msgspec.json.decode(data, type=_Index).manifests
+        for each in listed:
+            parse_digest(each.digest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, FormatError) as error:
+        raise StoreFailed(
+            f"{INDEX_KEY} in {objects.url}: got {str(error)[:200]}, expected an index of images"
+        ) from None
+    return data, listed
+
+
+def _blobs_of(data: bytes, media_type: str, digest: Digest) -> tuple[Descriptor, ...]:
+    """Return the config and the layers of a manifest, each once."""
+    try:
+        document = oci.decode_manifest(data, media_type)
+    except FormatError as error:
+        raise BaseCorrupt(f"image {digest}: {error.message}") from error
+    if not isinstance(document, oci.Manifest):
+        raise BaseCorrupt(f"image {digest}: got an index, expected a platform's manifest")
+    blobs = {blob.digest: blob for blob in (document.config, *document.layers)}
+    return tuple(blobs.values())
+
+
+def _check(content: Path | bytes, blob: Descriptor) -> None:
+    """Raise BaseCorrupt unless *content* is the blob."""
+    hashed, size = hashlib.new(blob.digest.algorithm, usedforsecurity=False), 0
+    for data in _pieces(content):
+        hashed.update(data)
+        size += len(data)
+    if hashed.hexdigest() != blob.digest.hex or size != blob.size:
+        raise BaseCorrupt(
+            f"blob to keep: got {blob.digest.algorithm}:{hashed.hexdigest()} ({size} bytes), "
+            f"expected {blob.digest} ({blob.size} bytes)"
+        )
+
+
+def _pieces(content: Path | bytes) -> Iterable[bytes]:
+    if isinstance(content, bytes):
+        yield content
+        return
+    with local_errors(content, "read"), open(content, "rb") as stream:
+        while data := stream.read(PIECE_SIZE):
+            yield data
+
+
+def _put(objects: ObjectStore, digest: Digest, content: Path | bytes, size: int) -> None:
+    key = blob_key(digest)
+    if objects.size(key) == size:
+        return
+    if isinstance(content, Path):
+        objects.put_file(key, content)
+    elif not objects.put_if_absent(key, content):
+        found = objects.get(key, max(size, oci.DOCUMENT_LIMIT))
+        if found != content:  # somebody's damage
+            objects.replace(key, content, found)
+    if (stored := objects.size(key)) != size:
+        raise StoreFailed(f"blob {digest}: got {stored} bytes in the store, expected {size}")
+
+
+def _fetch(objects: ObjectStore, digest: Digest, folder: Path, limit: int) -> Path | None:
+    """Copy a blob to *folder*, verified; None where it is missing or wrong."""
+    target = folder / digest.hex
+    if target.exists():
+        return target
+    temporary = folder / f".{digest.hex}"
+    hashed, size = hashlib.new(digest.algorithm, usedforsecurity=False), 0
+    try:
+        with objects.open(blob_key(digest)) as stream, open(temporary, "wb") as output:
+            while size <= limit and (data := stream.read(PIECE_SIZE)):
+                hashed.update(data)
+                size += len(data)
+                output.write(data)
+    except ObjectMissing:
+        log.warning("image blob %s: got none beside the snapshot, expected it there", digest)
+        return None
+    if size > limit or hashed.hexdigest() != digest.hex:
+        log.warning("image blob %s beside the snapshot: got other bytes", digest)
+        temporary.unlink()
+        return None
+    temporary.rename(target)
+    return target

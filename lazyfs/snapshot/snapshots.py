@@ -1,0 +1,468 @@
+"""The snapshots of a store: files first, the manifest last, and in the other order when removed.
+
+    absent → partial (files, no manifest) → committed → (partial →) absent
+
+A snapshot whose manifest is there is complete: the sizes of its files are looked at before the
+manifest is put, and only if there is none.  Every step can be done again.
+"""
+
+import difflib
+import hashlib
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeVar, cast
+
+from lazyfs.digest import digest_of
+from lazyfs.snapshot import embedding, pointers
+from lazyfs.snapshot.codec import decode_file, restore_file
+from lazyfs.snapshot.errors import (
+    FileCorrupt,
+    FileMissing,
+    ManifestInvalid,
+    ManifestMissing,
+    NoSpace,
+    SnapshotError,
+    StoreConflict,
+    StoreFailed,
+)
+from lazyfs.snapshot.keys import ID_RE, SNAPSHOTS, check_id, check_key, folder_of, manifest_key
+from lazyfs.snapshot.local import local_errors
+from lazyfs.snapshot.manifest import (
+    MANIFEST_LIMIT,
+    MANIFEST_NAME,
+    File,
+    Manifest,
+    decode_manifest,
+    encode_manifest,
+)
+from lazyfs.snapshot.objects import ObjectMissing, ObjectStore, Stored, stopping
+from lazyfs.snapshot.pointers import Pointer
+
+WORKERS = 2  # files on their way at once; each is compressed or decompressed by several threads
+PIECE_SIZE = 1 << 20
+FOREIGN_MANIFEST = "manifest.json"  # what agent-substrate writes
+FOREIGN_HINT = (
+    "that looks like a snapshot of agent-substrate, which does not record its images: "
+    "make a new golden snapshot, or name them with --assume-image NAME=REF@sha256:…"
+)
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A committed snapshot: its manifest, the bytes of that and their digest."""
+
+    id: str
+    manifest: Manifest
+    digest: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A snapshot as the store has it; ``modified`` is when something of it was last written."""
+
+    id: str
+    is_committed: bool
+    files: tuple[Stored, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its objects."""
+        return sum(stored.size for stored in self.files)
+
+    @property
+    def modified(self) -> float:
+        """When something of it was last written (Unix seconds)."""
+        return max(stored.modified for stored in self.files)
+
+
+class Snapshots:
+    """The snapshots in *objects*.  Errors: StoreFailed, beside what each method says."""
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self.objects = objects
+
+    # What there is
+
+    def states(self) -> list[State]:
+        """Return all snapshots, partial ones too, in the order of ids."""
+        found: dict[str, list[Stored]] = {}
+        for stored in self.objects.list(SNAPSHOTS):
+            name, _, rest = stored.key.removeprefix(SNAPSHOTS).partition("/")
+            if rest and ID_RE.fullmatch(name):
+                found.setdefault(name, []).append(stored)
+        return [
+            State(name, any(each.key == manifest_key(name) for each in files), tuple(files))
+            for name, files in sorted(found.items())
+        ]
+
+    def ids(self) -> list[str]:
+        """Return the ids of committed snapshots, in their order."""
+        return [state.id for state in self.states() if state.is_committed]
+
+    def state(self, snapshot_id: str) -> State | None:
+        """Return what the store has of a snapshot, None if nothing."""
+        files = tuple(self.objects.list(folder_of(check_id(snapshot_id))))
+        is_committed = any(each.key == manifest_key(snapshot_id) for each in files)
+        return State(snapshot_id, is_committed, files) if files else None
+
+    # Reading
+
+    def load(self, name: str) -> Loaded:
+        """Return the committed snapshot *name*: an id, or a pointer's name after "@".
+
+        Raises ManifestMissing, ManifestInvalid, VersionUnsupported.
+        """
+        is_pointer = name.startswith("@")
+        pointer = self._named(name[1:]) if is_pointer else None
+        snapshot_id = name if pointer is None else pointer.id
+        data = self._manifest_of(snapshot_id, name[1:] if is_pointer else None)
+        digest = str(digest_of(data))
+        if pointer is not None and digest != pointer.manifest_digest:
+            raise ManifestInvalid(
+                f"snapshot {snapshot_id}: got a manifest {digest}, expected "
+                f"{pointer.manifest_digest}, as pointer {name[1:]} says",
+                hint="the manifest was overwritten, or tampered with, after the pointer had moved",
+            )
+        manifest = decode_manifest(data)
+        if manifest.snapshot.id != snapshot_id:
+            raise ManifestInvalid(
+                f"snapshot {snapshot_id}: got the manifest of {manifest.snapshot.id}, expected its"
+            )
+        return Loaded(snapshot_id, manifest, digest, data)
+
+    def load_raw(self, snapshot_id: str) -> bytes:
+        """Return the bytes of a manifest, whatever they say; ManifestMissing."""
+        return self._manifest_of(snapshot_id, None)
+
+    def download(self, loaded: Loaded, target_dir: Path) -> None:
+        """Make *target_dir* with all files of a snapshot, verified; on any failure, nothing.
+
+        Raises FileMissing, FileCorrupt, NoSpace.
+        """
+        files = loaded.manifest.files
+        needed = sum(file.raw_size for file in files)
+        temporary = target_dir.with_name(f".{target_dir.name}.{secrets.token_hex(4)}")
+        with local_errors(target_dir, "make"):
+            room = os.statvfs(target_dir.parent)
+            if (free := room.f_bavail * room.f_frsize) < needed:
+                raise NoSpace(f"{target_dir.parent}: got {free} bytes free, expected {needed}")
+            temporary.mkdir(mode=0o700)
+        try:
+            self._each(files, lambda file, stop: self._fetch(loaded.id, file, temporary, stop))
+            with local_errors(target_dir, "make"):
+                temporary.rename(target_dir)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def verify(self, loaded: Loaded, *, deep: bool) -> list[SnapshotError]:
+        """Read all files of a snapshot; return what is wrong.  *deep*: decompress them, too."""
+        wrong: list[SnapshotError] = []
+
+        def check(file: File, stop: threading.Event) -> None:
+            try:
+                if deep:
+                    self._decode(loaded.id, file, stop)
+                else:
+                    self._check_stored(loaded.id, file, stop)
+            except (FileMissing, FileCorrupt) as error:
+                wrong.append(error)
+
+        self._each(loaded.manifest.files, check)
+        return sorted(wrong, key=lambda error: error.message)
+
+    # Writing
+
+    def upload(self, snapshot_id: str, files: Iterable[tuple[File, Path]]) -> None:
+        """Store files of a snapshot that is to be; what is there already, by digest, is left.
+
+        Raises StoreConflict where the snapshot is committed with others; FileCorrupt where the
+        store has another size than what was sent.
+        """
+        check_id(snapshot_id)
+        self._each(list(files), lambda each, stop: self._send(snapshot_id, *each, stop))
+
+    def commit(self, manifest: Manifest) -> str:
+        """Put the manifest, last and only if there is none; return its digest.
+
+        Done already with the same bytes is success.  Raises StoreConflict where other bytes are
+        there; FileMissing, FileCorrupt where a file is not as the manifest says.
+        """
+        return self.commit_raw(manifest, encode_manifest(manifest))
+
+    def commit_raw(self, manifest: Manifest, data: bytes) -> str:
+        """Do as ``commit`` with the manifest's bytes as they are."""
+        snapshot_id = check_id(manifest.snapshot.id)
+        for file in manifest.files:
+            self._check_size(snapshot_id, file)
+        key = manifest_key(snapshot_id)
+        try:
+            is_stored = self.objects.put_if_absent(key, data)
+        except StoreFailed:
+            # The answer may have been lost after the deed.
+            if not self._has(key, data):
+                raise
+            is_stored = True
+        if not is_stored and not self._has(key, data):
+            raise StoreConflict(
+                f"snapshot {snapshot_id}: got another manifest in the store, expected none",
+                details={"id": snapshot_id},
+            )
+        return str(digest_of(data))
+
+    def remove(self, snapshot_id: str) -> bool:
+        """Remove a snapshot, its manifest first; say whether there was something.
+
+        Raises StoreConflict where a pointer names it.
+        """
+        check_id(snapshot_id)
+        named = [name for name, each in self.pointers().items() if each.id == snapshot_id]
+        if named:
+            raise StoreConflict(
+                f"snapshot {snapshot_id}: got pointer {', '.join(named)} to it, expected none",
+                hint=f"move it, or remove it: lazyfs snapshot rm STORE@{named[0]}",
+                details={"id": snapshot_id, "pointers": named},
+            )
+        state = self.state(snapshot_id)
+        if state is None:
+            return False
+        self.objects.delete(manifest_key(snapshot_id))
+        for stored in state.files:
+            self.objects.delete(stored.key)
+        return True
+
+    # Pointers
+
+    def pointer(self, name: str) -> Pointer | None:
+        """Return what a pointer names, None if there is none of that name."""
+        return pointers.read_pointer(self.objects, name)
+
+    def pointers(self) -> dict[str, Pointer]:
+        """Return all pointers by name."""
+        return pointers.list_pointers(self.objects)
+
+    def move_pointer(self, name: str, to: Pointer, expected: Pointer | None) -> None:
+        """Have a pointer name *to*, if it names *expected* now; else StoreConflict."""
+        pointers.move_pointer(self.objects, name, to, expected)
+
+    def remove_pointer(self, name: str) -> None:
+        """Remove a pointer; its snapshot stays."""
+        pointers.remove_pointer(self.objects, name)
+
+    # Embedded images
+
+    def embed(
+        self,
+        snapshot_id: str,
+        manifest: bytes,
+        media_type: str,
+        blobs: Mapping[str, Path | bytes],
+    ) -> None:
+        """Keep an image beside the snapshots, for the snapshot that is to be; see ``embedding``."""
+        embedding.embed(self.objects, check_id(snapshot_id), manifest, media_type, blobs)
+
+    def embedded(self, loaded: Loaded, scratch: Path) -> Path | None:
+        """Return an image layout with the snapshot's embedded images, None if it has none.
+
+        A directory is used as it is; from elsewhere the images are copied to *scratch*, which is
+        made.  Raises BaseUnavailable, BaseCorrupt.
+        """
+        return embedding.embedded(self.objects, loaded.manifest, scratch)
+
+    # One file
+
+    def _send(self, snapshot_id: str, file: File, path: Path, stop: threading.Event) -> None:
+        key = _key_of(snapshot_id, file)
+        if self.objects.size(key) == file.stored_size:
+            try:
+                self._check_stored(snapshot_id, file, stop)
+                return
+            except (FileCorrupt, FileMissing):
+                pass  # what somebody left: this is better
+        if self.objects.size(manifest_key(snapshot_id)) is not None:
+            raise StoreConflict(
+                f"snapshot {snapshot_id}: got a committed one, expected none: "
+                f"{file.name} is not written over",
+                details={"id": snapshot_id},
+            )
+        self.objects.put_file(key, path)
+        self._check_size(snapshot_id, file)
+
+    def _check_size(self, snapshot_id: str, file: File) -> None:
+        size = self.objects.size(_key_of(snapshot_id, file))
+        if size is None:
+            raise _missing(snapshot_id, file)
+        if size != file.stored_size:
+            raise FileCorrupt(
+                f"file {file.object} of {snapshot_id}: got {size} bytes in the store, "
+                f"expected {file.stored_size}",
+                details={"id": snapshot_id, "file": file.name},
+            )
+
+    def _check_stored(self, snapshot_id: str, file: File, stop: threading.Event) -> None:
+        with self._opened(snapshot_id, file, stop) as stream:
+            hashed, size = hashlib.sha256(), 0
+            while size <= file.stored_size and (data := stream.read(PIECE_SIZE)):
+                hashed.update(data)
+                size += len(data)
+        digest = f"sha256:{hashed.hexdigest()}"
+        if size != file.stored_size or digest != file.stored_digest:
+            raise FileCorrupt(
+                f"file {file.object} of {snapshot_id}: got {digest} ({size} bytes), "
+                f"expected {file.stored_digest} ({file.stored_size} bytes)",
+                details={"id": snapshot_id, "file": file.name},
+            )
+
+    def _decode(self, snapshot_id: str, file: File, stop: threading.Event) -> None:
+        with self._opened(snapshot_id, file, stop) as stream:
+            decode_file(stream, file, lambda data: None)
+
+    def _fetch(self, snapshot_id: str, file: File, folder: Path, stop: threading.Event) -> None:
+        for is_last in (False, True):
+            try:
+                with self._opened(snapshot_id, file, stop) as stream:
+                    restore_file(stream, file, folder / file.name)
+                return
+            except FileCorrupt:
+                if is_last:  # once more, in case it happened on the way
+                    raise
+
+    def _opened(self, snapshot_id: str, file: File, stop: threading.Event) -> "_Opened":
+        return _Opened(self.objects, snapshot_id, file, stop)
+
+    def _each(self, items: Sequence[Item], work: Callable[[Item, threading.Event], None]) -> None:
+        """Do *work* with each of *items* in threads; the first failure ends the others."""
+        stop = threading.Event()
+
+        def run(item: Item) -> None:
+            stopping.set(stop)
+            work(item, stop)
+
+        pool = ThreadPoolExecutor(WORKERS)
+        try:
+            futures = [pool.submit(run, item) for item in items]
+            wait(futures, return_when=FIRST_EXCEPTION)
+            failed = [each for each in futures if each.done() and each.exception() is not None]
+            for future in failed or futures:
+                future.result()
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+    # Manifests
+
+    def _has(self, key: str, data: bytes) -> bool:
+        try:
+            return self.objects.get(key, len(data)) == data
+        except ObjectMissing:
+            return False
+
+    def _named(self, name: str) -> Pointer:
+        pointer = self.pointer(name)
+        if pointer is None:
+            have = ", ".join(sorted(self.pointers())[:10]) or "none"
+            raise ManifestMissing(
+                f"pointer {name} in {self.objects.url}: got none of that name, expected one",
+                hint=f"pointers there: {have}",
+                details={"pointer": name},
+            )
+        return pointer
+
+    def _manifest_of(self, snapshot_id: str, pointer: str | None) -> bytes:
+        check_key(snapshot_id)
+        try:
+            data = self.objects.get(manifest_key(snapshot_id), MANIFEST_LIMIT)
+        except ObjectMissing as error:
+            raise self._no_manifest(snapshot_id, pointer) from error
+        if len(data) > MANIFEST_LIMIT:
+            raise ManifestInvalid(
+                f"snapshot {snapshot_id}: got a manifest of over {MANIFEST_LIMIT} bytes, "
+                "expected a shorter one"
+            )
+        return data
+
+    def _no_manifest(self, snapshot_id: str, pointer: str | None) -> ManifestMissing:
+        """Return an error that says what is there instead."""
+        prefix = folder_of(snapshot_id)
+        found = [each.key.removeprefix(prefix) for each in self.objects.list(prefix)]
+        if not found:  # where others keep theirs
+            found = [each.key.partition("/")[2] for each in self.objects.list(f"{snapshot_id}/")]
+        what = f"snapshot {snapshot_id} in {self.objects.url}"
+        if pointer is not None:
+            what = f"pointer {pointer}: {what}"
+        details = {"id": snapshot_id, "pointer": pointer, "objects": found[:100]}
+        if FOREIGN_MANIFEST in found:
+            return ManifestMissing(
+                f"{what}: got {FOREIGN_MANIFEST}, expected {MANIFEST_NAME}",
+                hint=FOREIGN_HINT,
+                details=details,
+            )
+        if found:
+            return ManifestMissing(
+                f"{what}: got {', '.join(sorted(found)[:10])}, expected {MANIFEST_NAME} with it: "
+                "an unfinished upload, or an older format",
+                hint="go on with `lazyfs checkpoint --continue`, name the images with "
+                "--assume-image NAME=REF@sha256:…, make a new golden snapshot, "
+                "or remove it with `lazyfs gc`",
+                details=details,
+            )
+        near = difflib.get_close_matches(snapshot_id, self.ids(), 5, 0)
+        return ManifestMissing(
+            f"{what}: got nothing of it, expected {MANIFEST_NAME}",
+            hint=f"`lazyfs snapshot list` shows which there are; nearest: {', '.join(near)}"
+            if near
+            else "the store has no committed snapshot",
+            details=details | {"nearest": near},
+        )
+
+
+class _Opened:
+    """An open file of a snapshot that ends with an error when *stop* is set."""
+
+    def __init__(
+        self, objects: ObjectStore, snapshot_id: str, file: File, stop: threading.Event
+    ) -> None:
+        self._opening = objects.open(_key_of(snapshot_id, file))
+        self._missing = _missing(snapshot_id, file)
+        self._stop = stop
+
+    def __enter__(self) -> BinaryIO:
+        try:
+            self._stream = self._opening.__enter__()
+        except ObjectMissing as error:
+            raise self._missing from error
+        return cast(BinaryIO, self)
+
+    def __exit__(self, *exception: object) -> None:
+        self._opening.__exit__(None, None, None)
+
+    def read(self, size: int) -> bytes:
+        if self._stop.is_set():
+            raise StoreFailed("download: got told to stop, since another file failed")
+        return self._stream.read(size)
+
+
+def new_id(now: float | None = None) -> str:
+    """Return a fresh snapshot's id: the time in UTC, and eight random hex digits."""
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+    return f"{moment}-{secrets.token_hex(4)}"
+
+
+def _key_of(snapshot_id: str, file: File) -> str:
+    return f"{folder_of(snapshot_id)}{file.object}"
+
+
+def _missing(snapshot_id: str, file: File) -> FileMissing:
+    return FileMissing(
+        f"file {file.object} of {snapshot_id}: got none in the store, expected "
+        f"{file.stored_size} bytes",
+        details={"id": snapshot_id, "file": file.name, "object": file.object},
+    )
