@@ -12,8 +12,8 @@ another, because streams are found by offset alone.  Rule 3: how the input is cu
 except how much of a stream is saved that goes bad half-way.  Rule 4: memory is that of the chunk
 being assembled, plus constants; a hostile stream cannot make it more.
 
-No I/O and no locks here; zlib, zstd and hashlib release the interpreter lock, so decoders in several
-threads run side by side.
+No I/O and no locks here; zlib, zstd and hashlib release the interpreter lock, so decoders in
+several threads run side by side.
 """
 
 from collections.abc import Sequence
@@ -26,6 +26,7 @@ from lazyfs.formats.stream import (
     Decoded,
     OpenSpool,
     Piece,
+    Points,
     Stream,
     failed,
     open_stream,
@@ -43,7 +44,8 @@ class RangeDecoder:
     """Decodes the chunks *pieces* out of a blob's bytes from *start* on.
 
     *pieces* are sorted by (blob_offset, inner_offset).  Each comes back exactly once, in an order
-    of its own, from ``feed`` or from ``finish``.  *open_spool* opens an empty temporary file.
+    of its own, from ``feed`` or from ``finish``.  *open_spool* opens an empty temporary file;
+    *points* returns the restart point at a blob offset, for streams of DEFLATE.
     """
 
     def __init__(
@@ -51,9 +53,11 @@ class RangeDecoder:
         pieces: Sequence[Piece],
         start: int,
         open_spool: OpenSpool | None = None,
+        points: Points | None = None,
     ) -> None:
         self._pieces = pieces
         self._open_spool = open_spool
+        self._points = points
         self._next = 0  # the first piece of the next stream
         self._position = start  # the blob offset of the next byte that is fed
         self._stream: Stream | None = None  # half decoded
@@ -168,7 +172,8 @@ class RangeDecoder:
         return b""
 
     def _open_stream(self, after: int, end: int, decoded: list[Decoded]) -> Stream:
-        return open_stream(self._pieces[self._next : after], end, decoded, self._open_spool)
+        pieces = self._pieces[self._next : after]
+        return open_stream(pieces, end, decoded, self._open_spool, self._points)
 
     def _decode_pending(self, after: int, decoded: list[Decoded]) -> None:
         pending, self._pending = self._pending, bytearray()

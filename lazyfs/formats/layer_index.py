@@ -2,7 +2,7 @@
 
 Little-endian, one file per layer:
 
-    header   magic "LFSINDX1", version u32, codec u8 (spans.Codec), 3 zero bytes,
+    header   magic "LFSINDX1", version u32, codec u8 (codec.Codec), 3 zero bytes,
              blob size u64, uncompressed size u64, blob's sha256, diffID's sha256, TOC's sha256,
              sizes of the two parts, compressed u64, u64, and of the second, plain, u64
     part 1   the TOC's JSON, a zstd frame
@@ -21,10 +21,11 @@ import zstandard
 
 from lazyfs.digest import Digest, digest_of
 from lazyfs.errors import FormatError
+from lazyfs.formats.codec import Codec
 from lazyfs.formats.layer_pass import PassedLayer
 from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
 from lazyfs.formats.restart import WINDOW_SIZE
-from lazyfs.formats.spans import Codec, Span
+from lazyfs.formats.spans import Span
 
 MAGIC = b"LFSINDX1"
 VERSION = 1

@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 
 from lazyfs.digest import Digest, digest_of
 from lazyfs.formats.arrange import arrange
-from lazyfs.formats.limits import DEFAULT_LIMITS, MAX_ZSTD_RATIO, Limits
-from lazyfs.formats.spans import SPAN_SIZE, Codec, PlainStream, Span, open_stream
+from lazyfs.formats.codec import MAX_RATIO, Codec
+from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
+from lazyfs.formats.spans import SPAN_SIZE, PlainStream, Span, open_stream
 from lazyfs.formats.tar import BadTar, TarMember, TarScanner
 from lazyfs.formats.toc import Kind, Toc, decode_toc
 from lazyfs.formats.toc_json import Part, TocSpeller
@@ -242,7 +243,7 @@ class LayerPass:
 
 def limits_of(codec: Codec, limits: Limits = DEFAULT_LIMITS) -> Limits:
     """Return *limits* with what a stream of *codec* can expand to."""
-    return replace(limits, stream_ratio=MAX_ZSTD_RATIO) if codec is Codec.ZSTD else limits
+    return replace(limits, stream_ratio=MAX_RATIO[codec])
 
 
 def _digest_of(member: TarMember, parts: list[Part]) -> str:

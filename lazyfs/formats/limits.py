@@ -7,11 +7,6 @@ need and low enough that a mount survives the worst that passes.
 
 from dataclasses import dataclass
 
-# A deflate stream cannot expand further than this (258 bytes per two bits, block headers apart).
-MAX_DEFLATE_RATIO = 1032
-# Nor a zstd frame: 128 KiB of one byte in a block of four.
-MAX_ZSTD_RATIO = 1 << 15
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:

@@ -10,11 +10,11 @@ size is kept: output comes in pieces of 128 KiB at most, whatever the input clai
 """
 
 from collections.abc import Iterator
-from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 import zstandard
 
+from lazyfs.formats.codec import Codec
 from lazyfs.formats.compression import GZIP_MAGIC, ZSTD_MAGIC, ZSTD_WINDOW_SIZE, BadCompression
 from lazyfs.formats.inflate import INFLATE_ERRORS, open_raw
 from lazyfs.formats.restart import WINDOW_SIZE, Block, BlockInflater, has_blocks
@@ -30,19 +30,11 @@ RLE_BLOCK = 1
 MAX_BLOCK = 128 << 10
 
 
-class Codec(IntEnum):
-    """How a span begins."""
-
-    RAW = 0
-    GZIP = 1  # with the header of a member
-    DEFLATE = 2  # with a block in the middle of a member
-    ZSTD = 3  # with the header of a frame
-
-
 class Span(NamedTuple):
     """Where a span begins: in the blob and in the uncompressed layer, both in bytes.
 
-    ``bits``, ``head`` and ``window`` are those of a ``RestartPoint``, for DEFLATE.
+    ``codec`` is GZIP with a member's header, DEFLATE with a block in the middle of one, ZSTD with a
+    frame's header.  ``bits``, ``head`` and ``window`` are those of a ``RestartPoint``, for DEFLATE.
     """
 
     blob_offset: int

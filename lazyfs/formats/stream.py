@@ -12,7 +12,8 @@ from io import BytesIO
 from typing import BinaryIO, NamedTuple
 
 from lazyfs.formats.codec import Codec
-from lazyfs.formats.inflate import INFLATE_ERRORS, open_member
+from lazyfs.formats.inflate import INFLATE_ERRORS, Inflater, open_member
+from lazyfs.formats.restart import Restarted, RestartPoint
 from lazyfs.formats.unzstd import ZSTD_ERRORS, open_frames
 
 # Plain bytes per step: large enough to amortise the call, small enough to stay in the processor's
@@ -27,6 +28,7 @@ MAX_MEMBERS = 256
 SPOOL_SIZE = 4 << 20
 
 OpenSpool = Callable[[], BinaryIO]
+Points = Callable[[int], RestartPoint | None]
 
 
 class Piece(NamedTuple):
@@ -92,6 +94,10 @@ class Stream:
         """Say that the stream ends here: what is not complete stays so."""
         if not self.is_done:
             self._fail(f"got a stream of {self._produced} bytes", decoded)
+
+    def refuse(self, reason: str, decoded: list[Decoded]) -> None:
+        """Give up all chunks."""
+        self._fail(reason, decoded)
 
     def _decode(self, window: memoryview, decoded: list[Decoded]) -> None:
         """Decode up to WINDOW_SIZE compressed bytes, and carve what comes out."""
@@ -179,7 +185,7 @@ class GzipStream(Stream):
         open_spool: OpenSpool | None,
     ) -> None:
         super().__init__(pieces, blob_end, decoded, open_spool)
-        self._inflater = open_member()
+        self._inflater: Inflater = open_member()
         self._members = 1
 
     def _decode(self, window: memoryview, decoded: list[Decoded]) -> None:
@@ -208,6 +214,14 @@ class GzipStream(Stream):
             # With all input taken, a full step may have left more inside the inflater.
             if not rest and len(plain) < limit:
                 return
+
+
+class DeflateStream(GzipStream):
+    """A stream of gzip from a restart point on."""
+
+    def begin(self, point: RestartPoint) -> None:
+        """Say where it begins."""
+        self._inflater = Restarted(point)
 
 
 class ZstdStream(Stream):
@@ -254,6 +268,7 @@ STREAMS: dict[int, type[Stream]] = {
     Codec.GZIP: GzipStream,
     Codec.ZSTD: ZstdStream,
     Codec.RAW: RawStream,
+    Codec.DEFLATE: DeflateStream,
 }
 
 
@@ -262,12 +277,22 @@ def open_stream(
     blob_end: int,
     decoded: list[Decoded],
     open_spool: OpenSpool | None,
+    points: Points | None = None,
 ) -> Stream:
     """Return a decoder for the stream that holds *pieces* and ends at *blob_end*.
 
-    Pieces that cannot be had of it go to *decoded* at once.
+    *points* returns the restart point at a blob offset, None where there is none.  Pieces that
+    cannot be had of the stream go to *decoded* at once.
     """
-    return STREAMS[pieces[0].codec](pieces, blob_end, decoded, open_spool)
+    head = pieces[0]
+    stream = STREAMS[head.codec](pieces, blob_end, decoded, open_spool)
+    if isinstance(stream, DeflateStream):
+        point = None if points is None else points(head.blob_offset)
+        if point is None:
+            stream.refuse("got no restart point for it", decoded)
+        else:
+            stream.begin(point)
+    return stream
 
 
 def _without_overlaps(pieces: Sequence[Piece], decoded: list[Decoded]) -> Sequence[Piece]:

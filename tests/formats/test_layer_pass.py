@@ -7,7 +7,6 @@ import itertools
 import random
 import tarfile
 import tracemalloc
-import zlib
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -17,7 +16,9 @@ from hypothesis import strategies as st
 
 from lazyfs.digest import digest_of
 from lazyfs.errors import FormatError
+from lazyfs.formats.codec import Codec
 from lazyfs.formats.compression import BadCompression
+from lazyfs.formats.decode import RangeDecoder
 from lazyfs.formats.layer_index import (
     HEADER,
     BadLayerIndex,
@@ -28,8 +29,9 @@ from lazyfs.formats.layer_index import (
     index_of,
 )
 from lazyfs.formats.layer_pass import LayerPass, PassedLayer
-from lazyfs.formats.restart import Restarted, RestartPoint
-from lazyfs.formats.spans import Codec, Span, gzip_header_size, open_stream
+from lazyfs.formats.restart import RestartPoint
+from lazyfs.formats.spans import Span, gzip_header_size, open_stream
+from lazyfs.formats.stream import Piece
 from lazyfs.formats.tar import BadTar
 from lazyfs.formats.toc import Kind
 
@@ -136,29 +138,30 @@ def contents(layer: PassedLayer, device: bytes) -> dict[str, bytes]:
     return found
 
 
-def from_span(blob: bytes, layer: PassedLayer, blob_offset: int, size: int) -> bytes:
-    """Return the first bytes of a span, decoded from the blob alone."""
-    if layer.codec is Codec.RAW:
-        return blob[blob_offset : blob_offset + size]
-    (span,) = [span for span in layer.spans if span.blob_offset == blob_offset]
-    if span.codec is Codec.DEFLATE:
-        restarted = Restarted(RestartPoint(blob_offset, span.bits, span.head, span.window))
-        plain, rest = restarted.decompress(blob[blob_offset:]), restarted
-    elif span.codec is Codec.GZIP:
-        member = zlib.decompressobj(31)
-        plain, rest = member.decompress(blob[blob_offset:]), member
-    else:
-        plain = b""
-        unused = blob[blob_offset:]
-        while len(plain) < size:
-            frame = zstandard.ZstdDecompressor().decompressobj()
-            plain += frame.decompress(unused)
-            unused = frame.unused_data
-        return plain[:size]
-    while len(plain) < size:
-        member = zlib.decompressobj(31)
-        plain, rest = plain + member.decompress(rest.unused_data), member
-    return plain[:size]
+def decode_all(blob: bytes, layer: PassedLayer, step: int) -> dict[tuple[int, int], bytes]:
+    """Return every chunk by (entry number, offset), decoded from the blob by its spans alone."""
+    spans = {span.blob_offset: span for span in layer.spans}
+    keys: list[tuple[int, int]] = []
+    pieces = []
+    for number, entry in enumerate(layer.toc.entries):
+        for chunk in entry.chunks:
+            at = chunk.blob_offset
+            codec = Codec.RAW if layer.codec is Codec.RAW else spans[at].codec
+            inner, size = chunk.inner_offset, chunk.size
+            pieces.append(Piece(len(keys), at, 0, inner, size, chunk.digest, codec))
+            keys.append((number, chunk.offset))
+    pieces.sort(key=lambda piece: (piece.blob_offset, piece.inner_offset))
+    starts = sorted({piece.blob_offset for piece in pieces})
+    ends = dict(itertools.pairwise([*starts, len(blob)]))
+    pieces = [piece._replace(blob_end=ends[piece.blob_offset]) for piece in pieces]
+    points = {at: RestartPoint(at, span.bits, span.head, span.window) for at, span in spans.items()}
+    decoder = RangeDecoder(pieces, 0, points=points.get)
+    decoded = []
+    for at in range(0, len(blob), step):
+        decoded += decoder.feed(blob[at : at + step])
+    decoded += decoder.finish()
+    assert [item.error for item in decoded if item.error] == []
+    return {keys[item.key]: item.data for item in decoded if item.data is not None}
 
 
 @pytest.mark.parametrize("packer", PACKERS)
@@ -173,13 +176,13 @@ def test_what_a_pass_leaves(packer: str, step: int) -> None:
     assert layer.plain_size == len(tar)
     assert layer.moves == ()
     assert contents(layer, device) == dict(FILES)
+    decoded = decode_all(blob, layer, step)
     base = 0
-    for entry in layer.toc.entries:
+    for number, entry in enumerate(layer.toc.entries):
         for chunk in entry.chunks:
             payload = device[base + chunk.offset :][: chunk.size]
             assert hashlib.sha256(payload).digest() == chunk.digest
-            again = from_span(blob, layer, chunk.blob_offset, chunk.inner_offset + chunk.size)
-            assert again[chunk.inner_offset :] == payload
+            assert decoded[number, chunk.offset] == payload
             assert chunk.size <= CHUNK
         base += -(-entry.size // 4096) * 4096
 
