@@ -49,7 +49,7 @@ HOMES = {
     "httpx": ["registry/transport.py"],
     "pyfuse3": ["mount"],
     "rich": ["cli"],
-    "yaml": ["snapshot/template.py"],
+    "yaml": ["snapshot/yaml_documents.py"],
 }
 # Lines of a file: beyond that it is more than one idea.  Tests are lists of cases.
 LONGEST = {"lazyfs": 450, "tools": 450, "tests": 750}

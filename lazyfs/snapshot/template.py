@@ -1,0 +1,387 @@
+"""Templates: what a sandbox consists of, in YAML or JSON.
+
+The field names are those of agent-substrate's ActorTemplate where they mean the same.  A template
+is immutable: another text that means something else is another template, told apart by the digest
+of its canonical form.  Contract: docs/reference/template.md.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from lazyfs.oci.reference import LayoutReference, parse_reference
+from lazyfs.snapshot.documents import canonical_digest, make, parse_json, quote
+from lazyfs.snapshot.errors import TemplateInvalid
+from lazyfs.snapshot.template_rules import PAUSE, faults, reference_fault
+from lazyfs.snapshot.yaml_documents import parse_yaml
+
+TEMPLATE_LIMIT = 256 << 10  # bytes
+KIND = "ActorTemplate"
+
+LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z"
+TEMPLATE_NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?\Z"
+VARIABLE = r"^[^=\x00]+\Z"
+NO_NUL = r"^[^\x00]*\Z"
+ABSOLUTE = r"^/[^\x00]*\Z"
+HOSTNAME = r"^[a-zA-Z0-9]([-a-zA-Z0-9.]{0,62}[a-zA-Z0-9])?\Z"
+KEPT = r"^(Full|Data)\Z"
+SANDBOX_CLASS = r"^gvisor\Z"
+RUNTIME = r"^(runsc|crun|runc|bwrap)\Z"
+OVERLAY = r"^(none|root|all):?(memory|self|dir=/[^\x00,]*)?\Z"
+NETWORK = r"^(none|sandbox|host)\Z"
+FLAG = r"^--?[a-z][a-z0-9-]*(=[^\x00]*)?\Z"
+CAPABILITY = r"^(CAP_)?[A-Z_]+\Z"
+HOST_PATH_TYPE = r"^(Directory|File)?\Z"
+MEANINGS = {
+    LABEL: "1 to 63 of a-z, 0-9 and '-' with no dash at an end",
+    TEMPLATE_NAME: "a name of a-z, 0-9, '-' and '.'",
+    VARIABLE: "a name without '='",
+    NO_NUL: "text without NUL",
+    ABSOLUTE: "an absolute path",
+    HOSTNAME: "a host name of at most 64 letters, digits, '-' and '.'",
+    KEPT: '"Full" or "Data"',
+    SANDBOX_CLASS: '"gvisor"',
+    RUNTIME: '"runsc", "crun", "runc" or "bwrap"',
+    OVERLAY: '"root:memory", "root:self", "root:dir=/PATH", "all:memory" or "none"',
+    NETWORK: '"none", "sandbox" or "host"',
+    FLAG: "an option like --ignore-cgroups",
+    CAPABILITY: "a capability like NET_BIND_SERVICE",
+    HOST_PATH_TYPE: '"Directory" or "File"',
+}
+# Fields that other systems have, and what there is here.
+INSTEAD = {
+    "imagePullPolicy": "--pull missing|always|never says it for one run",
+    "mounts": "a container has volumeMounts, the template volumes",
+    "environment": "the field is env",
+    "entrypoint": "command replaces the image's entrypoint, args its arguments",
+    "cmd": "command replaces the image's entrypoint, args its arguments",
+    "ports": "there is no port mapping: a sandbox without a network has no ports",
+    "resources": "there are no limits of resources here",
+    "readinessProbe": "the field is readyz",
+}
+
+Text = Annotated[str, Meta(pattern=NO_NUL)]
+Label = Annotated[str, Meta(pattern=LABEL)]
+AbsolutePath = Annotated[str, Meta(pattern=ABSOLUTE)]
+Kept = Annotated[str, Meta(pattern=KEPT)]
+Words = Annotated[tuple[Text, ...], Meta(max_length=64)]
+Id = Annotated[int, Meta(ge=0, le=(1 << 32) - 2)]
+Capabilities = tuple[Annotated[str, Meta(pattern=CAPABILITY)], ...]
+
+
+class _Part(
+    msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
+):
+    pass
+
+
+class SecretKey(_Part, frozen=True):
+    """A value that is looked up when the sandbox starts, and written down nowhere."""
+
+    name: Text
+    key: Text
+    optional: bool = False
+
+
+class ValueFrom(_Part, frozen=True):
+    """Where a variable's value is."""
+
+    secret_key_ref: SecretKey
+
+
+class EnvVar(_Part, frozen=True):
+    """A variable: its value, or where that is."""
+
+    name: Annotated[str, Meta(pattern=VARIABLE)]
+    value: Text | None = None
+    value_from: ValueFrom | None = None
+
+
+class VolumeMount(_Part, frozen=True):
+    """Where a container sees the volume ``name``."""
+
+    name: Label
+    mount_path: AbsolutePath
+    read_only: bool = False
+
+
+class HttpGet(_Part, frozen=True):
+    """A request that a ready container answers with a status from 200 to 399."""
+
+    port: Annotated[int, Meta(ge=1, le=65535)]
+    path: AbsolutePath = "/readyz"
+
+
+class Readyz(_Part, frozen=True):
+    """How to find out that a container is ready, and for how long to try."""
+
+    http_get: HttpGet
+    timeout_seconds: Annotated[int, Meta(ge=1, le=3600)] = 60
+
+
+class CapabilityChanges(_Part, frozen=True):
+    """Capabilities beyond, or short of, the default set; "ALL" may be dropped."""
+
+    add: Capabilities = ()
+    drop: Capabilities = ()
+
+
+class SecurityContext(_Part, frozen=True):
+    """Who a container's process is."""
+
+    run_as_user: Id | None = None
+    run_as_group: Id | None = None
+    supplemental_groups: tuple[Id, ...] = ()
+    read_only_root_filesystem: bool = False
+    capabilities: CapabilityChanges = CapabilityChanges()
+
+
+class Container(_Part, frozen=True):
+    """A container; ``user`` is an image's USER: name or number, with ":group" if wanted."""
+
+    name: Label
+    image: Text
+    command: Words = ()
+    args: Words = ()
+    env: Annotated[tuple[EnvVar, ...], Meta(max_length=32)] = ()
+    working_dir: AbsolutePath | None = None
+    user: Text | None = None
+    security_context: SecurityContext = SecurityContext()
+    volume_mounts: Annotated[tuple[VolumeMount, ...], Meta(max_length=32)] = ()
+    readyz: Readyz | None = None
+
+
+class DurableDir(_Part, frozen=True):
+    """A directory that belongs to the sandbox and outlives its processes."""
+
+
+class HostPath(_Part, frozen=True):
+    """A directory or file of this machine; "" takes what is there."""
+
+    path: AbsolutePath
+    type: Annotated[str, Meta(pattern=HOST_PATH_TYPE)] = ""
+
+
+class Volume(_Part, frozen=True):
+    """Something to be mounted: exactly one kind."""
+
+    name: Label
+    durable_dir: DurableDir | None = None
+    host_path: HostPath | None = None
+
+
+class SnapshotsConfig(_Part, frozen=True):
+    """Where snapshots go, and what of the sandbox they keep."""
+
+    location: Text | None = None
+    on_pause: Kept = "Full"
+    on_commit: Kept = "Full"
+
+
+class RuntimeOptions(_Part, frozen=True):
+    """How the runtime is called; None and () leave it to the command line and to defaults."""
+
+    name: Annotated[str, Meta(pattern=RUNTIME)] | None = None
+    overlay: Annotated[str, Meta(pattern=OVERLAY)] | None = None
+    network: Annotated[str, Meta(pattern=NETWORK)] | None = None
+    flags: tuple[Annotated[str, Meta(pattern=FLAG)], ...] = ()
+
+
+class Template(_Part, frozen=True):
+    """What a sandbox consists of.  A pause image makes the root container, called "pause"."""
+
+    name: Annotated[str, Meta(pattern=TEMPLATE_NAME)]
+    containers: Annotated[tuple[Container, ...], Meta(min_length=1, max_length=10)]
+    pause_image: Text | None = None
+    volumes: Annotated[tuple[Volume, ...], Meta(max_length=32)] = ()
+    snapshots_config: SnapshotsConfig = SnapshotsConfig()
+    hostname: Annotated[str, Meta(pattern=HOSTNAME)] | None = None
+    sandbox_class: Annotated[str, Meta(pattern=SANDBOX_CLASS)] = "gvisor"
+    platform: Text | None = None
+    runtime: RuntimeOptions = RuntimeOptions()
+
+    @property
+    def all_containers(self) -> tuple[Container, ...]:
+        """All containers, the root one first."""
+        if self.pause_image is None:
+            return self.containers
+        return (Container(name=PAUSE, image=self.pause_image), *self.containers)
+
+    @property
+    def root_name(self) -> str:
+        """The name of the container that stands for the sandbox."""
+        return self.all_containers[0].name
+
+    @property
+    def images(self) -> dict[str, str]:
+        """Each container's name with the reference that was typed for it."""
+        return {container.name: container.image for container in self.all_containers}
+
+    @property
+    def digest(self) -> str:
+        """The digest of the canonical form: the template's identity."""
+        return canonical_digest(self.to_document())
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the canonical form: what differs from the defaults, as JSON's types."""
+        document: dict[str, Any] = msgspec.to_builtins(self)
+        return document
+
+
+def load_template(path: Path) -> Template:
+    """Return the template in a file: JSON where its name ends so, else YAML."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(TEMPLATE_LIMIT + 1)
+    except OSError as exc:
+        raise TemplateInvalid(f"template: {path}: {exc.strerror or exc}") from exc
+    stem = path.name.partition(".")[0].lower()
+    return decode_template(
+        data,
+        what=str(path),
+        is_json=path.suffix == ".json",
+        name=stem if re.match(TEMPLATE_NAME, stem) else "template",
+    )
+
+
+def decode_template(
+    data: bytes, *, what: str = "template", is_json: bool = False, name: str = "template"
+) -> Template:
+    """Return the template in *data*, called *name* if it does not say.  Raises TemplateInvalid."""
+
+    def complain(text: str) -> TemplateInvalid:
+        return TemplateInvalid(f"{what}: {text}")
+
+    if len(data) > TEMPLATE_LIMIT:
+        raise complain(f"got more than {TEMPLATE_LIMIT} bytes, expected at most that")
+    if is_json:
+        return template_of_document(parse_json(data, complain), what=what, name=name)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise complain(f"got bytes that are not UTF-8 at {exc.start}, expected text") from exc
+    return template_of_document(parse_yaml(text, complain), what=what, name=name)
+
+
+def template_of_document(
+    document: Any, *, what: str = "template", name: str = "template"
+) -> Template:
+    """Return the template that a document of JSON's types means; also what ``to_document`` made.
+
+    Kubernetes' shape (apiVersion, kind, metadata, spec) is accepted.  Raises TemplateInvalid.
+    """
+    if not isinstance(document, dict):
+        raise TemplateInvalid(f"{what}: got {quote(document)}, expected fields")
+    prefix = ""
+    if "spec" in document or "kind" in document:
+        document, prefix = _spec_of(document, what), "spec."
+    # A selector of workers says where, not what.
+    fields = {key: value for key, value in document.items() if key != "workerSelector"}
+    fields.setdefault("name", name)
+
+    def complain(text: str) -> TemplateInvalid:
+        place = text.partition(":")[0]
+        hint = INSTEAD.get(place.rpartition(".")[2]) if "unknown field" in text else None
+        where = "metadata." if prefix and place == "name" else prefix
+        return TemplateInvalid(
+            f"{what}: {where}{text}", hint=hint, details={"field": where + place}
+        )
+
+    template = make(Template, _without_nulls(fields), complain, MEANINGS)
+    for fault in faults(template):
+        raise complain(fault)
+    return template
+
+
+def template_of_image(
+    ref: str, command: Sequence[str] = (), *, env: Sequence[EnvVar] = (), **fields: Any
+) -> Template:
+    """Return the template of one container of the image *ref*.
+
+    *command* takes the place of the image's arguments; its entrypoint stays.  *fields* are
+    ``Template``'s.  Raises TemplateInvalid.
+    """
+    if fault := reference_fault(ref):
+        raise TemplateInvalid(f"image: {fault}")
+    parsed = parse_reference(ref)
+    path = parsed.path if isinstance(parsed, LayoutReference) else parsed.repository
+    name = re.sub(r"[^a-z0-9]+", "-", path.rstrip("/").rpartition("/")[2].lower()).strip("-")[:63]
+    name = name.strip("-")
+    if not name or name == PAUSE:
+        name = "main"
+    container = Container(name=name, image=ref, args=tuple(command), env=tuple(env))
+    template = Template(name=name, containers=(container,), **fields)
+    return template_of_document(template.to_document(), what="run")
+
+
+def require_pinned(template: Template, what: str = "template") -> None:
+    """Raise TemplateInvalid for the first image that is not named by digest."""
+    for place, ref in _image_places(template):
+        if parse_reference(ref).digest is None:
+            raise TemplateInvalid(
+                f"{place}: got {quote(ref)}, expected a digest (--require-pinned)",
+                hint=f"lazyfs resolve {what} --write puts in what the tags mean now",
+                details={"field": place},
+            )
+
+
+def notes_of(template: Template) -> list[str]:
+    """Return what the user should know of the references, each said once."""
+    notes = []
+    for place, ref in _image_places(template):
+        parsed = parse_reference(ref)
+        if parsed.digest is not None and parsed.tag is not None:
+            notes.append(f"{place}: tag {quote(parsed.tag)} ignored: the digest decides")
+    return list(dict.fromkeys(notes))
+
+
+def with_images(template: Template, images: dict[str, str]) -> Template:
+    """Return *template* with other references; container's name → reference."""
+    return msgspec.structs.replace(
+        template,
+        pause_image=images.get(PAUSE, template.pause_image) if template.pause_image else None,
+        containers=tuple(
+            msgspec.structs.replace(each, image=images.get(each.name, each.image))
+            for each in template.containers
+        ),
+    )
+
+
+def _image_places(template: Template) -> list[tuple[str, str]]:
+    places = [] if template.pause_image is None else [("pauseImage", template.pause_image)]
+    return places + [
+        (f"containers[{place}].image", container.image)
+        for place, container in enumerate(template.containers)
+    ]
+
+
+def _spec_of(document: dict[str, Any], what: str) -> dict[str, Any]:
+    """Return the spec of kubernetes' shape, with its name."""
+    known = {"apiVersion", "kind", "metadata", "spec", "status"}
+    for key in document.keys() - known:
+        raise TemplateInvalid(
+            f"{what}: {key}: got an unknown field, expected one of {', '.join(sorted(known))}"
+        )
+    if document.get("kind") != KIND:
+        raise TemplateInvalid(f"{what}: kind: got {quote(document.get('kind'))}, expected {KIND}")
+    metadata, spec = document.get("metadata"), document.get("spec")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
+        raise TemplateInvalid(f"{what}: metadata.name: got nothing, expected a name")
+    if not isinstance(spec, dict):
+        raise TemplateInvalid(f"{what}: spec: got {quote(spec)}, expected fields")
+    if "name" in spec:
+        raise TemplateInvalid(f"{what}: spec.name: got a name, expected it in metadata.name only")
+    return {**spec, "name": metadata["name"]}
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return a document without members that are null: not set, as kubernetes reads them."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list | tuple):
+        return [_without_nulls(inner) for inner in value]
+    return value
