@@ -1,0 +1,221 @@
+"""What a runtime's program is and can do, found by asking it: never by its version number alone.
+
+runsc is asked for ``--version``, ``flags`` and the help of its subcommands; the others have little
+that could differ.  What was found is kept by the digest of the program.
+"""
+
+import hashlib
+import mmap
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from lazyfs.snapshot.errors import RuntimeFailed, Unsupported
+from lazyfs.snapshot.programs import OUTPUT_LIMIT, run_program
+from lazyfs.snapshot.runtime import RuntimeFacts
+
+ASK_SECONDS = 20
+RULES = "1"  # raise it when what is found of the same program changes
+CPUINFO = Path("/proc/cpuinfo")
+CPUINFO_LIMIT = 1 << 16  # bytes: the first processor is in them
+
+VERSION_RE = re.compile(r"^(runsc|crun|runc|bubblewrap|bwrap)(?: version)? (\S+)", re.MULTILINE)
+FLAG_RE = re.compile(r"^\s{2,}--?([A-Za-z0-9][A-Za-z0-9_-]*)", re.MULTILINE)
+SUBCOMMAND_RE = re.compile(r"^\t([a-z][a-z-]*)\s", re.MULTILINE)
+PLATFORMS = ("systrap", "ptrace", "kvm")
+
+# Ability → the flag that brings it, of which command ("" is the program itself).
+FLAGS = {
+    "overlay2": ("", "overlay2"),
+    "allow-connected-on-save": ("", "allow-connected-on-save"),
+    "net-disconnect-ok": ("", "net-disconnect-ok"),
+    "directfs": ("", "directfs"),
+    "spec-validation": ("", "restore-spec-validation"),
+    "compression": ("checkpoint", "compression"),
+    "leave-running": ("checkpoint", "leave-running"),
+    "direct": ("restore", "direct"),
+    "background": ("restore", "background"),
+    "detach": ("restore", "detach"),
+    "wait-restore": ("wait", "restore"),
+}
+COMMANDS = ("checkpoint", "restore", "wait")
+# A program without this call inside cannot restore the containers beside the first.
+SUBCONTAINERS = b"containerManager.RestoreSubcontainer"
+
+_found: dict[str, RuntimeFacts] = {}
+
+
+class _Kept(msgspec.Struct, frozen=True, rename="camel"):
+    rules: str
+    name: str
+    version: str
+    binary_digest: str
+    platform: str
+    abilities: tuple[str, ...]
+
+
+def probe_program(path: Path, cache_dir: Path | None = None) -> RuntimeFacts:
+    """Return what the program at *path* is and can do.
+
+    *cache_dir* keeps the answers between processes: a small file per program.  Raises
+    RuntimeFailed if it cannot be run, Unsupported if it is none of the runtimes.
+    """
+    digest, can_subcontainers = _read_binary(path)
+    facts = _found.get(digest)
+    if facts is None and cache_dir is not None:
+        facts = _load(cache_dir, digest)
+    if facts is None:
+        facts = _ask(path, digest, can_subcontainers)
+        if cache_dir is not None:
+            _save(cache_dir, facts)
+    _found[digest] = facts
+    return RuntimeFacts(
+        name=facts.name,
+        path=path,
+        version=facts.version,
+        binary_digest=digest,
+        platform=facts.platform,
+        abilities=facts.abilities,
+        cpu_features=load_cpu_features(),
+    )
+
+
+def binary_digest(path: Path) -> str:
+    """Return the digest of the program at *path*.  Raises RuntimeFailed."""
+    return _read_binary(path)[0]
+
+
+def _read_binary(path: Path) -> tuple[str, bool]:
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+            digest = hashlib.sha256(data).hexdigest()
+            return f"sha256:{digest}", data.find(SUBCONTAINERS) >= 0
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "strerror", None) or exc
+        raise RuntimeFailed(f"{path}: {reason}, expected a program") from exc
+
+
+def _ask(path: Path, digest: str, can_subcontainers: bool) -> RuntimeFacts:
+    said = run_program([path, "--version"], seconds=ASK_SECONDS)
+    name, version = parse_version(said.out + said.err)
+    if not name:
+        raise Unsupported(
+            f"{path}: got {said.out[:80]!r} for --version, expected runsc, crun, runc or bwrap"
+        )
+    abilities = {"detach"}
+    platform = ""
+    if name == "runsc":
+        texts = {"": _said(path, "flags")}
+        for command in COMMANDS:
+            texts[command] = _said(path, "help", command)
+        abilities = abilities_of(texts, _said(path, "help"))
+        if can_subcontainers and "restore" in abilities:
+            abilities.add("multi-restore")
+        platform = choose_platform(texts[""])
+    return RuntimeFacts(name, path, version, digest, platform, frozenset(abilities))
+
+
+def _said(path: Path, *words: str) -> str:
+    done = run_program([path, *words], seconds=ASK_SECONDS)
+    return done.out + done.err  # which of them depends on the version
+
+
+def parse_version(text: str) -> tuple[str, str]:
+    """Return a runtime's name and version from what ``--version`` says; "" for no runtime."""
+    match = VERSION_RE.search(text[:OUTPUT_LIMIT])
+    if match is None:
+        return "", ""
+    return ("bwrap" if match[1] == "bubblewrap" else match[1]), match[2][:100]
+
+
+def parse_flags(text: str) -> frozenset[str]:
+    """Return the names of the flags that a help text describes."""
+    return frozenset(FLAG_RE.findall(text[:OUTPUT_LIMIT]))
+
+
+def abilities_of(texts: Mapping[str, str], help_text: str) -> set[str]:
+    """Return runsc's abilities from its help: command → text, "" for the program's own flags."""
+    flags = {command: parse_flags(text) for command, text in texts.items()}
+    found = {
+        ability
+        for ability, (command, flag) in FLAGS.items()
+        if flag in flags.get(command, frozenset())
+    }
+    found |= {"checkpoint", "restore", "fscheckpoint"} & set(
+        SUBCOMMAND_RE.findall(help_text[:OUTPUT_LIMIT])
+    )
+    if "rootless" in flags.get("", frozenset()) and "directfs" in found:
+        # Without directfs the sandbox becomes another user, which one user's namespace lacks.
+        found.add("rootless")
+    if "'dir=" in texts.get("", ""):
+        found.add("overlay-dir")
+    return found
+
+
+def choose_platform(flags_text: str) -> str:
+    """Return the gVisor platform to use: systrap, else ptrace; kvm only if somebody asks for it."""
+    text = flags_text[:OUTPUT_LIMIT]
+    start = text.find("-platform string")
+    described = text[start : text.find("\n  -", start)] if start >= 0 else ""
+    words = re.findall(r"[a-z]+", described)
+    return next((each for each in PLATFORMS if each in words), "")
+
+
+def parse_cpu_features(text: str) -> tuple[str, ...]:
+    """Return the first processor's features from the text of /proc/cpuinfo, sorted."""
+    for line in text[:CPUINFO_LIMIT].splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return tuple(sorted(set(value.split())))
+    return ()
+
+
+def load_cpu_features() -> tuple[str, ...]:
+    """Return the features of this machine's processors; empty where the kernel tells none."""
+    try:
+        with CPUINFO.open(encoding="utf-8", errors="replace") as file:
+            return parse_cpu_features(file.read(CPUINFO_LIMIT))
+    except OSError:
+        return ()
+
+
+def _kept_path(cache_dir: Path, digest: str) -> Path:
+    return cache_dir / f"{digest.removeprefix('sha256:')}.json"
+
+
+def _load(cache_dir: Path, digest: str) -> RuntimeFacts | None:
+    try:
+        kept = msgspec.json.decode(_kept_path(cache_dir, digest).read_bytes(), type=_Kept)
+    except (OSError, msgspec.DecodeError):
+        return None
+    if kept.rules != RULES or kept.binary_digest != digest:
+        return None
+    return RuntimeFacts(
+        name=kept.name,
+        path=Path(),
+        version=kept.version,
+        binary_digest=digest,
+        platform=kept.platform,
+        abilities=frozenset(kept.abilities),
+    )
+
+
+def _save(cache_dir: Path, facts: RuntimeFacts) -> None:
+    kept = _Kept(
+        rules=RULES,
+        name=facts.name,
+        version=facts.version,
+        binary_digest=facts.binary_digest,
+        platform=facts.platform,
+        abilities=tuple(sorted(facts.abilities)),
+    )
+    target = _kept_path(cache_dir, facts.binary_digest)
+    temporary = target.with_suffix(".tmp")
+    try:
+        cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary.write_bytes(msgspec.json.encode(kept))
+        temporary.replace(target)
+    except OSError:
+        pass  # it is asked again next time

@@ -1,0 +1,179 @@
+"""Running other programs: to their end and within a time limit, and finding what they left.
+
+A program that leaves processes behind must not be given pipes: they would keep them open, and
+nobody could tell its end from theirs.
+"""
+
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from lazyfs.snapshot.errors import RuntimeFailed
+
+OUTPUT_LIMIT = 1 << 20  # bytes of what a program says that are looked at
+# Passed on to what runs on this terminal.  SIGINT comes from the terminal to both.
+FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a program ended: its exit status (negative: the signal), and what it said."""
+
+    status: int
+    out: str
+    err: str
+
+
+class TimeExpired(RuntimeFailed):
+    """A program did not end in time, and was killed."""
+
+
+def run_program(
+    words: Sequence[str | Path],
+    *,
+    seconds: float,
+    output: IO[bytes] | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Done:
+    """Run a program to its end, in a session of its own, with nothing to read.
+
+    What it says comes back, or goes to the file *output*.  Raises RuntimeFailed if it cannot be
+    started, TimeExpired when time is up: it and its session are killed then.
+    """
+    stream = subprocess.PIPE if output is None else output
+    command = [os.fspath(word) for word in words]
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            env=env,
+            cwd=cwd,
+            start_new_session=True,
+        )
+    except OSError as exc:
+        raise RuntimeFailed(f"{command[0]}: {exc.strerror}, expected it to start") from exc
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired as exc:
+        _end_session(process)
+        raise TimeExpired(
+            f"{' '.join(command)[:300]}: got no end after {seconds:g} s, expected one"
+        ) from exc
+    except BaseException:
+        _end_session(process)
+        raise
+    return Done(process.returncode, _text(out), _text(err))
+
+
+def run_on_terminal(words: Sequence[str | Path], *, cwd: Path | None = None) -> int:
+    """Run a program with this process's own terminal; return its exit status as a shell says it.
+
+    An interrupt is the program's to act on.  Other signals that would end us are passed on.
+    """
+    command = [os.fspath(word) for word in words]
+    try:
+        process = subprocess.Popen(command, cwd=cwd)
+    except OSError as exc:
+        raise RuntimeFailed(f"{command[0]}: {exc.strerror}, expected it to start") from exc
+    before = {}
+    try:
+        for number in FORWARDED:
+            before[number] = signal.signal(number, lambda which, _: process.send_signal(which))
+    except ValueError:
+        pass  # not the main thread: it gets no signals
+    try:
+        while True:
+            try:
+                status = process.wait()
+                return status if status >= 0 else 128 - status
+            except KeyboardInterrupt:
+                continue
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_session(process: "subprocess.Popen[bytes]") -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except OSError:
+        pass
+    process.kill()
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+    process.wait()
+
+
+def _text(data: bytes | None) -> str:
+    return (data or b"")[:OUTPUT_LIMIT].decode("utf-8", "replace")
+
+
+# Processes that are not our children
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process began, in the kernel's ticks; None if it has ended.
+
+    Number and start time together name a process: numbers come again.  A zombie has ended.
+    """
+    try:
+        data = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    fields = data[data.rfind(b")") + 2 :].split()  # proc(5): from the third, "state"
+    if len(fields) < 20 or fields[0] in (b"Z", b"X", b"x"):
+        return None
+    return int(fields[19])
+
+
+def wait_gone(pids: Sequence[int], seconds: float) -> bool:
+    """Wait until all of these processes have ended; say whether they have."""
+    deadline = time.monotonic() + seconds
+    for pid in pids:
+        try:
+            descriptor = os.pidfd_open(pid)
+        except OSError:
+            continue
+        try:
+            poller = select.poll()
+            poller.register(descriptor, select.POLLIN)
+            left = max(0.0, deadline - time.monotonic())
+            if not poller.poll(left * 1000):
+                return False
+        finally:
+            os.close(descriptor)
+    return True
+
+
+def processes_with(word: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield number and words of each process that has *word* in its command line, but ours."""
+    wanted = os.fsencode(word)
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        try:
+            words = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if wanted in words:
+            yield int(name), [os.fsdecode(each) for each in words]
+
+
+def kill_processes(pids: Sequence[int], seconds: float = 10) -> bool:
+    """Kill these processes and wait for their ends; say whether all have ended."""
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except OSError:
+            pass
+    return wait_gone(pids, seconds)

@@ -1,0 +1,398 @@
+"""gVisor's runsc as a Runtime, for root and, where the program can, for anybody else.
+
+Without root each call is made as root of a new user namespace.  ``--rootless`` would run and
+checkpoint, but it refuses to restore; the namespace does all three.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from lazyfs.snapshot.errors import RuntimeFailed, Unsupported
+from lazyfs.snapshot.probe import probe_program
+from lazyfs.snapshot.programs import (
+    Done,
+    TimeExpired,
+    kill_processes,
+    processes_with,
+    run_on_terminal,
+    run_program,
+    start_time,
+    wait_gone,
+)
+from lazyfs.snapshot.runtime import (
+    ContainerPlan,
+    ContainerState,
+    RuntimeFacts,
+    SandboxPlan,
+)
+
+CALL_SECONDS = 60  # for what takes some 100 ms
+IMAGE_SECONDS = 1800  # for what reads or writes all memory of a sandbox
+LOG_NAME = "runsc.log"
+LOG_LIMIT = 1 << 16  # bytes of its log that are looked at for a reason
+REASON_LIMIT = 600  # characters
+REASON_LINES = 3
+OWN_FAILURE = 128  # its exit status when it failed itself
+
+TRACE_RE = re.compile(r"\n?(?:goroutine \d+ \[|panic: |runtime error: |\truntime/|SIG[A-Z]+: )")
+ABSENT_WORDS = ("file does not exist", "not found", "no such file")
+SANDBOX_WORDS = ("runsc-sandbox", "runsc-gofer")
+USERNS = ("unshare", "--user", "--map-root-user")
+
+
+@dataclass
+class Runsc:
+    """The program at *path*; *cache_dir* keeps what is known of it."""
+
+    path: Path
+    cache_dir: Path | None = None
+    call_seconds: float = CALL_SECONDS
+    image_seconds: float = IMAGE_SECONDS
+    name: str = "runsc"
+    _facts: RuntimeFacts | None = None
+
+    def probe(self) -> RuntimeFacts:
+        """Ask the program what it can do."""
+        self._facts = probe_program(self.path, self.cache_dir)
+        return self._facts
+
+    def start(self, plan: SandboxPlan) -> None:
+        """Start all containers in the background; their output goes to ``log_dir``."""
+        self._check_plan(plan)
+        self._check_new(plan)
+        for container in plan.containers:
+            bundle: list[str | Path] = ["--bundle", container.bundle]
+            if len(plan.containers) == 1:
+                self._launch(plan, container, "run", "--detach", *bundle)
+            else:
+                self._launch(plan, container, "create", *bundle)
+                self._launch(plan, container, "start")
+
+    def run_attached(self, plan: SandboxPlan) -> int:
+        """Run a sandbox of one container on this terminal; return its exit status."""
+        self._check_plan(plan)
+        if len(plan.containers) != 1:
+            raise Unsupported(
+                f"run on this terminal: got {len(plan.containers)} containers, expected 1",
+                hint="start the sandbox in the background",
+            )
+        self._check_new(plan)
+        _make_folder(plan.state_dir)
+        _make_folder(plan.log_dir)
+        words = self._words(plan, "run", "--bundle", plan.root.bundle, plan.root.container_id)
+        before = _log_size(plan)
+        status = run_on_terminal(words)
+        if status == OWN_FAILURE and (reason := _reason(plan, before, "")):
+            raise RuntimeFailed(f"runsc run: {reason}", hint=_hint(plan))
+        return status
+
+    def checkpoint(self, plan: SandboxPlan, image_dir: Path) -> None:
+        """Save the sandbox to *image_dir*, which is empty, and end it."""
+        facts = self._check_plan(plan)
+        self._check_can_restore(plan, facts)
+        if os.listdir(image_dir):
+            raise RuntimeFailed(f"checkpoint: {image_dir}: got files, expected an empty folder")
+        processes = self._sandbox_processes(plan)
+        options: list[str | Path] = ["--image-path", image_dir]
+        if "compression" in facts.abilities:
+            options.append("--compression=none")  # it is compressed later, and better
+        self._call(plan, "checkpoint", *options, plan.root.container_id, seconds=self.image_seconds)
+        # It returns before the sandbox has ended.
+        if not wait_gone(processes, self.call_seconds):
+            raise RuntimeFailed(
+                "runsc checkpoint: got a sandbox that goes on, expected it to end", hint=_hint(plan)
+            )
+
+    def restore(self, plan: SandboxPlan, image_dir: Path) -> Callable[[], None]:
+        """Start all containers from *image_dir*; return a wait for when it is not needed more."""
+        facts = self._check_plan(plan)
+        self._check_can_restore(plan, facts)
+        self._check_new(plan)
+        in_background = {"background", "wait-restore"} <= facts.abilities
+        for container in plan.containers:
+            options: list[str | Path] = ["--detach", "--bundle", container.bundle]
+            options += ["--image-path", image_dir]
+            if in_background:
+                options.append("--background")
+            self._launch(plan, container, "restore", *options, seconds=self.image_seconds)
+
+        def wait() -> None:
+            if in_background:
+                self._call(
+                    plan, "wait", "--restore", plan.root.container_id, seconds=self.image_seconds
+                )
+
+        return wait
+
+    def states(self, plan: SandboxPlan) -> dict[str, ContainerState]:
+        """Return each container's state, by its name."""
+        found = {each.name: self._state(plan, each) for each in plan.containers}
+        # It goes on calling them running for a while after their sandbox has ended.
+        is_alive = any(start_time(pid) is not None for _, pid in found.values() if pid > 0)
+        return {
+            name: state if is_alive or state is ContainerState.ABSENT else ContainerState.STOPPED
+            for name, (state, _) in found.items()
+        }
+
+    def wait(self, plan: SandboxPlan, seconds: float | None) -> int | None:
+        """Return the exit status of the last container of the plan, None if it goes on.
+
+        It is known only to those who wait when the sandbox ends: RuntimeFailed says so after that.
+        """
+        container = plan.containers[-1]
+        limit = float("inf") if seconds is None else seconds
+        try:
+            done = self._call(plan, "wait", container.container_id, seconds=min(limit, 1e9))
+        except TimeExpired:
+            return None
+        try:
+            return int(json.loads(done.out)["exitStatus"])
+        except (ValueError, KeyError, TypeError) as exc:
+            raise RuntimeFailed(
+                f"runsc wait: got {done.out[:80]!r}, expected an exit status"
+            ) from exc
+
+    def delete(self, plan: SandboxPlan) -> None:
+        """Kill what runs and forget it; nothing to do where nothing is known."""
+        if not plan.state_dir.is_dir():
+            return
+        for container in reversed(plan.containers):
+            # One that is not known is no failure; those beside a dead root fail until that is gone.
+            self._try(plan, "delete", "--force", container.container_id)
+        # A start or restore that failed leaves processes that it does not know any more.
+        leftover = self._sandbox_processes(plan)
+        if not kill_processes(leftover):
+            raise RuntimeFailed(f"runsc delete: processes {leftover} do not end")
+        for container in plan.containers:
+            if any(_state_files(plan, container)):
+                self._try(plan, "delete", "--force", container.container_id)
+            for path in _state_files(plan, container):
+                path.unlink(missing_ok=True)
+
+    # The program
+
+    def _words(self, plan: SandboxPlan, command: str, *words: str | Path) -> list[str | Path]:
+        facts = self._facts or self.probe()
+        result: list[str | Path] = []
+        if os.geteuid() != 0:
+            result += USERNS
+        result += [
+            self.path.absolute(),
+            f"--root={plan.state_dir}",
+            f"--log={plan.log_dir / LOG_NAME}",
+            "--log-format=json",
+            "--ignore-cgroups",
+            f"--network={plan.network}",
+        ]
+        if facts.platform:
+            result.append(f"--platform={facts.platform}")
+        if "overlay2" in facts.abilities:
+            overlay = plan.overlay
+            if "overlay-dir" not in facts.abilities:
+                overlay = overlay.replace(":dir=", ":")
+            result.append(f"--overlay2={overlay}")
+        if "allow-connected-on-save" in facts.abilities:
+            result.append("--allow-connected-on-save")
+        return [*result, *plan.flags, command, *words]
+
+    def _call(
+        self,
+        plan: SandboxPlan,
+        command: str,
+        *words: str | Path,
+        seconds: float | None = None,
+        output: IO[bytes] | None = None,
+    ) -> Done:
+        _make_folder(plan.log_dir)
+        before = _log_size(plan)
+        line = self._words(plan, command, *words)
+        done = run_program(line, seconds=seconds or self.call_seconds, output=output)
+        if done.status != 0:
+            reason = _reason(plan, before, done.err) or f"exit status {done.status}"
+            raise RuntimeFailed(
+                f"runsc {command}: {reason}",
+                hint=_hint(plan),
+                details={"command": command, "status": done.status},
+            )
+        return done
+
+    def _try(self, plan: SandboxPlan, command: str, *words: str | Path) -> None:
+        try:
+            self._call(plan, command, *words)
+        except TimeExpired:
+            raise
+        except RuntimeFailed:
+            pass
+
+    def _launch(
+        self,
+        plan: SandboxPlan,
+        container: ContainerPlan,
+        command: str,
+        *words: str | Path,
+        seconds: float | None = None,
+    ) -> None:
+        """Make a call whose standard streams the container inherits."""
+        _make_folder(plan.state_dir)
+        with container_output(plan, container) as output:
+            self._call(
+                plan, command, *words, container.container_id, seconds=seconds, output=output
+            )
+
+    def _state(self, plan: SandboxPlan, container: ContainerPlan) -> tuple[ContainerState, int]:
+        if not plan.state_dir.is_dir():
+            return ContainerState.ABSENT, 0
+        try:
+            done = self._call(plan, "state", container.container_id)
+        except TimeExpired:
+            raise
+        except RuntimeFailed as error:
+            if any(word in error.message for word in ABSENT_WORDS):
+                return ContainerState.ABSENT, 0
+            raise
+        return parse_state(done.out)
+
+    def _sandbox_processes(self, plan: SandboxPlan) -> list[int]:
+        """Return the processes of this sandbox: no other has its folder."""
+        return [
+            pid
+            for pid, words in processes_with(f"--root={plan.state_dir}")
+            if os.path.basename(words[0]) in SANDBOX_WORDS
+        ]
+
+    # What it can do
+
+    def _check_plan(self, plan: SandboxPlan) -> RuntimeFacts:
+        facts = self._facts or self.probe()
+        if "overlay2" not in facts.abilities and plan.overlay != "none":
+            raise Unsupported(
+                f"{self.path}: got a runsc without --overlay2, expected one with it: without, "
+                "what a sandbox writes to its root is in no checkpoint",
+                hint="use a newer runsc",
+            )
+        if os.geteuid() != 0:
+            if "rootless" not in facts.abilities:
+                raise Unsupported(
+                    f"{self.path}: got runsc {facts.version}, expected one that runs a mounted "
+                    "image without root",
+                    hint="use a newer runsc, be root, or take --runtime crun or bwrap",
+                )
+            if shutil.which(USERNS[0]) is None:
+                raise Unsupported(f"got no {USERNS[0]}, expected it: runsc is run without root")
+        return facts
+
+    @staticmethod
+    def _check_new(plan: SandboxPlan) -> None:
+        """Refuse a name that is known: runsc itself would fail, and end the one that runs."""
+        for container in plan.containers:
+            if any(_state_files(plan, container)):
+                raise RuntimeFailed(
+                    f"runsc: container {container.container_id}: got one of that name, expected "
+                    "none",
+                    hint=f"lazyfs delete {plan.sandbox_id}",
+                )
+
+    def _check_can_restore(self, plan: SandboxPlan, facts: RuntimeFacts) -> None:
+        if "checkpoint" not in facts.abilities or "restore" not in facts.abilities:
+            raise Unsupported(f"{self.path}: got a runsc that cannot checkpoint and restore")
+        if len(plan.containers) > 1 and "multi-restore" not in facts.abilities:
+            raise Unsupported(
+                f"{self.path}: got {len(plan.containers)} containers, expected 1: runsc "
+                f"{facts.version} cannot restore several",
+                hint="use a newer runsc, or a template of one container without pauseImage",
+            )
+
+
+@contextmanager
+def container_output(plan: SandboxPlan, container: ContainerPlan) -> Iterator[IO[bytes]]:
+    """Open the file for what a container says: it is added to.
+
+    A restored container would go on at its old offset in a new file; appending ignores offsets.
+    """
+    _make_folder(plan.log_dir)
+    path = plan.log_dir / f"{container.name}.log"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    try:
+        with open(os.open(path, flags, 0o600), "ab") as file:
+            yield file
+    except OSError as exc:
+        raise RuntimeFailed(f"{path}: {exc.strerror}") from exc
+
+
+def parse_state(text: str) -> tuple[ContainerState, int]:
+    """Return state and process number from what ``state`` prints.  Raises RuntimeFailed."""
+    try:
+        document = json.loads(text)
+        return ContainerState(document["status"]), int(document.get("pid") or 0)
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        raise RuntimeFailed(f"state: got {text[:80]!r}, expected JSON with a known status") from exc
+
+
+def parse_log(text: str) -> list[str]:
+    """Return the messages of a JSON log: objects with ``msg``, whether or not on lines."""
+    decoder = json.JSONDecoder()
+    messages: list[str] = []
+    position = text.find("{")
+    while 0 <= position < len(text):
+        try:
+            entry: Any
+            entry, position = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError):
+            position = text.find("{", position + 1)  # the first one may be cut
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("msg"), str):
+            messages.append(entry["msg"])
+        position = text.find("{", position)
+    return messages
+
+
+def shorten_reason(text: str) -> str:
+    """Return the last lines of *text* before a trace of Go's, on one line."""
+    match = TRACE_RE.search(text)
+    if match is not None and text[: match.start()].strip():
+        text = text[: match.start()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    joined = "; ".join(lines[-REASON_LINES:])
+    return joined if len(joined) <= REASON_LIMIT else joined[:REASON_LIMIT] + "…"
+
+
+def _state_files(plan: SandboxPlan, container: ContainerPlan) -> Iterator[Path]:
+    """Yield what runsc keeps of a container: ``ID_sandbox:SANDBOX.state`` and ``.lock``."""
+    return plan.state_dir.glob(f"{container.container_id}_sandbox:*")
+
+
+def _reason(plan: SandboxPlan, before: int, said: str) -> str:
+    """Return why the last call failed: from the log since *before*, else from what it *said*."""
+    try:
+        with (plan.log_dir / LOG_NAME).open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(before, size - LOG_LIMIT))
+            messages = parse_log(file.read(LOG_LIMIT).decode("utf-8", "replace"))
+    except OSError:
+        messages = []
+    return shorten_reason(messages[-1] if messages else said)
+
+
+def _log_size(plan: SandboxPlan) -> int:
+    try:
+        return (plan.log_dir / LOG_NAME).stat().st_size
+    except OSError:
+        return 0
+
+
+def _hint(plan: SandboxPlan) -> str:
+    return f"all that it said is in {plan.log_dir}"
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise RuntimeFailed(f"{path}: {exc.strerror}") from exc
