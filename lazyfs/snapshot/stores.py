@@ -14,6 +14,7 @@ from lazyfs.snapshot.directory_store import DirectoryStore
 from lazyfs.snapshot.errors import StoreFailed
 from lazyfs.snapshot.keys import POINTER_RE, WORD_RE, check_key
 from lazyfs.snapshot.objects import ObjectStore
+from lazyfs.snapshot.s3_store import S3Store
 
 SCHEME_RE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):", re.ASCII)
 BUCKET_RE = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
@@ -92,9 +93,6 @@ def _s3(bucket: str, prefix: str, endpoint: str | None, url: str) -> ObjectStore
         raise BadStore(f"store: got {_shown(url)}, expected s3://BUCKET/PREFIX")
     if prefix:
         check_key(prefix)
-    # boto3 takes half a second to import: only who names S3 waits for it.
-    from lazyfs.snapshot.s3_store import S3Store  # noqa: PLC0415
-
     return S3Store(bucket, prefix, endpoint=endpoint)
 
 
