@@ -79,7 +79,9 @@ def build_spec(
     if is_confined:
         linux |= {"maskedPaths": MASKED_PATHS, "readonlyPaths": READ_ONLY_PATHS}
     security = container.security_context
-    variables = environment_of(container, _words(image, "Env"), secrets or {}, user.home)
+    variables = environment_of(
+        container, _words(image, "Env"), {} if secrets is None else secrets, user.home
+    )
     soft, hard = OPEN_FILES
     spec: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
