@@ -40,7 +40,7 @@ SAMPLES = 16
 SAMPLE_SIZE = 256 << 10
 ZEROS = bytes(FRAME_SIZE)
 
-Write = Callable[[bytes], None]
+Write = Callable[[bytes], object]
 
 
 def store_file(source: Path, target_dir: Path, *, mode: str) -> File:
@@ -98,20 +98,33 @@ def decode_file(stream: BinaryIO, file: File, write: Write) -> None:
     """
     source = _Source(stream, file)
     sink = _Sink(file, write)
-    if file.compression == "none":
-        while data := source.read(PIECE_SIZE):
-            sink.put(data)
-    else:
-        try:
-            _decompress(source, sink)
-        except (BadFrame, zstandard.ZstdError) as error:
-            source.drain()  # that it is not what was stored says more than where it broke
-            raise FileCorrupt(
-                f"file {file.name}: got {error}, expected whole zstd frames",
-                details={"file": file.name},
-            ) from error
+    _decode(source, sink, file)
     source.finish()
     sink.finish()
+
+
+def check_stored(stream: BinaryIO, file: File, write: Write) -> None:
+    """Give the stored bytes of *file*, as they are, to *write*; raise FileCorrupt if one is off."""
+    source = _Source(stream, file)
+    while data := source.read(PIECE_SIZE):
+        write(data)
+    source.finish()
+
+
+def examine_file(stream: BinaryIO, name: str, stored_size: int, limit: int) -> File:
+    """Return what an object called *name* holds that no manifest describes.
+
+    Raises FileCorrupt where it is no zstd though its name says so, or gives over *limit* bytes.
+    """
+    is_packed = name.endswith(SUFFIX)
+    raw_name = name.removesuffix(SUFFIX)
+    compression = "zstd" if is_packed else "none"
+    unknown = File(raw_name, name, compression, limit, "", stored_size, "")
+    source, sink = _Source(stream, unknown), _Sink(unknown, lambda data: None)
+    _decode(source, sink, unknown)
+    stored_digest = source.end()
+    raw_size, raw_digest = sink.end()
+    return File(raw_name, name, compression, raw_size, raw_digest, stored_size, stored_digest)
 
 
 # Compressing
@@ -227,6 +240,22 @@ def _put_raw(source: Path, file: int, target: Path) -> None:
 # Decompressing
 
 
+def _decode(source: "_Source", sink: "_Sink", file: File) -> None:
+    if file.compression == "none":
+        while data := source.read(PIECE_SIZE):
+            sink.put(data)
+        return
+    try:
+        _decompress(source, sink)
+    except (BadFrame, zstandard.ZstdError) as error:
+        if file.stored_digest:
+            source.drain()  # that it is not what was stored says more than where it broke
+        raise FileCorrupt(
+            f"file {file.name}: got {error}, expected whole zstd frames",
+            details={"file": file.name},
+        ) from error
+
+
 class _Source:
     """The stored bytes: counted and hashed as they are read, never more than recorded."""
 
@@ -259,15 +288,19 @@ class _Source:
 
     def finish(self) -> None:
         """Raise FileCorrupt unless all was read that was recorded, and no more is there."""
+        digest = self.end()
+        if digest != self._file.stored_digest:
+            raise _corrupt(self._file, f"stored {digest}", self._file.stored_digest)
+
+    def end(self) -> str:
+        """Return the digest; FileCorrupt unless the recorded number of bytes was read, and is."""
         file = self._file
         got = file.stored_size - self._left
         if self._left == 0 and self._stream.read(1):
             raise _corrupt(file, f"over {got} stored bytes", f"{file.stored_size}")
         if self._left:
             raise _corrupt(file, f"{got} stored bytes", f"{file.stored_size}")
-        digest = f"sha256:{self._hash.hexdigest()}"
-        if digest != file.stored_digest:
-            raise _corrupt(file, f"stored {digest}", file.stored_digest)
+        return f"sha256:{self._hash.hexdigest()}"
 
     def _fetch(self, size: int) -> bytes:
         data = self._stream.read(min(size, self._left)) if self._left else b""
@@ -299,11 +332,16 @@ class _Sink:
         if self._expected > self._file.raw_size:
             raise self._too_long()
 
+    def end(self) -> tuple[int, str]:
+        """Return size and digest."""
+        return self._size, f"sha256:{self._hash.hexdigest()}"
+
     def finish(self) -> None:
+        """Raise FileCorrupt unless all that was recorded was written."""
         file = self._file
-        if self._size != file.raw_size:
-            raise _corrupt(file, f"{self._size} raw bytes", f"{file.raw_size}")
-        digest = f"sha256:{self._hash.hexdigest()}"
+        size, digest = self.end()
+        if size != file.raw_size:
+            raise _corrupt(file, f"{size} raw bytes", f"{file.raw_size}")
         if digest != file.raw_digest:
             raise _corrupt(file, f"raw {digest}", file.raw_digest)
 

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 INDEX_KEY = f"{BASE}index.json"
 LAYOUT_KEY = f"{BASE}oci-layout"
+LISTED_KEYS = (INDEX_KEY, LAYOUT_KEY)
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 INDEX_LIMIT = 16 << 20  # bytes
 CLAIMS = "lazyfs.snapshots"  # annotation: the ids of snapshots, with blanks between

@@ -6,8 +6,6 @@ A snapshot whose manifest is there is complete: the sizes of its files are looke
 manifest is put, and only if there is none.  Every step can be done again.
 """
 
-import difflib
-import hashlib
 import os
 import secrets
 import shutil
@@ -21,7 +19,8 @@ from typing import BinaryIO, TypeVar, cast
 
 from lazyfs.digest import digest_of
 from lazyfs.snapshot import embedding, pointers
-from lazyfs.snapshot.codec import decode_file, restore_file
+from lazyfs.snapshot.absence import FOREIGN_MANIFEST, no_manifest
+from lazyfs.snapshot.codec import check_stored, decode_file, examine_file, restore_file
 from lazyfs.snapshot.errors import (
     FileCorrupt,
     FileMissing,
@@ -46,12 +45,6 @@ from lazyfs.snapshot.objects import ObjectMissing, ObjectStore, Stored, stopping
 from lazyfs.snapshot.pointers import Pointer
 
 WORKERS = 2  # files on their way at once; each is compressed or decompressed by several threads
-PIECE_SIZE = 1 << 20
-FOREIGN_MANIFEST = "manifest.json"  # what agent-substrate writes
-FOREIGN_HINT = (
-    "that looks like a snapshot of agent-substrate, which does not record its images: "
-    "make a new golden snapshot, or name them with --assume-image NAME=REF@sha256:…"
-)
 Item = TypeVar("Item")
 
 
@@ -179,6 +172,24 @@ class Snapshots:
         self._each(loaded.manifest.files, check)
         return sorted(wrong, key=lambda error: error.message)
 
+    def survey(self, snapshot_id: str, limit: int) -> tuple[File, ...]:
+        """Read the files of a snapshot that has no manifest; return what they are.
+
+        Nothing vouches for them: for who names the images himself.  *limit* is for the raw bytes
+        of one file.  Raises FileCorrupt.
+        """
+        state = self.state(snapshot_id)
+        found: list[File] = []
+
+        def examine(stored: Stored, stop: threading.Event) -> None:
+            name = stored.key.rpartition("/")[2]
+            with self.objects.open(stored.key) as stream:
+                found.append(examine_file(stream, name, stored.size, limit))
+
+        kept = [] if state is None else [each for each in state.files if _is_file(each)]
+        self._each(kept, examine)
+        return tuple(sorted(found, key=lambda file: file.name))
+
     # Writing
 
     def upload(self, snapshot_id: str, files: Iterable[tuple[File, Path]]) -> None:
@@ -280,7 +291,7 @@ class Snapshots:
     # One file
 
     def _send(self, snapshot_id: str, file: File, path: Path, stop: threading.Event) -> None:
-        key = _key_of(snapshot_id, file)
+        key = key_of(snapshot_id, file)
         if self.objects.size(key) == file.stored_size:
             try:
                 self._check_stored(snapshot_id, file, stop)
@@ -297,9 +308,9 @@ class Snapshots:
         self._check_size(snapshot_id, file)
 
     def _check_size(self, snapshot_id: str, file: File) -> None:
-        size = self.objects.size(_key_of(snapshot_id, file))
+        size = self.objects.size(key_of(snapshot_id, file))
         if size is None:
-            raise _missing(snapshot_id, file)
+            raise missing_file(snapshot_id, file)
         if size != file.stored_size:
             raise FileCorrupt(
                 f"file {file.object} of {snapshot_id}: got {size} bytes in the store, "
@@ -309,17 +320,7 @@ class Snapshots:
 
     def _check_stored(self, snapshot_id: str, file: File, stop: threading.Event) -> None:
         with self._opened(snapshot_id, file, stop) as stream:
-            hashed, size = hashlib.sha256(), 0
-            while size <= file.stored_size and (data := stream.read(PIECE_SIZE)):
-                hashed.update(data)
-                size += len(data)
-        digest = f"sha256:{hashed.hexdigest()}"
-        if size != file.stored_size or digest != file.stored_digest:
-            raise FileCorrupt(
-                f"file {file.object} of {snapshot_id}: got {digest} ({size} bytes), "
-                f"expected {file.stored_digest} ({file.stored_size} bytes)",
-                details={"id": snapshot_id, "file": file.name},
-            )
+            check_stored(stream, file, lambda data: None)
 
     def _decode(self, snapshot_id: str, file: File, stop: threading.Event) -> None:
         with self._opened(snapshot_id, file, stop) as stream:
@@ -381,47 +382,13 @@ class Snapshots:
         try:
             data = self.objects.get(manifest_key(snapshot_id), MANIFEST_LIMIT)
         except ObjectMissing as error:
-            raise self._no_manifest(snapshot_id, pointer) from error
+            raise no_manifest(self.objects, snapshot_id, pointer, self.ids) from error
         if len(data) > MANIFEST_LIMIT:
             raise ManifestInvalid(
                 f"snapshot {snapshot_id}: got a manifest of over {MANIFEST_LIMIT} bytes, "
                 "expected a shorter one"
             )
         return data
-
-    def _no_manifest(self, snapshot_id: str, pointer: str | None) -> ManifestMissing:
-        """Return an error that says what is there instead."""
-        prefix = folder_of(snapshot_id)
-        found = [each.key.removeprefix(prefix) for each in self.objects.list(prefix)]
-        if not found:  # where others keep theirs
-            found = [each.key.partition("/")[2] for each in self.objects.list(f"{snapshot_id}/")]
-        what = f"snapshot {snapshot_id} in {self.objects.url}"
-        if pointer is not None:
-            what = f"pointer {pointer}: {what}"
-        details = {"id": snapshot_id, "pointer": pointer, "objects": found[:100]}
-        if FOREIGN_MANIFEST in found:
-            return ManifestMissing(
-                f"{what}: got {FOREIGN_MANIFEST}, expected {MANIFEST_NAME}",
-                hint=FOREIGN_HINT,
-                details=details,
-            )
-        if found:
-            return ManifestMissing(
-                f"{what}: got {', '.join(sorted(found)[:10])}, expected {MANIFEST_NAME} with it: "
-                "an unfinished upload, or an older format",
-                hint="go on with `lazyfs checkpoint --continue`, name the images with "
-                "--assume-image NAME=REF@sha256:…, make a new golden snapshot, "
-                "or remove it with `lazyfs gc`",
-                details=details,
-            )
-        near = difflib.get_close_matches(snapshot_id, self.ids(), 5, 0)
-        return ManifestMissing(
-            f"{what}: got nothing of it, expected {MANIFEST_NAME}",
-            hint=f"`lazyfs snapshot list` shows which there are; nearest: {', '.join(near)}"
-            if near
-            else "the store has no committed snapshot",
-            details=details | {"nearest": near},
-        )
 
 
 class _Opened:
@@ -430,8 +397,8 @@ class _Opened:
     def __init__(
         self, objects: ObjectStore, snapshot_id: str, file: File, stop: threading.Event
     ) -> None:
-        self._opening = objects.open(_key_of(snapshot_id, file))
-        self._missing = _missing(snapshot_id, file)
+        self._opening = objects.open(key_of(snapshot_id, file))
+        self._missing = missing_file(snapshot_id, file)
         self._stop = stop
 
     def __enter__(self) -> BinaryIO:
@@ -456,11 +423,17 @@ def new_id(now: float | None = None) -> str:
     return f"{moment}-{secrets.token_hex(4)}"
 
 
-def _key_of(snapshot_id: str, file: File) -> str:
+def _is_file(stored: Stored) -> bool:
+    return stored.key.rpartition("/")[2] not in (MANIFEST_NAME, FOREIGN_MANIFEST)
+
+
+def key_of(snapshot_id: str, file: File) -> str:
+    """Return where a file of a snapshot is kept."""
     return f"{folder_of(snapshot_id)}{file.object}"
 
 
-def _missing(snapshot_id: str, file: File) -> FileMissing:
+def missing_file(snapshot_id: str, file: File) -> FileMissing:
+    """Return the error for a file that is not there."""
     return FileMissing(
         f"file {file.object} of {snapshot_id}: got none in the store, expected "
         f"{file.stored_size} bytes",

@@ -1,0 +1,55 @@
+"""Why a snapshot has no manifest: what is there instead, and what can be done about it."""
+
+import difflib
+from collections.abc import Callable, Sequence
+
+from lazyfs.snapshot.errors import ManifestMissing
+from lazyfs.snapshot.keys import folder_of
+from lazyfs.snapshot.manifest import MANIFEST_NAME
+from lazyfs.snapshot.objects import ObjectStore
+
+FOREIGN_MANIFEST = "manifest.json"  # what agent-substrate writes
+FOREIGN_HINT = (
+    "that looks like a snapshot of agent-substrate, which does not record its images: "
+    "make a new golden snapshot, or name them with --assume-image NAME=REF@sha256:…"
+)
+
+
+def no_manifest(
+    objects: ObjectStore, snapshot_id: str, pointer: str | None, ids: Callable[[], Sequence[str]]
+) -> ManifestMissing:
+    """Return the error for a snapshot without a manifest; *ids* gives those of committed ones.
+
+    *pointer* is the name of the one that named it, if one did.
+    """
+    prefix = folder_of(snapshot_id)
+    found = [each.key.removeprefix(prefix) for each in objects.list(prefix)]
+    if not found:  # where others keep theirs
+        found = [each.key.partition("/")[2] for each in objects.list(f"{snapshot_id}/")]
+    what = f"snapshot {snapshot_id} in {objects.url}"
+    if pointer is not None:
+        what = f"pointer {pointer}: {what}"
+    details = {"id": snapshot_id, "pointer": pointer, "objects": found[:100]}
+    if FOREIGN_MANIFEST in found:
+        return ManifestMissing(
+            f"{what}: got {FOREIGN_MANIFEST}, expected {MANIFEST_NAME}",
+            hint=FOREIGN_HINT,
+            details=details,
+        )
+    if found:
+        return ManifestMissing(
+            f"{what}: got {', '.join(sorted(found)[:10])}, expected {MANIFEST_NAME} with it: "
+            "an unfinished upload, or an older format",
+            hint="go on with `lazyfs checkpoint --continue`, name the images with "
+            "--assume-image NAME=REF@sha256:…, make a new golden snapshot, "
+            "or remove it with `lazyfs gc`",
+            details=details,
+        )
+    near = difflib.get_close_matches(snapshot_id, ids(), 5, 0)
+    return ManifestMissing(
+        f"{what}: got nothing of it, expected {MANIFEST_NAME}",
+        hint=f"`lazyfs snapshot list` shows which there are; nearest: {', '.join(near)}"
+        if near
+        else "the store has no committed snapshot",
+        details=details | {"nearest": near},
+    )

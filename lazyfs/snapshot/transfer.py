@@ -1,0 +1,80 @@
+"""Copying a snapshot to another store: its files and images first, the manifest's bytes last."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lazyfs.digest import parse_digest
+from lazyfs.snapshot.codec import check_stored
+from lazyfs.snapshot.directory_store import DirectoryStore
+from lazyfs.snapshot.errors import BaseUnavailable
+from lazyfs.snapshot.local import local_errors
+from lazyfs.snapshot.manifest import File
+from lazyfs.snapshot.objects import ObjectMissing
+from lazyfs.snapshot.snapshots import Loaded, Snapshots, key_of, missing_file
+
+
+def copy_snapshot(loaded: Loaded, source: Snapshots, target: Snapshots) -> bool:
+    """Copy a snapshot, verified as stored, with its embedded images; say whether it was not there.
+
+    The manifest's bytes stay the same, so pointers and parents fit.  Raises FileCorrupt,
+    FileMissing, BaseUnavailable, StoreConflict.
+    """
+    state = target.state(loaded.id)
+    if state is not None and state.is_committed:
+        target.commit_raw(loaded.manifest, loaded.data)  # or StoreConflict, where it is another
+        return False
+    for file in loaded.manifest.files:
+        with _local(source, loaded.id, file) as path:
+            target.upload(loaded.id, [(file, path)])
+    _copy_images(loaded, source, target)
+    target.commit_raw(loaded.manifest, loaded.data)
+    return True
+
+
+@contextmanager
+def _local(source: Snapshots, snapshot_id: str, file: File) -> Iterator[Path]:
+    """Yield where a stored file lies, verified; one from elsewhere is copied here for so long."""
+    key = key_of(snapshot_id, file)
+    try:
+        if isinstance(source.objects, DirectoryStore):
+            with source.objects.open(key) as stream:
+                check_stored(stream, file, lambda data: None)
+            yield source.objects.path / key
+            return
+        with tempfile.NamedTemporaryFile(prefix="lazyfs-") as copy:
+            with local_errors(Path(copy.name), "write"), source.objects.open(key) as stream:
+                check_stored(stream, file, copy.write)
+                copy.flush()
+            yield Path(copy.name)
+    except ObjectMissing as error:
+        raise missing_file(snapshot_id, file) from error
+
+
+def _copy_images(loaded: Loaded, source: Snapshots, target: Snapshots) -> None:
+    scratch = Path(tempfile.mkdtemp(prefix="lazyfs-"))
+    try:
+        layout = source.embedded(loaded, scratch)
+        if layout is None:
+            return
+        blobs = layout / "blobs" / "sha256"
+        for image in loaded.manifest.images:
+            if image.embedded is not True:
+                continue
+            digests = (image.config_digest, *(layer.digest for layer in image.layers))
+            paths = {digest: blobs / parse_digest(digest).hex for digest in digests}
+            path = blobs / parse_digest(image.manifest_digest).hex
+            absent = [each.name for each in (path, *paths.values()) if not each.is_file()]
+            if absent:
+                raise BaseUnavailable(
+                    f"image {image.name} of {loaded.id}: got no sha256:{absent[0]} beside the "
+                    "snapshot, expected to copy it",
+                    details={"container": image.name, "missing": absent},
+                )
+            with local_errors(path, "read"):
+                manifest = path.read_bytes()
+            target.embed(loaded.id, manifest, image.manifest_media_type, dict(paths))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
