@@ -102,6 +102,32 @@ def run_on_terminal(words: Sequence[str | Path], *, cwd: Path | None = None) -> 
             signal.signal(number, handler)
 
 
+def spawn_background(words: Sequence[str | Path], output: IO[bytes]) -> int:
+    """Start a program that may outlive this process; return its number.
+
+    It has a session of its own, nothing to read, and *output* for what it says.  Raises
+    RuntimeFailed.
+    """
+    command = [os.fspath(word) for word in words]
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_DUP2, output.fileno(), 1),
+        (os.POSIX_SPAWN_DUP2, output.fileno(), 2),
+    ]
+    try:
+        return os.posix_spawnp(command[0], command, os.environ, file_actions=actions, setsid=True)
+    except OSError as exc:
+        raise RuntimeFailed(f"{command[0]}: {exc.strerror}, expected it to start") from exc
+
+
+def reap(pid: int) -> None:
+    """Take note of the end of a process, if it is our child and has ended."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        pass  # somebody else's: another command started it
+
+
 def _end_session(process: "subprocess.Popen[bytes]") -> None:
     try:
         os.killpg(process.pid, signal.SIGKILL)

@@ -6,15 +6,20 @@ checkpoint, but it refuses to restore; the namespace does all three.
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from lazyfs.snapshot.errors import RuntimeFailed, Unsupported
+from lazyfs.snapshot.logs import (
+    container_output,
+    last_message,
+    log_size,
+    make_folder,
+    shorten_reason,
+)
 from lazyfs.snapshot.probe import probe_program
 from lazyfs.snapshot.programs import (
     Done,
@@ -36,12 +41,8 @@ from lazyfs.snapshot.runtime import (
 CALL_SECONDS = 60  # for what takes some 100 ms
 IMAGE_SECONDS = 1800  # for what reads or writes all memory of a sandbox
 LOG_NAME = "runsc.log"
-LOG_LIMIT = 1 << 16  # bytes of its log that are looked at for a reason
-REASON_LIMIT = 600  # characters
-REASON_LINES = 3
 OWN_FAILURE = 128  # its exit status when it failed itself
 
-TRACE_RE = re.compile(r"\n?(?:goroutine \d+ \[|panic: |runtime error: |\truntime/|SIG[A-Z]+: )")
 ABSENT_WORDS = ("file does not exist", "not found", "no such file")
 SANDBOX_WORDS = ("runsc-sandbox", "runsc-gofer")
 USERNS = ("unshare", "--user", "--map-root-user")
@@ -84,12 +85,12 @@ class Runsc:
                 hint="start the sandbox in the background",
             )
         self._check_new(plan)
-        _make_folder(plan.state_dir)
-        _make_folder(plan.log_dir)
+        make_folder(plan.state_dir)
+        make_folder(plan.log_dir)
         words = self._words(plan, "run", "--bundle", plan.root.bundle, plan.root.container_id)
-        before = _log_size(plan)
+        before = log_size(_log_path(plan))
         status = run_on_terminal(words)
-        if status == OWN_FAILURE and (reason := _reason(plan, before, "")):
+        if status == OWN_FAILURE and (reason := last_message(_log_path(plan), before)):
             raise RuntimeFailed(f"runsc run: {reason}", hint=_hint(plan))
         return status
 
@@ -163,16 +164,16 @@ class Runsc:
         """Kill what runs and forget it; nothing to do where nothing is known."""
         if not plan.state_dir.is_dir():
             return
+        # Not by "delete --force" alone: it waits for init to reap the sandbox, which some never do,
+        # it does nothing for one that failed to start, and fails for those beside a dead root.
+        processes = self._sandbox_processes(plan)
+        if not kill_processes(processes):
+            raise RuntimeFailed(
+                f"runsc delete: got processes {processes} that go on, expected them to end"
+            )
         for container in reversed(plan.containers):
-            # One that is not known is no failure; those beside a dead root fail until that is gone.
-            self._try(plan, "delete", "--force", container.container_id)
-        # A start or restore that failed leaves processes that it does not know any more.
-        leftover = self._sandbox_processes(plan)
-        if not kill_processes(leftover):
-            raise RuntimeFailed(f"runsc delete: processes {leftover} do not end")
-        for container in plan.containers:
-            if any(_state_files(plan, container)):
-                self._try(plan, "delete", "--force", container.container_id)
+            if not plan.overlay.endswith(":memory") and any(_state_files(plan, container)):
+                self._try(plan, "delete", "--force", container.container_id)  # its files, too
             for path in _state_files(plan, container):
                 path.unlink(missing_ok=True)
 
@@ -186,7 +187,7 @@ class Runsc:
         result += [
             self.path.absolute(),
             f"--root={plan.state_dir}",
-            f"--log={plan.log_dir / LOG_NAME}",
+            f"--log={_log_path(plan)}",
             "--log-format=json",
             "--ignore-cgroups",
             f"--network={plan.network}",
@@ -210,12 +211,13 @@ class Runsc:
         seconds: float | None = None,
         output: IO[bytes] | None = None,
     ) -> Done:
-        _make_folder(plan.log_dir)
-        before = _log_size(plan)
+        make_folder(plan.log_dir)
+        before = log_size(_log_path(plan))
         line = self._words(plan, command, *words)
         done = run_program(line, seconds=seconds or self.call_seconds, output=output)
         if done.status != 0:
-            reason = _reason(plan, before, done.err) or f"exit status {done.status}"
+            reason = last_message(_log_path(plan), before) or shorten_reason(done.err)
+            reason = reason or f"exit status {done.status}"
             raise RuntimeFailed(
                 f"runsc {command}: {reason}",
                 hint=_hint(plan),
@@ -240,7 +242,7 @@ class Runsc:
         seconds: float | None = None,
     ) -> None:
         """Make a call whose standard streams the container inherits."""
-        _make_folder(plan.state_dir)
+        make_folder(plan.state_dir)
         with container_output(plan, container) as output:
             self._call(
                 plan, command, *words, container.container_id, seconds=seconds, output=output
@@ -310,22 +312,6 @@ class Runsc:
             )
 
 
-@contextmanager
-def container_output(plan: SandboxPlan, container: ContainerPlan) -> Iterator[IO[bytes]]:
-    """Open the file for what a container says: it is added to.
-
-    A restored container would go on at its old offset in a new file; appending ignores offsets.
-    """
-    _make_folder(plan.log_dir)
-    path = plan.log_dir / f"{container.name}.log"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    try:
-        with open(os.open(path, flags, 0o600), "ab") as file:
-            yield file
-    except OSError as exc:
-        raise RuntimeFailed(f"{path}: {exc.strerror}") from exc
-
-
 def parse_state(text: str) -> tuple[ContainerState, int]:
     """Return state and process number from what ``state`` prints.  Raises RuntimeFailed."""
     try:
@@ -335,64 +321,14 @@ def parse_state(text: str) -> tuple[ContainerState, int]:
         raise RuntimeFailed(f"state: got {text[:80]!r}, expected JSON with a known status") from exc
 
 
-def parse_log(text: str) -> list[str]:
-    """Return the messages of a JSON log: objects with ``msg``, whether or not on lines."""
-    decoder = json.JSONDecoder()
-    messages: list[str] = []
-    position = text.find("{")
-    while 0 <= position < len(text):
-        try:
-            entry: Any
-            entry, position = decoder.raw_decode(text, position)
-        except (ValueError, RecursionError):
-            position = text.find("{", position + 1)  # the first one may be cut
-            continue
-        if isinstance(entry, dict) and isinstance(entry.get("msg"), str):
-            messages.append(entry["msg"])
-        position = text.find("{", position)
-    return messages
-
-
-def shorten_reason(text: str) -> str:
-    """Return the last lines of *text* before a trace of Go's, on one line."""
-    match = TRACE_RE.search(text)
-    if match is not None and text[: match.start()].strip():
-        text = text[: match.start()]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    joined = "; ".join(lines[-REASON_LINES:])
-    return joined if len(joined) <= REASON_LIMIT else joined[:REASON_LIMIT] + "…"
-
-
 def _state_files(plan: SandboxPlan, container: ContainerPlan) -> Iterator[Path]:
     """Yield what runsc keeps of a container: ``ID_sandbox:SANDBOX.state`` and ``.lock``."""
     return plan.state_dir.glob(f"{container.container_id}_sandbox:*")
 
 
-def _reason(plan: SandboxPlan, before: int, said: str) -> str:
-    """Return why the last call failed: from the log since *before*, else from what it *said*."""
-    try:
-        with (plan.log_dir / LOG_NAME).open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(before, size - LOG_LIMIT))
-            messages = parse_log(file.read(LOG_LIMIT).decode("utf-8", "replace"))
-    except OSError:
-        messages = []
-    return shorten_reason(messages[-1] if messages else said)
-
-
-def _log_size(plan: SandboxPlan) -> int:
-    try:
-        return (plan.log_dir / LOG_NAME).stat().st_size
-    except OSError:
-        return 0
+def _log_path(plan: SandboxPlan) -> Path:
+    return plan.log_dir / LOG_NAME
 
 
 def _hint(plan: SandboxPlan) -> str:
     return f"all that it said is in {plan.log_dir}"
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as exc:
-        raise RuntimeFailed(f"{path}: {exc.strerror}") from exc

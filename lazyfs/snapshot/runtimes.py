@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lazyfs.snapshot.bubblewrap import Bubblewrap
 from lazyfs.snapshot.errors import RuntimeMismatch, Unsupported
+from lazyfs.snapshot.oci_runtimes import Crun, Runc
 from lazyfs.snapshot.probe import binary_digest, probe_program
 from lazyfs.snapshot.runsc import Runsc
 from lazyfs.snapshot.runtime import Runtime
@@ -18,7 +20,12 @@ FIRST = "runsc"  # the only one that can checkpoint
 PACKAGES = {"bwrap": "bubblewrap"}
 
 # Name → how it is made.  Where nobody says which, the first that is there is taken.
-MAKERS: dict[str, Callable[[Path, Path | None], Runtime]] = {"runsc": Runsc}
+MAKERS: dict[str, Callable[[Path, Path | None], Runtime]] = {
+    "runsc": Runsc,
+    "crun": Crun,
+    "runc": Runc,
+    "bwrap": Bubblewrap,
+}
 
 
 @dataclass(frozen=True)

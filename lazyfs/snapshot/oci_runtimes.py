@@ -1,0 +1,64 @@
+"""crun and runc as Runtimes: they run a sandbox of one container, and cannot save it.
+
+Each runs on a stage of its own (staged.py).  Limits by cgroups are not set.  crun refuses the mixed
+layout of cgroups, so as root it sees only the second version's.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lazyfs.snapshot.errors import RuntimeFailed
+from lazyfs.snapshot.logs import make_folder
+from lazyfs.snapshot.programs import run_program
+from lazyfs.snapshot.runtime import ContainerPlan, SandboxPlan
+from lazyfs.snapshot.staged import Staged, pid_path
+
+FORGET_SECONDS = 30
+
+
+@dataclass
+class OciRuntime(Staged):
+    """A program with the command line that runc has."""
+
+    def _program(self, plan: SandboxPlan) -> list[str | Path]:
+        return [self.path.absolute(), "--root", plan.state_dir / self.name, *plan.flags]
+
+    def _command(
+        self, plan: SandboxPlan, container: ContainerPlan, *, attached: bool
+    ) -> list[str | Path]:
+        make_folder(plan.state_dir / self.name)
+        words = [*self._program(plan), "run", "--bundle", container.bundle]
+        if not attached:
+            words += ["--pid-file", pid_path(plan, container)]
+        return [*words, container.container_id]
+
+    def _load_pid(self, plan: SandboxPlan, container: ContainerPlan) -> int:
+        try:
+            return int(pid_path(plan, container).read_text() or 0)
+        except (OSError, ValueError):
+            return 0
+
+    def _forget(self, plan: SandboxPlan, container: ContainerPlan) -> None:
+        words = [*self._program(plan), "delete", "--force", container.container_id]
+        try:
+            run_program(words, seconds=FORGET_SECONDS)
+        except RuntimeFailed:
+            pass  # its process has ended; what is left of it is a file in our folder
+
+
+@dataclass
+class Crun(OciRuntime):
+    """crun, without cgroups."""
+
+    name: str = "crun"
+    needs_cgroup2 = True
+
+    def _program(self, plan: SandboxPlan) -> list[str | Path]:
+        return [*super()._program(plan), "--cgroup-manager=disabled"]
+
+
+@dataclass
+class Runc(OciRuntime):
+    """runc."""
+
+    name: str = "runc"

@@ -1,0 +1,282 @@
+"""Containers of one program each, in a mount namespace of their own: what crun, runc, bwrap share.
+
+The namespace is the stage: there the image, which cannot be written, is the lower layer of an
+overlay, whose upper one is in memory and goes with the namespace.  Without root it belongs to a
+new user namespace, so the same config.json serves root and everybody else.
+
+A shell waits for the program and writes its exit status down.  What is known of a container is a
+file below ``state_dir``: nothing of it depends on who started it.
+"""
+
+import os
+import shutil
+import time
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from lazyfs.snapshot.errors import RuntimeFailed, Unsupported
+from lazyfs.snapshot.logs import container_output, last_lines, make_folder
+from lazyfs.snapshot.probe import probe_program
+from lazyfs.snapshot.programs import (
+    kill_processes,
+    reap,
+    run_on_terminal,
+    spawn_background,
+    start_time,
+    wait_gone,
+)
+from lazyfs.snapshot.runtime import ContainerPlan, ContainerState, RuntimeFacts, SandboxPlan
+
+START_SECONDS = 60
+POLL_SECONDS = 0.01
+
+# Arguments: rootfs, folder for the upper layer or "", "memory" or "disk", overlay's further
+# options, "cgroup2" where only that is wanted, file for the exit status or "".
+STAGE = r"""
+set -e
+rootfs=$1 scratch=$2 medium=$3 options=$4 cgroups=$5 status_file=$6
+shift 6
+if [ -n "$scratch" ]; then
+    if [ "$medium" = memory ]; then mount -t tmpfs -o mode=0700 tmpfs "$scratch"; fi
+    cd "$scratch"
+    mkdir -p lower upper work
+    mount --bind "$rootfs" lower
+    mount -t overlay -o "lowerdir=lower,upperdir=upper,workdir=work$options" overlay "$rootfs"
+    cd /
+fi
+if [ -n "$cgroups" ] && [ -d /sys/fs/cgroup/unified ]; then
+    mount -t cgroup2 cgroup2 /sys/fs/cgroup
+fi
+if [ -z "$status_file" ]; then exec "$@"; fi
+status=0
+"$@" || status=$?
+echo "$status" >"$status_file.tmp"
+mv "$status_file.tmp" "$status_file"
+exit "$status"
+"""
+
+
+class _Known(msgspec.Struct, rename="camel"):
+    """What is kept of a container: the shell's process and its own, with their start times."""
+
+    shell: int
+    shell_start: int
+    pid: int = 0
+    pid_start: int = 0
+
+
+@dataclass
+class Staged:
+    """A runtime whose program at *path* runs one container, in the foreground."""
+
+    path: Path
+    cache_dir: Path | None = None
+    start_seconds: float = START_SECONDS
+    name: str = ""
+
+    @abstractmethod
+    def _command(
+        self, plan: SandboxPlan, container: ContainerPlan, *, attached: bool
+    ) -> list[str | Path]:
+        """Return the program's words."""
+
+    @abstractmethod
+    def _load_pid(self, plan: SandboxPlan, container: ContainerPlan) -> int:
+        """Return the number of the container's first process, 0 while it has none."""
+
+    def _forget(self, plan: SandboxPlan, container: ContainerPlan) -> None:
+        """Let the program forget a container whose processes have ended."""
+
+    needs_cgroup2 = False
+
+    def probe(self) -> RuntimeFacts:
+        """Ask the program what it can do."""
+        return probe_program(self.path, self.cache_dir)
+
+    def start(self, plan: SandboxPlan) -> None:
+        """Start the container in the background; its output goes to ``log_dir``."""
+        container = self._check(plan)
+        make_folder(plan.state_dir)
+        status_path = _path(plan, container, "status")
+        words = self._stage(plan, container, status_path)
+        words += self._command(plan, container, attached=False)
+        with container_output(plan, container) as output:
+            said_before = output.tell()
+            shell = spawn_background(words, output)
+        known = _Known(shell, start_time(shell) or 0)
+        _save(plan, container, known)
+        pid = self._wait_pid(plan, container, shell)
+        if pid is None:
+            reason = last_lines(plan.log_dir / f"{container.name}.log", said_before)
+            self.delete(plan)
+            raise RuntimeFailed(
+                f"{self.name}: {reason or 'it ended before the container began'}",
+                hint=f"all that it said is in {plan.log_dir}",
+            )
+        known.pid, known.pid_start = pid, start_time(pid) or 0
+        _save(plan, container, known)
+
+    def run_attached(self, plan: SandboxPlan) -> int:
+        """Run a sandbox of one container on this terminal; return its exit status."""
+        container = self._check(plan)
+        make_folder(plan.state_dir)
+        words = self._stage(plan, container, None) + self._command(plan, container, attached=True)
+        return run_on_terminal(words)
+
+    def checkpoint(self, plan: SandboxPlan, image_dir: Path) -> None:
+        """Raise Unsupported: only runsc can."""
+        raise self._cannot("checkpoint")
+
+    def restore(self, plan: SandboxPlan, image_dir: Path) -> Callable[[], None]:
+        """Raise Unsupported: only runsc can."""
+        raise self._cannot("restore")
+
+    def states(self, plan: SandboxPlan) -> dict[str, ContainerState]:
+        """Return each container's state, by its name."""
+        found = {}
+        for container in plan.containers:
+            known = _load(plan, container)
+            if known is None:
+                state = ContainerState.ABSENT
+            elif known.pid and start_time(known.pid) == known.pid_start:
+                state = ContainerState.RUNNING
+            else:
+                state = ContainerState.STOPPED
+            found[container.name] = state
+        return found
+
+    def wait(self, plan: SandboxPlan, seconds: float | None) -> int | None:
+        """Return the exit status of the container, None if it goes on."""
+        container = plan.containers[-1]
+        known = _load(plan, container)
+        if known is None:
+            raise RuntimeFailed(
+                f"{self.name} wait: {container.container_id}: got no such container"
+            )
+        limit = 1e6 if seconds is None else seconds
+        if start_time(known.shell) == known.shell_start and not wait_gone([known.shell], limit):
+            return None
+        try:
+            return int(_path(plan, container, "status").read_text())
+        except (OSError, ValueError) as exc:
+            raise RuntimeFailed(
+                f"{self.name} wait: {container.container_id}: its exit status is not known: it, or "
+                "who waited for it, was killed"
+            ) from exc
+
+    def delete(self, plan: SandboxPlan) -> None:
+        """Kill what runs and forget it; nothing to do where nothing is known."""
+        for container in plan.containers:
+            known = _load(plan, container)
+            if known is None:
+                continue
+            pid = known.pid or self._load_pid(plan, container)
+            processes = [(known.shell, known.shell_start), (pid, known.pid_start)]
+            alive = [
+                number
+                for number, start in processes
+                if number > 0 and start in (0, found := start_time(number)) and found is not None
+            ]
+            if not kill_processes(alive):
+                raise RuntimeFailed(
+                    f"{self.name} delete: got processes {alive} that go on, expected their end"
+                )
+            reap(known.shell)
+            self._forget(plan, container)
+            for word in ("status", "status.tmp", "pid", "json"):
+                _path(plan, container, word).unlink(missing_ok=True)
+
+    # Within
+
+    def _cannot(self, what: str) -> Unsupported:
+        return Unsupported(
+            f"{self.name}: got no {what}, expected a runtime that can",
+            hint="start the sandbox with --runtime runsc: gVisor saves and restores",
+        )
+
+    def _check(self, plan: SandboxPlan) -> ContainerPlan:
+        if len(plan.containers) != 1:
+            raise Unsupported(
+                f"{self.name}: got {len(plan.containers)} containers, expected 1: only runsc runs "
+                "several in one sandbox",
+                hint="take --runtime runsc, or a template of one container without pauseImage",
+            )
+        container = plan.root
+        if plan.network != "none":
+            raise Unsupported(f"{self.name}: got network {plan.network!r}, expected none")
+        if shutil.which("unshare") is None:
+            raise Unsupported(f"{self.name}: got no unshare (util-linux), expected it")
+        if _load(plan, container) is not None:
+            raise RuntimeFailed(
+                f"{self.name}: container {container.container_id}: got one of that name, expected "
+                "none",
+                hint=f"lazyfs delete {plan.sandbox_id}",
+            )
+        return container
+
+    def _stage(
+        self, plan: SandboxPlan, container: ContainerPlan, status_path: Path | None
+    ) -> list[str | Path]:
+        is_root = os.geteuid() == 0
+        words: list[str | Path] = ["unshare", "--mount"]
+        if not is_root:
+            words += ["--user", "--map-root-user"]
+        where, _, medium = plan.overlay.partition(":")
+        scratch: Path | str = ""
+        if plan.overlay != "none":
+            folder = medium.removeprefix("dir=")
+            if where not in ("root", "all") or not (medium == "memory" or folder.startswith("/")):
+                raise Unsupported(
+                    f"{self.name}: got overlay {plan.overlay!r}, expected root:memory, "
+                    "root:dir=PATH or none"
+                )
+            scratch = plan.state_dir / "stage" if medium == "memory" else Path(folder)
+            make_folder(Path(scratch))
+        words += ["sh", "-c", STAGE, "lazyfs-stage", container.bundle / "rootfs", scratch]
+        words += ["memory" if medium == "memory" else "disk", "" if is_root else ",userxattr"]
+        words += ["cgroup2" if self.needs_cgroup2 and is_root else "", status_path or ""]
+        return words
+
+    def _wait_pid(self, plan: SandboxPlan, container: ContainerPlan, shell: int) -> int | None:
+        """Return the container's process once it has one; None if the shell ended without."""
+        deadline = time.monotonic() + self.start_seconds
+        while True:
+            has_ended = start_time(shell) is None  # asked first: the file may come with the end
+            if pid := self._load_pid(plan, container):
+                return pid
+            if has_ended or time.monotonic() > deadline:
+                return None
+            time.sleep(POLL_SECONDS)
+
+
+def _path(plan: SandboxPlan, container: ContainerPlan, suffix: str) -> Path:
+    return plan.state_dir / f"{container.container_id}.{suffix}"
+
+
+def pid_path(plan: SandboxPlan, container: ContainerPlan) -> Path:
+    """Return where the program writes which process the container is."""
+    return _path(plan, container, "pid")
+
+
+def _save(plan: SandboxPlan, container: ContainerPlan, known: _Known) -> None:
+    target = _path(plan, container, "json")
+    temporary = target.with_suffix(".json.tmp")
+    try:
+        temporary.write_bytes(msgspec.json.encode(known))
+        temporary.replace(target)
+    except OSError as exc:
+        raise RuntimeFailed(f"{target}: {exc.strerror}") from exc
+
+
+def _load(plan: SandboxPlan, container: ContainerPlan) -> _Known | None:
+    path = _path(plan, container, "json")
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Known)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as exc:
+        raise RuntimeFailed(f"{path}: {exc}, expected what lazyfs wrote") from exc
