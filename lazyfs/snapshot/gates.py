@@ -5,6 +5,7 @@ machine and this template, on every host alike.  Host: this machine's runtime an
 those that it was made with.  Pure: a manifest and facts in; notices out, or the reason why not.
 """
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ FULL = "full"
 DATA = "data"
 CLASSES = {"runsc": "gvisor"}  # a runtime's name → the class that manifests have
 SHOWN = 12  # of a list in a message
+ROOT_FIXED = frozenset({"args", "mounts"})  # what can never differ of the root container
+FIELD_RE = re.compile(r"[\[.:]")  # ends the first word of a difference: "args[1]: …"
 
 
 class BadRestoreOption(UsageError):
@@ -213,21 +216,19 @@ def check_specs(
         fields = list(differences.get(container.name, ()))
         said = f" ({', '.join(fields[:SHOWN])})" if fields else ""
         fixed = container.root is True and (
-            not fields or any(field.split(" ")[0].split(".")[-1] in ROOT_FIXED for field in fields)
+            not fields
+            or any(FIELD_RE.split(field, maxsplit=1)[0] in ROOT_FIXED for field in fields)
         )
         if allowed.spec_drift and not fixed:
             notices.append(f"{container.name}: another spec than at the checkpoint{said}")
             continue
         raise SpecMismatch(
             f"container {container.name}: got spec {got}, expected {container.spec_digest}{said}",
-            hint="restore without a template, or with the one it was checkpointed with"
+            hint="restore it without --template, or with the one it was run from"
             + ("; arguments and mounts of the root container can never differ" if fixed else ""),
             details={"container": container.name, "fields": fields},
         )
     return notices
-
-
-ROOT_FIXED = frozenset({"args", "mounts"})
 
 
 def check_mounted(image: Image, mounted: Image) -> None:

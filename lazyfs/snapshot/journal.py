@@ -41,7 +41,7 @@ NEXT: dict[State | None, frozenset[State]] = {
     State.RUNNING: frozenset({State.CHECKPOINTING, State.FAILED}),
     State.CHECKPOINTING: frozenset({State.RUNNING, State.UPLOADING, State.FAILED}),
     State.UPLOADING: frozenset({State.COMMITTED, State.FAILED}),
-    State.COMMITTED: frozenset({State.STOPPED, State.RESTORING, State.FAILED}),
+    State.COMMITTED: frozenset({State.RUNNING, State.STOPPED, State.RESTORING, State.FAILED}),
     State.STOPPED: frozenset({State.STARTING, State.RESTORING}),
     State.RESTORING: frozenset({State.RUNNING, State.FAILED}),
     State.FAILED: frozenset({State.STARTING, State.RESTORING}),

@@ -1,0 +1,342 @@
+"""Checkpoints: a running sandbox saved as a snapshot, on what its own mounts say they are.
+
+    gates  →  CHECKPOINTING  →  the runtime saves  →  draft  →  UPLOADING  →  COMMITTED  →  STOPPED
+
+Nobody is asked what a tag means: this module and all that it imports know of no registry.  The
+snapshot's id is in the journal before anything is written, so that whoever goes on after a crash
+goes on with the same snapshot.  A sandbox that is to go on is restored from the local files as
+soon as they are complete, while they are still being compressed and uploaded.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lazyfs.errors import UsageError
+from lazyfs.snapshot.draft import IMAGE, Draft, boot_id, list_files, load_draft, save_draft
+from lazyfs.snapshot.errors import (
+    BaseCorrupt,
+    CheckpointLost,
+    RuntimeFailed,
+    RuntimeMismatch,
+    SnapshotError,
+    Unsupported,
+)
+from lazyfs.snapshot.evidence import Mounts, Parts, check_again, gather_parts, witnessed_images
+from lazyfs.snapshot.journal import Journal, SandboxBroken, State
+from lazyfs.snapshot.local import local_errors
+from lazyfs.snapshot.manifest import Parent
+from lazyfs.snapshot.objects import ObjectStore
+from lazyfs.snapshot.publish import POINTER_BEFORE, Made, PointerLost, Say, note_pointer, publish
+from lazyfs.snapshot.record import remove_record
+from lazyfs.snapshot.runtime import Choose, ContainerState, Runtime, SandboxPlan
+from lazyfs.snapshot.sandbox import Sandbox
+from lazyfs.snapshot.snapshots import new_id
+from lazyfs.snapshot.stores import open_objects
+
+ALIVE = (ContainerState.RUNNING, ContainerState.PAUSED, ContainerState.CREATED)
+INTERRUPTED = (State.CHECKPOINTING, State.UPLOADING, State.COMMITTED)
+LOCAL = ("checkpoints", "restores")  # of a sandbox's folder: what a snapshot is made from, or was
+
+
+class NotRunning(SnapshotError, UsageError):
+    """The sandbox is in a state in which it cannot be checkpointed."""
+
+    code = "E_NOT_RUNNING"
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is wanted of a checkpoint.
+
+    ``store`` is the store's URL; ``pointer`` a name to move there; ``compress`` "zstd", "auto" or
+    "none"; ``role`` "instance" or "golden"; ``embedded`` the manifests that are beside the
+    snapshots by now; ``extensions`` are added to the manifest.
+    """
+
+    store: str
+    s3_endpoint: str | None = None
+    snapshot_id: str | None = None
+    pointer: str | None = None
+    compress: str = "zstd"
+    role: str = "instance"
+    leave_running: bool = False
+    allow_dead_mount: bool = False
+    adopt: bool = False
+    embedded: frozenset[str] = frozenset()
+    extensions: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a checkpoint works with; ``say`` gets a line for the user."""
+
+    mounts: Mounts
+    choose: Choose
+    objects: Callable[[str, str | None], ObjectStore]
+    say: Say
+
+
+def open_store(url: str, s3_endpoint: str | None) -> ObjectStore:
+    """Return the store of a URL, as ``Tools.objects`` wants it."""
+    return open_objects(url, s3_endpoint=s3_endpoint)
+
+
+def checkpoint(sandbox: Sandbox, order: Order, tools: Tools, *, wait: float = 0.0) -> Made:
+    """Save *sandbox* as a snapshot; it is stopped then, or goes on where that is wanted.
+
+    Raises Busy, NotRunning; BaseDrift, BaseCorrupt, BaseUnresolved, RecordMissing, after which
+    the sandbox runs as before; RuntimeFailed; what ``publish`` raises.
+    """
+    with sandbox.lock(wait):
+        journal = _running(sandbox)
+        plan = sandbox.plan(journal)
+        runtime = _runtime_of(journal, tools.choose)
+        facts = runtime.probe()
+        if "checkpoint" not in facts.abilities:
+            raise Unsupported(
+                f"runtime {facts.name} {facts.version}: got no checkpoint, expected one",
+                hint="sandboxes that are to be checkpointed run with --runtime runsc",
+            )
+        if not _is_alive(runtime, plan):
+            raise RuntimeFailed(
+                f"sandbox {sandbox.id}: got one that has ended, expected one that runs",
+                hint=f"lazyfs recover {sandbox.id} finds out what is left of it",
+            )
+        images = witnessed_images(
+            sandbox,
+            plan,
+            tools.mounts,
+            allow_dead_mount=order.allow_dead_mount,
+            adopt=order.adopt,
+            embedded=order.embedded,
+        )
+        objects = tools.objects(order.store, order.s3_endpoint)
+        before = note_pointer(objects, order.pointer)
+        journal = sandbox.step(
+            journal.with_runtime(facts),
+            State.CHECKPOINTING,
+            snapshot_id=order.snapshot_id or new_id(),
+            store_url=order.store,
+            s3_endpoint=order.s3_endpoint,
+            pointer=order.pointer,
+            role=order.role,
+            compress=order.compress,
+            embed=bool(order.embedded),
+            leave_running=order.leave_running,
+            allow_dead_mount=order.allow_dead_mount,
+            error=None,
+            notes=journal.notes | {POINTER_BEFORE: None} | before,
+        )
+        parts = gather_parts(sandbox, journal, images, facts, tools.mounts, order.extensions)
+        draft = _save(sandbox, journal, runtime, plan, parts)
+        return _go_on(sandbox, journal, draft, runtime, plan, tools)
+
+
+def resume(sandbox: Sandbox, tools: Tools, *, store: str | None = None) -> Made | None:
+    """Go on with a checkpoint that a crash, or a store, has broken off; the lock is held.
+
+    *store* is another one than was wanted first.  Returns None where the sandbox had not been
+    saved and runs as before.  Raises CheckpointLost, after which the sandbox has failed, and what
+    ``checkpoint`` raises.
+    """
+    journal = sandbox.journal()
+    if journal is None or journal.state not in INTERRUPTED:
+        raise _not_running(sandbox, journal, "an interrupted checkpoint")
+    plan = sandbox.plan(journal)
+    runtime = _runtime_of(journal, tools.choose)
+    draft = load_draft(sandbox)
+    if draft is not None and not _is_of(draft, journal):
+        draft = None
+    if draft is None:
+        if journal.state is State.CHECKPOINTING and _is_alive(runtime, plan):
+            sandbox.clear(*LOCAL, sandbox.draft_path.name)
+            sandbox.step(journal, State.RUNNING)
+            return None
+        error = CheckpointLost(
+            f"sandbox {sandbox.id}: got one that has ended and an incomplete checkpoint, expected "
+            "either to be whole",
+            hint="the snapshot before is still the latest; lazyfs delete frees what is left",
+            details={"snapshot": journal.snapshot_id},
+        )
+        sandbox.fail(journal, error)
+        raise error
+    if store is not None and store != journal.store_url and journal.state is not State.COMMITTED:
+        objects = tools.objects(store, journal.s3_endpoint)
+        notes = journal.notes | {POINTER_BEFORE: None} | note_pointer(objects, journal.pointer)
+        journal = sandbox.save(
+            msgspec.structs.replace(journal, store_url=store, notes=notes),
+        )
+    return _go_on(sandbox, journal, draft, runtime, plan, tools)
+
+
+def _running(sandbox: Sandbox) -> Journal:
+    journal = sandbox.journal()
+    if journal is None or journal.state is not State.RUNNING:
+        raise _not_running(sandbox, journal, State.RUNNING)
+    return journal
+
+
+def _not_running(sandbox: Sandbox, journal: Journal | None, expected: str) -> NotRunning:
+    got = "nothing" if journal is None else journal.state
+    hint = None
+    if journal is not None and journal.state in INTERRUPTED:
+        hint = f"lazyfs checkpoint {sandbox.id} --continue completes what was begun"
+    return NotRunning(f"sandbox {sandbox.id}: got {got}, expected {expected}", hint=hint)
+
+
+def _runtime_of(journal: Journal, choose: Choose) -> Runtime:
+    made = journal.runtime
+    if made is None:
+        raise SandboxBroken(f"sandbox {journal.sandbox_id}: got no runtime, expected one")
+    digest = made.binary_digest or None
+    try:
+        return choose(made.name, path=Path(made.path), digest=digest)
+    except (RuntimeMismatch, Unsupported):  # the program was replaced since
+        return choose(made.name, path=None, digest=digest)
+
+
+def _is_alive(runtime: Runtime, plan: SandboxPlan) -> bool:
+    return runtime.states(plan).get(plan.root.name) in ALIVE
+
+
+def _is_of(draft: Draft, journal: Journal) -> bool:
+    """Say whether a draft is that of the journal's snapshot, and its files can be believed.
+
+    Until they are compressed they are on the disk only once the kernel has written them.
+    """
+    is_whole = bool(draft.files) or draft.boot_id == boot_id()
+    return draft.snapshot.id == journal.snapshot_id and is_whole
+
+
+def _save(
+    sandbox: Sandbox, journal: Journal, runtime: Runtime, plan: SandboxPlan, parts: Parts
+) -> Draft:
+    """Have the runtime save the sandbox; return the draft, which is on the disk by then."""
+    assert journal.snapshot_id is not None, "chosen a moment ago"
+    sandbox.clear(*LOCAL, sandbox.draft_path.name)
+    image = sandbox.checkpoint_dir(journal.snapshot_id) / IMAGE
+    with local_errors(image, "make"):
+        image.mkdir(mode=0o700, parents=True)
+    try:
+        runtime.checkpoint(plan, image)
+        raw = list_files(image)
+    except SnapshotError as error:
+        if _is_alive(runtime, plan):
+            sandbox.clear(*LOCAL)
+            sandbox.step(journal, State.RUNNING)
+        else:
+            sandbox.fail(journal, error)
+        raise
+    return save_draft(sandbox, parts.draft(raw))
+
+
+def _go_on(
+    sandbox: Sandbox,
+    journal: Journal,
+    draft: Draft,
+    runtime: Runtime,
+    plan: SandboxPlan,
+    tools: Tools,
+) -> Made:
+    """Complete a checkpoint whose draft is there."""
+    if not draft.files:
+        try:
+            check_again(sandbox, plan, tools.mounts)
+        except BaseCorrupt as error:
+            _take_back(sandbox, journal, draft, runtime, plan, error)
+            raise
+    failure: SnapshotError | None = None
+    wait_read = _nothing
+    if journal.leave_running and not draft.is_restarted:
+        try:
+            draft, wait_read = _restart(sandbox, journal, draft, runtime, plan)
+            tools.say(f"{sandbox.id}: goes on")
+        except SnapshotError as error:
+            failure = error  # the snapshot can still be completed
+    assert journal.store_url is not None, "written with the snapshot's id"
+    objects = tools.objects(journal.store_url, journal.s3_endpoint)
+    try:
+        made = publish(sandbox, journal, draft, objects)
+    except PointerLost as lost:
+        wait_read()
+        _leave(sandbox, lost.made, runtime, plan, tools)
+        raise
+    wait_read()
+    made = _leave(sandbox, made, runtime, plan, tools)
+    if failure is not None:
+        raise RuntimeFailed(
+            f"sandbox {sandbox.id}: it could not go on: {failure.message}",
+            hint=f"snapshot {made.id} is committed: lazyfs restore {made.location} --id …",
+            details={"snapshot": made.id},
+        ) from failure
+    return made
+
+
+def _restart(
+    sandbox: Sandbox, journal: Journal, draft: Draft, runtime: Runtime, plan: SandboxPlan
+) -> tuple[Draft, Callable[[], None]]:
+    """Start a sandbox again from the files that the runtime has just written.
+
+    Returns also a wait for when they are not needed more.
+    """
+    assert journal.snapshot_id is not None, "written before the files"
+    wait_read: Callable[[], None] = _nothing
+    if not _is_alive(runtime, plan):
+        runtime.delete(plan)
+        wait_read = runtime.restore(plan, sandbox.checkpoint_dir(journal.snapshot_id) / IMAGE)
+    return save_draft(sandbox, msgspec.structs.replace(draft, is_restarted=True)), wait_read
+
+
+def _nothing() -> None:
+    """Stand in for a wait where nothing is to be waited for."""
+
+
+def _take_back(
+    sandbox: Sandbox,
+    journal: Journal,
+    draft: Draft,
+    runtime: Runtime,
+    plan: SandboxPlan,
+    error: SnapshotError,
+) -> None:
+    """Let a sandbox go on of which there is to be no snapshot; fail it where it cannot."""
+    try:
+        _, wait_read = _restart(sandbox, journal, draft, runtime, plan)
+        wait_read()
+    except SnapshotError:
+        sandbox.fail(journal, error)
+        return
+    sandbox.step(journal, State.RUNNING)
+    sandbox.clear(*LOCAL, sandbox.draft_path.name)
+
+
+def _leave(sandbox: Sandbox, made: Made, runtime: Runtime, plan: SandboxPlan, tools: Tools) -> Made:
+    """End the sandbox, or let it go on, after its snapshot was committed."""
+    journal = sandbox.journal()
+    assert journal is not None, "it says COMMITTED"
+    parent = Parent(id=made.id, manifest_digest=made.manifest_digest, location=made.store)
+    changes = {"parent": parent, "generation": made.manifest.snapshot.generation + 1}
+    state = State.STOPPED
+    if journal.leave_running and _is_alive(runtime, plan):
+        state = State.RUNNING
+    else:
+        end(sandbox, plan, runtime, tools.mounts)
+        sandbox.clear("bundles", "runtime")
+    sandbox.clear(*LOCAL)
+    sandbox.step(journal, state, **changes)
+    sandbox.clear(sandbox.draft_path.name)
+    if state is State.STOPPED:
+        remove_record(sandbox.record_path)
+    return replace(made, state=state)
+
+
+def end(sandbox: Sandbox, plan: SandboxPlan, runtime: Runtime, mounts: Mounts) -> None:
+    """Kill what runs of a sandbox and release its mounts; nothing to do where nothing is."""
+    runtime.delete(plan)
+    for container in plan.containers:
+        mounts.unmount(sandbox.rootfs(container.name))

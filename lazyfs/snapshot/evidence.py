@@ -1,0 +1,212 @@
+"""What a manifest says of a sandbox: on whose word, and out of what.
+
+The images are those on which the record of the start and the live mounts agree.  Nobody else is
+asked.
+"""
+
+import json
+import os
+import platform as machine
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import UNSET
+
+from lazyfs import __version__
+from lazyfs.oci.platforms import platform_of_machine
+from lazyfs.snapshot.bases import Witness
+from lazyfs.snapshot.bundle import load_bundle
+from lazyfs.snapshot.draft import Draft, boot_id
+from lazyfs.snapshot.errors import BaseCorrupt, BaseUnresolved, DeadMount, RecordMissing
+from lazyfs.snapshot.extensions import PROFILES, SPECS, TEMPLATE, pack_profiles, without_values
+from lazyfs.snapshot.gates import CLASSES, FULL
+from lazyfs.snapshot.journal import Journal, SandboxBroken
+from lazyfs.snapshot.manifest import Container, Image, Runtime, Snapshot, Template
+from lazyfs.snapshot.record import (
+    HEALTHY,
+    RECORD_VERSION,
+    BaseRecord,
+    RecordedImage,
+    compare_witnesses,
+    image_of_identity,
+    load_record,
+    save_record,
+)
+from lazyfs.snapshot.runtime import RuntimeFacts, SandboxPlan
+from lazyfs.snapshot.sandbox import Sandbox, utc_now
+from lazyfs.snapshot.spec import spec_digest, spec_facts
+
+HEALTH = "user.lazyfs.health"
+MOUNT_ID = "user.lazyfs.mount.id"
+REQUESTED = "user.lazyfs.ref.requested"
+UNKNOWN = "unknown"  # the health of a mount whose server has ended
+REBASED = "rebasedFrom"  # of a journal's notes
+
+
+class Mounts(Witness, Protocol):
+    """What a checkpoint needs of mounts: none of it asks a registry."""
+
+    def unmount(self, directory: Path) -> None:
+        """Unmount; nothing to do where nothing is mounted."""
+        ...
+
+    def profile(self, manifest_digest: str) -> bytes | None:
+        """Return the recorded first accesses of an image, as ``lazyfs profile export`` does."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A manifest to be, without its files."""
+
+    snapshot: Snapshot
+    images: tuple[Image, ...]
+    runtime: Runtime
+    host: dict[str, Any]
+    extensions: dict[str, Any]
+
+    def draft(self, raw: dict[str, int]) -> Draft:
+        """Return the draft, now that the runtime's files are there."""
+        return Draft(
+            snapshot=self.snapshot,
+            images=self.images,
+            runtime=self.runtime,
+            host=self.host,
+            extensions=self.extensions,
+            raw=raw,
+            boot_id=boot_id(),
+        )
+
+
+def witnessed_images(
+    sandbox: Sandbox,
+    plan: SandboxPlan,
+    mounts: Mounts,
+    *,
+    allow_dead_mount: bool,
+    adopt: bool,
+    embedded: Collection[str],
+) -> tuple[Image, ...]:
+    """Return the images that the record and the live mounts agree on.
+
+    *adopt*: where there is no record, one is made of what the mounts say.  Raises BaseDrift,
+    BaseCorrupt, BaseUnresolved, RecordMissing.
+    """
+    identities: dict[str, Mapping[str, str] | None] = {}
+    for container in plan.containers:
+        try:
+            identities[container.name] = mounts.identity(sandbox.rootfs(container.name))
+        except BaseUnresolved as exc:
+            if not (isinstance(exc, DeadMount) or allow_dead_mount):
+                raise
+            identities[container.name] = None
+    record = load_record(sandbox.record_path)
+    if record is None and adopt:
+        record = _adopted(sandbox, identities)
+        save_record(sandbox.record_path, record)
+    images = compare_witnesses(record, identities, allow_dead_mount=allow_dead_mount)
+    return tuple(
+        msgspec.structs.replace(image, embedded=True)
+        if image.manifest_digest in embedded
+        else image
+        for image in images
+    )
+
+
+def _adopted(sandbox: Sandbox, identities: Mapping[str, Mapping[str, str] | None]) -> BaseRecord:
+    """Return a record of what the mounts in the sandbox's own folder say they are."""
+    images = []
+    for name, attributes in identities.items():
+        if attributes is None or MOUNT_ID not in attributes:
+            raise RecordMissing(
+                f"{name}: got no record and no live mount, expected a live mount to adopt"
+            )
+        image = image_of_identity(name, attributes, attributes.get(REQUESTED, ""))
+        mountpoint = str(sandbox.rootfs(name))
+        images.append(RecordedImage(image, attributes[MOUNT_ID], mountpoint))
+    return BaseRecord(RECORD_VERSION, sandbox.id, utc_now(), tuple(images))
+
+
+def check_again(sandbox: Sandbox, plan: SandboxPlan, mounts: Mounts) -> None:
+    """Raise BaseCorrupt if a mount met wrong bytes while the runtime was saving."""
+    for container in plan.containers:
+        try:
+            attributes = mounts.identity(sandbox.rootfs(container.name))
+        except BaseUnresolved:
+            continue  # it was allowed to be dead, or died after the state was saved
+        health = attributes.get(HEALTH, HEALTHY)
+        if health.partition(":")[0] != UNKNOWN and health != HEALTHY:
+            raise BaseCorrupt(
+                f"{container.name}: health of the mount after the checkpoint: got {health}, "
+                f"expected {HEALTHY}",
+                hint="what was saved may have come from errors of reading; no snapshot is made",
+                details={"container": container.name, "health": health},
+            )
+
+
+def gather_parts(
+    sandbox: Sandbox,
+    journal: Journal,
+    images: tuple[Image, ...],
+    facts: RuntimeFacts,
+    mounts: Mounts,
+    extensions: Mapping[str, Any],
+) -> Parts:
+    """Return what the manifest says, as far as it is known before the runtime saves."""
+    assert journal.snapshot_id is not None, "chosen before"
+    system = os.uname()
+    arch = platform_of_machine(system.sysname, system.machine).architecture
+    template: Template | Any = UNSET
+    if journal.template_digest:
+        template = Template(name=journal.template_name, digest=journal.template_digest)
+    snapshot = Snapshot(
+        id=journal.snapshot_id,
+        created_at=utc_now(),
+        scope=FULL,
+        role=journal.role,
+        generation=journal.generation,
+        parent=journal.parent,
+        sandbox_id=sandbox.id,
+        template=template,
+        rebased_from=journal.notes.get(REBASED, UNSET),
+    )
+    specs = {each.name: load_bundle(sandbox.bundle(each.name)) for each in journal.containers}
+    containers = tuple(
+        Container(each.name, spec_digest(specs[each.name]), root=number == 0)
+        for number, each in enumerate(journal.containers)
+    )
+    runtime = Runtime(
+        class_=CLASSES.get(facts.name, facts.name),
+        arch=arch,
+        version=facts.version,
+        binary_digest=facts.binary_digest or UNSET,
+        platform=facts.platform or UNSET,
+        overlay=journal.overlay,
+        network=journal.network,
+        flags=journal.flags,
+        cpu_features=tuple(sorted(set(facts.cpu_features))),
+        containers=tuple(sorted(containers, key=lambda each: each.name)),
+    )
+    host = {"kernel": machine.release(), "tool": f"lazyfs {__version__}"}
+    facts_of_specs = {name: spec_facts(spec) for name, spec in specs.items()}
+    added = _extensions(sandbox, images, mounts) | {SPECS: facts_of_specs} | dict(extensions)
+    return Parts(snapshot, images, runtime, host, added)
+
+
+def _extensions(sandbox: Sandbox, images: tuple[Image, ...], mounts: Mounts) -> dict[str, Any]:
+    extensions: dict[str, Any] = {}
+    try:
+        extensions[TEMPLATE] = without_values(json.loads(sandbox.template_path.read_bytes()))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as exc:
+        raise SandboxBroken(f"{sandbox.template_path}: got {exc}, expected a template") from exc
+    digests = {image.manifest_digest for image in images}
+    found = {digest: mounts.profile(digest) for digest in sorted(digests)}
+    packed = pack_profiles({digest: data for digest, data in found.items() if data is not None})
+    if packed:
+        extensions[PROFILES] = packed
+    return extensions

@@ -1,0 +1,102 @@
+"""What lazyfs adds to a manifest beyond its fields: none of it critical.
+
+    template    what was run, its canonical form without values of the environment
+    profiles    manifest digest → what was read first: zstd in base64, as lazyfs profile export
+                writes it; bounded, what was read last is left out first
+    specs       container → what must be the same of its config.json at a restore
+    golden      a golden snapshot's name, its number, and the id of the one before
+
+A reader that does not know them restores all the same.  Pure: bytes and values.
+"""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import zstandard
+
+from lazyfs.store.profiles import FILE_LIMIT, BadProfile, decode_profile, encode_profile
+
+TEMPLATE = "template"
+SPECS = "specs"
+PROFILES = "profiles"
+GOLDEN = "golden"
+PROFILES_SIZE = 384 << 10  # bytes of a manifest, which has 1 MiB, for all profiles together
+LEVEL = 9
+WINDOW = 1 << 24  # bytes that a reader needs at most; those of LEVEL fit
+
+
+def pack_profiles(profiles: Mapping[str, bytes], limit: int = PROFILES_SIZE) -> dict[str, str]:
+    """Return the extension's value: manifest digest → text, all texts within *limit* bytes.
+
+    *profiles* are as ``Bases.profile`` gives them; what is no profile is left out.
+    """
+    share = limit // max(len(profiles), 1)
+    packed = {}
+    for digest, data in sorted(profiles.items()):
+        text = _pack(data, share)
+        if text is not None:
+            packed[digest] = text
+    return packed
+
+
+def _pack(data: bytes, limit: int) -> str | None:
+    try:
+        profile = decode_profile(data)
+    except BadProfile:
+        return None
+    while profile.accesses:
+        plain = encode_profile(profile)
+        text = base64.b64encode(zstandard.ZstdCompressor(level=LEVEL).compress(plain)).decode()
+        if len(text) <= limit:
+            return text
+        kept = min(len(profile.accesses) - 1, len(profile.accesses) * limit // len(text))
+        profile = msgspec.structs.replace(profile, accesses=profile.accesses[:kept])
+    return None
+
+
+def unpack_profiles(extensions: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return manifest digest → profile; what cannot be read is left out, as a hint may be."""
+    found = extensions.get(PROFILES)
+    if not isinstance(found, dict):
+        return {}
+    profiles = {}
+    for digest, text in found.items():
+        try:
+            packed = base64.b64decode(text, validate=True)
+            with zstandard.ZstdDecompressor(max_window_size=WINDOW).stream_reader(packed) as stream:
+                data = stream.read(FILE_LIMIT + 1)
+            decode_profile(data)
+        except (ValueError, TypeError, zstandard.ZstdError, BadProfile):
+            continue
+        profiles[str(digest)] = data
+    return profiles
+
+
+def template_of(extensions: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the document of the template that was run, or None."""
+    found = extensions.get(TEMPLATE)
+    return found if isinstance(found, dict) else None
+
+
+def specs_of(extensions: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return container → what its spec was, as far as it is there."""
+    found = extensions.get(SPECS)
+    if not isinstance(found, dict):
+        return {}
+    return {name: facts for name, facts in found.items() if isinstance(facts, dict)}
+
+
+def without_values(template: dict[str, Any]) -> dict[str, Any]:
+    """Return a template's document with an environment of names only: values are secrets.
+
+    It is a template still: each value is empty.  Processes that are restored have the values that
+    they were started with in their memory.
+    """
+    containers = []
+    for container in template.get("containers") or ():
+        env = [{"name": each["name"], "value": ""} for each in container.get("env") or ()]
+        rest = {key: value for key, value in container.items() if key != "env"}
+        containers.append(rest | ({"env": env} if env else {}))
+    return template | {"containers": containers}

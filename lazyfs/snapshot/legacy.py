@@ -1,0 +1,160 @@
+"""Snapshots without a manifest: taken on the word of whoever names their images.
+
+A lost manifest and one that was never written look alike, so nothing here happens by itself.  What
+is made up says so: its images are "assumed", in this generation and in all that follow.
+"""
+
+import hashlib
+import time
+from collections.abc import Mapping
+from typing import BinaryIO
+
+import msgspec
+import zstandard
+
+from lazyfs.errors import UsageError
+from lazyfs.oci.platforms import Platform
+from lazyfs.oci.reference import BadReference, parse_reference
+from lazyfs.snapshot.bases import Bases
+from lazyfs.snapshot.codec import SUFFIX
+from lazyfs.snapshot.errors import FileCorrupt, ManifestMissing, TemplateInvalid
+from lazyfs.snapshot.extensions import TEMPLATE
+from lazyfs.snapshot.gates import CLASSES, FULL
+from lazyfs.snapshot.keys import folder_of
+from lazyfs.snapshot.manifest import KIND, VERSION, File, Image, Manifest, Runtime, Snapshot
+from lazyfs.snapshot.snapshots import Loaded, Snapshots
+from lazyfs.snapshot.template import PAUSE, Container, Template, template_of_document
+
+FOREIGN_MANIFEST = "manifest.json"  # what agent-substrate writes
+PIECE_SIZE = 1 << 20
+WINDOW = 1 << 27  # bytes that a decompressor may need
+
+
+class NotPinned(UsageError):
+    """An image is to be assumed that is not named by digest."""
+
+
+def assume(
+    snapshots: Snapshots,
+    snapshot_id: str,
+    references: Mapping[str, str],
+    bases: Bases,
+    host: Platform,
+    *,
+    template: Template | None,
+) -> Loaded:
+    """Return a snapshot whose manifest is made up of its files and of pinned *references*.
+
+    All files are read once to know their digests: what a restore verifies is then at least that
+    they do not change.  Raises NotPinned, ManifestMissing where there are no files.
+    """
+    check_pinned(references)
+    if template is None:
+        template = _template_of(references)
+    files = survey(snapshots, snapshot_id)
+    found = bases.resolve(references, platform=None, pull="missing")
+    manifest = Manifest(
+        version=VERSION,
+        kind=KIND,
+        snapshot=Snapshot(
+            id=snapshot_id,
+            created_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            scope=FULL,
+            role="instance",
+            generation=1,
+            parent=None,
+            sandbox_id=snapshot_id,
+        ),
+        images=tuple(_assumed(found[name].image) for name in sorted(references)),
+        runtime=Runtime(class_=CLASSES["runsc"], arch=host.architecture),
+        files=files,
+        extensions={TEMPLATE: template.to_document()},
+    )
+    return Loaded(snapshot_id, manifest, "", b"")
+
+
+def check_pinned(references: Mapping[str, str]) -> None:
+    """Raise NotPinned for the first reference without a digest."""
+    for name, text in references.items():
+        try:
+            is_pinned = parse_reference(text).digest is not None
+        except BadReference as exc:
+            raise TemplateInvalid(f"container {name}: {exc.message}") from exc
+        if not is_pinned:
+            raise NotPinned(
+                f"container {name}: got {text}, expected REPOSITORY@sha256:…",
+                hint="a tag may have moved since: only a digest says what the snapshot was made on",
+            )
+
+
+def survey(snapshots: Snapshots, snapshot_id: str) -> tuple[File, ...]:
+    """Return the files of a snapshot without a manifest, by reading all of them."""
+    folder = folder_of(snapshot_id)
+    names = [stored.key.removeprefix(folder) for stored in snapshots.objects.list(folder)]
+    names = [name for name in names if "/" not in name and name != FOREIGN_MANIFEST]
+    if not names:
+        raise ManifestMissing(f"snapshot {snapshot_id}: got no files, expected some")
+    return tuple(_survey_file(snapshots, folder, name) for name in sorted(names))
+
+
+def _survey_file(snapshots: Snapshots, folder: str, name: str) -> File:
+    is_packed = name.endswith(SUFFIX)
+    stored, raw = _Count(), _Count()
+    with snapshots.objects.open(folder + name) as stream:
+        if is_packed:
+            _unpack(stream, name, stored, raw)
+        else:
+            while data := stream.read(PIECE_SIZE):
+                stored.add(data)
+            raw = stored
+    return File(
+        name=name.removesuffix(SUFFIX),
+        object=name,
+        compression="zstd" if is_packed else "none",
+        raw_size=raw.size,
+        raw_digest=raw.digest,
+        stored_size=stored.size,
+        stored_digest=stored.digest,
+    )
+
+
+class _Count:
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def add(self, data: bytes) -> None:
+        self._hash.update(data)
+        self.size += len(data)
+
+    @property
+    def digest(self) -> str:
+        return f"sha256:{self._hash.hexdigest()}"
+
+
+def _unpack(stream: BinaryIO, name: str, stored: _Count, raw: _Count) -> None:
+    member = zstandard.ZstdDecompressor(max_window_size=WINDOW).decompressobj(
+        read_across_frames=True
+    )
+    try:
+        while data := stream.read(PIECE_SIZE):
+            stored.add(data)
+            raw.add(member.decompress(data))
+    except zstandard.ZstdError as exc:
+        raise FileCorrupt(f"file {name}: got {exc}, expected zstd frames") from exc
+
+
+def _template_of(references: Mapping[str, str]) -> Template:
+    """Return the template of containers that run what their images say."""
+    pause = references.get(PAUSE)
+    containers = tuple(
+        Container(name=name, image=text)
+        for name, text in sorted(references.items())
+        if name != PAUSE
+    )
+    template = Template(name="assumed", containers=containers, pause_image=pause)
+    return template_of_document(template.to_document(), what="--assume-image")
+
+
+def _assumed(image: Image) -> Image:
+    return msgspec.structs.replace(image, source="assumed")

@@ -1,0 +1,377 @@
+"""Restores: a sandbox that goes on from a snapshot, on exactly the images it was made on.
+
+    review  →  RESTORING  →  mounts, compared  ∥  files, verified  →  the runtime  →  RUNNING
+
+A tag is never resolved.  Nothing is downloaded before the gates; whatever fails before the runtime
+is called leaves nothing, and what fails after it is ended and removed, too.
+"""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+from msgspec import UnsetType
+
+from lazyfs.errors import LazyfsError
+from lazyfs.oci.platforms import Platform
+from lazyfs.snapshot import gates
+from lazyfs.snapshot.bases import Base, Bases
+from lazyfs.snapshot.bundle import write_bundle
+from lazyfs.snapshot.checkpoint import end
+from lazyfs.snapshot.containers import build_specs, wait_ready
+from lazyfs.snapshot.errors import NotReady, SnapshotError
+from lazyfs.snapshot.evidence import MOUNT_ID, REBASED
+from lazyfs.snapshot.extensions import specs_of, unpack_profiles
+from lazyfs.snapshot.journal import Journal, JournalContainer, State
+from lazyfs.snapshot.local import local_errors
+from lazyfs.snapshot.manifest import Image, Parent
+from lazyfs.snapshot.objects import ObjectStore
+from lazyfs.snapshot.record import (
+    RECORD_VERSION,
+    BaseRecord,
+    RecordedImage,
+    image_of_identity,
+    save_record,
+)
+from lazyfs.snapshot.review import Review, Wanted, review
+from lazyfs.snapshot.runtime import Choose, Runtime
+from lazyfs.snapshot.sandbox import (
+    Sandbox,
+    Sandboxes,
+    SandboxExists,
+    SandboxMissing,
+    utc_now,
+    write_durably,
+)
+from lazyfs.snapshot.snapshots import Snapshots
+from lazyfs.snapshot.spec import diff_specs, spec_digest
+from lazyfs.snapshot.stoppable import Stoppable
+
+Say = Callable[[str], None]
+DEFAULT_OVERLAY = "root:memory"
+RESUMABLE = (State.STOPPED, State.FAILED)
+RESTORED = ("bundles", "restores", "runtime", "base-record.json")  # what a restore makes
+
+
+class RestoreBroken(SnapshotError):
+    """A restore was broken off: by a signal, or by a fault in lazyfs."""
+
+    code = "E_INTERRUPTED"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is wanted: a snapshot as ``wanted`` says, going on as sandbox ``sandbox_id``.
+
+    ``files``: a folder that has the snapshot's files already, verified; they are linked.
+    """
+
+    wanted: Wanted
+    sandbox_id: str
+    store: str
+    s3_endpoint: str | None = None
+    check_drift: bool = False
+    allow_partial: bool = False
+    keep_failed: bool = False
+    cache_dir: str = ""
+    files: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a restore works with; ``say`` gets a line for the user."""
+
+    sandboxes: Sandboxes
+    snapshots: Snapshots
+    bases: Bases
+    choose: Choose
+    host: Platform
+    say: Say
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A sandbox that runs; container → digest of the manifest that its tag names now."""
+
+    sandbox: Sandbox
+    review: Review
+    images: tuple[Image, ...]
+    notices: tuple[str, ...]
+    drift: Mapping[str, str]
+
+
+def restore(order: Order, tools: Tools) -> Restored:
+    """Restore a snapshot as a new sandbox, or as one that has stopped.
+
+    Raises the reasons of ``review``; SandboxExists; BaseUnavailable, BaseCorrupt, BaseDrift;
+    FileMissing, FileCorrupt, NoSpace; SpecMismatch; RuntimeFailed, NotReady.
+    """
+    _check_free(tools.sandboxes, order.sandbox_id)
+    found = review(order.wanted, tools.snapshots, tools.bases, tools.choose, tools.host)
+    notices = list(found.notices)
+    for notice in notices:
+        tools.say(notice)
+    drift = _drift(order, found, tools) if order.check_drift else {}
+    try:
+        sandbox, is_new = tools.sandboxes.create(order.sandbox_id), True
+    except SandboxExists:
+        sandbox, is_new = tools.sandboxes.open(order.sandbox_id), False
+    with sandbox.lock():
+        if not is_new:
+            _check_state(sandbox)
+        try:
+            images = _restore(sandbox, order, found, tools, notices)
+        except BaseException as error:
+            keeps = order.keep_failed and isinstance(error, NotReady)
+            _undo(sandbox, found.runtime, tools.bases, error, is_new=is_new, keeps=keeps)
+            raise
+    return Restored(sandbox, found, images, tuple(notices), drift)
+
+
+def _check_free(sandboxes: Sandboxes, sandbox_id: str) -> None:
+    """Raise SandboxExists, before anything else is done, for an id that cannot be had."""
+    try:
+        sandbox = sandboxes.open(sandbox_id)
+    except SandboxMissing:
+        return
+    _check_state(sandbox)
+
+
+def _check_state(sandbox: Sandbox) -> None:
+    journal = sandbox.journal()
+    if journal is None or journal.state not in RESUMABLE:
+        got = "one that is being made" if journal is None else f"one that is {journal.state}"
+        raise SandboxExists(
+            f"sandbox {sandbox.id}: got {got}, expected a new id, or one that has stopped",
+            hint=f"choose another with --id, or lazyfs delete {sandbox.id}",
+        )
+
+
+def _drift(order: Order, found: Review, tools: Tools) -> dict[str, str]:
+    """Tell which tags name other manifests now; a registry that cannot be asked is no reason."""
+    try:
+        drift = tools.bases.drift(found.manifest.images)
+    except LazyfsError as error:
+        tools.say(f"drift: {error.message}")
+        return {}
+    for image in found.manifest.images:
+        if image.name in drift:
+            tools.say(
+                f"{image.name}: {image.original_ref} is {drift[image.name]} by now; "
+                f"the snapshot uses {image.manifest_digest}"
+            )
+    return drift
+
+
+def _restore(
+    sandbox: Sandbox, order: Order, found: Review, tools: Tools, notices: list[str]
+) -> tuple[Image, ...]:
+    """Do it, in a sandbox whose lock is held; return its images."""
+    sandbox.clear("bundles", "checkpoints", "restores", "runtime", sandbox.draft_path.name)
+    journal = _begin(sandbox, order, found)
+    plan = sandbox.plan(journal)
+    files = sandbox.restore_dir(found.loaded.id)
+    bases = _bring(sandbox, order, found, tools, files)
+    journal = _note_rebase(sandbox, journal, order, found)
+    configs = {name: base.config for name, base in bases.items()}
+    specs = build_specs(sandbox, plan, found.template, configs, found.facts.name)
+    notices += _check_specs(found, order, specs, tools.say)
+    for container in plan.containers:
+        write_bundle(container.bundle, specs[container.name])
+    images = _record(sandbox, found, bases, tools)
+    write_durably(sandbox.template_path, msgspec.json.encode(found.template.to_document()))
+    wait_read = found.runtime.restore(plan, files)
+    wait_ready(found.template, found.runtime, plan)
+    sandbox.step(journal, State.RUNNING)
+    wait_read()
+    sandbox.clear("restores")
+    return images
+
+
+def _begin(sandbox: Sandbox, order: Order, found: Review) -> Journal:
+    manifest = found.manifest
+    runtime = manifest.runtime
+    is_known = bool(found.loaded.digest)  # a manifest that was made up is nobody's parent
+    parent = Parent(id=found.loaded.id, manifest_digest=found.loaded.digest, location=order.store)
+    template = manifest.snapshot.template
+    if isinstance(template, UnsetType) or order.wanted.template is not None:
+        name, digest = found.template.name, found.template.digest
+    else:
+        name, digest = template.name, template.digest
+    journal = sandbox.begin(
+        State.RESTORING,
+        containers=tuple(
+            JournalContainer(each.name, sandbox.container_id(each.name))
+            for each in found.template.all_containers
+        ),
+        overlay=runtime.overlay or DEFAULT_OVERLAY,
+        network=runtime.network or "none",
+        flags=runtime.flags or (),
+        cache_dir=order.cache_dir,
+        template_name=name,
+        template_digest=digest,
+        generation=manifest.snapshot.generation + 1 if is_known else 1,
+        parent=parent if is_known else None,
+        snapshot_id=found.loaded.id,
+        store_url=order.store,
+        s3_endpoint=order.s3_endpoint,
+    )
+    return sandbox.save(journal.with_runtime(found.facts))
+
+
+def _bring(
+    sandbox: Sandbox, order: Order, found: Review, tools: Tools, files: Path
+) -> dict[str, Base]:
+    """Mount the images and download the files, side by side; end both when one fails."""
+    stoppable = Stoppable(tools.snapshots.objects)
+    snapshots = Snapshots(cast(ObjectStore, stoppable))
+    with local_errors(files, "make"):
+        files.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with ThreadPoolExecutor(1) as pool:
+        if order.files is not None:
+            downloading = pool.submit(link_files, order.files, files)
+        else:
+            downloading = pool.submit(snapshots.download, found.loaded, files)
+        try:
+            bases = _mount(sandbox, order, found, tools, snapshots)
+        except BaseException:
+            stoppable.stop()
+            raise
+        wait([downloading], return_when=FIRST_EXCEPTION)
+        downloading.result()
+    return bases
+
+
+def link_files(source: Path, target: Path) -> None:
+    """Have a folder with the files of another one; they are read only from then on."""
+    with local_errors(target, "make"):
+        target.mkdir(mode=0o700)
+        for path in source.iterdir():
+            (target / path.name).hardlink_to(path)
+
+
+def _mount(
+    sandbox: Sandbox, order: Order, found: Review, tools: Tools, snapshots: Snapshots
+) -> dict[str, Base]:
+    """Mount the recorded images, by digest, and compare what the mounts say they are."""
+    bases = _obtain(sandbox, order, found, tools, snapshots)
+    profiles = unpack_profiles(found.manifest.extensions or {})
+    for digest in sorted({base.image.manifest_digest for base in bases.values()}):
+        if digest in profiles:
+            tools.bases.add_profile(digest, profiles[digest])
+    for name, base in bases.items():
+        if base.note is not None:
+            tools.say(base.note)
+        rootfs = sandbox.rootfs(name)
+        with local_errors(rootfs, "make"):
+            rootfs.mkdir(mode=0o755, parents=True)
+        tools.bases.mount(base, rootfs)
+        gates.check_mounted(base.image, _mounted(base.image, tools.bases.identity(rootfs)))
+    return bases
+
+
+def _obtain(
+    sandbox: Sandbox, order: Order, found: Review, tools: Tools, snapshots: Snapshots
+) -> dict[str, Base]:
+    wanted = order.wanted
+    if found.is_data and (wanted.rebase is not None or wanted.template is not None):
+        # What lies in files only goes on with any image.
+        references = dict.fromkeys(found.template.images, wanted.rebase)
+        if wanted.rebase is None:
+            references = dict(found.template.images)
+        resolved = tools.bases.resolve(
+            cast(Mapping[str, str], references), platform=None, pull="missing"
+        )
+        for image in found.manifest.images:
+            base = resolved[image.name]
+            if base.image.manifest_digest != image.manifest_digest:
+                tools.say(
+                    f"{image.name}: the data was kept with {image.resolved_ref}; it goes on with "
+                    f"{base.image.resolved_ref}"
+                )
+        return resolved
+    scratch = sandbox.restore_dir("base")
+    embedded = snapshots.embedded(found.loaded, scratch)
+    obtained = tools.bases.obtain(
+        found.manifest.images, embedded=embedded, allow_partial=order.allow_partial
+    )
+    recorded = {image.name: image for image in found.manifest.images}
+    return {
+        name: Base(recorded[name], base.config, base.mount_ref, base.note, base.hints)
+        for name, base in obtained.items()
+    }
+
+
+def _mounted(image: Image, attributes: Mapping[str, str]) -> Image:
+    """Return what a mount says that it is of, in the words of the recorded *image*."""
+    return image_of_identity(image.name, attributes, image.original_ref, layers=image.layers)
+
+
+def _note_rebase(sandbox: Sandbox, journal: Journal, order: Order, found: Review) -> Journal:
+    if order.wanted.rebase is None:
+        return journal
+    before = found.manifest.images[0].resolved_ref
+    return sandbox.save(msgspec.structs.replace(journal, notes=journal.notes | {REBASED: before}))
+
+
+def _check_specs(
+    found: Review, order: Order, specs: Mapping[str, dict[str, Any]], say: Say
+) -> list[str]:
+    """Raise SpecMismatch unless containers are started as those were that were checkpointed."""
+    before = specs_of(found.manifest.extensions or {})
+    differences = {
+        name: [str(each) for each in diff_specs(before[name], spec)]
+        for name, spec in specs.items()
+        if name in before
+    }
+    digests = {name: spec_digest(spec) for name, spec in specs.items()}
+    notices = gates.check_specs(found.manifest, digests, differences, order.wanted.allowed)
+    for notice in notices:
+        say(notice)
+    return notices
+
+
+def _record(
+    sandbox: Sandbox, found: Review, bases: Mapping[str, Base], tools: Tools
+) -> tuple[Image, ...]:
+    """Write down which images the sandbox goes on with: as recorded, whatever tags mean now."""
+    recorded = []
+    for name, base in bases.items():
+        rootfs = sandbox.rootfs(name)
+        image = base.image
+        if image.source != "assumed" and not found.is_data:
+            image = msgspec.structs.replace(image, source="inherited", embedded=msgspec.UNSET)
+        mount_id = tools.bases.identity(rootfs)[MOUNT_ID]
+        recorded.append(RecordedImage(image, mount_id, str(rootfs)))
+    record = BaseRecord(RECORD_VERSION, sandbox.id, utc_now(), tuple(recorded))
+    save_record(sandbox.record_path, record)
+    return tuple(each.image for each in recorded)
+
+
+def _undo(
+    sandbox: Sandbox,
+    runtime: Runtime,
+    bases: Bases,
+    error: BaseException,
+    *,
+    is_new: bool,
+    keeps: bool,
+) -> None:
+    """Leave nothing of a restore that failed; a sandbox that was there before stays, FAILED."""
+    journal = sandbox.journal()
+    if journal is not None and journal.state is State.RESTORING:
+        if keeps:
+            sandbox.fail(journal, cast(Exception, error))
+            return
+        end(sandbox, sandbox.plan(journal), runtime, bases)
+        sandbox.clear(*RESTORED)
+        if not is_new:
+            reason = error if isinstance(error, SnapshotError) else RestoreBroken(repr(error))
+            with suppress(LazyfsError):
+                sandbox.fail(journal, reason)
+    if is_new and (journal is None or journal.state is State.RESTORING):
+        sandbox.remove()
