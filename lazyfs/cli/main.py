@@ -49,12 +49,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "attrs": ("lazyfs.cli.attrs:attrs", "Show what a mount says of itself."),
     "restart": ("lazyfs.cli.restart:restart", "Have a mount served by a new process."),
     "inspect": ("lazyfs.cli.inspect:inspect", "Show an image's digests and layers."),
+    "resolve": ("lazyfs.cli.resolve:resolve", "Show, or lock, what references mean now."),
     "ls": ("lazyfs.cli.ls:ls", "List a directory of an image, without mounting it."),
     "cat": ("lazyfs.cli.cat:cat", "Print a file of an image, without mounting it."),
     "verify": ("lazyfs.cli.verify:verify", "Fetch all of an image and check every byte."),
     "convert": ("lazyfs.cli.convert:convert", "Make an image that can be mounted lazily."),
     "cache": ("lazyfs.cli.cache:cache", "List, measure, check or remove what is kept here."),
     "profile": ("lazyfs.cli.profile:profile", "Show, export or import what is read first."),
+    "snapshot": ("lazyfs.cli.snapshot:snapshot", "List, check, copy or remove snapshots."),
+    "gc": ("lazyfs.cli.gc:gc", "Remove unfinished snapshots from a store."),
 }
 
 

@@ -16,7 +16,8 @@ from msgspec import Meta
 from lazyfs.oci.reference import LayoutReference, parse_reference
 from lazyfs.snapshot.documents import canonical_digest, make, parse_json, quote
 from lazyfs.snapshot.errors import TemplateInvalid
-from lazyfs.snapshot.template_rules import PAUSE, faults, reference_fault
+from lazyfs.snapshot.template_rules import PAUSE as PAUSE
+from lazyfs.snapshot.template_rules import faults, reference_fault
 from lazyfs.snapshot.yaml_documents import parse_yaml
 
 TEMPLATE_LIMIT = 256 << 10  # bytes
@@ -323,7 +324,7 @@ def require_pinned(template: Template, what: str = "template") -> None:
     for place, ref in _image_places(template):
         if parse_reference(ref).digest is None:
             raise TemplateInvalid(
-                f"{place}: got {quote(ref)}, expected a digest (--require-pinned)",
+                f"{what}: {place}: got {quote(ref)}, expected a digest (--require-pinned)",
                 hint=f"lazyfs resolve {what} --write puts in what the tags mean now",
                 details={"field": place},
             )
@@ -331,12 +332,12 @@ def require_pinned(template: Template, what: str = "template") -> None:
 
 def notes_of(template: Template) -> list[str]:
     """Return what the user should know of the references, each said once."""
-    notes = []
-    for place, ref in _image_places(template):
-        parsed = parse_reference(ref)
-        if parsed.digest is not None and parsed.tag is not None:
-            notes.append(f"{place}: tag {quote(parsed.tag)} ignored: the digest decides")
-    return list(dict.fromkeys(notes))
+    parsed = {ref: parse_reference(ref) for ref in template.images.values()}
+    return [
+        f"{ref}: tag {quote(each.tag)} ignored: the digest decides"
+        for ref, each in parsed.items()
+        if each.digest is not None and each.tag is not None
+    ]
 
 
 def with_images(template: Template, images: dict[str, str]) -> Template:

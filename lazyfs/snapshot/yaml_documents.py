@@ -3,6 +3,7 @@
 Besides values there are the places of scalars in the text, for changing one and nothing else.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -16,6 +17,7 @@ from lazyfs.snapshot.documents import Complaint, check_document, quote
 # A template has a few hundred values; aliases can make billions of a few lines.
 NODES_LIMIT = 20_000
 DEPTH_LIMIT = 32
+PROPERTIES_RE = re.compile(r"(?:[&!]\S*\s+)+")  # an anchor or a tag before a scalar
 TAG = "tag:yaml.org,2002:"
 
 
@@ -53,6 +55,8 @@ def scalars(text: str, complain: Complaint) -> dict[str, Scalar]:
         if len(found) >= NODES_LIMIT:
             raise complain(f"got more than {NODES_LIMIT} values, expected at most that")
         start, end = scalar.start_mark.index, scalar.end_mark.index
+        if properties := PROPERTIES_RE.match(text, start, end):
+            start = properties.end()
         found[place] = Scalar(scalar.value, start, end, scalar.style or "")
     return found
 

@@ -34,6 +34,7 @@ def fields_of(value: object) -> Iterator[str]:
     [
         ("inspect", ["{bad}"]),
         ("inspect --endpoints", ["127.0.0.1:1/image"]),
+        ("resolve", ["{image}"]),
         ("ls", ["{image}", "devs"]),
         ("ls", ["{image}", "sl"]),
         ("verify", ["{image}"]),

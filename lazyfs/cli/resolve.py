@@ -1,0 +1,202 @@
+"""``lazyfs resolve``: what references mean now, written into a template or a lock file."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lazyfs.cli.access import access_options
+from lazyfs.cli.options import cache_dir_option, json_option, platform_option
+from lazyfs.errors import UsageError
+
+if TYPE_CHECKING:
+    from lazyfs.image.prepare import Request
+    from lazyfs.snapshot.lockfile import LockedImage
+    from lazyfs.snapshot.template import Template
+
+TEMPLATE_SUFFIXES = (".yaml", ".yml", ".json")
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedImage:
+    """What a reference means: on one platform, and on all that it has."""
+
+    reference: str
+    containers: tuple[str, ...]
+    platform: str
+    manifest_digest: str
+    locked: "LockedImage"
+
+
+def is_template(text: str) -> bool:
+    """Say whether *text* names a file that can only be a template, there or not."""
+    return text.endswith(TEMPLATE_SUFFIXES) or Path(text).is_file()
+
+
+@click.command()
+@click.argument("source", metavar="REF|TEMPLATE")
+@cache_dir_option
+@platform_option
+@access_options
+@click.option("--write", "is_writing", is_flag=True, help="Put the digests into the template.")
+@click.option(
+    "--lockfile",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write them to a lock file, for run --locked and golden --locked.",
+)
+@click.option(
+    "--require-pinned",
+    is_flag=True,
+    envvar="LAZYFS_REQUIRE_PINNED",
+    show_envvar=True,
+    help="Refuse references without a digest, and ask for nothing then.",
+)
+@json_option
+def resolve(
+    source: str,
+    cache_dir: Path,
+    platform: str | None,
+    access: Any,
+    is_writing: bool,
+    lockfile: Path | None,
+    require_pinned: bool,
+    as_json: bool,
+) -> None:
+    """Show which image a reference, or each one of a template, means now.
+
+    Every reference is asked for once.  A tag that is followed by a digest means the digest.
+    """
+    from lazyfs.snapshot import template as templates
+
+    if is_template(source):
+        template, what = templates.load_template(Path(source)), source
+    else:
+        template, what = templates.template_of_image(source), "IMAGE"
+    if is_writing and what != source:
+        raise UsageError(f"--write: got the reference {source!r}, expected a template to write to")
+    if require_pinned and not is_writing:
+        templates.require_pinned(template, what)
+    import trio
+
+    from lazyfs.image.prepare import Request
+    from lazyfs.snapshot import lockfile as locks
+
+    request = Request("", platform or template.platform, cache_dir, access)
+    images = trio.run(resolve_images, template, request)
+    is_changed = is_writing and locks.rewrite_file(
+        Path(source),
+        {each.reference: locks.pin(each.reference, each.locked.digest) for each in images},
+    )
+    if lockfile is not None:
+        locks.save_lock(lockfile, locks.lock_of({each.reference: each.locked for each in images}))
+    if as_json:
+        document = {
+            "images": [document_of(image, with_names=what == source) for image in images],
+            "written": source if is_changed else None,
+            "lockfile": None if lockfile is None else str(lockfile),
+        }
+        click.echo(json.dumps(document, indent=2))
+        return
+    for image in images:
+        click.echo(line_of(image, with_names=what == source))
+    for note in templates.notes_of(template):
+        click.echo(f"note: {note}", err=True)
+    if is_writing:
+        click.echo(f"{source}: {'written' if is_changed else 'nothing to change'}", err=True)
+    if lockfile is not None:
+        click.echo(f"{lockfile}: written", err=True)
+
+
+async def resolve_images(template: "Template", request: "Request") -> list[ResolvedImage]:
+    """Return what each reference of *template* means, asked for once and side by side."""
+    import trio
+
+    from lazyfs.errors import LazyfsError
+    from lazyfs.snapshot.lockfile import names_of
+
+    found: dict[str, ResolvedImage] = {}
+    failed: dict[str, LazyfsError] = {}
+
+    async def find(reference: str, names: tuple[str, ...]) -> None:
+        try:
+            found[reference] = await _resolve(reference, names, request)
+        except LazyfsError as exc:
+            failed[reference] = exc
+
+    references = {text: tuple(names) for text, names in names_of(template).items()}
+    async with trio.open_nursery() as nursery:
+        for reference, names in references.items():
+            nursery.start_soon(find, reference, names)
+    for reference in references:  # the first of them, whichever failed first
+        if reference in failed:
+            raise failed[reference]
+    return [found[reference] for reference in references]
+
+
+async def _resolve(text: str, names: tuple[str, ...], request: "Request") -> ResolvedImage:
+    from lazyfs.image.origin import Origin
+    from lazyfs.image.prepare import wanted_platform
+    from lazyfs.image.resolve import Resolver
+    from lazyfs.oci.manifest import Index, decode_manifest
+    from lazyfs.oci.platforms import UNKNOWN
+    from lazyfs.oci.reference import parse_reference
+    from lazyfs.snapshot.lockfile import LockedImage
+    from lazyfs.store.paths import Store
+
+    reference = parse_reference(text)
+    origin = Origin(reference, request.access)
+    try:
+        resolver = Resolver(Store(request.cache_dir), origin)
+        resolved = await resolver.resolve(reference.identifier, wanted_platform(request.platform))
+        platform = str((await resolver.config(resolved.manifest)).platform)
+        digest, index_digest = str(resolved.document.digest), resolved.index_digest
+        manifests = {platform: digest}
+        if index_digest is not None:
+            document = await resolver.document(index_digest)
+            index = decode_manifest(document.data, document.media_type)
+            assert isinstance(index, Index)
+            for child in reversed(index.manifests):  # the first of a platform is the preferred one
+                if child.platform is not None and child.platform.os != UNKNOWN:
+                    manifests[_spelled(child.platform)] = str(child.digest)
+        locked = LockedImage(
+            repository=reference.name,
+            index_digest=None if index_digest is None else str(index_digest),
+            manifests=manifests,
+        )
+        return ResolvedImage(text, names, platform, digest, locked)
+    finally:
+        await origin.aclose()
+
+
+def _spelled(platform: Any) -> str:
+    from lazyfs.oci.platforms import normalise
+
+    return str(normalise(platform.os, platform.architecture, platform.variant))
+
+
+def line_of(image: ResolvedImage, *, with_names: bool) -> str:
+    """Return what a person reads."""
+    names = f"{', '.join(image.containers)}: " if with_names else ""
+    return (
+        f"{names}{image.reference} -> {image.locked.repository}@{image.manifest_digest}"
+        f" ({image.platform})"
+    )
+
+
+def document_of(image: ResolvedImage, *, with_names: bool) -> dict[str, Any]:
+    """Return the JSON form.  Fields: docs/reference/json.md."""
+    return {
+        "reference": image.reference,
+        "containers": list(image.containers) if with_names else [],
+        "resolved": f"{image.locked.repository}@{image.manifest_digest}",
+        "platform": image.platform,
+        "indexDigest": image.locked.index_digest,
+        "manifestDigest": image.manifest_digest,
+        "platforms": [
+            {"platform": platform, "manifestDigest": digest}
+            for platform, digest in sorted(image.locked.manifests.items())
+        ],
+    }
