@@ -69,6 +69,15 @@ def cache_size_option(name: str = "--cache-size") -> Callable[[Decorated], Decor
     )
 
 
+def s3_endpoint_option(function: Decorated) -> Decorated:
+    """Add ``--s3-endpoint``: parameter ``s3_endpoint``, None for Amazon's."""
+    return click.option(
+        "--s3-endpoint",
+        metavar="URL",
+        help="Where the S3 service of stores s3://… is.  [default: $AWS_ENDPOINT_URL, or Amazon]",
+    )(function)
+
+
 def platform_option(function: Decorated) -> Decorated:
     """Add ``--platform``: parameter ``platform``, None for this machine's."""
     return click.option(

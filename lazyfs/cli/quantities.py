@@ -1,4 +1,4 @@
-"""Sizes and rates as people write them.  Pure: text in, numbers out, and the other way.
+"""Sizes, rates and times as people write them.  Pure: text in, numbers out, and the other way.
 
 A size is a number and a unit: ``B``, powers of 1000 (``kB``, ``MB``, ``GB``, ``TB``) or of 1024
 (``KiB`` … ``TiB``; the letter alone means these too, as for coreutils and docker).  A rate is a
@@ -16,13 +16,15 @@ NUMBER = r"([0-9]{1,20}(?:\.[0-9]{1,20})?)"
 SIZE_RE = re.compile(NUMBER + r"(?: ?(?:([kmgt])(i?B)?|B))?", re.ASCII | re.IGNORECASE)
 BITS_RE = re.compile(NUMBER + r" ?([kmgt])?(i?)bit", re.ASCII | re.IGNORECASE)
 SHARE_RE = re.compile(NUMBER + " ?%", re.ASCII)
+DURATION_RE = re.compile(NUMBER + " ?([smhd])?", re.ASCII)
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 LETTERS = "kmgt"
 LARGEST = (1 << 63) - 1
 SHOWN = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 class BadQuantity(UsageError):
-    """Text that is no size, share or rate."""
+    """Text that is no size, share, rate or time."""
 
     code = "E_QUANTITY"
 
@@ -62,6 +64,14 @@ def parse_rate(text: str) -> int:
     if 0 < value < 1:
         raise BadQuantity(f"rate: got {text[:40]!r}, expected at least a byte a second")
     return _whole(value, text)
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds that *text* means: ``90s``, ``30m``, ``24h``, ``7d``; ``0`` for none."""
+    match = DURATION_RE.fullmatch(text)
+    if match is None or (match[2] is None and Fraction(match[1]) != 0):
+        raise BadQuantity(f"time: got {text[:40]!r}, expected one like 90s, 30m, 24h or 7d")
+    return float(Fraction(match[1]) * SECONDS[match[2] or "s"])
 
 
 def size_text(size: float) -> str:

@@ -111,22 +111,6 @@ def check_stored(stream: BinaryIO, file: File, write: Write) -> None:
     source.finish()
 
 
-def examine_file(stream: BinaryIO, name: str, stored_size: int, limit: int) -> File:
-    """Return what an object called *name* holds that no manifest describes.
-
-    Raises FileCorrupt where it is no zstd though its name says so, or gives over *limit* bytes.
-    """
-    is_packed = name.endswith(SUFFIX)
-    raw_name = name.removesuffix(SUFFIX)
-    compression = "zstd" if is_packed else "none"
-    unknown = File(raw_name, name, compression, limit, "", stored_size, "")
-    source, sink = _Source(stream, unknown), _Sink(unknown, lambda data: None)
-    _decode(source, sink, unknown)
-    stored_digest = source.end()
-    raw_size, raw_digest = sink.end()
-    return File(raw_name, name, compression, raw_size, raw_digest, stored_size, stored_digest)
-
-
 # Compressing
 
 
@@ -248,8 +232,7 @@ def _decode(source: "_Source", sink: "_Sink", file: File) -> None:
     try:
         _decompress(source, sink)
     except (BadFrame, zstandard.ZstdError) as error:
-        if file.stored_digest:
-            source.drain()  # that it is not what was stored says more than where it broke
+        source.drain()  # that it is not what was stored says more than where it broke
         raise FileCorrupt(
             f"file {file.name}: got {error}, expected whole zstd frames",
             details={"file": file.name},

@@ -117,6 +117,30 @@ def embedded(objects: ObjectStore, manifest: Manifest, scratch: Path) -> Path | 
     return scratch
 
 
+def verify(objects: ObjectStore, manifest: Manifest) -> list[BaseCorrupt | BaseUnavailable]:
+    """Read all blobs of the snapshot's embedded images; return what is missing or wrong."""
+    wrong: list[BaseCorrupt | BaseUnavailable] = []
+    for image in manifest.images:
+        if image.embedded is not True:
+            continue
+        layers = [layer.digest for layer in image.layers]
+        for text in dict.fromkeys([image.manifest_digest, image.config_digest, *layers]):
+            digest = parse_digest(text)
+            hashed = hashlib.new(digest.algorithm, usedforsecurity=False)
+            what = f"image {image.name}: blob beside the snapshot"
+            try:
+                with objects.open(blob_key(digest)) as stream:
+                    while data := stream.read(PIECE_SIZE):
+                        hashed.update(data)
+            except ObjectMissing:
+                wrong.append(BaseUnavailable(f"{what}: got nothing, expected {digest}"))
+                continue
+            if hashed.hexdigest() != digest.hex:
+                got = f"{digest.algorithm}:{hashed.hexdigest()}"
+                wrong.append(BaseCorrupt(f"{what}: got {got}, expected {digest}"))
+    return wrong
+
+
 def blob_key(digest: Digest) -> str:
     """Return where a blob is kept."""
     return f"{BASE}blobs/{digest.algorithm}/{digest.hex}"

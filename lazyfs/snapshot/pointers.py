@@ -4,6 +4,7 @@ A pointer names a snapshot that is committed, with the digest of its manifest.  
 compare-and-swap, so that of two who move it, one is told.
 """
 
+import logging
 import re
 from typing import Annotated
 
@@ -22,6 +23,8 @@ from lazyfs.snapshot.keys import (
 )
 from lazyfs.snapshot.manifest import MANIFEST_LIMIT
 from lazyfs.snapshot.objects import ObjectMissing, ObjectStore
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 POINTER_LIMIT = 4096  # bytes
@@ -67,12 +70,16 @@ def read_pointer(objects: ObjectStore, name: str) -> Pointer | None:
 
 
 def list_pointers(objects: ObjectStore) -> dict[str, Pointer]:
-    """Return all pointers by name."""
+    """Return all pointers by name; a damaged one is logged and left out."""
     found = {}
     for stored in objects.list(POINTERS):
         name = stored.key.removeprefix(POINTERS).removesuffix(POINTER_SUFFIX)
         if stored.key.endswith(POINTER_SUFFIX) and POINTER_RE.fullmatch(name):
-            pointer = read_pointer(objects, name)
+            try:
+                pointer = read_pointer(objects, name)
+            except ManifestInvalid as error:
+                log.warning("%s", error.message)
+                continue
             if pointer is not None:
                 found[name] = pointer
     return found

@@ -19,8 +19,8 @@ from typing import BinaryIO, TypeVar, cast
 
 from lazyfs.digest import digest_of
 from lazyfs.snapshot import embedding, pointers
-from lazyfs.snapshot.absence import FOREIGN_MANIFEST, no_manifest
-from lazyfs.snapshot.codec import check_stored, decode_file, examine_file, restore_file
+from lazyfs.snapshot.absence import no_manifest
+from lazyfs.snapshot.codec import check_stored, decode_file, restore_file
 from lazyfs.snapshot.errors import (
     FileCorrupt,
     FileMissing,
@@ -35,7 +35,6 @@ from lazyfs.snapshot.keys import ID_RE, SNAPSHOTS, check_id, check_key, folder_o
 from lazyfs.snapshot.local import local_errors
 from lazyfs.snapshot.manifest import (
     MANIFEST_LIMIT,
-    MANIFEST_NAME,
     File,
     Manifest,
     decode_manifest,
@@ -171,24 +170,6 @@ class Snapshots:
 
         self._each(loaded.manifest.files, check)
         return sorted(wrong, key=lambda error: error.message)
-
-    def survey(self, snapshot_id: str, limit: int) -> tuple[File, ...]:
-        """Read the files of a snapshot that has no manifest; return what they are.
-
-        Nothing vouches for them: for who names the images himself.  *limit* is for the raw bytes
-        of one file.  Raises FileCorrupt.
-        """
-        state = self.state(snapshot_id)
-        found: list[File] = []
-
-        def examine(stored: Stored, stop: threading.Event) -> None:
-            name = stored.key.rpartition("/")[2]
-            with self.objects.open(stored.key) as stream:
-                found.append(examine_file(stream, name, stored.size, limit))
-
-        kept = [] if state is None else [each for each in state.files if _is_file(each)]
-        self._each(kept, examine)
-        return tuple(sorted(found, key=lambda file: file.name))
 
     # Writing
 
@@ -421,10 +402,6 @@ def new_id(now: float | None = None) -> str:
     """Return a fresh snapshot's id: the time in UTC, and eight random hex digits."""
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
     return f"{moment}-{secrets.token_hex(4)}"
-
-
-def _is_file(stored: Stored) -> bool:
-    return stored.key.rpartition("/")[2] not in (MANIFEST_NAME, FOREIGN_MANIFEST)
 
 
 def key_of(snapshot_id: str, file: File) -> str:

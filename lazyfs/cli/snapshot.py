@@ -1,0 +1,120 @@
+"""``lazyfs snapshot``: what is kept in a store of snapshots, and taking care of it."""
+
+import json
+from typing import Any
+
+import click
+
+from lazyfs.cli.options import json_option, s3_endpoint_option
+from lazyfs.cli.snapshot_verify import verify
+from lazyfs.cli.snapshot_views import list_snapshots, load, show
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def snapshot() -> None:
+    """List, show, check, compare, copy or remove snapshots.
+
+    STORE is /path, file:///path or s3://bucket/prefix; SNAPSHOT is STORE/ID or STORE@POINTER.
+    """
+
+
+snapshot.add_command(list_snapshots)
+snapshot.add_command(show)
+snapshot.add_command(verify)
+
+
+@snapshot.command("diff")
+@click.argument("was", metavar="SNAPSHOT")
+@click.argument("now", metavar="SNAPSHOT")
+@s3_endpoint_option
+@json_option
+def diff(was: str, now: str, s3_endpoint: str | None, as_json: bool) -> None:
+    """Show what differs between the manifests of two snapshots: images, files, runtime.
+
+    Images and files are told apart by their names.
+    """
+    from lazyfs.snapshot.manifest import diff_manifests
+
+    _, before = load(was, s3_endpoint)
+    _, after = load(now, s3_endpoint)
+    differences = diff_manifests(before.manifest, after.manifest)
+    if as_json:
+        document = {
+            "was": {"id": before.id, "manifestDigest": before.digest},
+            "now": {"id": after.id, "manifestDigest": after.digest},
+            "differences": [
+                {"path": each.path, "was": each.was, "now": each.now} for each in differences
+            ],
+        }
+        click.echo(json.dumps(document, indent=2))
+        return
+    for each in differences:
+        click.echo(str(each))
+
+
+@snapshot.command("rm")
+@click.argument("names", metavar="SNAPSHOT...", nargs=-1, required=True)
+@s3_endpoint_option
+@json_option
+def remove(names: tuple[str, ...], s3_endpoint: str | None, as_json: bool) -> None:
+    """Remove snapshots, finished or not; of STORE@POINTER, the pointer only.
+
+    A snapshot that a pointer names stays: move or remove the pointer first.  Images that were
+    embedded for it go with the next `lazyfs gc`.
+    """
+    from lazyfs.snapshot.errors import ManifestMissing
+    from lazyfs.snapshot.snapshots import Snapshots
+    from lazyfs.snapshot.stores import open_objects, parse_snapshot_name
+
+    snapshots, pointers = [], []
+    for name in [parse_snapshot_name(text) for text in names]:
+        kept = Snapshots(open_objects(name.store, s3_endpoint=s3_endpoint, must_exist=True))
+        if name.name.startswith("@"):
+            if kept.pointer(name.name[1:]) is None:
+                raise ManifestMissing(f"pointer {name.name[1:]} in {name.store}: got none")
+            kept.remove_pointer(name.name[1:])
+            pointers.append(str(name))
+        elif kept.remove(name.name):
+            snapshots.append(str(name))
+        else:
+            raise ManifestMissing(f"snapshot {name.name} in {name.store}: got nothing of it")
+    if as_json:
+        click.echo(json.dumps({"snapshots": snapshots, "pointers": pointers}, indent=2))
+
+
+@snapshot.command("copy")
+@click.argument("source", metavar="SNAPSHOT")
+@click.argument("target", metavar="STORE")
+@click.option("--name", "pointer", metavar="POINTER", help="Have this pointer in STORE name it.")
+@s3_endpoint_option
+@json_option
+def copy(
+    source: str, target: str, pointer: str | None, s3_endpoint: str | None, as_json: bool
+) -> None:
+    """Copy a snapshot to another store, verified, with the images that were embedded for it.
+
+    The manifest's bytes stay the same, and are written last: what is interrupted is no snapshot,
+    and copying again goes on with it.
+    """
+    from lazyfs.snapshot.pointers import Pointer
+    from lazyfs.snapshot.snapshots import Snapshots
+    from lazyfs.snapshot.stores import open_objects
+    from lazyfs.snapshot.transfer import copy_snapshot
+
+    kept, loaded = load(source, s3_endpoint)
+    other = Snapshots(open_objects(target, s3_endpoint=s3_endpoint))
+    before = other.pointer(pointer) if pointer is not None else None
+    is_new = copy_snapshot(loaded, kept, other)
+    if pointer is not None:
+        other.move_pointer(pointer, Pointer(loaded.id, loaded.digest), before)
+    if as_json:
+        document: dict[str, Any] = {
+            "id": loaded.id,
+            "manifestDigest": loaded.digest,
+            "store": other.objects.url,
+            "pointer": pointer,
+            "copied": is_new,
+        }
+        click.echo(json.dumps(document, indent=2))
+        return
+    click.echo(f"{other.objects.url}/{loaded.id}")
