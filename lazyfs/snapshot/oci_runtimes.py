@@ -1,7 +1,7 @@
 """crun and runc as Runtimes: they run a sandbox of one container, and cannot save it.
 
 Each runs on a stage of its own (staged.py).  Limits by cgroups are not set.  crun refuses the mixed
-layout of cgroups, so as root it sees only the second version's.
+layout of cgroups, so it sees only the second version's.
 """
 
 from dataclasses import dataclass

@@ -49,7 +49,7 @@ if [ -n "$scratch" ]; then
     cd /
 fi
 if [ -n "$cgroups" ] && [ -d /sys/fs/cgroup/unified ]; then
-    mount -t cgroup2 cgroup2 /sys/fs/cgroup
+    mount --rbind /sys/fs/cgroup/unified /sys/fs/cgroup
 fi
 if [ -z "$status_file" ]; then exec "$@"; fi
 status=0
@@ -238,7 +238,7 @@ class Staged:
             make_folder(Path(scratch))
         words += ["sh", "-c", STAGE, "lazyfs-stage", container.bundle / "rootfs", scratch]
         words += ["memory" if medium == "memory" else "disk", "" if is_root else ",userxattr"]
-        words += ["cgroup2" if self.needs_cgroup2 and is_root else "", status_path or ""]
+        words += ["cgroup2" if self.needs_cgroup2 else "", status_path or ""]
         return words
 
     def _wait_pid(self, plan: SandboxPlan, container: ContainerPlan, shell: int) -> int | None:
