@@ -1,7 +1,8 @@
 """The control socket's messages, and asking a server.
 
 One JSON object per line each way.  ``{"type": "ping"}`` is answered with ``{"type": "pong"}``,
-``{"type": "status"}`` with a status (docs/reference/json.md), anything else with
+``{"type": "status"}`` with a status (docs/reference/json.md), ``{"type": "save-profile"}`` with
+``{"type": "profile-saved"}`` when what was read first is in the store, anything else with
 ``{"type": "error", "message": …}``.  This side is plain sockets, so that asking needs no event
 loop; the answering side is in the server.
 """

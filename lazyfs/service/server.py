@@ -399,6 +399,8 @@ async def _answer_lines(connection: trio.socket.SocketType, server: _Server) -> 
             line, _, waiting = waiting.partition(b"\n")
             status = _status_of(server)
             document = await trio.to_thread.run_sync(answer_question, line, status)
+            if document["type"] == "profile-saved":
+                server.image.save_profile()  # here: reads are noted on this thread
             answer = memoryview(encode_message(document))
             while answer:
                 answer = answer[await connection.send(answer) :]
@@ -419,6 +421,8 @@ def answer_question(line: bytes, status: Status) -> dict[str, Any]:
         except Exception as error:  # a client must not end the mount
             log.exception("status failed")
             return {"type": "error", "message": f"status: {type(error).__name__}"}
+    if question["type"] == "save-profile":
+        return {"type": "profile-saved"}
     if question["type"] == "restart":
         if status()["keeperPid"] is None:
             return {"type": "error", "message": "restart: got no keeper, expected one"}
