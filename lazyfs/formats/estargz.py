@@ -5,10 +5,9 @@ member that holds the TOC as the only file of a tar, then the footer.  No I/O he
 the tail of the blob, learn where the TOC is, and bring its member.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lazyfs.digest import BadDigest, Digest, parse_digest
+from lazyfs.digest import Digest
 from lazyfs.errors import FormatError
 from lazyfs.formats.footer import FOOTER_SIZE, TAILS, BadFooter, format_of_tail, parse_footer
 from lazyfs.formats.inflate import INFLATE_ERRORS, open_member
@@ -20,11 +19,6 @@ from lazyfs.formats.toc import BadToc, Toc, decode_toc
 TAIL_SIZE = 256 * 1024
 
 TOC_NAME = b"stargz.index.json"
-TOC_DIGEST_KEYS = (
-    "containerd.io/snapshot/stargz/toc.digest",
-    "org.opencontainers.image.toc.digest",
-    "org.opencontainers.image.estargz.toc.digest",
-)
 BLOCK_SIZE = 512
 INFLATE_STEP = 1 << 20
 
@@ -47,12 +41,6 @@ class NotEstargz(FormatError):
     code = "E_NOT_ESTARGZ"
 
 
-class BadAnnotation(FormatError):
-    """A layer's annotations that contradict themselves or hold no digest."""
-
-    code = "E_BAD_ANNOTATION"
-
-
 @dataclass(frozen=True, slots=True)
 class TocLocation:
     """The blob range [start, end) of the TOC's gzip member."""
@@ -70,24 +58,6 @@ class Layer:
     payload_end: int
 
 
-def toc_digest_of(annotations: Mapping[str, str]) -> Digest | None:
-    """Return the TOC digest that a layer descriptor's annotations promise, None without one.
-
-    Raises BadAnnotation when a value is no digest, or two keys disagree.
-    """
-    found: dict[str, Digest] = {}
-    for key in TOC_DIGEST_KEYS:
-        if key in annotations:
-            try:
-                found[key] = parse_digest(annotations[key])
-            except BadDigest as exc:
-                raise BadAnnotation(f"annotation {key}: {exc}") from exc
-    if len(set(found.values())) > 1:
-        spelled = ", ".join(f"{key}={digest}" for key, digest in found.items())
-        raise BadAnnotation(f"TOC digest: got {spelled}, expected one digest")
-    return next(iter(found.values()), None)
-
-
 def find_toc(tail: bytes, blob_size: int, *, media_type: str | None = None) -> TocLocation:
     """Return where the TOC is in a blob of *blob_size* bytes that ends with *tail*.
 
@@ -102,7 +72,8 @@ def find_toc(tail: bytes, blob_size: int, *, media_type: str | None = None) -> T
         name = format_of(tail, blob_size, media_type)
         looks = LAYERS.get(name) or TAILS[name]
         raise NotEstargz(
-            f"layer: got {looks}, expected eStargz", hint=_advice(name, exc.message)
+            f"layer: got {looks}, expected eStargz or zstd:chunked",
+            hint=_advice(name, exc.message),
         ) from exc
     end = blob_size - FOOTER_SIZE
     # An offset of 0 is legal: a layer without entries may consist of nothing but its TOC.
@@ -148,8 +119,22 @@ def read_toc(
     payload_end = blob_size - FOOTER_SIZE - len(member)
     if payload_end < 0:
         raise BadToc(f"TOC: got {len(member)} bytes, expected less than the layer's {blob_size}")
-    toc_bytes = _only_file(_inflate(member, limits))
     # Payloads lie before the TOC, so that is all that offsets may reach.
+    return read_member(member, expected=expected, payload_end=payload_end, limits=limits)
+
+
+def read_member(
+    member: bytes,
+    *,
+    expected: Digest | None,
+    payload_end: int,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Layer:
+    """Return the layer whose payloads end at *payload_end* and whose TOC is in *member*.
+
+    *member* need not come from the layer's own blob.  Raises BadToc or DigestMismatch.
+    """
+    toc_bytes = _only_file(_inflate(member, limits))
     toc = decode_toc(toc_bytes, expected=expected, blob_size=payload_end, limits=limits)
     return Layer(toc, toc_bytes, payload_end)
 
@@ -215,7 +200,7 @@ def _octal(field: bytes) -> int | None:
 
 def _advice(name: str, detail: str) -> str:
     if name == "estargz-external-toc":
-        return "the TOC lies in a second image (tag …-esgztoc); that is not supported yet"
+        return "its TOC lies in a second image, whose tag ends with -esgztoc"
     if name == "estargz-damaged":
         return detail
     return "convert the image first: lazyfs convert SRC DST"

@@ -29,6 +29,7 @@ PAYLOAD_RE = re.compile(rb"([0-9a-f]{16})STARGZ")
 
 LEGACY_HEAD = GZIP_HEADER + b"\x16\x00"
 LEGACY_SIZE = 47
+EXTERNAL_SIZE = 46
 EXTERNAL_TOC = GZIP_HEADER + b"\x15\x00SG\x11\x00STARGZEXTERNALTOC" + EMPTY_MEMBER_END
 ZSTD_CHUNKED_MAGICS = (b"GnUlInUx", b"GNUlInUx")  # two dialects
 
@@ -79,6 +80,18 @@ def build_footer(toc_offset: int) -> bytes:
     if not 0 <= toc_offset <= MAX_TOC_OFFSET:
         raise ValueError(f"TOC offset: got {toc_offset}, expected 0 to {MAX_TOC_OFFSET}")
     return ESTARGZ_HEAD + b"%016xSTARGZ" % toc_offset + EMPTY_MEMBER_END
+
+
+def parse_legacy_footer(data: bytes) -> Footer:
+    """Return the footer of a legacy stargz blob (crfs) that ends with *data*, or raise BadFooter.
+
+    LEGACY_SIZE bytes: the eStargz footer without "SG" and its length.
+    """
+    data = data[-LEGACY_SIZE:]
+    match = PAYLOAD_RE.fullmatch(data[len(LEGACY_HEAD) : -len(EMPTY_MEMBER_END)])
+    if not data.startswith(LEGACY_HEAD) or not data.endswith(EMPTY_MEMBER_END) or match is None:
+        raise BadFooter(f"footer: got {data!r}, expected a legacy stargz footer")
+    return Footer(int(match[1], 16))
 
 
 def format_of_tail(tail: bytes) -> str:

@@ -7,6 +7,8 @@ need and low enough that a mount survives the worst that passes.
 
 from dataclasses import dataclass
 
+from lazyfs.formats.codec import MAX_RATIO, Codec
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -42,7 +44,7 @@ class Limits:
     xattr_list_size: int = 65536
     chunk_size: int = 256 << 20
     stream_size: int = 1 << 30
-    stream_ratio: int = MAX_DEFLATE_RATIO
+    stream_ratio: int = MAX_RATIO[Codec.GZIP]
     device_size: int = 2**44
     block_size: int = 4096
 

@@ -51,14 +51,17 @@ class RawEntry(msgspec.Struct, gc=False, rename="camel"):
     chunk_offset: Size = 0
     chunk_size: Size = 0
     chunk_digest: str = ""
+    chunk_type: str = ""
     name_bytes: bytes = b""
     link_name_bytes: bytes = b""
 
 
-class _RawToc(msgspec.Struct):
+class RawToc(msgspec.Struct, rename="camel"):
+    """A TOC as a producer spells it; Go spells an empty list null."""
+
     version: int
-    # Go spells an empty list null.
     entries: list[RawEntry] | None = None
+    tar_split_digest: str = ""
 
 
 class _Sketch(msgspec.Struct):
@@ -67,11 +70,11 @@ class _Sketch(msgspec.Struct):
     entries: list[msgspec.Raw] = []
 
 
-_DECODER = msgspec.json.Decoder(_RawToc)
+_DECODER = msgspec.json.Decoder(RawToc)
 
 
-def decode_raw(data: bytes, limits: Limits) -> list[RawEntry]:
-    """Return the entries of the TOC in *data*, or raise BadToc."""
+def decode_raw(data: bytes, limits: Limits) -> RawToc:
+    """Return the TOC in *data*, or raise BadToc."""
     if len(data) > limits.toc_size:
         raise BadToc(f"TOC: got {len(data)} bytes, expected at most {limits.toc_size}")
     # Before decoding: an entry takes ten times the memory of the shortest text of one.  A brace
@@ -86,10 +89,10 @@ def decode_raw(data: bytes, limits: Limits) -> list[RawEntry]:
         raise BadToc("TOC: got deeply nested JSON, expected entries") from exc
     if toc.version != TOC_VERSION:
         raise BadToc(f"TOC: got version {toc.version}, expected {TOC_VERSION}")
-    entries = toc.entries or []
-    if len(entries) > limits.entries:
-        raise BadToc(f"TOC: got {len(entries)} entries, expected at most {limits.entries}")
-    return entries
+    count = len(toc.entries or ())
+    if count > limits.entries:
+        raise BadToc(f"TOC: got {count} entries, expected at most {limits.entries}")
+    return toc
 
 
 def sha256_bytes(text: str) -> bytes:

@@ -14,7 +14,8 @@ from enum import IntEnum
 
 import msgspec
 
-from lazyfs.digest import Digest, digest_of, verify_digest
+from lazyfs.digest import BadDigest, Digest, digest_of, parse_digest, verify_digest
+from lazyfs.formats.codec import MAX_RATIO, Codec
 from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
 from lazyfs.formats.modtime import parse_modtime
 from lazyfs.formats.paths import normalise_path
@@ -44,7 +45,8 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
 
     ``offset`` and ``size`` are in the file; ``blob_offset`` is where the compressed stream starts
     that holds it; ``inner_offset`` is how many decompressed bytes of that stream come before it.
-    ``digest`` is the raw sha256 of the piece.
+    ``digest`` is the raw sha256 of the piece.  A piece whose ``codec`` is HOLE is zeros: it has
+    neither a place in the blob nor a digest, both are 0.
     """
 
     offset: int
@@ -52,6 +54,7 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
     blob_offset: int
     inner_offset: int
     digest: bytes
+    codec: int = Codec.GZIP
 
 
 class TocEntry(msgspec.Struct, frozen=True, gc=False):
@@ -92,6 +95,7 @@ class Toc(msgspec.Struct, frozen=True):
     digest: Digest
     entries: tuple[TocEntry, ...]
     prefetch_end: int | None = None
+    tar_split_digest: Digest | None = None
 
 
 KINDS = {
@@ -104,33 +108,53 @@ KINDS = {
     "fifo": Kind.FIFO,
 }
 DEVICES = (Kind.CHAR, Kind.BLOCK)
+ZEROS = "zeros"
+NO_DIGEST = bytes(32)
 
 
 def decode_toc(
-    data: bytes, *, expected: Digest | None, blob_size: int, limits: Limits = DEFAULT_LIMITS
+    data: bytes,
+    *,
+    expected: Digest | None,
+    blob_size: int,
+    codec: Codec = Codec.GZIP,
+    vouched: Digest | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Toc:
     """Return the validated TOC that the JSON in *data* spells.
 
-    *expected* is the digest that a verified parent promised, or None to take whatever comes;
-    *blob_size* is the number of bytes in which payloads can lie.  Raises DigestMismatch or BadToc.
+    *expected* is the digest that a verified parent promised, or None to take whatever comes, or
+    what the caller has verified by *vouched*, the digest of something that *data* follow from.
+    *blob_size* is the number of bytes in which payloads can lie, compressed by *codec*.  Raises
+    DigestMismatch or BadToc.
     """
-    digest = digest_of(data) if expected is None else expected
+    digest = expected or vouched or digest_of(data)
     if expected is not None:
         verify_digest(data, expected, "TOC")
-    raw_entries = decode_raw(data, limits)
-    entries = _Reader(raw_entries, blob_size, limits).read()
+    raw = decode_raw(data, limits)
+    entries = _Reader(raw.entries or (), blob_size, codec, limits).read()
     last = {entry.path: number for number, entry in enumerate(entries)}
     _check_parents(entries, last, limits)
     _check_hardlinks(entries, last)
-    return Toc(digest, entries, _prefetch_end(entries, last))
+    tar_split = None
+    if raw.tar_split_digest:
+        try:
+            tar_split = parse_digest(raw.tar_split_digest)
+        except BadDigest as exc:
+            raise BadToc(f"TOC: tarSplitDigest: {exc.message}") from exc
+    return Toc(digest, entries, _prefetch_end(entries, last), tar_split)
 
 
 class _Reader:
     """The one pass over the raw entries; what is wrong with one of them is a ValueError here."""
 
-    def __init__(self, raw_entries: Sequence[RawEntry], blob_size: int, limits: Limits) -> None:
+    def __init__(
+        self, raw_entries: Sequence[RawEntry], blob_size: int, codec: Codec, limits: Limits
+    ) -> None:
         self._raw_entries = raw_entries
         self._blob_size = blob_size
+        self._codec = codec
+        self._ratio = max(limits.stream_ratio, MAX_RATIO[codec])
         self._limits = limits
         self._device_size = 0
         self._times: dict[str, tuple[int, int]] = {"": (0, 0)}
@@ -250,6 +274,8 @@ class _Reader:
                     f" expected the digest of the file, {raw.digest!r}"
                 )
             return (self._chunk(raw, 0, size, digest),)
+        if digest is not None and not any(part.chunk_digest for part in (raw, *parts)):
+            return (self._undivided(raw, parts, digest),)
         chunks = []
         position = 0
         # Producers write them in order; the format does not say that they must.
@@ -266,7 +292,19 @@ class _Reader:
             raise ValueError(f"got {position} bytes in chunks, expected {size}")
         return tuple(chunks)
 
+    def _undivided(self, raw: RawEntry, parts: Sequence[RawEntry], digest: bytes) -> Chunk:
+        """Return one chunk for a file whose parts have no digests, only the file has one.
+
+        So did crfs write them.  The parts must be members in a row: what else lies between them
+        would fail the digest.
+        """
+        if any(part.inner_offset or part.chunk_type for part in (raw, *parts)):
+            raise ValueError("got chunks without chunkDigest, expected one each to verify it by")
+        return self._chunk(raw, 0, raw.size, digest)
+
     def _chunk(self, raw: RawEntry, position: int, size: int, digest: bytes | None) -> Chunk:
+        if raw.chunk_type:
+            return self._hole(raw, position, size)
         if digest is None:
             if not raw.chunk_digest:
                 raise ValueError("got a chunk without chunkDigest, expected one to verify it by")
@@ -281,13 +319,22 @@ class _Reader:
                 f"got a chunk of {size} bytes, expected at most {self._limits.chunk_size}"
             )
         end = raw.inner_offset + size
-        room = (self._blob_size - offset) * self._limits.stream_ratio
+        room = (self._blob_size - offset) * self._ratio
         if end > room or end > self._limits.stream_size:
             raise ValueError(
                 f"got a chunk that ends at {end} of its stream, expected at most"
                 f" {min(room, self._limits.stream_size)}"
             )
-        return Chunk(position, size, offset, raw.inner_offset, digest)
+        return Chunk(position, size, offset, raw.inner_offset, digest, self._codec)
+
+    @staticmethod
+    def _hole(raw: RawEntry, position: int, size: int) -> Chunk:
+        """Return a chunk of zeros; that it is one, the TOC says, which is verified."""
+        if raw.chunk_type != ZEROS:
+            raise ValueError(f"got chunkType {raw.chunk_type[:60]!r}, expected none or {ZEROS!r}")
+        if raw.chunk_offset != position:
+            raise ValueError(f"got chunkOffset {raw.chunk_offset}, expected {position}")
+        return Chunk(position, size, 0, 0, NO_DIGEST, Codec.HOLE)
 
 
 def _chunk_offset(raw: RawEntry) -> int:
@@ -353,5 +400,7 @@ def _prefetch_end(entries: Sequence[TocEntry], last: Mapping[bytes, int]) -> int
         return 0
     number = last.get(PREFETCH_LANDMARK)
     if number is None or not entries[number].chunks:
+        return None
+    if entries[number].chunks[0].codec == Codec.HOLE:
         return None
     return entries[number].chunks[0].blob_offset

@@ -19,7 +19,7 @@ import trio
 from lazyfs.digest import Digest, digest_of
 from lazyfs.errors import FormatError, LazyfsError, StoreError, UsageError
 from lazyfs.formats.arrange import arrange
-from lazyfs.formats.estargz import TOC_DIGEST_KEYS, toc_digest_of
+from lazyfs.formats.claims import TOC_DIGEST_KEYS, toc_digest_of
 from lazyfs.formats.tar import TarMember
 from lazyfs.formats.writer import UNCOMPRESSED_SIZE_ANNOTATION, WriterOptions
 from lazyfs.image.origin import Offline, Origin

@@ -5,38 +5,44 @@ TOCs is fetched.
 """
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
 from lazyfs.digest import Digest
 from lazyfs.errors import FormatError, LazyfsError, NotFound, VerificationFailed
-from lazyfs.formats.estargz import find_toc, format_of, toc_digest_of
+from lazyfs.formats.claims import Claims
+from lazyfs.formats.estargz import format_of
+from lazyfs.formats.layers import TAIL_SIZE as FORMAT_TAIL_SIZE
+from lazyfs.formats.layers import find_layer_toc
 from lazyfs.image.origin import Origin
 from lazyfs.image.prepare import Request, wanted_platform
 from lazyfs.image.resolve import Resolver
-from lazyfs.image.tocs import load_tocs, read_range, required_toc_digest
+from lazyfs.image.tocs import layer_claims, load_tocs, read_range, stored_toc
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.platforms import Platform
 from lazyfs.oci.reference import parse_reference
-from lazyfs.store.layers import load_table, load_toc
 from lazyfs.store.paths import Store, StoreFull, volatile_store
-
-FORMAT_TAIL_SIZE = 4096  # enough for the footers of all formats
 
 
 @dataclass(frozen=True, slots=True)
 class DescribedLayer:
     """One layer.  ``why`` says why it cannot be mounted lazily, None if it can.
 
-    ``toc_digest`` is what the manifest promises; ``format`` is a name of ``format_of``.
+    ``format`` is a name of ``format_of``, ``dialect`` tells two of one format apart.
+    ``toc_digest`` is what the manifest promises, or else that of a TOC which the blob's digest
+    vouches for.  ``verified_by`` says what does: ``toc``, ``compressed-toc`` or ``blob``.
+    ``has_tar_split``: the uncompressed layer can be built again, and its diffID checked.
     """
 
     descriptor: Descriptor
     diff_id: Digest
     format: str
-    toc_digest: Digest | None
-    why: str | None
+    dialect: str | None = None
+    toc_digest: Digest | None = None
+    verified_by: tuple[str, ...] = ()
+    has_tar_split: bool = False
+    why: str | None = "not looked at"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,9 @@ async def _describe(request: Request, store: Store) -> DescribedImage:
 
         async def look(number: int, layer: Descriptor, diff_id: Digest) -> None:
             try:
-                layers[number] = await _describe_layer(store, origin, layer, diff_id)
+                layers[number] = await _describe_layer(
+                    store, origin, layer, diff_id, request.verify
+                )
             except LazyfsError as exc:
                 errors.append(exc)
 
@@ -105,25 +113,41 @@ async def _describe(request: Request, store: Store) -> DescribedImage:
 
 
 async def _describe_layer(
-    store: Store, origin: Origin, layer: Descriptor, diff_id: Digest
+    store: Store, origin: Origin, layer: Descriptor, diff_id: Digest, verify: str
 ) -> DescribedLayer:
-    name = "unknown"
-    toc_digest: Digest | None = None
+    described = DescribedLayer(layer, diff_id, "unknown")
     try:
-        toc_digest = toc_digest_of(layer.annotations)
-        if toc_digest is not None and _is_stored(store, toc_digest):
-            return DescribedLayer(layer, diff_id, "estargz", toc_digest, None)
+        claims = layer_claims(layer, "blob")  # what they do not claim is said below
+        described = replace(
+            described,
+            toc_digest=claims.key,
+            verified_by=_vouchers(claims),
+            has_tar_split=claims.tar_split is not None,
+        )
+        stored = stored_toc(store, layer, claims)
+        if stored is not None:
+            return replace(
+                described, format=stored.format.text, dialect=stored.format.dialect, why=None
+            )
         start = max(0, layer.size - FORMAT_TAIL_SIZE)
         tail = await read_range(origin, layer, start, layer.size) if layer.size else b""
-        name = format_of(tail, layer.size, layer.media_type)
-        find_toc(tail, layer.size, media_type=layer.media_type)
-        required_toc_digest(layer)
-        await load_tocs(store, origin, [layer])
-        return DescribedLayer(layer, diff_id, name, toc_digest, None)
+        described = replace(described, format=format_of(tail, layer.size, layer.media_type))
+        found = find_layer_toc(tail, layer.size, claims, media_type=layer.media_type).format
+        described = replace(described, format=found.text, dialect=found.dialect)
+        layer_claims(layer, verify)
+        (loaded,) = await load_tocs(store, origin, [layer], verify=verify)
+        return replace(
+            described,
+            why=None,
+            toc_digest=loaded.toc.digest,
+            verified_by=described.verified_by or ("blob",),
+        )
     except (FormatError, VerificationFailed, NotFound) as exc:
         why = exc.message.removeprefix(f"layer {layer.digest}: ").removeprefix("layer: ")
-        return DescribedLayer(layer, diff_id, name, toc_digest, why)
+        return replace(described, why=why)
 
 
-def _is_stored(store: Store, toc_digest: Digest) -> bool:
-    return load_toc(store, toc_digest) is not None and load_table(store, toc_digest) is not None
+def _vouchers(claims: Claims) -> tuple[str, ...]:
+    """Return what the manifest states of a TOC: a digest of its JSON, of its frame, or both."""
+    stated = {"toc": claims.toc_digest, "compressed-toc": claims.checksum}
+    return tuple(name for name, digest in stated.items() if digest is not None)

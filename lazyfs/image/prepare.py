@@ -6,6 +6,7 @@ Afterwards the store has all that a mount needs to be live; no content has been 
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +16,11 @@ import trio
 
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import LazyfsError, StoreError
-from lazyfs.formats.toc import Toc
 from lazyfs.image.identity import image_attributes
 from lazyfs.image.known import note_name
 from lazyfs.image.origin import Origin
 from lazyfs.image.resolve import Resolver
-from lazyfs.image.tocs import load_tocs, required_toc_digest
+from lazyfs.image.tocs import LoadedToc, layer_claims, load_tocs
 from lazyfs.oci.config import ImageConfig
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import Manifest
@@ -36,12 +36,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to mount: *platform* None means this machine's."""
+    """What to mount: *platform* None means this machine's; *verify* is one of ``VERIFY_MODES``."""
 
     reference: str
     platform: str | None
     cache_dir: Path
     access: AccessOptions
+    verify: str = "toc"
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -50,6 +51,7 @@ class Prepared(msgspec.Struct, frozen=True):
     ``source`` is "registry", "layout" or, when no request was needed, "cache".
     ``resolved_at`` is RFC 3339, UTC.  ``is_volatile``: the disk is full, ``store_dir`` is a
     folder in memory that whoever opens the image removes, and no content is stored.
+    ``original`` is what the user wrote where somebody else asked for the mount, by digest.
     """
 
     requested: str
@@ -60,6 +62,12 @@ class Prepared(msgspec.Struct, frozen=True):
     resolved_at: str
     store_dir: str
     is_volatile: bool = False
+    original: str | None = None
+
+    @property
+    def wanted(self) -> str:
+        """The user's own words."""
+        return self.requested if self.original is None else self.original
 
     def encode(self) -> bytes:
         """Return the JSON form."""
@@ -71,36 +79,42 @@ class Prepared(msgspec.Struct, frozen=True):
         return msgspec.json.decode(data, type=Prepared)
 
 
-async def prepare(request: Request) -> Prepared:
+async def prepare(
+    request: Request, on_resolved: Callable[[str], None] = lambda name: None
+) -> Prepared:
     """Resolve *request* and see that the store holds the image's rootfs index.
 
     One request for a manifest (two with an index), then the config and the tails of all layers in
-    parallel; none for a digest that the store knows.
+    parallel; none for a digest that the store knows.  *on_resolved* is told what to call the image
+    once its name is resolved: what fails afterwards is no matter of the name.
     """
     try:
-        return await _prepare(request, Store(request.cache_dir), is_volatile=False)
+        return await _prepare(request, Store(request.cache_dir), on_resolved, is_volatile=False)
     except StoreFull as exc:
         log.warning("%s; the image is served without being stored", exc.message)
     store = volatile_store()
     try:
-        return await _prepare(request, store, is_volatile=True)
+        return await _prepare(request, store, on_resolved, is_volatile=True)
     except BaseException:
         shutil.rmtree(store.root, ignore_errors=True)
         raise
 
 
-async def _prepare(request: Request, store: Store, *, is_volatile: bool) -> Prepared:
+async def _prepare(
+    request: Request, store: Store, on_resolved: Callable[[str], None], *, is_volatile: bool
+) -> Prepared:
     reference = parse_reference(request.reference)
     origin = Origin(reference, request.access)
     try:
         resolver = Resolver(store, origin)
         resolved = await resolver.resolve(reference.identifier, wanted_platform(request.platform))
         manifest, digest = resolved.manifest, resolved.document.digest
+        on_resolved(f"{origin.repository}@{digest}")
         stored = load_image(store, digest)
         if stored is not None and _has_layers(store, stored.record):
             record = stored.record
         else:
-            record = await _build(store, origin, resolver, manifest, digest)
+            record = await _build(store, origin, resolver, manifest, digest, request.verify)
         index_digest = None if resolved.index_digest is None else str(resolved.index_digest)
         if not is_volatile:
             _note_name(store, reference, record, index_digest)
@@ -146,19 +160,25 @@ def _has_layers(store: Store, record: ImageRecord) -> bool:
 
 
 async def _build(
-    store: Store, origin: Origin, resolver: Resolver, manifest: Manifest, digest: Digest
+    store: Store,
+    origin: Origin,
+    resolver: Resolver,
+    manifest: Manifest,
+    digest: Digest,
+    verify: str,
 ) -> ImageRecord:
     for layer in manifest.layers:
-        required_toc_digest(layer)  # say what is wrong before anything is fetched
-    config, tocs = await _fetch_all(store, origin, resolver, manifest)
+        layer_claims(layer, verify)  # say what is wrong before anything is fetched
+    config, loaded = await _fetch_all(store, origin, resolver, manifest, verify)
+    tocs = [each.toc for each in loaded]
     record = ImageRecord(
         manifest_digest=str(digest),
         manifest_media_type=manifest.media_type,
         config_digest=str(manifest.config.digest),
         platform=str(config.platform),
         layers=tuple(
-            _layer_record(layer, diff_id)
-            for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
+            _layer_record(*facts)
+            for facts in zip(manifest.layers, config.diff_ids, loaded, strict=True)
         ),
     )
     built = build_index(
@@ -170,8 +190,8 @@ async def _build(
 
 
 async def _fetch_all(
-    store: Store, origin: Origin, resolver: Resolver, manifest: Manifest
-) -> tuple[ImageConfig, list[Toc]]:
+    store: Store, origin: Origin, resolver: Resolver, manifest: Manifest, verify: str
+) -> tuple[ImageConfig, list[LoadedToc]]:
     """Fetch the config and the TOCs side by side."""
     configs: list[ImageConfig | LazyfsError] = []
 
@@ -181,12 +201,12 @@ async def _fetch_all(
         except LazyfsError as exc:
             configs.append(exc)
 
-    tocs: list[Toc] = []
+    tocs: list[LoadedToc] = []
     error: LazyfsError | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fetch_config)
         try:
-            tocs = await load_tocs(store, origin, manifest.layers)
+            tocs = await load_tocs(store, origin, manifest.layers, verify=verify)
         except LazyfsError as exc:
             error = exc
     if error is not None:
@@ -196,12 +216,14 @@ async def _fetch_all(
     return configs[0], tocs
 
 
-def _layer_record(layer: Descriptor, diff_id: Digest) -> LayerRecord:
+def _layer_record(layer: Descriptor, diff_id: Digest, loaded: LoadedToc) -> LayerRecord:
     return LayerRecord(
         digest=str(layer.digest),
         size=layer.size,
         media_type=layer.media_type,
         diff_id=str(diff_id),
-        toc_digest=str(required_toc_digest(layer)),
-        format="estargz",
+        toc_digest=str(loaded.toc.digest),
+        format=loaded.format.text,
+        dialect=loaded.format.dialect,
+        verified_by=loaded.verified_by,
     )

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lazyfs.digest import Digest
-from lazyfs.formats.estargz import toc_digest_of
+from lazyfs.formats.claims import toc_digest_of
 from lazyfs.oci.config import ImageConfig
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import DOCKER_CONFIG, OCI_CONFIG, OCI_MANIFEST, Manifest

@@ -1,16 +1,29 @@
-"""The TOCs of an image's layers: from the store, or from the tails of the blobs, in parallel."""
+"""The TOCs of an image's layers: from the store, or from the tails of the blobs, in parallel.
 
+What makes a layer lazily mountable is decided by ``formats/layers.py``; here its TOC is found,
+fetched, and checked against the digest that the manifest states for it.  Where the manifest states
+none, the blob's own digest can take its place: then all of the blob is read first.
+"""
+
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import trio
 
-from lazyfs.digest import Digest
+from lazyfs.digest import Digest, DigestMismatch
 from lazyfs.errors import LazyfsError, VerificationFailed
-from lazyfs.formats.estargz import Layer, NotEstargz, find_toc, read_toc, toc_digest_of
+from lazyfs.formats.claims import Claims, claims_of
+from lazyfs.formats.codec import Codec
+from lazyfs.formats.estargz import NotEstargz
+from lazyfs.formats.layers import Format, LayerToc, TocPlace, find_layer_toc, read_layer_toc
 from lazyfs.formats.toc import Toc, decode_toc
 from lazyfs.image.origin import Origin
+from lazyfs.image.toc_image import TocImage
 from lazyfs.oci.descriptor import Descriptor
-from lazyfs.rootfs.table import build_table
+from lazyfs.oci.manifest import is_layer_gzip, is_layer_zstd
+from lazyfs.rootfs.table import LayerTable, build_table
 from lazyfs.store.layers import load_table, load_toc, save_layer
 from lazyfs.store.paths import Store
 
@@ -21,37 +34,67 @@ TAIL_SHARE = 100
 system or of python, so this share of a blob gets footer and TOC in one round trip.  The TOC of
 a layer of very small files (1/43 of 246 MB) costs a second one, and wastes nothing."""
 
+PLACED_MAX = 4 << 20
+"""Where an annotation says where the TOC is, so much of the tail is read at once, bytes."""
+
 TOC_MEMBER_LIMIT = 150 << 20
 """Compressed TOC, bytes; the limit of containers/storage."""
+
+VERIFY_MODES = ("toc", "blob")
+"""What vouches for a TOC: its own digest in the manifest, or else the digest of the whole blob."""
+
+Error = TypeVar("Error", bound=LazyfsError)
 
 
 class Unverifiable(NotEstargz):
     """The manifest does not vouch for the layer's TOC."""
 
 
-def required_toc_digest(layer: Descriptor) -> Digest:
-    """Return the TOC digest that the manifest states for a layer, or raise Unverifiable."""
-    digest = toc_digest_of(layer.annotations)
-    if digest is None:
+@dataclass(frozen=True, slots=True)
+class LoadedToc:
+    """A verified TOC, the format of its layer, and which of VERIFY_MODES vouched for it."""
+
+    toc: Toc
+    format: Format
+    verified_by: str
+
+
+def layer_claims(layer: Descriptor, verify: str = "toc") -> Claims:
+    """Return what the manifest claims of a layer's TOC.
+
+    Raises BadAnnotation, and Unverifiable where nothing is claimed, unless *verify* is "blob".
+    """
+    try:
+        claims = claims_of(layer.annotations)
+    except LazyfsError as exc:
+        raise _named(layer, exc) from exc
+    if claims.key is None and verify != "blob":
         raise Unverifiable(
             f"layer {layer.digest}: got no TOC digest annotation, expected "
-            "containerd.io/snapshot/stargz/toc.digest",
-            hint="the layer cannot be verified lazily; `lazyfs convert` makes one that can",
+            "containerd.io/snapshot/stargz/toc.digest or that of zstd:chunked",
+            hint="`lazyfs convert` makes a layer that can be verified lazily; --verify=blob "
+            "verifies one that has a TOC by reading all of it first",
         )
-    return digest
+    return claims
 
 
-async def load_tocs(store: Store, origin: Origin, layers: Sequence[Descriptor]) -> list[Toc]:
+async def load_tocs(
+    store: Store, origin: Origin, layers: Sequence[Descriptor], *, verify: str = "toc"
+) -> list[LoadedToc]:
     """Return the verified TOC of each layer, and see that the store has its layer table.
 
     The error raised is that of the lowest layer that has one.
     """
-    tocs: dict[int, Toc] = {}
+    loaded: dict[int, LoadedToc] = {}
     errors: dict[int, LazyfsError] = {}
+    toc_image = TocImage(origin)
 
     async def load(number: int, layer: Descriptor) -> None:
         try:
-            tocs[number] = await _load_toc(store, origin, layer)
+            claims = layer_claims(layer, verify)
+            loaded[number] = stored_toc(store, layer, claims) or await _fetch_and_keep(
+                store, origin, toc_image, layer, claims
+            )
         except LazyfsError as exc:
             errors[number] = exc
 
@@ -60,52 +103,140 @@ async def load_tocs(store: Store, origin: Origin, layers: Sequence[Descriptor]) 
             nursery.start_soon(load, number, layer)
     if errors:
         raise errors[min(errors)]
-    return [tocs[number] for number in range(len(layers))]
+    return [loaded[number] for number in range(len(layers))]
 
 
-async def _load_toc(store: Store, origin: Origin, layer: Descriptor) -> Toc:
-    digest = required_toc_digest(layer)
-    stored = load_toc(store, digest)
-    if stored is not None and load_table(store, digest) is not None:
-        return decode_toc(stored, expected=digest, blob_size=layer.size)
-    found = await _fetch_from_anywhere(origin, layer, digest)
-    save_layer(store, digest, found.toc_bytes, build_table(found.toc, found.payload_end))
-    return found.toc
+def stored_toc(store: Store, layer: Descriptor, claims: Claims) -> LoadedToc | None:
+    """Return what the store holds of a layer's TOC, or None."""
+    if claims.key is None:
+        return None
+    data, table = load_toc(store, claims.key), load_table(store, claims.key)
+    if data is None or table is None or not _fits(table, layer, claims):
+        return None
+    toc = decode_toc(
+        data,
+        expected=None,
+        vouched=claims.key,
+        blob_size=table.payload_end,
+        codec=table.format.codec,
+    )
+    return LoadedToc(toc, table.format, "toc")
 
 
-async def _fetch_from_anywhere(origin: Origin, layer: Descriptor, digest: Digest) -> Layer:
+def _fits(table: LayerTable, layer: Descriptor, claims: Claims) -> bool:
+    """Say whether a stored table can be of this blob.
+
+    Two blobs that hold the same TOC may be compressed in different ways; then the table that was
+    made last is the one that is kept.
+    """
+    codec = table.format.codec
+    if claims.is_zstd or is_layer_zstd(layer.media_type):
+        return codec == Codec.ZSTD and table.payload_end <= layer.size
+    if is_layer_gzip(layer.media_type):
+        return codec == Codec.GZIP and table.payload_end <= layer.size
+    return table.payload_end <= layer.size
+
+
+async def _fetch_and_keep(
+    store: Store, origin: Origin, toc_image: TocImage, layer: Descriptor, claims: Claims
+) -> LoadedToc:
+    found = await _fetch_from_anywhere(origin, toc_image, layer, claims)
+    table = build_table(found.toc, found.payload_end, found.format)
+    save_layer(store, found.toc.digest, found.toc_bytes, table, frame=found.frame)
+    return LoadedToc(found.toc, found.format, "blob" if claims.key is None else "toc")
+
+
+async def _fetch_from_anywhere(
+    origin: Origin, toc_image: TocImage, layer: Descriptor, claims: Claims
+) -> LayerToc:
     """Fetch a TOC; one that is wrong once more at least, and once from each endpoint."""
     try:
-        return await fetch_toc(origin, layer, digest)
+        return await fetch_toc(origin, toc_image, layer, claims)
     except VerificationFailed as exc:
         origin.source.blame(layer, 0, layer.size, exc.message)
     while True:
         try:
-            return await fetch_toc(origin, layer, digest)
+            return await fetch_toc(origin, toc_image, layer, claims)
         except VerificationFailed as exc:
             if not origin.source.blame(layer, 0, layer.size, exc.message):
                 raise
 
 
-async def fetch_toc(origin: Origin, layer: Descriptor, digest: Digest) -> Layer:
+async def fetch_toc(
+    origin: Origin, toc_image: TocImage, layer: Descriptor, claims: Claims
+) -> LayerToc:
     """Fetch and verify a layer's TOC: one request, or two when the TOC is long."""
-    tail_size = min(layer.size, max(TAIL_MIN, min(TAIL_MAX, layer.size // TAIL_SHARE)))
-    tail_start = layer.size - tail_size
     try:
+        tail_start = _tail_start(layer, claims)
         tail = await read_range(origin, layer, tail_start, layer.size)
-        location = find_toc(tail, layer.size, media_type=layer.media_type)
-        if location.end - location.start > TOC_MEMBER_LIMIT:
+        place = find_layer_toc(tail, layer.size, claims, media_type=layer.media_type)
+        if place.end - place.start > TOC_MEMBER_LIMIT:
             raise NotEstargz(
-                f"TOC: got {location.end - location.start} compressed bytes, "
+                f"TOC: got {place.end - place.start} compressed bytes, "
                 f"expected at most {TOC_MEMBER_LIMIT}"
             )
-        if location.start < tail_start:
-            tail = await read_range(origin, layer, location.start, tail_start) + tail
-            tail_start = location.start
-        member = tail[location.start - tail_start : location.end - tail_start]
-        return read_toc(member, expected=digest, blob_size=layer.size)
+        if claims.key is None:
+            return await _fetch_by_blob(origin, layer, claims, place)
+        if place.format is Format.EXTERNAL_TOC:
+            data = await toc_image.fetch(layer)
+        elif place.start < tail_start:
+            # A TOC may be followed by much that is not wanted.
+            end = min(place.end, tail_start)
+            data = await read_range(origin, layer, place.start, end)
+            data += tail[: place.end - end]
+        else:
+            data = tail[place.start - tail_start : place.end - tail_start]
+        return read_layer_toc(data, place, claims)
     except LazyfsError as exc:
-        raise type(exc)(f"layer {layer.digest}: {exc.message}", hint=exc.hint) from exc
+        raise _named(layer, exc) from exc
+
+
+def _tail_start(layer: Descriptor, claims: Claims) -> int:
+    """Return from where the first read goes to the blob's end."""
+    if claims.place is not None and 0 <= layer.size - claims.place.offset <= PLACED_MAX:
+        return claims.place.offset
+    return layer.size - min(layer.size, max(TAIL_MIN, min(TAIL_MAX, layer.size // TAIL_SHARE)))
+
+
+async def _fetch_by_blob(
+    origin: Origin, layer: Descriptor, claims: Claims, place: TocPlace
+) -> LayerToc:
+    """Read all of the blob, verify it, and return the TOC that it holds at *place*.
+
+    *place* is from a tail that nothing vouched for, and is looked for again.
+    """
+    if place.format is Format.EXTERNAL_TOC:
+        raise Unverifiable(
+            "layer: got an external TOC without a digest in the manifest, expected one: "
+            "the blob's digest does not vouch for what is elsewhere"
+        )
+    start = min(place.start, layer.size - min(layer.size, TAIL_MIN))
+    tail = await _read_verified(origin, layer, start)
+    if find_layer_toc(tail, layer.size, claims, media_type=layer.media_type) != place:
+        raise VerificationFailed(f"footer: got one that says {place}, expected the blob's own")
+    data = tail[place.start - start : place.end - start]
+    return read_layer_toc(data, place, claims)
+
+
+async def _read_verified(origin: Origin, layer: Descriptor, start: int) -> bytes:
+    """Read a whole blob, and return what it holds from *start* on; raises DigestMismatch."""
+    hasher = hashlib.new(layer.digest.algorithm, usedforsecurity=False)
+    position = 0
+    kept: list[bytes] = []
+    async with origin.source.open_range(layer, 0, layer.size) as body:
+        async for data in body:
+            hasher.update(data)  # a hundred times faster than what comes over a network
+            if position + len(data) > start:
+                kept.append(data[max(0, start - position) :])
+            position += len(data)
+    got = Digest(layer.digest.algorithm, hasher.hexdigest())
+    if got != layer.digest:
+        raise DigestMismatch(f"blob: got {got}, expected {layer.digest} ({position} bytes)")
+    return b"".join(kept)
+
+
+def _named(layer: Descriptor, exc: Error) -> Error:
+    return type(exc)(f"layer {layer.digest}: {exc.message}", hint=exc.hint)
 
 
 async def read_range(origin: Origin, layer: Descriptor, start: int, end: int) -> bytes:

@@ -81,6 +81,7 @@ def _pieces(dev: Device, chunks: Sequence[int]) -> list[Piece]:
             table.inner_offset(chunk),
             table.size(chunk),
             table.digest(chunk),
+            table.codec(chunk),
         )
         for chunk in chunks
     ]

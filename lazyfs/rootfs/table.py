@@ -6,14 +6,15 @@ in place through a memory map:
     header   64 bytes   magic "LFSTABL1", layout version u32, record size u32, record count u64,
                         device size u64, payload end u64 (blob offset), prefetch end u64 (blob
                         offset, all ones for no advice), payload size u64 (sum of all pieces),
-                        blob order u64 (1: device order is blob order)
+                        blob order u8 (1: device order is blob order), format u8, 6 zero bytes
     records  80 bytes   device offset u64, size u64, blob offset u64, inner offset u64,
                         blob end u64, sha256 of the piece 32 bytes, codec u8, 7 zero bytes
     trailer  32 bytes   sha256 of everything before it
 
 *blob offset* to *blob end* is the compressed range that holds the piece: it ends where the next
 compressed stream of the blob begins, or at the payload end.  *inner offset* bytes come out of that
-stream before the piece.  All sizes and offsets are in bytes.
+stream before the piece.  All sizes and offsets are in bytes.  A piece whose codec is HOLE is zeros
+that are nowhere in the blob: its range there is empty, its sha256 32 zero bytes.
 """
 
 import hashlib
@@ -26,12 +27,13 @@ from collections.abc import Sequence
 from mmap import mmap
 
 from lazyfs.errors import FormatError
+from lazyfs.formats.codec import Codec
+from lazyfs.formats.layers import BY_NUMBER, Format
 from lazyfs.formats.toc import Toc
 from lazyfs.rootfs.layout import BLOCK_SIZE, LAYOUT_VERSION, BadLayout, device_offsets
 
 MAGIC = b"LFSTABL1"
-CODEC_GZIP = 0
-HEADER = struct.Struct("<8sIIQQQQQQ")
+HEADER = struct.Struct("<8sIIQQQQQBB6x")
 RECORD = struct.Struct("<QQQQQ32sB7x")
 TRAILER_SIZE = 32
 NO_ADVICE = (1 << 64) - 1
@@ -39,18 +41,20 @@ WORD = 8  # header, record and trailer are whole numbers of 64-bit words
 HEADER_WORDS = HEADER.size // WORD
 RECORD_WORDS = RECORD.size // WORD
 DIGEST_WORD = 5
+CODEC_BYTE = 72
 
 
 class BadTable(FormatError):
     """Bytes that are not a layer table of this layout version."""
 
 
-def build_table(toc: Toc, payload_end: int) -> bytes:
+def build_table(toc: Toc, payload_end: int, layer_format: Format = Format.ESTARGZ) -> bytes:
     """Return the layer table of *toc*; *payload_end* is the blob offset where payloads end.
 
     Raises BadLayout for a chunk that begins at or behind *payload_end*.
     """
-    starts = sorted({chunk.blob_offset for entry in toc.entries for chunk in entry.chunks})
+    chunks = (chunk for entry in toc.entries for chunk in entry.chunks)
+    starts = sorted({chunk.blob_offset for chunk in chunks if chunk.codec != Codec.HOLE})
     if starts and starts[-1] >= payload_end:
         raise BadLayout(f"chunk: got blob offset {starts[-1]}, expected below {payload_end}")
     ends = dict(itertools.pairwise([*starts, payload_end]))
@@ -58,15 +62,17 @@ def build_table(toc: Toc, payload_end: int) -> bytes:
     table = bytearray(HEADER.size + count * RECORD.size)
     pack_into = RECORD.pack_into
     position = HEADER.size
-    end = payload_size = 0
+    end = payload_size = blob_end = 0
     in_blob_order = True
     previous = (0, 0)
     for entry, base in zip(toc.entries, device_offsets(toc), strict=True):
         for chunk in entry.chunks:
-            blob_offset = chunk.blob_offset
+            # A hole stands where the piece before it ends, so that it does not spoil the order.
+            blob_offset = blob_end if chunk.codec == Codec.HOLE else chunk.blob_offset
+            blob_end = blob_end if chunk.codec == Codec.HOLE else ends[blob_offset]
             pack_into(
                 table, position, base + chunk.offset, chunk.size, blob_offset,
-                chunk.inner_offset, ends[blob_offset], chunk.digest, CODEC_GZIP,
+                chunk.inner_offset, blob_end, chunk.digest, chunk.codec,
             )  # fmt: skip
             position += 80
             end = base + chunk.offset + chunk.size
@@ -78,7 +84,7 @@ def build_table(toc: Toc, payload_end: int) -> bytes:
     prefetch_end = NO_ADVICE if toc.prefetch_end is None else toc.prefetch_end
     HEADER.pack_into(
         table, 0, MAGIC, LAYOUT_VERSION, RECORD.size, count, end, payload_end,
-        prefetch_end, payload_size, in_blob_order,
+        prefetch_end, payload_size, in_blob_order, layer_format.number,
     )  # fmt: skip
     table += hashlib.sha256(table).digest()
     return bytes(table)
@@ -95,6 +101,9 @@ class LayerTable:
     device_size: int
     payload_end: int
     payload_size: int
+    format: Format
+    holes: frozenset[int]
+    """The numbers of the pieces that are zeros, and nowhere in the blob."""
     prefetch_end: int | None
     """Blob offset up to which the producer advises to prefetch; 0: do not; None: no advice."""
 
@@ -116,6 +125,9 @@ class LayerTable:
                 f"layer table: got layout {version} with records of {record_size} bytes, "
                 f"expected {LAYOUT_VERSION} with {RECORD.size}"
             )
+        if fields[6] not in BY_NUMBER:
+            raise BadTable(f"layer table: got format {fields[6]}, expected one of {[*BY_NUMBER]}")
+        self.format = BY_NUMBER[fields[6]]
         body_size = HEADER.size + self.count * RECORD.size
         if size != body_size + TRAILER_SIZE:
             raise BadTable(
@@ -131,6 +143,8 @@ class LayerTable:
         stop = body_size // WORD
         self._device_offsets = self._words[HEADER_WORDS:stop:RECORD_WORDS]
         self._by_blob: array[int] | None = None
+        self._codecs = self._view[HEADER.size + CODEC_BYTE : body_size : RECORD.size]
+        self.holes = frozenset(self._find_holes())
 
     @property
     def buffer(self) -> memoryview:
@@ -139,6 +153,7 @@ class LayerTable:
 
     def release(self) -> None:
         """Give up the views of the buffer; the table must not be used afterwards."""
+        self._codecs.release()
         self._device_offsets.release()
         self._words.release()
         self._view.release()
@@ -177,12 +192,22 @@ class LayerTable:
         start = (HEADER_WORDS + record * RECORD_WORDS + DIGEST_WORD) * WORD
         return self._view[start : start + 32].tobytes()
 
+    def codec(self, record: int) -> int:
+        """Return how the piece lies in the blob, one of ``Codec``."""
+        return self._codecs[record]
+
     def digests(self) -> list[bytes]:
         """Return the raw sha256 of every piece, by record number."""
         first = HEADER.size + DIGEST_WORD * WORD
         stop = HEADER.size + self.count * RECORD.size
         body = self._view[first:stop].tobytes() if self.count else b""
         return [body[at : at + 32] for at in range(0, len(body), RECORD.size)]
+
+    def _find_holes(self) -> list[int]:
+        codecs = self._codecs.tobytes()
+        if not codecs.count(Codec.HOLE):
+            return []
+        return [record for record, codec in enumerate(codecs) if codec == Codec.HOLE]
 
     def by_blob(self) -> Sequence[int]:
         """Return all record numbers sorted by (blob offset, inner offset)."""

@@ -181,7 +181,9 @@ class _Checker:
         size = content.table.size(chunk)
         found.chunks += 1
         found.content_size += size
-        reason = f"got other bytes, expected sha256:{content.table.digest(chunk).hex()}"
+        is_hole = chunk in content.table.holes
+        expected = "zeros" if is_hole else f"sha256:{content.table.digest(chunk).hex()}"
+        reason = f"got other bytes, expected {expected}"
         try:
             is_right = content.check(chunk)
         except OSError as error:
@@ -210,8 +212,11 @@ def _why_other(table: LayerTable, toc: bytes | None, digest: Digest) -> str | No
     if toc is None:
         return None  # reported already; the table has a digest of its own
     try:
-        decoded = decode_toc(toc, expected=digest, blob_size=table.payload_end)
-        if build_table(decoded, table.payload_end) == table.buffer:
+        end, layer_format = table.payload_end, table.format
+        decoded = decode_toc(
+            toc, expected=None, vouched=digest, blob_size=end, codec=layer_format.codec
+        )
+        if build_table(decoded, end, layer_format) == table.buffer:
             return None
     except FormatError as error:
         return error.message

@@ -14,7 +14,9 @@ that is not clean has been left by a crash: every RESIDENT becomes DOUBTFUL.
 Rule 3: whoever uses the map holds a shared lock on it, so "nobody holds it" can be known; removal
 takes the exclusive one (locks.py).
 Rule 4: no bytes are ever written over a RESIDENT chunk but the same verified ones.
-Rule 5: who fetches chunks claims them first, with a lock on their bytes of the map that ends with
+Rule 5: a chunk that is a hole is RESIDENT from the start, and a hole of the content file; what
+turns out not to be zeros there is made zeros again.
+Rule 6: who fetches chunks claims them first, with a lock on their bytes of the map that ends with
 its holder, so that two processes do not fetch the same ones.  A claim saves bandwidth; nothing that
 is right depends on it.
 
@@ -28,6 +30,7 @@ import mmap
 import os
 import struct
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,6 +43,7 @@ HEADER = struct.Struct("<8sIIQ")
 MAGIC = b"LFSPRES1"
 VERSION = 1
 ABSENT, DOUBTFUL, RESIDENT = 0, 1, 2
+ZEROS = bytes(1 << 20)
 
 
 class ContentUnusable(StoreError):
@@ -48,6 +52,22 @@ class ContentUnusable(StoreError):
 
 class NotStored(StoreError):
     """The store could not take a chunk: most often, its disk is full."""
+
+
+def lock_presence(folder: Path) -> tuple[int, bool]:
+    """Return a layer's presence map, locked, and whether the lock is exclusive (nobody else's)."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    while True:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        fd = os.open(folder / "presence", flags, 0o600)
+        alone = lock_for_use(fd)
+        try:
+            # Removal holds the exclusive lock and unlinks: what we locked may be gone.
+            if os.path.samestat(os.fstat(fd), os.stat(folder / "presence")):
+                return fd, alone
+        except FileNotFoundError:
+            pass
+        os.close(fd)
 
 
 class LayerContent:
@@ -65,7 +85,7 @@ class LayerContent:
         self._counts_as_use = counts_as_use
         self._map_fd = self.fd = -1
         try:
-            self._map_fd, alone = self._lock(folder)
+            self._map_fd, alone = lock_presence(folder)
             self.fd = os.open(
                 folder / "content", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
             )
@@ -95,22 +115,6 @@ class LayerContent:
         if self._counts_as_use:
             os.utime(self._map_fd)
 
-    @staticmethod
-    def _lock(folder: Path) -> tuple[int, bool]:
-        """Return the map's locked descriptor, and whether the lock is exclusive (nobody else's)."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        while True:
-            folder.mkdir(mode=0o700, exist_ok=True)
-            fd = os.open(folder / "presence", flags, 0o600)
-            alone = lock_for_use(fd)
-            try:
-                # Removal holds the exclusive lock and unlinks: what we locked may be gone.
-                if os.path.samestat(os.fstat(fd), os.stat(folder / "presence")):
-                    return fd, alone
-            except FileNotFoundError:
-                pass
-            os.close(fd)
-
     def _open_map(self, alone: bool) -> mmap.mmap:
         size = HEADER_SIZE + max(1, self.table.count)
         fd = self._map_fd
@@ -125,12 +129,47 @@ class LayerContent:
             self._reset_map(size)
             clean = 1
         mapped = mmap.mmap(fd, size)
+        if alone and self.table.holes:
+            self._open_holes(mapped)
         if alone:
             if not clean:
                 marks = mapped[HEADER_SIZE:]
                 mapped[HEADER_SIZE:] = marks.replace(bytes([RESIDENT]), bytes([DOUBTFUL]))
             share(fd)
         return mapped
+
+    def _open_holes(self, mapped: mmap.mmap) -> None:
+        """See to rule 5: nobody else has the layer open, and nothing has been marked."""
+        absent = [chunk for chunk in self.table.holes if mapped[HEADER_SIZE + chunk] != RESIDENT]
+        if any([self._clear(chunk) for chunk in absent]):
+            os.fdatasync(self.fd)  # the map is clean, so its marks are believed after a crash
+        for chunk in absent:
+            mapped[HEADER_SIZE + chunk] = RESIDENT
+
+    def _clear(self, chunk: int) -> bool:
+        """Make zeros of a chunk's bytes (OSError); say whether there was anything to do."""
+        start = self.table.device_offset(chunk)
+        was_written = False
+        for offset, end in self._written(start, start + self.table.size(chunk)):
+            place = offset
+            while place < end:
+                place += os.pwrite(self.fd, ZEROS[: end - place], place)
+            was_written = True
+        return was_written
+
+    def _written(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield the ranges from *start* to *end* that are no holes of the content file."""
+        while start < end:
+            try:
+                start = os.lseek(self.fd, start, os.SEEK_DATA)
+                after = os.lseek(self.fd, start, os.SEEK_HOLE)
+            except OSError as exc:
+                if exc.errno == errno.ENXIO:  # nothing up to the file's end
+                    return
+                raise
+            if start < end:
+                yield start, min(after, end)
+            start = after
 
     def _reset_map(self, size: int) -> None:
         """Start with nothing resident; what the content file holds is not believed."""
@@ -160,7 +199,7 @@ class LayerContent:
         size = self.table.size
         return sum(size(i) for i, state in enumerate(self.states) if state == RESIDENT)
 
-    # Claims, rule 5.
+    # Claims, rule 6.
 
     def claim(self, first: int, last: int) -> bool:
         """Claim chunks *first* to *last*; False if another process is fetching some of them."""
@@ -242,14 +281,16 @@ class LayerContent:
         if self.check(chunk):
             self.states[chunk] = RESIDENT
             return True
-        self.states[chunk] = ABSENT
-        return False
+        self.forget(chunk)
+        return self.states[chunk] == RESIDENT
 
     def check(self, chunk: int) -> bool:
-        """Say whether the stored bytes of *chunk* have its digest."""
+        """Say whether the stored bytes of *chunk* have its digest, or of a hole are zeros."""
         hasher = hashlib.sha256()
         offset = self.table.device_offset(chunk)
         end = offset + self.table.size(chunk)
+        if chunk in self.table.holes:
+            return self._is_zero(offset, end)
         while offset < end:
             data = os.pread(self.fd, min(end - offset, 1 << 20), offset)
             if not data:
@@ -258,9 +299,24 @@ class LayerContent:
             offset += len(data)
         return hasher.digest() == self.table.digest(chunk)
 
+    def _is_zero(self, start: int, end: int) -> bool:
+        for offset, after in self._written(start, end):
+            for place in range(offset, after, len(ZEROS)):
+                data = os.pread(self.fd, min(after - place, len(ZEROS)), place)
+                if data.count(0) != min(after - place, len(ZEROS)):
+                    return False
+        return True
+
     def forget(self, chunk: int) -> None:
-        """Mark a chunk absent: its stored bytes turned out to be wrong."""
+        """Mark a chunk absent: its stored bytes turned out to be wrong.  Of a hole, mend them."""
         self.states[chunk] = ABSENT
+        if chunk in self.table.holes:
+            self._begin_marking()
+            try:
+                self._clear(chunk)
+            except OSError as exc:
+                raise ContentUnusable(f"content store {self.folder}: {exc.strerror}") from exc
+            self.states[chunk] = RESIDENT
 
     def _set_clean(self, clean: int) -> None:
         os.pwrite(self._map_fd, HEADER.pack(MAGIC, VERSION, clean, self.table.count), 0)
@@ -297,10 +353,16 @@ class UnstoredContent(LayerContent):
         self.table = table
         self.fd = -1
         self.states = memoryview(bytearray(max(1, table.count)))
+        for chunk in table.holes:
+            self.states[chunk] = RESIDENT
 
     def open_pin(self) -> int:
         """Return -1: there is nothing to keep."""
         return -1
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return zeros: nothing but holes is resident."""
+        return bytes(size)
 
     def claim(self, first: int, last: int) -> bool:
         """Say yes: what is not stored is not shared."""

@@ -27,7 +27,11 @@ any of them is made again."""
 
 
 class LayerRecord(msgspec.Struct, frozen=True):
-    """What is known of one layer; digests as text, ``size`` of the blob in bytes."""
+    """What is known of one layer; digests as text, ``size`` of the blob in bytes.
+
+    ``format`` and ``dialect`` are those of ``formats/layers.py``.  ``verified_by``: what vouches
+    for the TOC, ``toc`` (a digest of it in the manifest) or ``blob`` (the layer's own).
+    """
 
     digest: str
     size: int
@@ -35,6 +39,8 @@ class LayerRecord(msgspec.Struct, frozen=True):
     diff_id: str
     toc_digest: str
     format: str
+    dialect: str | None = None
+    verified_by: str = "toc"
 
 
 class ImageRecord(msgspec.Struct, frozen=True):

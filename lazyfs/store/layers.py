@@ -1,4 +1,8 @@
-"""A layer's TOC and layer table on disk, under the TOC's digest."""
+"""A layer's TOC and layer table on disk, under the digest that vouches for the TOC.
+
+That is a digest of the TOC's JSON, or of the zstd frame that the JSON lay compressed in: then
+``toc.zst`` is that very frame.
+"""
 
 import mmap
 import os
@@ -7,6 +11,7 @@ import zstandard
 
 from lazyfs.digest import Digest, digest_of
 from lazyfs.errors import FormatError
+from lazyfs.formats.unzstd import unzstd
 from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.paths import Store
 
@@ -23,13 +28,14 @@ def map_file(path: str | os.PathLike[str]) -> mmap.mmap:
 
 
 def load_toc(store: Store, digest: Digest) -> bytes | None:
-    """Return the stored TOC's bytes, digest checked again, or None."""
+    """Return the stored TOC's JSON, or None; *digest* is checked again, of it or of its frame."""
     try:
         stored = (store.layer_path(digest) / "toc.zst").read_bytes()
-        data = zstandard.ZstdDecompressor().decompress(stored, max_output_size=TOC_RAW_LIMIT)
-    except (OSError, zstandard.ZstdError):
+        data = unzstd(stored, TOC_RAW_LIMIT, "TOC")
+    except (OSError, FormatError):
         return None
-    return data if digest_of(data, digest.algorithm) == digest else None
+    digests = (digest_of(part, digest.algorithm) for part in (data, stored))
+    return data if digest in digests else None
 
 
 def load_table(store: Store, digest: Digest) -> LayerTable | None:
@@ -40,9 +46,15 @@ def load_table(store: Store, digest: Digest) -> LayerTable | None:
         return None
 
 
-def save_layer(store: Store, digest: Digest, toc: bytes, table: bytes) -> None:
-    """Keep a verified TOC and the layer table made of it."""
+def save_layer(
+    store: Store, digest: Digest, toc: bytes, table: bytes, *, frame: bytes | None = None
+) -> None:
+    """Keep a verified TOC and the layer table made of it.
+
+    *frame* is what the TOC lay compressed in, where *digest* is of that.
+    """
     folder = store.layer_path(digest)
     folder.mkdir(mode=0o700, exist_ok=True)
-    store.write_file(folder / "toc.zst", zstandard.ZstdCompressor(level=1).compress(toc))
+    frame = frame or zstandard.ZstdCompressor(level=1).compress(toc)
+    store.write_file(folder / "toc.zst", frame)
     store.write_file(folder / "table", table)

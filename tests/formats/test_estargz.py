@@ -13,16 +13,8 @@ from hypothesis import strategies as st
 
 from lazyfs.digest import DigestMismatch, digest_of
 from lazyfs.errors import FormatError, LazyfsError
-from lazyfs.formats.estargz import (
-    TAIL_SIZE,
-    TOC_DIGEST_KEYS,
-    BadAnnotation,
-    NotEstargz,
-    TocLocation,
-    find_toc,
-    read_toc,
-    toc_digest_of,
-)
+from lazyfs.formats.claims import TOC_DIGEST_KEYS, BadAnnotation, toc_digest_of
+from lazyfs.formats.estargz import TAIL_SIZE, NotEstargz, TocLocation, find_toc, read_toc
 from lazyfs.formats.footer import FOOTER_SIZE, build_footer
 from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
 from lazyfs.formats.toc import BadToc

@@ -7,13 +7,13 @@ import pytest
 
 from lazyfs.digest import DigestMismatch, digest_of
 from lazyfs.formats.decode import RangeDecoder
+from lazyfs.formats.claims import toc_digest_of
 from lazyfs.formats.estargz import (
     TAIL_SIZE,
     Layer,
     NotEstargz,
     find_toc,
     read_toc,
-    toc_digest_of,
 )
 from lazyfs.formats.toc import Kind
 from tests.support.estargz import (

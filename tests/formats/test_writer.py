@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from lazyfs.digest import digest_of, parse_digest
 from lazyfs.formats.arrange import Arrangement, arrange
 from lazyfs.formats.decode import RangeDecoder
-from lazyfs.formats.estargz import TAIL_SIZE, find_toc, read_toc, toc_digest_of
+from lazyfs.formats.claims import toc_digest_of
+from lazyfs.formats.estargz import TAIL_SIZE, find_toc, read_toc
 from lazyfs.formats.estargz import Layer as ReadLayer
 from lazyfs.formats.modtime import parse_modtime
 from lazyfs.formats.tar import MAX_SECONDS, BadTar, TarMember, TarScanner

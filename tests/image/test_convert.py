@@ -21,7 +21,8 @@ from lazyfs.errors import (
     UsageError,
     VerificationFailed,
 )
-from lazyfs.formats.estargz import TAIL_SIZE, find_toc, read_toc, toc_digest_of
+from lazyfs.formats.claims import toc_digest_of
+from lazyfs.formats.estargz import TAIL_SIZE, find_toc, read_toc
 from lazyfs.formats.toc import Kind, Toc
 from lazyfs.formats.writer import WriterOptions
 from lazyfs.image.convert import (
