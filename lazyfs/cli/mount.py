@@ -4,13 +4,19 @@ Imports next to nothing: where ``lazyfs serve`` takes the mount over, that was a
 """
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from lazyfs.cli.access import access_options
-from lazyfs.cli.options import cache_dir_option, default_runtime_dir, platform_option
+from lazyfs.cli.options import (
+    cache_dir_option,
+    default_runtime_dir,
+    json_option,
+    platform_option,
+)
 from lazyfs.cli.request import DRIVERS, PREFETCH_MODES, MountRequest, process_start
 
 if TYPE_CHECKING:
@@ -32,7 +38,8 @@ if TYPE_CHECKING:
     help="Options of mount(8): allow_other, allow_root, auto_unmount, fsname=, max_read=, "
     "threads=, [no]suid, [no]dev, [no]exec, noatime; and platform=, cache_dir=, authfile=, "
     "hosts_dir=, plain_http, insecure_skip_verify, anonymous, offline, prefetch=, cache_size=, "
-    "background_limit=, driver= like the options above and below.",
+    "background_limit=, driver= like the options above and below; requested=REFERENCE, what the "
+    "mount is to say was asked for, where IMAGE is its digest.",
 )
 @click.option("--driver", type=click.Choice(DRIVERS), default="auto", help="How to serve.")
 @click.option(
@@ -67,6 +74,7 @@ if TYPE_CHECKING:
     help="Say at the end what was fetched and read: a line of JSON, with the fields of `lazyfs "
     "status --json`, in the log or, in the foreground, on standard error.",
 )
+@json_option
 @click.option(
     "--service/--no-service",
     "use_service",
@@ -90,6 +98,7 @@ def mount(
     background_limit: str,
     cache_size: str,
     stats: bool,
+    as_json: bool,
     use_service: bool,
 ) -> None:
     """Mount IMAGE on DIRECTORY.
@@ -119,13 +128,18 @@ def mount(
 
         mountpoint = hand_over(default_runtime_dir(), request.document(), os.environ)
         if mountpoint is not None:
-            announce(mountpoint)
+            announce(mountpoint, as_json=as_json)
             return
     from lazyfs.cli.mounting import make_mount
 
-    make_mount(request, announce)
+    make_mount(request, partial(announce, as_json=as_json))
 
 
-def announce(mountpoint: str) -> None:
+def announce(mountpoint: str, *, as_json: bool) -> None:
     """Print the mountpoint, whose name may be anything."""
-    click.echo(os.fsencode(mountpoint))
+    if as_json:
+        import json
+
+        click.echo(json.dumps({"mountpoint": mountpoint}))
+    else:
+        click.echo(os.fsencode(mountpoint))

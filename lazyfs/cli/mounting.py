@@ -61,7 +61,8 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Announce | No
         wanted["prefetch"] = "none"
     image = request.image
     import_for_both(image, access)
-    prepare = partial(_prepare, image, wanted["platform"], wanted["cache_dir"], access)
+    original = _original(image, options.settings)
+    prepare = partial(_prepare, image, original, wanted["platform"], wanted["cache_dir"], access)
 
     def serve(link: Link, log_path: Path) -> None:
         from lazyfs.cli.log import set_up_logging
@@ -208,12 +209,36 @@ def _with_access(access: "AccessOptions", settings: dict[str, str]) -> "AccessOp
     )
 
 
-def _prepare(image: str, platform: str | None, cache_dir: Path, access: "AccessOptions") -> bytes:
+def _original(image: str, settings: dict[str, str]) -> str | None:
+    """Return the user's own words for *image*, which whoever asks for the mount has resolved."""
+    from lazyfs.oci.reference import parse_reference
+
+    words = settings.get("requested")
+    if words is None:
+        return None
+    parse_reference(words)
+    if parse_reference(image).digest is None:
+        raise UsageError(
+            f"option requested: got {image}, whose digest is open, expected an image by digest",
+        )
+    return words
+
+
+def _prepare(
+    image: str,
+    original: str | None,
+    platform: str | None,
+    cache_dir: Path,
+    access: "AccessOptions",
+) -> bytes:
+    import msgspec
     import trio
 
     from lazyfs.image.prepare import Request, prepare
 
     prepared = trio.run(prepare, Request(image, platform, cache_dir, access))
+    if original is not None:
+        prepared = msgspec.structs.replace(prepared, original=original)
     if sys.stderr.isatty():
-        click.echo(f"lazyfs: {prepared.requested} → {prepared.resolved}", err=True)
+        click.echo(f"lazyfs: {prepared.wanted} → {prepared.resolved}", err=True)
     return prepared.encode()

@@ -131,7 +131,7 @@ class OpenImage:
         """
         source, contents = self.origin.statistics, self.contents
         return {
-            "requested": self.prepared.requested,
+            "requested": self.prepared.wanted,
             "resolved": self.prepared.resolved,
             "manifestDigest": self.prepared.image.manifest_digest,
             "platform": self.prepared.image.platform,
@@ -215,7 +215,7 @@ async def open_image(
             contents=Fetcher(devices, origin, twins, nursery, report=health.report),
             devices=tuple(devices),
             attributes=mount_attributes(
-                requested=prepared.requested,
+                requested=prepared.wanted,
                 resolved=prepared.resolved,
                 index_digest=prepared.index_digest,
                 resolved_at=prepared.resolved_at,

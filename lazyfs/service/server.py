@@ -288,7 +288,7 @@ def _record_of(server: _Server) -> MountRecord:
         pid=os.getpid(),
         start_ticks=start_ticks_of(os.getpid()) or 0,
         mountpoint=server.session.mountpoint,
-        requested=prepared.requested,
+        requested=prepared.wanted,
         resolved=prepared.resolved,
         manifest_digest=prepared.image.manifest_digest,
         platform=prepared.image.platform,

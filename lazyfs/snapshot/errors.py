@@ -81,6 +81,10 @@ class BaseUnresolved(SnapshotError):
     exit_code = 23
 
 
+class DeadMount(BaseUnresolved):
+    """The mount is there and its server is not: the sandbox may have met errors of reading."""
+
+
 class RecordMissing(SnapshotError):
     """The mount says what it is, but the record that was made at the start is gone."""
 

@@ -2,16 +2,18 @@
 
 from lazyfs.digest import Digest, digest_of
 from lazyfs.store.paths import Store
+from lazyfs.store.quarantine import put_aside
 
 
 def load_blob(store: Store, digest: Digest) -> bytes | None:
-    """Return a stored blob, its digest checked again, or None; a rotten one is removed."""
+    """Return a stored blob, its digest checked again, or None; a rotten one is put aside."""
     path = store.blob_path(digest)
     try:
         data = path.read_bytes()
     except OSError:
         return None
     if digest_of(data, digest.algorithm) != digest:
+        put_aside(store, digest.hex, data)
         path.unlink(missing_ok=True)
         return None
     return data

@@ -5,7 +5,9 @@
     images/<manifest hex>/      record.json, index.erofs, provenance
     layers/<TOC hex>/           toc.zst, table, content, presence
     profiles/<manifest hex>     what was read first
+    passes/<blob hex>           which TOC a plain layer's blob has
     names/<sha256>              what a reference meant the last time
+    quarantine/                 what was stored and has rotted
     tmp/                        what is being written
 
 Every file but ``content`` and ``presence`` is written under ``tmp/`` and renamed, so several
@@ -25,7 +27,10 @@ from lazyfs.digest import HEX_LENGTH, Digest, parse_digest
 from lazyfs.errors import StoreError
 
 STORE_VERSION = "1"
-OWN_NAMES = {"CACHEDIR.TAG", "version", "blobs", "images", "layers", "names", "profiles", "tmp"}
+OWN_NAMES = {
+    *("CACHEDIR.TAG", "version", "blobs", "images", "layers", "names", "passes", "profiles"),
+    *("quarantine", "tmp"),
+}
 TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"
     "# This folder is lazyfs' cache; its contents can be fetched again.\n"
@@ -64,6 +69,8 @@ class Store:
         self.layers = root / "layers"
         self.profiles = root / "profiles"
         self.names = root / "names"
+        self.passes = root / "passes"
+        self.quarantine = root / "quarantine"
         self.tmp = root / "tmp"
         try:
             self._prepare()

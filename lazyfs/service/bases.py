@@ -1,0 +1,293 @@
+"""The root filesystems of sandboxes: found by reference or by digest, mounted, and let go of.
+
+A tag is resolved for a fresh run only, once; everything afterwards is by digest.
+"""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+from msgspec import UNSET
+
+from lazyfs.digest import Digest, parse_digest
+from lazyfs.errors import LazyfsError, StoreError
+from lazyfs.image.offline import last_known
+from lazyfs.image.origin import Origin
+from lazyfs.image.prepare import Prepared, Request, prepare, wanted_platform
+from lazyfs.image.profiled import WrongImage, check_profile
+from lazyfs.image.resolve import Resolver
+from lazyfs.mount.point import BusyMountpoint, State, real_path, state_of, unmount
+from lazyfs.oci.platforms import parse_platform
+from lazyfs.oci.reference import LayoutReference, Reference, parse_reference
+from lazyfs.registry.access import AccessOptions
+from lazyfs.service.configs import config_of
+from lazyfs.service.mount_command import MountCommand
+from lazyfs.service.obtain import obtain_all, spelled
+from lazyfs.service.reasons import reason_of, unresolvable
+from lazyfs.service.record import find_record, remove_stale, wait_server_end
+from lazyfs.service.witness import MountWitness
+from lazyfs.snapshot.bases import Base
+from lazyfs.snapshot.errors import PlatformMismatch
+from lazyfs.snapshot.manifest import Image, Layer, Platform
+from lazyfs.store.paths import Store, open_store
+from lazyfs.store.profiles import (
+    BadProfile,
+    decode_profile,
+    encode_profile,
+    load_profile,
+    save_profile,
+)
+
+log = logging.getLogger(__name__)
+
+PULLS = ("missing", "always", "never")
+END_SECONDS = 30.0
+
+Config = dict[str, Any]
+
+
+class ImageBases(MountWitness):
+    """Joins registries, store and mounts (``lazyfs.snapshot.bases.Bases``).
+
+    *cache_dir* is the store, *runtime* the directory of the mounts' records; *mount* makes one.
+    """
+
+    def __init__(
+        self, cache_dir: Path, runtime: Path, access: AccessOptions, mount: MountCommand
+    ) -> None:
+        super().__init__(runtime)
+        self._cache_dir = cache_dir
+        self._access = access
+        self._mount = mount
+
+    def resolve(
+        self, wanted: Mapping[str, str], *, platform: str | None, pull: str
+    ) -> dict[str, Base]:
+        """Return the bases of a fresh run: container's name → reference, in; each asked once.
+
+        Raises TemplateInvalid, TagUnresolvable, BaseUnavailable, BaseCorrupt, PlatformMismatch.
+        """
+        references = {text: _reference(text) for text in sorted(set(wanted.values()))}
+        # What is spelled in two ways is one reference, and asked for once.
+        meant = {str(reference): text for text, reference in references.items()}
+        found = trio.run(partial(self._resolve_all, references, meant, platform, pull))
+        bases = {}
+        for name, text in wanted.items():
+            prepared, config = found[str(references[text])]
+            bases[name] = _base(name, text, references[text], prepared, config)
+        return bases
+
+    async def _resolve_all(
+        self,
+        references: Mapping[str, Reference | LayoutReference],
+        meant: Mapping[str, str],
+        platform: str | None,
+        pull: str,
+    ) -> dict[str, tuple[Prepared, Config]]:
+        found: dict[str, tuple[Prepared, Config]] = {}
+        errors: dict[str, LazyfsError] = {}
+
+        async def resolve(meaning: str, text: str) -> None:
+            try:
+                found[meaning] = await self._resolve(references[text], text, platform, pull)
+            except LazyfsError as exc:
+                errors[text] = exc
+
+        async with trio.open_nursery() as nursery:
+            for meaning, text in meant.items():
+                nursery.start_soon(resolve, meaning, text)
+        if errors:
+            raise errors[min(errors)]
+        return found
+
+    async def _resolve(
+        self,
+        reference: Reference | LayoutReference,
+        text: str,
+        platform: str | None,
+        pull: str,
+    ) -> tuple[Prepared, Config]:
+        asked, is_tag = str(reference), reference.digest is None
+        if is_tag and isinstance(reference, Reference) and pull != "always":
+            known = self._last_known(reference, platform)
+            if known is not None:
+                asked, is_tag = f"{reference.name}@{known}", False
+            elif pull == "never":
+                raise unresolvable(
+                    text, "got --pull never and a tag that was not resolved here before"
+                )
+        resolved: list[str] = []
+        try:
+            prepared = await prepare(
+                Request(asked, platform, self._cache_dir, self._access), resolved.append
+            )
+            config = await config_of(prepared, self._access)
+        except LazyfsError as exc:
+            raise reason_of(exc, text, is_tag=is_tag and not resolved) from exc
+        wanted, got = wanted_platform(platform), parse_platform(prepared.image.platform)
+        if (got.os, got.architecture) != (wanted.os, wanted.architecture):
+            raise PlatformMismatch(
+                f"image {text}: got one for {got}, expected {wanted}",
+                details={"image": text, "platform": str(got), "wanted": str(wanted)},
+            )
+        return prepared, config
+
+    def _last_known(self, reference: Reference, platform: str | None) -> Digest | None:
+        store = open_store(self._cache_dir)
+        return None if store is None else last_known(store, reference, wanted_platform(platform))
+
+    def obtain(
+        self, images: Sequence[Image], *, embedded: Path | None, allow_partial: bool
+    ) -> dict[str, Base]:
+        """Return the bases of recorded images, by digest only: cache, embedded, registry, hints.
+
+        Raises BaseUnavailable, which lists each source with its answer, and BaseCorrupt.
+        """
+        work = partial(obtain_all, self._cache_dir, self._access, images, embedded, allow_partial)
+        found = trio.run(work)
+        bases = {}
+        for image in images:
+            obtained = found[image.manifest_digest]
+            bases[image.name] = Base(
+                image=image,
+                config=obtained.config,
+                mount_ref=obtained.prepared.resolved,
+                note=obtained.note,
+            )
+        return bases
+
+    def mount(self, base: Base, directory: Path) -> None:
+        """Mount *base* on *directory*, which exists; return when the mount is live."""
+        try:
+            self._mount(base.mount_ref, directory, base.image.original_ref)
+        except LazyfsError as exc:
+            raise reason_of(exc, base.image.original_ref) from exc
+
+    def unmount(self, directory: Path) -> None:
+        """Unmount, lazily if somebody still uses it; nothing to do where nothing is mounted."""
+        mountpoint = real_path(str(directory))
+        while True:
+            state, entry = state_of(mountpoint)
+            if entry is None:
+                break
+            record = find_record(self._runtime, mountpoint)
+            is_lazy = state is State.DEAD
+            try:
+                unmount(mountpoint, lazy=is_lazy)
+            except BusyMountpoint:
+                is_lazy = True
+                unmount(mountpoint, lazy=True)
+            if record is not None and not is_lazy:
+                wait_server_end(record, END_SECONDS)
+        remove_stale(self._runtime, mountpoint)
+
+    def profile(self, manifest_digest: str) -> bytes | None:
+        """Return the recorded first accesses of an image, as ``lazyfs profile export`` does."""
+        store = open_store(self._cache_dir)
+        found = None if store is None else load_profile(store, parse_digest(manifest_digest))
+        return None if found is None else encode_profile(found)
+
+    def add_profile(self, manifest_digest: str, data: bytes) -> None:
+        """Keep a profile that a snapshot brought, unless there is one; a useless one is left out.
+
+        The one that is here was recorded by a mount of this machine, and may know more.
+        """
+        digest = parse_digest(manifest_digest)
+        try:
+            store = Store(self._cache_dir)
+            if load_profile(store, digest) is not None:
+                return
+            given = decode_profile(data)
+            check_profile(store, given, digest)
+            save_profile(store, digest, given)
+        except (BadProfile, WrongImage, StoreError) as exc:
+            log.info("profile of %s: %s", manifest_digest, exc.message)
+
+    def drift(self, images: Sequence[Image]) -> dict[str, str]:
+        """Return for each container whose tag now names another manifest that one's digest.
+
+        A tag that cannot be asked for is warned of, and left out.
+        """
+        now = trio.run(self._now, {image.original_ref: image for image in images})
+        return {
+            image.name: now[image.original_ref]
+            for image in images
+            if now.get(image.original_ref, image.manifest_digest) != image.manifest_digest
+        }
+
+    async def _now(self, images: Mapping[str, Image]) -> dict[str, str]:
+        found: dict[str, str] = {}
+
+        async def ask(text: str, image: Image) -> None:
+            try:
+                reference = parse_reference(text)
+                if reference.digest is not None:
+                    return
+                origin = Origin(reference, self._access)
+                try:
+                    resolver = Resolver(Store(self._cache_dir), origin)
+                    platform = parse_platform(spelled(image.platform))
+                    resolved = await resolver.resolve(reference.identifier, platform)
+                    found[text] = str(resolved.document.digest)
+                finally:
+                    await origin.aclose()
+            except LazyfsError as exc:
+                log.warning("%s: cannot tell what it names now: %s", text, exc.message)
+
+        async with trio.open_nursery() as nursery:
+            for text, image in images.items():
+                nursery.start_soon(ask, text, image)
+        return found
+
+
+def _reference(text: str) -> Reference | LayoutReference:
+    """Return what *text* names; a layout by its absolute path, which is recorded."""
+    try:
+        reference = parse_reference(text)
+    except LazyfsError as exc:
+        raise reason_of(exc, text) from exc
+    if isinstance(reference, LayoutReference):
+        return replace(reference, path=os.path.abspath(reference.path))
+    return reference
+
+
+def _base(
+    name: str,
+    text: str,
+    reference: Reference | LayoutReference,
+    prepared: Prepared,
+    config: Config,
+) -> Base:
+    """Return the base of the container *name*, whose user wrote *text*."""
+    record = prepared.image
+    platform = parse_platform(record.platform)
+    image = Image(
+        name=name,
+        original_ref=text,
+        resolved_ref=prepared.resolved,
+        pinned=reference.digest is not None,
+        platform=Platform(
+            os=platform.os,
+            architecture=platform.architecture,
+            variant=platform.variant or UNSET,
+        ),
+        index_digest=prepared.index_digest,
+        manifest_digest=record.manifest_digest,
+        manifest_media_type=record.manifest_media_type,
+        config_digest=record.config_digest,
+        layers=tuple(
+            Layer(layer.digest, layer.diff_id, layer.media_type, layer.size)
+            for layer in record.layers
+        ),
+        resolved_at=prepared.resolved_at,
+        source="record",
+    )
+    note = None
+    if reference.digest is not None and reference.tag is not None:
+        note = f"{name}: the tag {reference.tag} is ignored: the digest decides"
+    return Base(image=image, config=config, mount_ref=prepared.resolved, note=note)

@@ -1,0 +1,194 @@
+"""Recorded images, found by digest: in the cache, an embedded layout, their registry, elsewhere.
+
+A tag is never asked for, and nothing stands in for a digest that cannot be had.  That every layer
+can be had is seen before anything is mounted, although most of it is fetched later: a sandbox must
+not find out in the middle of its work.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from lazyfs.digest import parse_digest
+from lazyfs.errors import LazyfsError, VerificationFailed
+from lazyfs.image.origin import Origin
+from lazyfs.image.prepare import Prepared, Request, prepare
+from lazyfs.oci.descriptor import Descriptor
+from lazyfs.oci.reference import parse_reference
+from lazyfs.registry.access import AccessOptions
+from lazyfs.service.configs import config_of
+from lazyfs.service.reasons import not_available
+from lazyfs.snapshot.errors import BaseCorrupt, BaseUnavailable
+from lazyfs.snapshot.manifest import Image, Platform
+from lazyfs.store.completeness import Survey, survey_layer
+from lazyfs.store.images import LayerRecord
+from lazyfs.store.paths import Store
+
+log = logging.getLogger(__name__)
+
+Config = dict[str, Any]
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Obtained:
+    """An image that can be mounted: ``note`` is said to the user."""
+
+    prepared: Prepared
+    config: Config
+    note: str | None = None
+
+
+def spelled(platform: Platform) -> str:
+    """Return a recorded platform as ``os/architecture[/variant]``."""
+    variant = platform.variant if isinstance(platform.variant, str) else ""
+    return "/".join(filter(None, (platform.os, platform.architecture, variant)))
+
+
+async def obtain_all(
+    cache_dir: Path,
+    access: AccessOptions,
+    images: Sequence[Image],
+    embedded: Path | None,
+    allow_partial: bool,
+) -> dict[str, Obtained]:
+    """Find each image, side by side; by manifest digest.  Raises BaseUnavailable, BaseCorrupt."""
+    found: dict[str, Obtained] = {}
+    errors: dict[str, LazyfsError] = {}
+
+    async def search(image: Image) -> None:
+        try:
+            one = _Search(cache_dir, access, image, embedded)
+            found[image.manifest_digest] = await one.run(allow_partial=allow_partial)
+        except LazyfsError as exc:
+            errors[image.name] = exc
+
+    async with trio.open_nursery() as nursery:
+        for image in {each.manifest_digest: each for each in images}.values():
+            nursery.start_soon(search, image)
+    if errors:
+        raise errors[min(errors)]
+    return found
+
+
+class _Search:
+    def __init__(
+        self, cache_dir: Path, access: AccessOptions, image: Image, embedded: Path | None
+    ) -> None:
+        self._cache_dir = cache_dir
+        self._access = access
+        self._image = image
+        self._embedded = embedded
+        self._answers: list[Answer] = []
+
+    async def run(self, *, allow_partial: bool) -> Obtained:
+        """Return the image from the first source that has all of it."""
+        kept: Obtained | None = None
+        missing: list[LayerRecord] | None = None
+        offline = replace(self._access, is_offline=True)
+        try:
+            kept = await self._prepared(self._name, offline)
+            missing = await self._missing(kept.prepared)
+            if not missing:
+                return kept
+            total = len(kept.prepared.image.layers)
+            self._note("cache", f"{len(missing)} of {total} layers are not all here")
+        except LazyfsError as exc:
+            self._note("cache", exc)
+        for label, name in self._sources():
+            try:
+                found = await self._prepared(name, self._access)
+                if missing is None:
+                    missing = await self._missing(found.prepared)
+                await self._check_source(name, missing)
+                return found
+            except LazyfsError as exc:
+                self._note(label, exc)
+        if kept is None or not allow_partial:
+            raise not_available(self._image, self._answers)
+        note = f"{self._image.original_ref}: parts of it are not here, and nobody has them"
+        return replace(kept, note=note)
+
+    @property
+    def _name(self) -> str:
+        return self._image.resolved_ref.partition("@")[0]
+
+    def _sources(self) -> list[tuple[str, str]]:
+        """Return where to ask: what it is called, and the repository."""
+        hints = self._image.hints if isinstance(self._image.hints, tuple) else ()
+        sources = [] if self._embedded is None else [("embedded", f"oci:{self._embedded}")]
+        sources.append((f"registry {self._name}", self._name))
+        for hint in hints:
+            name = hint.partition("@")[0]
+            sources.append((f"hint {name}", name))
+        return sources
+
+    def _note(self, source: str, answer: LazyfsError | str) -> None:
+        if isinstance(answer, LazyfsError):
+            said, code = answer.message, answer.code
+            is_corrupt = isinstance(answer, VerificationFailed | BaseCorrupt)
+        else:
+            said, code, is_corrupt = answer, None, False
+        self._answers.append(
+            {"source": source, "answer": said, "code": code, "corrupt": is_corrupt}
+        )
+
+    async def _prepared(self, name: str, access: AccessOptions) -> Obtained:
+        """Return the image, its documents and tables from the store or else from *name*."""
+        wanted = self._image.manifest_digest
+        request = Request(
+            f"{name}@{wanted}", spelled(self._image.platform), self._cache_dir, access
+        )
+        prepared = await prepare(request)
+        if prepared.image.manifest_digest != wanted:
+            raise BaseUnavailable(f"{wanted}: got an index, expected the manifest of one platform")
+        return Obtained(prepared, await config_of(prepared, access))
+
+    async def _missing(self, prepared: Prepared) -> list[LayerRecord]:
+        """Return the layers that are not all here, after hashing what is."""
+        if prepared.is_volatile:
+            return list(prepared.image.layers)
+        store = Store(Path(prepared.store_dir))
+        surveys: dict[str, Survey | None] = {}
+
+        async def look(toc_digest: str) -> None:
+            work = partial(survey_layer, store, parse_digest(toc_digest))
+            surveys[toc_digest] = await trio.to_thread.run_sync(work)
+
+        async with trio.open_nursery() as nursery:
+            for toc_digest in {layer.toc_digest for layer in prepared.image.layers}:
+                nursery.start_soon(look, toc_digest)
+        for toc_digest, survey in surveys.items():
+            if survey is not None and survey.rotten:
+                log.warning("layer %s: %d chunks had rotted here", toc_digest, survey.rotten)
+        complete = {name for name, survey in surveys.items() if survey and survey.is_complete}
+        return [layer for layer in prepared.image.layers if layer.toc_digest not in complete]
+
+    async def _check_source(self, name: str, layers: Sequence[LayerRecord]) -> None:
+        """See that a source has the blobs: it is asked for a byte of each."""
+        origin = Origin(parse_reference(f"{name}@{self._image.manifest_digest}"), self._access)
+        errors: dict[str, LazyfsError] = {}
+
+        async def ask(layer: LayerRecord) -> None:
+            blob = Descriptor(layer.media_type, parse_digest(layer.digest), layer.size)
+            try:
+                async with origin.source.open_range(blob, 0, min(1, blob.size)) as body:
+                    async for _ in body:
+                        pass
+            except LazyfsError as exc:
+                errors[layer.digest] = exc
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for layer in {each.digest: each for each in layers}.values():
+                    nursery.start_soon(ask, layer)
+        finally:
+            await origin.aclose()
+        if errors:
+            digest, error = min(errors.items())
+            raise type(error)(f"layer {digest}: {error.message}", hint=error.hint)
