@@ -42,7 +42,9 @@ CLASS = r"^gvisor\Z"
 SYSTEM = r"^(systrap|kvm|ptrace)\Z"
 NETWORK = r"^(none|sandbox)\Z"
 COMPRESSION = r"^(zstd|none)\Z"
+KIND_PATTERN = rf"^{KIND}\Z"
 MEANINGS = {
+    KIND_PATTERN: f'"{KIND}"',
     DIGEST: "sha256: and 64 lower-case hex digits",
     NAME: "1 to 63 of a-z, 0-9, '_' and '-' with no dash at an end",
     TIME: "a time like 2026-11-20T19:45:11Z",
@@ -182,8 +184,8 @@ class Snapshot(_Part, frozen=True, omit_defaults=True):
 class Manifest(_Part, frozen=True, omit_defaults=True):
     """The whole document."""
 
-    version: int
-    kind: str
+    version: Annotated[int, Meta(ge=VERSION, le=VERSION)]
+    kind: Annotated[str, Meta(pattern=KIND_PATTERN)]
     snapshot: Snapshot
     images: Annotated[tuple[Image, ...], Meta(min_length=1)]
     runtime: Runtime
@@ -205,8 +207,6 @@ def decode_manifest(data: bytes, *, known: frozenset[str] = KNOWN_CRITICAL) -> M
         raise _invalid(f"document: got {quote(document)}, expected an object")
     _check_version(document.get("version"))
     _check_critical(document.get("critical", []), known)
-    if document.get("kind") != KIND:
-        raise _invalid(f"kind: got {quote(document.get('kind'))}, expected {quote(KIND)}")
     manifest = make(Manifest, document, _invalid, MEANINGS)
     for fault in faults(manifest):
         raise _invalid(fault)
