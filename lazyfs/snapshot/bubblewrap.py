@@ -1,8 +1,7 @@
 """bubblewrap as a Runtime: what of config.json it can do becomes its options.
 
 It has no notion of a container: a sandbox is its process, run on a stage (staged.py).  Programs get
-new namespaces of all kinds, no privileges but the capabilities of config.json, and no system call
-filter.  Limits (``process.rlimits``) are not set.
+no privileges but the capabilities of config.json.  Its limits (``process.rlimits``) are not set.
 """
 
 import os
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lazyfs.snapshot.bundle import load_bundle
+from lazyfs.snapshot.bundle import load_bundle, rootfs_of
 from lazyfs.snapshot.errors import RuntimeFailed, Unsupported
 from lazyfs.snapshot.runtime import ContainerPlan, SandboxPlan
 from lazyfs.snapshot.staged import Staged, pid_path
@@ -22,6 +21,12 @@ CHILD_RE = re.compile(r'"child-pid"\s*:\s*(\d+)')
 IN_DEV = ("/dev/pts", "/dev/shm", "/dev/mqueue")
 LEFT_OUT = ("cgroup", "cgroup2")
 STATUS_FD = 3
+NAMESPACES = {
+    "pid": "--unshare-pid",
+    "ipc": "--unshare-ipc",
+    "uts": "--unshare-uts",
+    "network": "--unshare-net",
+}
 
 # sh gives it a file to write its child's number to: options cannot name files.
 REDIRECT = 'exec "$@" 3>"$LAZYFS_PID_FILE"'
@@ -63,22 +68,25 @@ def build_options(
 ) -> list[str]:
     """Return bwrap's options and the program's words for *spec*, an OCI config.
 
-    *is_writable*: whether the rootfs can be written, and mountpoints be made in it.  Raises
-    Unsupported for what bwrap cannot do, RuntimeFailed for what is no config.
+    *is_writable*: whether the rootfs can be written, and mountpoints be made in it.  What this
+    machine's /proc and /sys lack is not masked.  Raises Unsupported for what bwrap cannot do,
+    RuntimeFailed for what is no config.
     """
     try:
         process, root = spec["process"], spec.get("root", {})
         words = [str(word) for word in process["args"]]
         read_only = bool(root.get("readonly")) or not is_writable
-        options = ["--ro-bind" if read_only else "--bind", str(bundle / "rootfs"), "/"]
+        options = ["--ro-bind" if read_only else "--bind", str(rootfs_of(bundle, spec)), "/"]
         options += _mounts(spec.get("mounts") or (), bundle)
-        options += ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"]
+        options += _masks((spec.get("linux") or {}).get("maskedPaths") or ())
+        kinds = {each["type"] for each in (spec.get("linux") or {}).get("namespaces") or ()}
+        options += [option for kind, option in NAMESPACES.items() if kind in kinds]
         options += ["--unshare-cgroup-try", "--new-session", "--cap-drop", "ALL"]
         bounding = (process.get("capabilities") or {}).get("bounding") or ()
         for name in bounding:
             options += ["--cap-add", str(name)]
         options += _user(process.get("user") or {}, is_root=is_root)
-        if hostname := spec.get("hostname"):
+        if (hostname := spec.get("hostname")) and "uts" in kinds:
             options += ["--hostname", str(hostname)]
         options.append("--clearenv")
         for variable in process.get("env") or ():
@@ -127,4 +135,14 @@ def _mounts(mounts: Sequence[Mapping[str, Any]], bundle: Path) -> list[str]:
             raise Unsupported(
                 f"bwrap: mount on {target}: got type {kind!r}, expected bind or tmpfs"
             )
+    return options
+
+
+def _masks(paths: Sequence[str]) -> list[str]:
+    options: list[str] = []
+    for path in map(str, paths):
+        if os.path.isdir(path):
+            options += ["--tmpfs", path, "--remount-ro", path]
+        elif os.path.lexists(path):
+            options += ["--ro-bind", "/dev/null", path]
     return options

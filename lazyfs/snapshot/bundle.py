@@ -50,3 +50,10 @@ def load_bundle(folder: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise RuntimeFailed(f"{path}: got {type(document).__name__}, expected an object")
     return document
+
+
+def rootfs_of(folder: Path, spec: Mapping[str, Any]) -> Path:
+    """Return where the root filesystem of the bundle *folder* is, whose config is *spec*."""
+    root = spec.get("root")
+    path = root.get("path") if isinstance(root, dict) else None
+    return folder / (path if isinstance(path, str) else "rootfs")

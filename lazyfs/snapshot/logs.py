@@ -17,7 +17,7 @@ REASON_LIMIT = 600  # characters
 REASON_LINES = 3
 
 # How the stacks begin that a Go program writes when it panics.
-TRACE_RE = re.compile(r"goroutine \d+ \[|panic: |runtime error: |\truntime/|SIG[A-Z]+: ")
+TRACE_RE = re.compile(r"goroutine \d+ \[|\[signal SIG|\t\S+\.go:\d+")
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def shorten_reason(text: str) -> str:
     if match is not None and text[: match.start()].strip():
         text = text[: match.start()]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    joined = "; ".join(lines[-REASON_LINES:])
+    joined = "; ".join(lines[-REASON_LINES:]).rstrip(":;")
     return joined if len(joined) <= REASON_LIMIT else joined[:REASON_LIMIT] + "…"
 
 

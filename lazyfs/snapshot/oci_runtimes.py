@@ -11,7 +11,7 @@ from lazyfs.snapshot.errors import RuntimeFailed
 from lazyfs.snapshot.logs import make_folder
 from lazyfs.snapshot.programs import run_program
 from lazyfs.snapshot.runtime import ContainerPlan, SandboxPlan
-from lazyfs.snapshot.staged import Staged, pid_path
+from lazyfs.snapshot.staged import Staged, pid_path, write_stage_bundle
 
 FORGET_SECONDS = 30
 
@@ -27,7 +27,8 @@ class OciRuntime(Staged):
         self, plan: SandboxPlan, container: ContainerPlan, *, attached: bool
     ) -> list[str | Path]:
         make_folder(plan.state_dir / self.name)
-        words = [*self._program(plan), "run", "--bundle", container.bundle]
+        bundle = write_stage_bundle(plan, container)
+        words = [*self._program(plan), "run", "--bundle", bundle]
         if not attached:
             words += ["--pid-file", pid_path(plan, container)]
         return [*words, container.container_id]

@@ -41,6 +41,7 @@ from lazyfs.snapshot.runtime import (
 CALL_SECONDS = 60  # for what takes some 100 ms
 IMAGE_SECONDS = 1800  # for what reads or writes all memory of a sandbox
 LOG_NAME = "runsc.log"
+FULL = 1 << 20  # bytes: no checkpoint fits into less
 OWN_FAILURE = 128  # its exit status when it failed itself
 
 ABSENT_WORDS = ("file does not exist", "not found", "no such file")
@@ -324,6 +325,19 @@ def parse_state(text: str) -> tuple[ContainerState, int]:
 def _state_files(plan: SandboxPlan, container: ContainerPlan) -> Iterator[Path]:
     """Yield what runsc keeps of a container: ``ID_sandbox:SANDBOX.state`` and ``.lock``."""
     return plan.state_dir.glob(f"{container.container_id}_sandbox:*")
+
+
+def _with_room(error: RuntimeFailed, folder: Path) -> RuntimeFailed:
+    """Return *error*, saying that the disk is full if it is: runsc may have only a trace for it."""
+    found = os.statvfs(folder)
+    free = found.f_bavail * found.f_frsize
+    if free >= FULL or "no space left" in error.message:
+        return error
+    return RuntimeFailed(
+        f"{error.message}; {folder}: no space left: {free} bytes",
+        hint=error.hint,
+        details=error.details | {"free": free},
+    )
 
 
 def _log_path(plan: SandboxPlan) -> Path:

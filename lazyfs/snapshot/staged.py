@@ -12,12 +12,14 @@ import os
 import shutil
 import time
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from lazyfs.snapshot.bundle import load_bundle, rootfs_of, write_bundle
 from lazyfs.snapshot.errors import RuntimeFailed, Unsupported
 from lazyfs.snapshot.logs import container_output, last_lines, make_folder
 from lazyfs.snapshot.probe import probe_program
@@ -172,25 +174,31 @@ class Staged:
         """Kill what runs and forget it; nothing to do where nothing is known."""
         for container in plan.containers:
             known = _load(plan, container)
-            if known is None:
-                continue
-            pid = known.pid or self._load_pid(plan, container)
-            processes = [(known.shell, known.shell_start), (pid, known.pid_start)]
-            alive = [
-                number
-                for number, start in processes
-                if number > 0 and start in (0, found := start_time(number)) and found is not None
-            ]
-            if not kill_processes(alive):
-                raise RuntimeFailed(
-                    f"{self.name} delete: got processes {alive} that go on, expected their end"
-                )
-            reap(known.shell)
-            self._forget(plan, container)
+            if known is not None:
+                self._kill(plan, container, known)
+            if plan.state_dir.is_dir():
+                self._forget(plan, container)
             for word in ("status", "status.tmp", "pid", "json"):
                 _path(plan, container, word).unlink(missing_ok=True)
+            shutil.rmtree(_path(plan, container, "bundle"), ignore_errors=True)
 
     # Within
+
+    def _kill(self, plan: SandboxPlan, container: ContainerPlan, known: _Known) -> None:
+        pid = known.pid or self._load_pid(plan, container)
+        processes = {known.shell: known.shell_start, pid: known.pid_start}
+        alive = [
+            number
+            for number, start in processes.items()
+            if number > 0
+            and (found := start_time(number)) is not None
+            and (found == start or (number == pid and not known.pid))
+        ]
+        if not kill_processes(alive):
+            raise RuntimeFailed(
+                f"{self.name} delete: got processes {alive} that go on, expected their end"
+            )
+        reap(known.shell)
 
     def _cannot(self, what: str) -> Unsupported:
         return Unsupported(
@@ -206,8 +214,6 @@ class Staged:
                 hint="take --runtime runsc, or a template of one container without pauseImage",
             )
         container = plan.root
-        if plan.network != "none":
-            raise Unsupported(f"{self.name}: got network {plan.network!r}, expected none")
         if shutil.which("unshare") is None:
             raise Unsupported(f"{self.name}: got no unshare (util-linux), expected it")
         if _load(plan, container) is not None:
@@ -222,9 +228,12 @@ class Staged:
         self, plan: SandboxPlan, container: ContainerPlan, status_path: Path | None
     ) -> list[str | Path]:
         is_root = os.geteuid() == 0
+        spec = load_bundle(container.bundle)
         words: list[str | Path] = ["unshare", "--mount"]
         if not is_root:
             words += ["--user", "--map-root-user"]
+            if _wants_lent_ids(spec):
+                words.append("--map-auto")
         where, _, medium = plan.overlay.partition(":")
         scratch: Path | str = ""
         if plan.overlay != "none":
@@ -236,7 +245,7 @@ class Staged:
                 )
             scratch = plan.state_dir / "stage" if medium == "memory" else Path(folder)
             make_folder(Path(scratch))
-        words += ["sh", "-c", STAGE, "lazyfs-stage", container.bundle / "rootfs", scratch]
+        words += ["sh", "-c", STAGE, "lazyfs-stage", rootfs_of(container.bundle, spec), scratch]
         words += ["memory" if medium == "memory" else "disk", "" if is_root else ",userxattr"]
         words += ["cgroup2" if self.needs_cgroup2 else "", status_path or ""]
         return words
@@ -251,6 +260,28 @@ class Staged:
             if has_ended or time.monotonic() > deadline:
                 return None
             time.sleep(POLL_SECONDS)
+
+
+def write_stage_bundle(plan: SandboxPlan, container: ContainerPlan) -> Path:
+    """Write the bundle as it is to be on the stage; return its folder.
+
+    The same but for the user namespace, which the stage has made, and the path of the rootfs.
+    """
+    spec = load_bundle(container.bundle)
+    linux = spec.get("linux") or {}
+    kept = {key: value for key, value in linux.items() if key not in ("uidMappings", "gidMappings")}
+    kept["namespaces"] = [
+        each for each in linux.get("namespaces") or () if each.get("type") != "user"
+    ]
+    root = (spec.get("root") or {}) | {"path": str(rootfs_of(container.bundle, spec))}
+    folder = _path(plan, container, "bundle")
+    write_bundle(folder, spec | {"linux": kept, "root": root})
+    return folder
+
+
+def _wants_lent_ids(spec: Mapping[str, Any]) -> bool:
+    """Say whether the config maps ids beyond that of who runs it."""
+    return len((spec.get("linux") or {}).get("uidMappings") or ()) > 1
 
 
 def _path(plan: SandboxPlan, container: ContainerPlan, suffix: str) -> Path:
