@@ -105,7 +105,11 @@ class Runsc:
         options: list[str | Path] = ["--image-path", image_dir]
         if "compression" in facts.abilities:
             options.append("--compression=none")  # it is compressed later, and better
-        self._call(plan, "checkpoint", *options, plan.root.container_id, seconds=self.image_seconds)
+        words = [*options, plan.root.container_id]
+        try:
+            self._call(plan, "checkpoint", *words, seconds=self.image_seconds)
+        except RuntimeFailed as error:
+            raise _with_room(error, image_dir) from error
         # It returns before the sandbox has ended.
         if not wait_gone(processes, self.call_seconds):
             raise RuntimeFailed(
