@@ -74,9 +74,7 @@ Id = Annotated[int, Meta(ge=0, le=(1 << 32) - 2)]
 Capabilities = tuple[Annotated[str, Meta(pattern=CAPABILITY)], ...]
 
 
-class _Part(
-    msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
-):
+class _Part(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     pass
 
 
@@ -229,7 +227,7 @@ class Template(_Part, frozen=True):
 
     def to_document(self) -> dict[str, Any]:
         """Return the canonical form: what differs from the defaults, as JSON's types."""
-        document: dict[str, Any] = msgspec.to_builtins(self)
+        document: dict[str, Any] = _document_of(self)
         return document
 
 
@@ -377,6 +375,19 @@ def _spec_of(document: dict[str, Any], what: str) -> dict[str, Any]:
     if "name" in spec:
         raise TemplateInvalid(f"{what}: spec.name: got a name, expected it in metadata.name only")
     return {**spec, "name": metadata["name"]}
+
+
+def _document_of(value: Any) -> Any:
+    """Return a part as JSON's types, without what equals its default, written out or not."""
+    if isinstance(value, msgspec.Struct):
+        fields = msgspec.structs.fields(value)
+        members = [(field, getattr(value, field.name)) for field in fields]
+        return {
+            field.encode_name: _document_of(inner)
+            for field, inner in members
+            if inner != field.default
+        }
+    return [_document_of(inner) for inner in value] if isinstance(value, tuple) else value
 
 
 def _without_nulls(value: Any) -> Any:

@@ -34,7 +34,7 @@ def reference_fault(text: str) -> str | None:
     try:
         parse_reference(text)
     except BadReference as exc:
-        return exc.message
+        return exc.message if exc.hint is None else f"{exc.message} ({exc.hint})"
     return None
 
 

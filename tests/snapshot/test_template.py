@@ -1,0 +1,490 @@
+"""Templates: what is accepted, and errors that name the field."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lazyfs.errors import UsageError
+from lazyfs.snapshot.environment import load_secrets
+from lazyfs.snapshot.errors import TemplateInvalid
+from lazyfs.snapshot.template import (
+    TEMPLATE_LIMIT,
+    EnvVar,
+    SecretKey,
+    Template,
+    decode_template,
+    load_template,
+    notes_of,
+    require_pinned,
+    template_of_document,
+    template_of_image,
+    with_images,
+)
+
+DIGEST = "sha256:" + "ab" * 32
+WHOLE = f"""\
+apiVersion: ate.dev/v1alpha1
+kind: ActorTemplate
+metadata:
+  name: counter
+  labels: {{a: b}}
+spec:
+  pauseImage: registry.k8s.io/pause@{DIGEST}
+  containers:
+  - name: web
+    image: busybox:latest
+    command: [sh, -c, "echo hi"]
+    args: []
+    env:
+    - {{name: PLAIN, value: "1"}}
+    - name: TOKEN
+      valueFrom: {{secretKeyRef: {{name: api, key: token, optional: true}}}}
+    workingDir: /srv
+    securityContext:
+      runAsUser: 1000
+      runAsGroup: 1001
+      capabilities: {{add: [NET_ADMIN], drop: [ALL]}}
+    volumeMounts:
+    - {{name: data, mountPath: /data}}
+    - {{name: etc, mountPath: /etc/x, readOnly: true}}
+    readyz: {{httpGet: {{port: 8080}}}}
+  - name: side
+    image: ghcr.io/acme/side:1@{DIGEST}
+    user: nobody
+  volumes:
+  - {{name: data, durableDir: {{}}}}
+  - {{name: etc, hostPath: {{path: /etc/x, type: File}}}}
+  snapshotsConfig: {{location: "s3://bucket/prefix", onPause: Full, onCommit: Data}}
+  hostname: counter
+  workerSelector: {{matchLabels: {{pool: a}}}}
+  sandboxClass: gvisor
+  runtime: {{name: runsc, overlay: "root:memory", network: none, flags: [--ignore-cgroups]}}
+"""
+SMALL: dict[str, Any] = {"containers": [{"name": "web", "image": "busybox:latest"}]}
+
+
+def small(**container: Any) -> dict[str, Any]:
+    return {"containers": [SMALL["containers"][0] | container]}
+
+
+def refused(document: Any, message: str) -> TemplateInvalid:
+    with pytest.raises(TemplateInvalid, match=message) as caught:
+        template_of_document(document)
+    assert isinstance(caught.value, UsageError)
+    assert (caught.value.code, caught.value.exit_code) == ("E_TEMPLATE_INVALID", 2)
+    return caught.value
+
+
+# What is accepted
+
+
+def test_a_whole_template_in_the_shape_of_kubernetes() -> None:
+    template = decode_template(WHOLE.encode())
+    assert template.name == "counter"
+    assert [each.name for each in template.all_containers] == ["pause", "web", "side"]
+    assert template.root_name == "pause"
+    assert template.images == {
+        "pause": f"registry.k8s.io/pause@{DIGEST}",
+        "web": "busybox:latest",
+        "side": f"ghcr.io/acme/side:1@{DIGEST}",
+    }
+    web = template.containers[0]
+    assert web.command == ("sh", "-c", "echo hi")
+    assert web.security_context.run_as_user == 1000
+    assert web.readyz is not None
+    assert web.readyz.http_get.path == "/readyz"
+    assert template.snapshots_config.location == "s3://bucket/prefix"
+    assert template.runtime.flags == ("--ignore-cgroups",)
+
+
+def test_the_same_without_kubernetes_around_it() -> None:
+    document = yaml.safe_load(WHOLE)
+    flat = {"name": "counter", **document["spec"]}
+    assert template_of_document(flat) == template_of_document(document)
+    assert decode_template(json.dumps(flat).encode(), is_json=True) == template_of_document(flat)
+    assert decode_template(json.dumps(flat).encode()) == template_of_document(flat)
+
+
+def test_a_template_survives_its_own_document() -> None:
+    template = decode_template(WHOLE.encode())
+    again = template_of_document(json.loads(json.dumps(template.to_document())))
+    assert again == template
+    assert again.digest == template.digest
+
+
+def test_the_digest_is_of_what_a_template_means() -> None:
+    template = decode_template(WHOLE.encode())
+    lines = WHOLE.replace("    args: []\n", "").replace("  sandboxClass: gvisor\n", "# same\n")
+    assert decode_template(lines.encode()).digest == template.digest
+    assert decode_template(WHOLE.replace("/data}", "/dota}").encode()).digest != template.digest
+    assert template.digest.startswith("sha256:")
+    plain = template_of_document(SMALL | {"name": "a"})
+    assert plain.to_document() == SMALL | {"name": "a"}
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "busybox",
+        "busybox:latest",
+        f"busybox@{DIGEST}",
+        f"busybox:1@{DIGEST}",
+        "localhost:5000/a/b:c",
+        "oci:/srv/image:v1",
+        "oci:/srv/mail@home/image",
+    ],
+)
+def test_tags_and_digests_are_references(image: str) -> None:
+    """Scenario 1."""
+    template = template_of_document(small(image=image))
+    assert template.images == {"web": image}
+    assert template.root_name == "web"
+
+
+def test_one_container_needs_no_pause_image_and_several_do() -> None:
+    assert template_of_document(SMALL).root_name == "web"
+    two = {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "x"}]}
+    refused(two, "pauseImage: got nothing, expected an image for 2 containers")
+    assert template_of_document({**two, "pauseImage": "p"}).root_name == "pause"
+
+
+def test_null_is_not_set() -> None:
+    nulls = small(command=None, env=None, readyz=None) | {"pauseImage": None, "hostname": None}
+    assert template_of_document(nulls) == template_of_document(SMALL)
+
+
+def test_names_of_files(tmp_path: Path) -> None:
+    text = "containers: [{name: web, image: busybox}]"
+    for file, name in (("Counter.yaml", "counter"), ("_.yml", "template"), ("a.b.json", "a")):
+        path = tmp_path / file
+        path.write_text(json.dumps(SMALL) if file.endswith("json") else text)
+        assert load_template(path).name == name
+    with pytest.raises(TemplateInvalid, match="No such file"):
+        load_template(tmp_path / "none.yaml")
+
+
+def test_a_container_of_an_image() -> None:
+    template = template_of_image("docker.io/library/python:3", ["-V"], env=[EnvVar("A", "b")])
+    assert template.name == "python"
+    assert template.containers[0].args == ("-V",)
+    assert template.containers[0].command == ()
+    assert template_of_image("registry.k8s.io/pause:3").root_name == "main"
+    assert template_of_image("oci:/srv/My Image_2:x").root_name == "my-image-2"
+    assert template_of_image("a", platform="linux/arm64").platform == "linux/arm64"
+    with pytest.raises(TemplateInvalid, match='image: got "x" after'):
+        template_of_image("a@x")
+
+
+def test_other_references_for_the_same_template() -> None:
+    template = decode_template(WHOLE.encode())
+    other = with_images(template, {"pause": "p:1", "side": "s:2"})
+    assert other.images == {"pause": "p:1", "web": "busybox:latest", "side": "s:2"}
+    assert with_images(other, template.images) == template
+
+
+# What is not
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("busybox@latest", "got \"latest\" after '@', expected a digest"),
+        ("busybox@sha256:12", "got 'sha256:12'|expected 64 lower-case hex digits"),
+        ("busybox@md5:" + "a" * 32, "after '@', expected a digest"),
+        ("Busy", "repositories are lower case"),
+        ("", "in the repository"),
+        ("a b", "in the repository"),
+        ("a:", "got tag ''"),
+        ("ab" * 32, "got a bare digest"),
+        ("a" * 600, "got 600 characters, expected at most 512"),
+        ("a/" + "b" * 300, "at most 255"),
+    ],
+)
+def test_what_is_no_reference(image: str, message: str) -> None:
+    """Scenario 3."""
+    error = refused(small(image=image), message)
+    assert error.message.startswith("template: containers[0].image: ")
+    assert error.details == {"field": "containers[0].image"}
+
+
+@pytest.mark.parametrize(
+    "image", ["me:hush@host/x", "me:hush@host:5000/x:1", "https://me:hush@host/x", "me:hush@x"]
+)
+def test_credentials_are_refused_and_not_shown(image: str) -> None:
+    assert "hush" not in str(refused(small(image=image), r"containers\[0\].image: got"))
+    assert "hush" not in str(refused(SMALL | {"pauseImage": image}, "pauseImage: got"))
+
+
+@pytest.mark.parametrize("name", ["pause", "_pause"])
+def test_the_name_of_the_pause_container_is_reserved(name: str) -> None:
+    """Scenario 4."""
+    refused(small(name=name), r"containers\[0\].name: got \"_?pause\", expected")
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (None, "template: got null, expected fields"),
+        ([], r"got \[\], expected fields"),
+        ({}, "containers: got nothing, expected a value"),
+        ({"containers": []}, "containers: got .*, expected array of length >= 1"),
+        ({"containers": [{"image": "a"}]}, r"containers\[0\].name: got nothing"),
+        ({"containers": [{"name": "a"}]}, r"containers\[0\].image: got nothing"),
+        (small(name="A"), r'containers\[0\].name: got "A", expected 1 to 63 of a-z'),
+        (small(name="a" * 64), r"containers\[0\].name"),
+        (small(name="a\n"), r"containers\[0\].name"),
+        (small(comand=["x"]), r"\[0\].comand: got an unknown field.*; did you mean command\?"),
+        (small(imagePullPolicy="Always"), "(?s)imagePullPolicy: got an unknown.*--pull"),
+        (small(mounts=[]), "(?s)mounts: got an unknown field.*volumeMounts"),
+        (SMALL | {"pausImage": "x"}, "pausImage: got an unknown.*did you mean pauseImage"),
+        (small(command="sh"), r'containers\[0\].command: got "sh", expected array'),
+        (small(command=["x"] * 65), "expected array of length <= 64"),
+        (small(command=["a\0b"]), r"command\[0\]: got .*expected text without NUL"),
+        (small(args=[1]), r"args\[0\]: got 1, expected str"),
+        (small(env=[{"name": "A"}]), r"env\[0\]: got neither, expected value or valueFrom"),
+        (small(env=[{"name": "A=B", "value": ""}]), r"env\[0\].name: got"),
+        (small(env=[{"name": "A", "value": True}]), r"env\[0\].value: got true, expected str"),
+        (small(env=[{"name": "A", "value": "1"}] * 2), "env: got the name \"A\" more than once"),
+        (small(env=[{"name": f"A{n}", "value": ""} for n in range(33)]), "length <= 32"),
+        (
+            small(env=[{"name": "A", "valueFrom": {"configMapKeyRef": {}}}]),
+            r"valueFrom.configMapKeyRef: got an unknown field",
+        ),
+        (
+            small(env=[{"name": "A", "value": "1", "valueFrom": {
+                "secretKeyRef": {"name": "a", "key": "b"}}}]),
+            r"env\[0\]: got both",
+        ),
+        (small(workingDir="srv"), 'workingDir: got "srv", expected an absolute path'),
+        (small(user=""), "user: got \"\""),
+        (small(user="a", securityContext={"runAsUser": 1}), "user: got \"a\" beside runAsUser"),
+        (small(securityContext={"runAsGroup": 1}), "runAsGroup: got 1 alone"),
+        (small(securityContext={"runAsUser": -1}), "runAsUser: got -1"),
+        (small(securityContext={"runAsUser": True}), "runAsUser: got true"),
+        (small(securityContext={"privileged": True}), "privileged: got an unknown field"),
+        (small(readyz={"httpGet": {"port": 0}}), r"readyz.httpGet.port: got 0"),
+        (small(readyz={"httpGet": {"port": 65536}}), r"readyz.httpGet.port: got 65536"),
+        (small(readyz={"exec": {}}), "readyz.exec: got an unknown field|readyz.httpGet"),
+        (small(volumeMounts=[{"name": "v", "mountPath": "/x"}]), "got \"v\", expected one of vol"),
+        ({"containers": [{"name": f"c{n}", "image": "a"} for n in range(11)]}, "length <= 10"),
+        (
+            {"pauseImage": "p", "containers": [{"name": "a", "image": "x"}] * 2},
+            'containers: got the name "a" more than once',
+        ),
+        (SMALL | {"volumes": [{"name": "v"}]}, r"volumes\[0\]: got neither, expected durableDir"),
+        (
+            SMALL | {"volumes": [{"name": "v", "durableDir": {}, "hostPath": {"path": "/"}}]},
+            "got both",
+        ),
+        (
+            SMALL | {"volumes": [{"name": n, "durableDir": {}} for n in "ab"]},
+            r"volumes: got 2 of durableDir \(a, b\), expected one",
+        ),
+        (SMALL | {"volumes": [{"name": "v", "durableDir": {}}] * 2}, "the name \"v\" more than"),
+        (SMALL | {"volumes": [{"name": "v", "hostPath": {"path": "/a/../b"}}]}, 'expected "/b"'),
+        (SMALL | {"snapshotsConfig": {"location": "gs://b"}}, "location: got \"gs://b\""),
+        (SMALL | {"snapshotsConfig": {"location": "s3://b/p?x=y"}}, "location: got"),
+        (
+            SMALL | {"snapshotsConfig": {"onPause": "Data", "onCommit": "Full"}},
+            'onCommit: got "Full", expected "Data"',
+        ),
+        (SMALL | {"snapshotsConfig": {"onPause": "full"}}, 'got "full", expected "Full" or "Data"'),
+        (SMALL | {"sandboxClass": "microvm"}, 'sandboxClass: got "microvm", expected "gvisor"'),
+        (SMALL | {"hostname": "a_b"}, "hostname: got"),
+        (SMALL | {"platform": "a b"}, "platform: platform: got"),
+        (SMALL | {"runtime": {"name": "kata"}}, "runtime.name: got \"kata\""),
+        (SMALL | {"runtime": {"network": "bridge"}}, "runtime.network: got"),
+        (SMALL | {"runtime": {"flags": ["x y"]}}, r"runtime.flags\[0\]: got"),
+        ({"kind": "Pod", "metadata": {"name": "a"}, "spec": SMALL}, 'kind: got "Pod"'),
+        ({"kind": "ActorTemplate", "spec": SMALL}, "metadata.name: got nothing"),
+        (
+            {"kind": "ActorTemplate", "metadata": {"name": "A"}, "spec": SMALL},
+            'metadata.name: got "A"',
+        ),
+        ({"kind": "ActorTemplate", "metadata": {"name": "a"}}, "spec: got null"),
+        (
+            {"kind": "ActorTemplate", "metadata": {"name": "a"}, "spec": SMALL, "more": 1},
+            "more: got an unknown field",
+        ),
+        (
+            {"kind": "ActorTemplate", "metadata": {"name": "a"}, "spec": SMALL | {"name": "b"}},
+            "spec.name: got a name",
+        ),
+        (
+            {"kind": "ActorTemplate", "metadata": {"name": "a"}, "spec": small(image="A")},
+            r"spec.containers\[0\].image: ",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_no_template(document: Any, message: str) -> None:
+    refused(document, message)
+
+
+def test_mounts_of_a_container() -> None:
+    volumes = {
+        "volumes": [{"name": "d", "durableDir": {}}, {"name": "h", "hostPath": {"path": "/"}}]
+    }
+
+    def mounted(*mounts: tuple[str, str]) -> dict[str, Any]:
+        listed = [{"name": name, "mountPath": path} for name, path in mounts]
+        return small(volumeMounts=listed) | volumes
+
+    assert template_of_document(mounted(("d", "/a"), ("h", "/b"), ("h", "/c")))
+    refused(mounted(("d", "/a"), ("d", "/b")), 'durable volume "d" more than once')
+    refused(mounted(("h", "/a"), ("d", "/a")), 'mountPath "/a" more than once')
+    for path in ("/", "/a/", "//a", "/a/../b", "/a/./b"):
+        refused(mounted(("h", path)), r"volumeMounts\[0\].mountPath: got")
+
+
+def test_pinned_is_a_policy() -> None:
+    """Scenario 2."""
+    template = decode_template(WHOLE.encode())
+    with pytest.raises(TemplateInvalid, match=r"containers\[0\].image: got \"busybox:") as caught:
+        require_pinned(template, "c.yaml")
+    assert caught.value.hint is not None
+    assert "lazyfs resolve c.yaml --write" in caught.value.hint
+    require_pinned(with_images(template, {"web": f"busybox@{DIGEST}"}))
+    with pytest.raises(TemplateInvalid, match="pauseImage"):
+        require_pinned(with_images(template, {"pause": "pause:3"}))
+
+
+def test_a_tag_before_a_digest_is_said_once() -> None:
+    twice = {
+        "pauseImage": f"a:1@{DIGEST}",
+        "containers": [{"name": n, "image": f"b:2@{DIGEST}"} for n in "xy"],
+    }
+    assert notes_of(template_of_document(twice)) == [
+        f'a:1@{DIGEST}: tag "1" ignored: the digest decides',
+        f'b:2@{DIGEST}: tag "2" ignored: the digest decides',
+    ]
+    assert notes_of(template_of_document(SMALL)) == []
+
+
+# YAML as foreign text
+
+
+def yaml_refused(text: str | bytes, message: str, *, is_json: bool = False) -> str:
+    data = text if isinstance(text, bytes) else text.encode()
+    with pytest.raises(TemplateInvalid, match=message) as caught:
+        decode_template(data, what="c.yaml", is_json=is_json)
+    assert caught.value.message.startswith("c.yaml: ")
+    assert len(caught.value.message) < 2000
+    return caught.value.message
+
+
+def test_aliases_are_values_within_bounds() -> None:
+    text = "x: &i busybox:1\n".replace("x: ", "name: a\npauseImage: ")
+    text += "containers: [{name: w, image: *i}, {name: v, image: *i}]"
+    assert set(decode_template(text.encode()).images.values()) == {"busybox:1"}
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12)
+    )
+    yaml_refused(bomb, "line 1: got more than 20000 values")
+    yaml_refused("a: &a [*a]", "32 levels")
+    yaml_refused("&a {x: *a}", "32 levels")
+    yaml_refused("a: *b", "undefined alias")
+    merge = "<<: [{name: a}, {name: b, hostname: h}]\ncontainers: [{name: w, image: i}]\n"
+    merged = decode_template(merge.encode())
+    assert (merged.name, merged.hostname) == ("a", "h")
+    yaml_refused("<<: 3", "got 3 to merge, expected keys")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb: 2\na: 3", 'line 3: got the key "a" more than once'),
+        ("containers:\n- {name: a, image: b, name: c}", 'line 2: got the key "name" more than'),
+        ("1: a", "line 1: got 1 as a key, expected text"),
+        ("[a]: b", "line 1: got null as a key"),
+        ("? {a: b}\n: c", "as a key"),
+        ("a: 1.5", r"got \"1.5\" \(float\), expected text"),
+        ("a: .nan", "float"),
+        ("a: !!python/object/apply:os.system [x]", "got|expected"),
+        ("a: !!binary aGk=", "binary"),
+        ("a: !mine x", "expected text"),
+        ("a: {", "line 1, column 5: got .*expected YAML"),
+        ("a: b\n---\nc: d", "expected YAML"),
+        ("a: \x00", "expected YAML"),
+        ("a: " + "9" * 5000, "line 1: got"),
+        ("a: 0x" + "f" * 100, "a: got an integer of 400 bits"),
+        ("[" * 40 + "]" * 40, "32 levels"),
+        ("[" * 5000, "expected YAML"),
+        (b"a: \xff", "not UTF-8 at 3"),
+        (b" " * (TEMPLATE_LIMIT + 1), "expected at most that"),
+        ("- a", r"got \[\"a\"\], expected fields"),
+        ("", "got null, expected fields"),
+        ("just text", "expected fields"),
+    ],
+)
+def test_yaml_that_is_refused(text: str | bytes, message: str) -> None:
+    yaml_refused(text, message)
+
+
+def test_json_that_is_refused() -> None:
+    yaml_refused('{"a": 1, "a": 2}', 'got the key "a" more than once', is_json=True)
+    yaml_refused("a: b", "expected JSON", is_json=True)
+    yaml_refused('{"a": 1.5}', "a: got 1.5", is_json=True)
+
+
+def test_times_and_byte_order_marks() -> None:
+    text = "\ufeffcontainers: [{name: a, image: b, args: [2026-01-01, 'on', \"1\"]}]"
+    assert decode_template(text.encode()).containers[0].args == ("2026-01-01", "on", "1")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=120) | st.text("-:{}[]&*!|>'\"#\n ab01", max_size=60).map(str.encode))
+def test_random_text(data: bytes) -> None:
+    for is_json in (False, True):
+        with pytest.raises(TemplateInvalid):
+            decode_template(data, is_json=is_json)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, len(WHOLE)), st.text("-:{}[]&*!|>'\"#\n ab01", max_size=3), st.integers(0, 4))
+def test_a_template_with_something_changed(place: int, text: str, length: int) -> None:
+    changed = WHOLE[:place] + text + WHOLE[place + length :]
+    try:
+        template = decode_template(changed.encode())
+    except TemplateInvalid:
+        return
+    assert isinstance(template, Template)
+    assert template_of_document(template.to_document()) == template
+
+
+# Secrets
+
+
+def test_secrets_come_from_the_environment_or_a_file(tmp_path: Path) -> None:
+    token = SecretKey("my-api", "the.token")
+    found = load_secrets(None, {"LAZYFS_SECRET_MY_API_THE_TOKEN": "hush", "HOME": "/"})
+    assert found[token] == "hush"
+    path = tmp_path / "secrets.yaml"
+    path.write_text("my-api: {the.token: louder}\n")
+    found = load_secrets(path, {"LAZYFS_SECRET_MY_API_THE_TOKEN": "hush"})
+    assert found[token] == "louder"
+    assert "louder" not in repr(found)
+    with pytest.raises(KeyError):
+        found[SecretKey("other", "x")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["hush", "a: hush", "a: {b: [hush]}", "a: {b: 'hush", "a: {b: hush, b: hush}", "hush: 1.5"],
+)
+def test_a_file_of_secrets_that_cannot_be_read_is_not_quoted(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "secrets"
+    path.write_text(text)
+    with pytest.raises(TemplateInvalid, match="secrets ") as caught:
+        load_secrets(path, {})
+    assert "hush" not in str(caught.value).replace("hush: got no keys", "")
+
+
+def test_a_template_keeps_where_a_secret_is_and_not_what_it_is() -> None:
+    """Scenario 30, its part."""
+    document = json.dumps(decode_template(WHOLE.encode()).to_document())
+    assert '"secretKeyRef": {"name": "api", "key": "token", "optional": true}' in document
