@@ -56,6 +56,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("lazyfs.cli.convert:convert", "Make an image that can be mounted lazily."),
     "cache": ("lazyfs.cli.cache:cache", "List, measure, check or remove what is kept here."),
     "profile": ("lazyfs.cli.profile:profile", "Show, export or import what is read first."),
+    "checkpoint": ("lazyfs.cli.checkpoint:checkpoint", "Save a running sandbox as a snapshot."),
+    "restore": ("lazyfs.cli.restore:restore", "Have a snapshot go on as a sandbox."),
+    "golden": ("lazyfs.cli.golden:golden", "Build and clone snapshots to start sandboxes from."),
     "snapshot": ("lazyfs.cli.snapshot:snapshot", "List, check, copy or remove snapshots."),
     "gc": ("lazyfs.cli.gc:gc", "Remove unfinished snapshots from a store."),
 }

@@ -1,0 +1,209 @@
+"""``lazyfs checkpoint``: a running sandbox becomes a snapshot."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from lazyfs.cli.access import OPTIONS, access_options
+from lazyfs.cli.options import (
+    cache_dir_option,
+    default_runtime_dir,
+    default_state_dir,
+    json_option,
+    s3_endpoint_option,
+)
+from lazyfs.errors import UsageError
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+if TYPE_CHECKING:
+    from lazyfs.registry.access import AccessOptions
+    from lazyfs.snapshot.checkpoint import Order, Tools
+    from lazyfs.snapshot.publish import Made
+    from lazyfs.snapshot.sandbox import Sandbox
+
+
+def embed_options(function: Decorated) -> Decorated:
+    """Add the options for reaching registries: parameters of the names that they have.
+
+    What they mean is only made of them for --embed-base: nothing else may know of registries.
+    """
+    decorated: Any = function
+    for option in reversed(OPTIONS):
+        decorated = option(decorated)
+    return decorated  # type: ignore[no-any-return]
+
+
+@click.command()
+@click.argument("sandbox_id", metavar="ID")
+@click.option("--to", "store", metavar="STORE", help="Where to.  [default: as its template says]")
+@click.option("--name", "pointer", metavar="POINTER", help="Have STORE@POINTER name the snapshot.")
+@click.option("--leave-running", is_flag=True, help="Let the sandbox go on from what was saved.")
+@click.option(
+    "--compress",
+    type=click.Choice(["zstd", "auto", "none"]),
+    default="zstd",
+    show_default=True,
+    help="How files are stored; auto compresses what becomes smaller by it.",
+)
+@click.option("--embed-base", is_flag=True, help="Keep the images in STORE, too; asks registries.")
+@click.option("--allow-dead-mount", is_flag=True, help="Take the record's word for a dead mount.")
+@click.option("--adopt", is_flag=True, help="Take the mounts' word where the record is gone.")
+@click.option("--continue", "goes_on", is_flag=True, help="Complete what was broken off.")
+@click.option(
+    "--wait",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    help="How long to wait for another command that works on the sandbox.",
+)
+@s3_endpoint_option
+@cache_dir_option
+@embed_options
+@json_option
+def checkpoint(
+    sandbox_id: str,
+    store: str | None,
+    pointer: str | None,
+    leave_running: bool,
+    compress: str,
+    embed_base: bool,
+    allow_dead_mount: bool,
+    adopt: bool,
+    goes_on: bool,
+    wait: float,
+    s3_endpoint: str | None,
+    cache_dir: Path,
+    as_json: bool,
+    **access: Any,
+) -> None:
+    """Save the running sandbox ID as a snapshot in STORE; it has ended then.
+
+    STORE is /path, file:///path or s3://bucket/prefix.  The snapshot names the images by what
+    their live mounts say they are; no registry is asked.  Prints what to restore it by.
+    """
+    from lazyfs.snapshot.checkpoint import INTERRUPTED, Order, resume
+    from lazyfs.snapshot.checkpoint import checkpoint as save
+    from lazyfs.snapshot.sandbox import Sandboxes
+
+    sandbox = Sandboxes(default_state_dir() / "sandboxes").open(sandbox_id)
+    tools = tools_for_checkpoints(cache_dir)
+    made: Made | None = None
+    journal = sandbox.journal()
+    if goes_on or (journal is not None and journal.state in INTERRUPTED):
+        with sandbox.lock(wait):
+            made = resume(sandbox, tools, store=store)
+        if made is None and goes_on:
+            raise UsageError(
+                f"sandbox {sandbox_id}: it had not been saved, and runs as before",
+                hint=f"lazyfs checkpoint {sandbox_id} --to STORE",
+            )
+    if made is None:
+        order = Order(
+            store=store or _location_of(sandbox),
+            s3_endpoint=s3_endpoint,
+            pointer=pointer,
+            compress=compress,
+            leave_running=leave_running,
+            allow_dead_mount=allow_dead_mount,
+            adopt=adopt,
+        )
+        if embed_base:
+            order = _embed(sandbox, order, tools, cache_dir, access_options(_same)(**access))
+        made = save(sandbox, order, tools, wait=wait)
+    say_made(made, as_json=as_json)
+
+
+def tools_for_checkpoints(cache_dir: Path) -> "Tools":
+    """Return what a checkpoint works with; nothing of it can ask a registry."""
+    from lazyfs.service.mounts import NodeMounts
+    from lazyfs.snapshot.checkpoint import Tools, open_store
+    from lazyfs.snapshot.runtimes import Chooser
+
+    return Tools(
+        mounts=NodeMounts(default_runtime_dir(), cache_dir),
+        choose=Chooser(default_state_dir()),
+        objects=open_store,
+        say=lambda line: click.echo(f"lazyfs: {line}", err=True),
+    )
+
+
+def _location_of(sandbox: "Sandbox") -> str:
+    """Return where the sandbox's template wants its snapshots."""
+    try:
+        document = json.loads(sandbox.template_path.read_bytes())
+        location = (document.get("snapshotsConfig") or {}).get("location")
+    except (OSError, ValueError):
+        location = None
+    if not isinstance(location, str):
+        raise UsageError(
+            "option --to: got nothing, and the template has no snapshotsConfig.location, expected "
+            "a store"
+        )
+    return location
+
+
+def _same(access: "AccessOptions") -> "AccessOptions":
+    return access
+
+
+def _embed(
+    sandbox: "Sandbox", order: "Order", tools: "Tools", cache_dir: Path, access: "AccessOptions"
+) -> "Order":
+    """Keep the images that the record names beside the snapshot that is to be."""
+    from dataclasses import replace
+
+    from lazyfs.service.embed import embed_images
+    from lazyfs.snapshot.errors import RecordMissing
+    from lazyfs.snapshot.record import load_record
+    from lazyfs.snapshot.snapshots import Snapshots, new_id
+
+    record = load_record(sandbox.record_path)
+    if record is None:
+        raise RecordMissing(f"sandbox {sandbox.id}: got no base record, expected its images")
+    snapshot_id = new_id()
+    embedded = embed_images(
+        [each.image for each in record.images],
+        Snapshots(tools.objects(order.store, order.s3_endpoint)),
+        snapshot_id,
+        cache_dir=cache_dir,
+        access=access,
+    )
+    return replace(order, snapshot_id=snapshot_id, embedded=embedded)
+
+
+def say_made(made: "Made", *, as_json: bool) -> None:
+    """Print a snapshot that was made.  Fields: docs/reference/json.md."""
+    if as_json:
+        click.echo(json.dumps(document_of_made(made), indent=2))
+        return
+    for image in made.manifest.images:
+        click.echo(f"lazyfs: {image.name}: {image.original_ref} → {image.resolved_ref}", err=True)
+    click.echo(made.location)
+
+
+def document_of_made(made: "Made") -> dict[str, Any]:
+    """Return the JSON form of a snapshot that was made."""
+    files = made.manifest.files
+    return {
+        "id": made.id,
+        "store": made.store,
+        "pointer": made.pointer,
+        "manifestDigest": made.manifest_digest,
+        "generation": made.manifest.snapshot.generation,
+        "rawSize": sum(file.raw_size for file in files),
+        "storedSize": sum(file.stored_size for file in files),
+        "state": str(made.state),
+        "images": [
+            {
+                "name": image.name,
+                "originalRef": image.original_ref,
+                "resolvedRef": image.resolved_ref,
+                "source": image.source,
+            }
+            for image in made.manifest.images
+        ],
+    }

@@ -1,0 +1,93 @@
+"""Images kept beside the snapshots: all blobs by digest, so that no registry is needed for ever.
+
+This asks registries, and so no checkpoint imports it: images are embedded before a sandbox is
+saved, and a failure leaves the sandbox running.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import trio
+
+from lazyfs.digest import parse_digest
+from lazyfs.errors import FormatError, LazyfsError
+from lazyfs.image.origin import Origin
+from lazyfs.image.resolve import Resolver
+from lazyfs.oci.descriptor import Descriptor
+from lazyfs.oci.manifest import Manifest, decode_manifest
+from lazyfs.oci.reference import parse_reference
+from lazyfs.registry.access import AccessOptions
+from lazyfs.service.reasons import reason_of
+from lazyfs.snapshot.embedding import blob_key
+from lazyfs.snapshot.errors import BaseCorrupt
+from lazyfs.snapshot.local import local_errors
+from lazyfs.snapshot.manifest import Image
+from lazyfs.snapshot.snapshots import Snapshots
+from lazyfs.store.blobs import load_blob
+from lazyfs.store.paths import Store
+
+
+def embed_images(
+    images: Iterable[Image],
+    snapshots: Snapshots,
+    snapshot_id: str,
+    *,
+    cache_dir: Path,
+    access: AccessOptions,
+) -> frozenset[str]:
+    """Keep *images* for a snapshot that is to be; return their manifests' digests.
+
+    What is there already is not fetched.  Raises BaseUnavailable, BaseCorrupt, StoreFailed.
+    """
+    by_digest = {image.manifest_digest: image for image in images}
+    for image in by_digest.values():
+        with tempfile.TemporaryDirectory(prefix="lazyfs-embed-") as folder:
+            try:
+                trio.run(_embed, image, snapshots, snapshot_id, Path(folder), cache_dir, access)
+            except LazyfsError as exc:
+                raise reason_of(exc, image.original_ref) from exc
+    return frozenset(by_digest)
+
+
+async def _embed(
+    image: Image,
+    snapshots: Snapshots,
+    snapshot_id: str,
+    folder: Path,
+    cache_dir: Path,
+    access: AccessOptions,
+) -> None:
+    store = Store(cache_dir)
+    origin = Origin(parse_reference(image.resolved_ref), access)
+    try:
+        document = await Resolver(store, origin).document(parse_digest(image.manifest_digest))
+        manifest = decode_manifest(document.data, document.media_type)
+        if not isinstance(manifest, Manifest):
+            raise FormatError(f"manifest {document.digest}: got an index, expected a manifest")
+        blobs: dict[str, Path | bytes] = {}
+        for blob in {each.digest: each for each in (manifest.config, *manifest.layers)}.values():
+            if snapshots.objects.size(blob_key(blob.digest)) == blob.size:
+                continue
+            kept = load_blob(store, blob.digest)
+            blobs[str(blob.digest)] = kept or await _fetch(origin, blob, folder)
+    finally:
+        await origin.aclose()
+    snapshots.embed(snapshot_id, document.data, document.media_type, blobs)
+
+
+async def _fetch(origin: Origin, blob: Descriptor, folder: Path) -> Path:
+    """Fetch a blob to a file, verified."""
+    target = folder / blob.digest.hex
+    hashed = hashlib.new(blob.digest.algorithm, usedforsecurity=False)
+    with local_errors(target, "write"), target.open("wb") as file:
+        async with origin.source.open_range(blob, 0, blob.size) as body:
+            async for data in body:
+                hashed.update(data)
+                file.write(data)
+    if hashed.hexdigest() != blob.digest.hex:
+        raise BaseCorrupt(
+            f"blob {blob.digest}: got {blob.digest.algorithm}:{hashed.hexdigest()}, expected it"
+        )
+    return target

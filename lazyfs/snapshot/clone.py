@@ -1,0 +1,50 @@
+"""Many sandboxes from one snapshot: its files are downloaded once, and linked for each."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from lazyfs.errors import LazyfsError
+from lazyfs.snapshot.local import local_errors
+from lazyfs.snapshot.restore import Order, Restored, Tools, restore
+from lazyfs.snapshot.review import review
+from lazyfs.snapshot.sandbox import check_id
+from lazyfs.snapshot.snapshots import new_id
+
+WORKERS = 2  # restores at once; each keeps more than one core busy for a moment
+
+
+def clone(
+    order: Order,
+    sandbox_ids: Sequence[str],
+    tools: Tools,
+    done: Callable[[Restored], None],
+) -> list[tuple[str, LazyfsError]]:
+    """Restore the snapshot of *order* under each id; return which could not be, and why.
+
+    *done* is told of each that runs.  The gates come first, once: where they are closed, or the
+    files cannot be had, nothing is started, and the reason is raised.
+    """
+    for sandbox_id in sandbox_ids:
+        check_id(sandbox_id)
+    loaded = review(order.wanted, tools.snapshots, tools.bases, tools.choose, tools.host).loaded
+    folder = tools.sandboxes.root.parent / "clones" / new_id()
+    with local_errors(folder, "make"):
+        folder.mkdir(mode=0o700, parents=True)
+    failed: list[tuple[str, LazyfsError]] = []
+    try:
+        tools.snapshots.download(loaded, folder / loaded.id)
+        one = replace(order, files=folder / loaded.id, wanted=replace(order.wanted, name=loaded.id))
+
+        def start(sandbox_id: str) -> None:
+            try:
+                done(restore(replace(one, sandbox_id=sandbox_id), tools))
+            except LazyfsError as error:
+                failed.append((sandbox_id, error))
+
+        with ThreadPoolExecutor(WORKERS) as pool:
+            list(pool.map(start, sandbox_ids))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return failed
