@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazyfs.cli.access import access_options
-from lazyfs.cli.options import cache_dir_option, json_option, platform_option
+from lazyfs.cli.options import cache_dir_option, json_option, platform_option, verify_option
 
 if TYPE_CHECKING:
-    from lazyfs.image.describe import DescribedImage
+    from lazyfs.image.describe import DescribedImage, DescribedLayer
     from lazyfs.registry.source import AccessOptions
 
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @cache_dir_option
 @platform_option
 @access_options
+@verify_option
 @click.option(
     "--endpoints",
     "is_about_endpoints",
@@ -31,6 +32,7 @@ def inspect(
     cache_dir: Path,
     platform: str | None,
     access: "AccessOptions",
+    verify_mode: str,
     is_about_endpoints: bool,
     as_json: bool,
 ) -> None:
@@ -50,7 +52,7 @@ def inspect(
     from lazyfs.image.describe import describe
     from lazyfs.image.prepare import Request
 
-    described = trio.run(describe, Request(image, platform, cache_dir, access))
+    described = trio.run(describe, Request(image, platform, cache_dir, access, verify_mode))
     if as_json:
         click.echo(json.dumps(document_of(described), indent=2))
     else:
@@ -73,7 +75,10 @@ def document_of(image: "DescribedImage") -> dict[str, Any]:
                 "mediaType": layer.descriptor.media_type,
                 "diffId": str(layer.diff_id),
                 "format": layer.format,
+                "dialect": layer.dialect,
                 "tocDigest": None if layer.toc_digest is None else str(layer.toc_digest),
+                "verifiedBy": list(layer.verified_by),
+                "tarSplit": layer.has_tar_split,
                 "lazy": layer.why is None,
                 "why": layer.why,
             }
@@ -96,7 +101,23 @@ def lines_of(image: "DescribedImage") -> list[str]:
         f"layers     {len(image.layers)}, {sum(layer.why is None for layer in image.layers)} lazy",
     ]
     for layer in image.layers:
-        verdict = "lazy" if layer.why is None else f"not lazy: {layer.why}"
         size = size_text(layer.descriptor.size)
-        lines.append(f"  {layer.descriptor.digest}  {size:>10}  {layer.format}  {verdict}")
+        name = layer.format if layer.dialect is None else f"{layer.format} ({layer.dialect})"
+        lines.append(f"  {layer.descriptor.digest}  {size:>10}  {name}  {_verdict(layer)}")
     return lines
+
+
+VOUCHERS = {
+    "toc": "its TOC's digest",
+    "compressed-toc": "its compressed TOC's digest",
+    "blob": "its own digest: all of it is read first",
+}
+
+
+def _verdict(layer: "DescribedLayer") -> str:
+    """Return whether a layer can be mounted lazily, and why, or how it is verified."""
+    if layer.why is not None:
+        return f"not lazy: {layer.why}"
+    vouchers = " and ".join(VOUCHERS[each] for each in layer.verified_by)
+    more = "; diffID by tar-split" if layer.has_tar_split else ""
+    return f"lazy, verified by {vouchers}{more}"

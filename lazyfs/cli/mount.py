@@ -16,6 +16,7 @@ from lazyfs.cli.options import (
     default_runtime_dir,
     json_option,
     platform_option,
+    verify_option,
 )
 from lazyfs.cli.request import DRIVERS, PREFETCH_MODES, MountRequest, process_start
 
@@ -38,9 +39,10 @@ if TYPE_CHECKING:
     help="Options of mount(8): allow_other, allow_root, auto_unmount, fsname=, max_read=, "
     "threads=, [no]suid, [no]dev, [no]exec, noatime; and platform=, cache_dir=, authfile=, "
     "hosts_dir=, plain_http, insecure_skip_verify, anonymous, offline, prefetch=, cache_size=, "
-    "background_limit=, driver= like the options above and below; requested=REFERENCE, what the "
-    "mount is to say was asked for, where IMAGE is its digest.",
+    "background_limit=, driver=, verify= like the options above and below; requested=REFERENCE, "
+    "what the mount is to say was asked for, where IMAGE is its digest.",
 )
+@verify_option
 @click.option("--driver", type=click.Choice(DRIVERS), default="auto", help="How to serve.")
 @click.option(
     "--prefetch",
@@ -93,6 +95,7 @@ def mount(
     platform: str | None,
     access: "AccessOptions",
     words: tuple[str, ...],
+    verify_mode: str,
     driver: str,
     prefetch: str,
     background_limit: str,
@@ -122,6 +125,7 @@ def mount(
         stats=stats,
         verbosity=ctx.obj["verbosity"],
         log_json=ctx.obj["log_json"],
+        verify=verify_mode,
     )
     if use_service and not foreground:  # in the foreground means: in this process
         from lazyfs.service.handover import hand_over

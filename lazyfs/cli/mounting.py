@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazyfs.cli.options import default_runtime_dir, default_state_dir
+from lazyfs.cli.options import VERIFY_MODES, default_runtime_dir, default_state_dir
 from lazyfs.cli.quantities import parse_budget, parse_rate
 from lazyfs.cli.request import DRIVERS, PREFETCH_MODES, MountRequest
 from lazyfs.errors import MountFailed, StoreError, UsageError
@@ -48,6 +48,7 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Announce | No
         driver=request.driver,
         cache_size=request.cache_size,
         background_limit=request.background_limit,
+        verify=request.verify,
     )
     cache_size = parse_budget(wanted["cache_size"])
     background_limit = parse_rate(wanted["background_limit"])
@@ -62,7 +63,15 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Announce | No
     image = request.image
     import_for_both(image, access)
     original = _original(image, options.settings)
-    prepare = partial(_prepare, image, original, wanted["platform"], wanted["cache_dir"], access)
+    prepare = partial(
+        _prepare,
+        image,
+        original,
+        wanted["platform"],
+        wanted["cache_dir"],
+        access,
+        wanted["verify"],
+    )
 
     def serve(link: Link, log_path: Path) -> None:
         from lazyfs.cli.log import set_up_logging
@@ -184,7 +193,11 @@ def _with_settings(settings: dict[str, str], **given: Any) -> dict[str, Any]:
         for name, text in settings.items()
         if name in given
     }
-    for name, values in (("prefetch", PREFETCH_MODES), ("driver", DRIVERS)):
+    for name, values in (
+        ("prefetch", PREFETCH_MODES),
+        ("driver", DRIVERS),
+        ("verify", VERIFY_MODES),
+    ):
         if result[name] not in values:
             raise UsageError(
                 f"option {name}: got {result[name]!r}, expected one of {', '.join(values)}"
@@ -230,13 +243,14 @@ def _prepare(
     platform: str | None,
     cache_dir: Path,
     access: "AccessOptions",
+    verify: str,
 ) -> bytes:
     import msgspec
     import trio
 
     from lazyfs.image.prepare import Request, prepare
 
-    prepared = trio.run(prepare, Request(image, platform, cache_dir, access))
+    prepared = trio.run(prepare, Request(image, platform, cache_dir, access, verify))
     if original is not None:
         prepared = msgspec.structs.replace(prepared, original=original)
     if sys.stderr.isatty():

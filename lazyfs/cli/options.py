@@ -85,6 +85,23 @@ def platform_option(function: Decorated) -> Decorated:
     )(function)
 
 
+VERIFY_MODES = ("toc", "blob")
+
+
+def verify_option(function: Decorated) -> Decorated:
+    """Add ``--verify``: parameter ``verify_mode``, one of VERIFY_MODES."""
+    return click.option(
+        "--verify",
+        "verify_mode",
+        type=click.Choice(VERIFY_MODES),
+        default="toc",
+        show_default=True,
+        help="What vouches for a layer's table of contents: a digest of it in the manifest; or, "
+        "where the manifest has none, the layer's own digest, for which all of the layer is read "
+        "first.",
+    )(function)
+
+
 def json_option(function: Decorated) -> Decorated:
     """Add ``--json``: parameter ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)

@@ -21,6 +21,8 @@ def run_with_image(
     cache_dir: Path,
     access: "AccessOptions",
     use: "Callable[[OpenImage], Awaitable[Result]]",
+    *,
+    verify: str = "toc",
 ) -> Result:
     """Prepare and open the image that *reference* names, and return what *use* makes of it."""
     import trio
@@ -29,7 +31,7 @@ def run_with_image(
     from lazyfs.image.prepare import Request, prepare
 
     async def run() -> Result:
-        prepared = await prepare(Request(reference, platform, cache_dir, access))
+        prepared = await prepare(Request(reference, platform, cache_dir, access, verify))
         async with open_image(prepared, access) as image:
             return await use(image)
 

@@ -38,6 +38,7 @@ class MountRequest:
     stats: bool
     verbosity: int
     log_json: bool
+    verify: str = "toc"
 
     def document(self) -> dict[str, Any]:
         """Return it in JSON's types, but for the environment, which travels by itself."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazyfs.cli.access import access_options
-from lazyfs.cli.options import cache_dir_option, json_option, platform_option
+from lazyfs.cli.options import cache_dir_option, json_option, platform_option, verify_option
 from lazyfs.cli.progress import progress_option, show_progress
 from lazyfs.cli.reading import run_with_image
 from lazyfs.errors import LazyfsError, VerificationFailed
@@ -24,6 +24,7 @@ SHOWN_ERRORS = 20
 @cache_dir_option
 @platform_option
 @access_options
+@verify_option
 @progress_option
 @json_option
 def verify(
@@ -31,6 +32,7 @@ def verify(
     cache_dir: Path,
     platform: str | None,
     access: "AccessOptions",
+    verify_mode: str,
     progress: str,
     as_json: bool,
 ) -> int:
@@ -47,7 +49,9 @@ def verify(
             found = await verify_image(opened, advance)
         return opened.prepared.resolved, len(opened.devices), size, found
 
-    resolved, layers, size, found = run_with_image(image, platform, cache_dir, access, use)
+    resolved, layers, size, found = run_with_image(
+        image, platform, cache_dir, access, use, verify=verify_mode
+    )
     if as_json:
         click.echo(json.dumps(_document(image, resolved, size, found), indent=2))
     else:
@@ -65,6 +69,7 @@ def _document(reference: str, resolved: str, size: int, found: Any) -> dict[str,
         "storedSize": found.stored_size,
         "residentSize": found.resident_size,
         "repairedChunks": found.repaired,
+        "diffIds": [str(diff_id) for diff_id in found.diff_ids],
         "errors": [{"code": each.code, "message": each.message} for each in found.errors],
     }
 
@@ -79,9 +84,10 @@ def _say(resolved: str, layers: int, size: int, found: Any) -> None:
     if len(found.errors) > SHOWN_ERRORS:
         click.echo(f"lazyfs: and {len(found.errors) - SHOWN_ERRORS} more", err=True)
     if found.errors:
-        click.echo(f"lazyfs: {resolved}: {len(found.errors)} chunks are not verified", err=True)
+        click.echo(f"lazyfs: {resolved}: not verified, {len(found.errors)} errors", err=True)
         return
-    click.echo(f"{resolved}: verified, {layers} layers, {size_text(size)}")
+    more = f", {len(found.diff_ids)} by their diffID too" if found.diff_ids else ""
+    click.echo(f"{resolved}: verified, {layers} layers{more}, {size_text(size)}")
 
 
 def _exit_code(errors: list[LazyfsError]) -> int:

@@ -42,17 +42,20 @@ TAIL_SIZE = 4096
 
 
 class Format(Enum):
-    """A format of layers that can be mounted lazily.
+    """A format of layers that can be mounted.
 
     ``number`` is that of the layer table's header, and never changes its meaning; ``text`` and
     ``dialect`` name it; ``codec`` is that of its chunks, but for holes.
     """
 
     ESTARGZ = (0, "estargz", None, Codec.GZIP)
-    STARGZ = (1, "stargz", None, Codec.GZIP)
+    LEGACY = (1, "stargz", None, Codec.GZIP)
     EXTERNAL_TOC = (2, "estargz-external-toc", None, Codec.GZIP)
     ZSTD_STARGZ = (3, "zstd:chunked", STARGZ, Codec.ZSTD)
     ZSTD_CONTAINERS = (4, "zstd:chunked", CONTAINERS, Codec.ZSTD)
+    TAR = (5, "tar", None, Codec.RAW)
+    TAR_GZIP = (6, "tar+gzip", None, Codec.GZIP)
+    TAR_ZSTD = (7, "tar+zstd", None, Codec.ZSTD)
 
     def __init__(self, number: int, text: str, dialect: str | None, codec: Codec) -> None:
         self.number = number
@@ -65,6 +68,12 @@ class Format(Enum):
 
 
 BY_NUMBER = {each.number: each for each in Format}
+PLAIN = {
+    Codec.RAW: Format.TAR,
+    Codec.GZIP: Format.TAR_GZIP,
+    Codec.ZSTD: Format.TAR_ZSTD,
+}
+"""Formats without a TOC of their own: it comes from a full pass, or from an index of one."""
 DIALECTS = {STARGZ: Format.ZSTD_STARGZ, CONTAINERS: Format.ZSTD_CONTAINERS}
 
 
@@ -122,7 +131,7 @@ def find_layer_toc(
         start, end = parse_legacy_footer(tail).toc_offset, blob_size - LEGACY_SIZE
         if start >= end:
             raise BadFooter(f"footer: got TOC offset {start}, expected less than {end}")
-        return TocPlace(Format.STARGZ, start, end, start)
+        return TocPlace(Format.LEGACY, start, end, start)
     found = find_toc(tail, blob_size, media_type=media_type)
     return TocPlace(Format.ESTARGZ, found.start, found.end, found.start)
 

@@ -1,14 +1,19 @@
 """Check all content of an open image: what the store holds, and what the source serves."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import trio
 
-from lazyfs.errors import LazyfsError
+from lazyfs.digest import Digest
+from lazyfs.errors import LazyfsError, Unavailable
 from lazyfs.image.device import Device
+from lazyfs.image.diffid import check_diff_id
 from lazyfs.image.open import OpenImage
 from lazyfs.store.content import RESIDENT
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -17,13 +22,15 @@ class Verification:
 
     ``stored_size`` was in the store and has been hashed again; ``resident_size`` is all that is in
     the store, verified, afterwards.  ``repaired`` counts chunks that were damaged in the store and
-    fetched anew.
+    fetched anew.  ``diff_ids`` are those that were found to be right: of layers whose tar can be
+    built again.
     """
 
     stored_size: int = 0
     resident_size: int = 0
     repaired: int = 0
     errors: list[LazyfsError] = field(default_factory=list)
+    diff_ids: list[Digest] = field(default_factory=list)
 
 
 async def verify_image(image: OpenImage, progress: Callable[[int], None]) -> Verification:
@@ -37,7 +44,10 @@ async def verify_image(image: OpenImage, progress: Callable[[int], None]) -> Ver
     async with trio.open_nursery() as nursery:
         nursery.start_soon(image.prefetch, "all")
         for device in image.devices:
+            errors = len(result.errors)
             await _visit(image, device, result, progress)
+            if len(result.errors) == errors:
+                await _check_diff_id(image, device, result)
         nursery.cancel_scope.cancel()
     return result
 
@@ -71,3 +81,15 @@ async def _visit(
                 result.errors.append(exc)
         progress(size)
     result.resident_size += device.content.resident_size()
+
+
+async def _check_diff_id(image: OpenImage, device: Device, result: Verification) -> None:
+    try:
+        diff_id = await check_diff_id(image, device)
+    except Unavailable as exc:  # every byte of a file has been checked all the same
+        log.info("layer %s: diffID not checked: %s", device.descriptor.digest, exc.message)
+    except LazyfsError as exc:
+        result.errors.append(exc)
+    else:
+        if diff_id is not None:
+            result.diff_ids.append(diff_id)

@@ -141,7 +141,7 @@ class LayerContent:
     def _open_holes(self, mapped: mmap.mmap) -> None:
         """See to rule 5: nobody else has the layer open, and nothing has been marked."""
         absent = [chunk for chunk in self.table.holes if mapped[HEADER_SIZE + chunk] != RESIDENT]
-        if any([self._clear(chunk) for chunk in absent]):
+        if sum(self._clear(chunk) for chunk in absent):
             os.fdatasync(self.fd)  # the map is clean, so its marks are believed after a crash
         for chunk in absent:
             mapped[HEADER_SIZE + chunk] = RESIDENT

@@ -27,7 +27,11 @@ FIELDS = {
     "platform",
     "layers",
 }
-LAYER_FIELDS = {"digest", "size", "mediaType", "diffId", "format", "tocDigest", "lazy", "why"}
+LAYER_FIELDS = {"digest", "size", "mediaType", "diffId", "format", "tocDigest", "lazy", "why"} | {
+    "dialect",
+    "verifiedBy",
+    "tarSplit",
+}
 TOC_KEY = "containerd.io/snapshot/stargz/toc.digest"
 
 
@@ -55,6 +59,9 @@ def test_a_lazy_image(run, tmp_path, lazy):
             "diffId": str(layer.diff_id),
             "format": "estargz",
             "tocDigest": layer.annotations[TOC_KEY],
+            "dialect": None,
+            "verifiedBy": ["toc"],
+            "tarSplit": False,
             "lazy": True,
             "why": None,
         }
@@ -65,6 +72,7 @@ def test_for_people(run, tmp_path, lazy):
     done = run("inspect", f"oci:{tmp_path}/image")
     assert (done.code, done.err) == (0, "")
     assert "2, 1 lazy" in done.text
+    assert "estargz  lazy, verified by its TOC's digest" in done.text
     assert "not lazy: got a plain gzip layer" in done.text
     assert str(lazy.digest) in done.text
 

@@ -6,8 +6,8 @@ import tarfile
 import pytest
 
 from lazyfs.digest import DigestMismatch, digest_of
-from lazyfs.formats.decode import RangeDecoder
 from lazyfs.formats.claims import toc_digest_of
+from lazyfs.formats.decode import RangeDecoder
 from lazyfs.formats.estargz import (
     TAIL_SIZE,
     Layer,

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from lazyfs.digest import digest_of, parse_digest
 from lazyfs.formats.arrange import Arrangement, arrange
-from lazyfs.formats.decode import RangeDecoder
 from lazyfs.formats.claims import toc_digest_of
+from lazyfs.formats.decode import RangeDecoder
 from lazyfs.formats.estargz import TAIL_SIZE, find_toc, read_toc
 from lazyfs.formats.estargz import Layer as ReadLayer
 from lazyfs.formats.modtime import parse_modtime

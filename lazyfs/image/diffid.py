@@ -1,0 +1,112 @@
+"""Building a layer's tar again, to check the diffID that the config states.
+
+What a mount serves is verified by chunks; that all of it together is the layer that the config
+means is known only where the layer says how its tar was put together (formats/tarsplit.py).
+"""
+
+import hashlib
+from collections.abc import Iterator
+
+import trio
+
+from lazyfs.digest import Digest, DigestMismatch, parse_digest, verify_digest
+from lazyfs.errors import FormatError
+from lazyfs.formats.claims import Claims, Place, claims_of
+from lazyfs.formats.limits import DEFAULT_LIMITS
+from lazyfs.formats.tarsplit import BadTarSplit, tar_parts
+from lazyfs.formats.toc import Toc, TocEntry, decode_toc
+from lazyfs.formats.unzstd import unzstd
+from lazyfs.image.device import Device
+from lazyfs.image.open import OpenImage
+from lazyfs.image.tocs import read_range
+from lazyfs.oci.manifest import Manifest, decode_manifest
+from lazyfs.rootfs.layout import device_offsets
+from lazyfs.store.blobs import load_blob
+from lazyfs.store.layers import load_toc
+
+TAR_SPLIT_LIMIT = 150 << 20
+"""Compressed tar-split, bytes; the limit of containers/storage."""
+
+STEP_SIZE = 4 << 20
+
+
+class DiffIdMismatch(DigestMismatch):
+    """The uncompressed layer is not the one that the config states."""
+
+    code = "E_DIFF_ID"
+
+
+async def check_diff_id(image: OpenImage, device: Device) -> Digest | None:
+    """Build the tar of *device*'s layer and compare its digest with the diffID, which is returned.
+
+    None where the layer has no tar-split.  Raises DiffIdMismatch or DigestMismatch, BadTarSplit,
+    and what reading contents raises.
+    """
+    record = image.layers[device.number - 1]
+    claims = _claims(image, device)
+    key = parse_digest(record.toc_digest)
+    toc_bytes = load_toc(image.store, key)
+    if claims.tar_split is None or toc_bytes is None:
+        return None
+    table = device.table
+    toc = decode_toc(
+        toc_bytes,
+        expected=None,
+        vouched=key,
+        blob_size=table.payload_end,
+        codec=table.format.codec,
+    )
+    document = await _fetch(image, device, claims, claims.tar_split, toc)
+    expected = parse_digest(record.diff_id)
+    got = await _hash(image, device, document, toc, expected.algorithm)
+    if got != expected:
+        raise DiffIdMismatch(
+            f"layer {record.digest}: got {got} by its tar-split, expected diffID {expected}"
+        )
+    return expected
+
+
+def _claims(image: OpenImage, device: Device) -> Claims:
+    digest = parse_digest(image.prepared.image.manifest_digest)
+    data = load_blob(image.store, digest)
+    manifest = None if data is None else decode_manifest(data, None)
+    if not isinstance(manifest, Manifest):
+        return Claims()
+    return claims_of(manifest.layers[device.number - 1].annotations)
+
+
+async def _fetch(image: OpenImage, device: Device, claims: Claims, place: Place, toc: Toc) -> bytes:
+    if place.size > TAR_SPLIT_LIMIT or place.raw_size > DEFAULT_LIMITS.toc_size:
+        raise BadTarSplit(
+            f"tar-split: got {place.size} bytes for {place.raw_size}, expected at most"
+            f" {TAR_SPLIT_LIMIT} for {DEFAULT_LIMITS.toc_size}"
+        )
+    frame = await read_range(image.origin, device.descriptor, place.offset, place.end)
+    stated = toc.tar_split_digest or claims.tar_split_checksum
+    if stated is not None:
+        verify_digest(frame, stated, f"layer {device.descriptor.digest}: tar-split")
+    try:
+        return await trio.to_thread.run_sync(unzstd, frame, place.raw_size, "tar-split")
+    except FormatError as exc:
+        raise BadTarSplit(f"layer {device.descriptor.digest}: {exc.message}") from exc
+
+
+async def _hash(
+    image: OpenImage, device: Device, document: bytes, toc: Toc, algorithm: str
+) -> Digest:
+    hasher = hashlib.new(algorithm, usedforsecurity=False)
+    offsets = dict(zip(map(id, toc.entries), device_offsets(toc), strict=True))
+    for part in tar_parts(document, toc):
+        if isinstance(part, bytes):
+            hasher.update(part)
+            await trio.lowlevel.checkpoint()
+            continue
+        for offset, size in _steps(part, offsets[id(part)]):
+            data = await image.contents.read(device.number, offset, size)
+            await trio.to_thread.run_sync(hasher.update, data)
+    return Digest(algorithm, hasher.hexdigest())
+
+
+def _steps(entry: TocEntry, start: int) -> Iterator[tuple[int, int]]:
+    for position in range(0, entry.size, STEP_SIZE):
+        yield start + position, min(STEP_SIZE, entry.size - position)
