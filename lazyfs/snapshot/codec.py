@@ -360,7 +360,10 @@ def _decompress(source: _Source, sink: _Sink) -> None:
                 if size is None:
                     sink.expect(len(piece))
                 sink.put(piece)
-            sink.put(member.decompress(checksum_of(source.read, header)))
+            if checksum := checksum_of(source.read, header):
+                sink.put(member.decompress(checksum))
+            if not member.eof:
+                raise BadFrame("zstd: got a frame that does not end where its blocks do")
         while waiting:
             sink.put(waiting.popleft().result())
     finally:

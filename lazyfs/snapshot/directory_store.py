@@ -177,7 +177,8 @@ class DirectoryStore:
     def _written(self, content: bytes | Path) -> Iterator[Path]:
         """Write *content* to a temporary file and sync it; it goes away at the end."""
         folder = self.path / TEMPORARY
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         temporary = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
         file = os.open(temporary, WRITING, 0o600)
         try:

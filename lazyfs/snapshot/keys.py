@@ -45,6 +45,13 @@ def check_id(snapshot_id: str) -> str:
     return snapshot_id
 
 
+def check_word(name: str) -> str:
+    """Return *name*, what somebody may call a snapshot, or raise BadKey."""
+    if WORD_RE.fullmatch(name) is None:
+        raise BadKey(f"snapshot: got {name[:100]!r}, expected an id")
+    return name
+
+
 def check_pointer(name: str) -> str:
     """Return the pointer's *name*, or raise BadKey."""
     if POINTER_RE.fullmatch(name) is None:

@@ -31,7 +31,7 @@ from lazyfs.snapshot.errors import (
     StoreConflict,
     StoreFailed,
 )
-from lazyfs.snapshot.keys import ID_RE, SNAPSHOTS, check_id, check_key, folder_of, manifest_key
+from lazyfs.snapshot.keys import ID_RE, SNAPSHOTS, check_id, check_word, folder_of, manifest_key
 from lazyfs.snapshot.local import local_errors
 from lazyfs.snapshot.manifest import (
     MANIFEST_LIMIT,
@@ -359,7 +359,7 @@ class Snapshots:
         return pointer
 
     def _manifest_of(self, snapshot_id: str, pointer: str | None) -> bytes:
-        check_key(snapshot_id)
+        check_word(snapshot_id)
         try:
             data = self.objects.get(manifest_key(snapshot_id), MANIFEST_LIMIT)
         except ObjectMissing as error:
