@@ -191,6 +191,7 @@ def machine(folder: Path, **fields: Any) -> Machine:
     images.tag(TAG, image("old"))
     images.tag("registry.test/pause:3", image("pause", command=("/pause",)))
     store = fields.pop("store", str(folder / "store"))
+    (folder / "m1").mkdir()
     return Machine(folder / "m1", images, store, **fields)
 
 
