@@ -196,6 +196,13 @@ class S3Store:
                 self._is_conditional = known
         return known
 
+    def close(self) -> None:
+        """Let go of the connections; the next call makes new ones."""
+        with self._lock:
+            if self._made is not None:
+                self._made.close()
+                self._made = None
+
     # Requests
 
     def _name(self, key: str) -> dict[str, str]:
