@@ -39,6 +39,7 @@ from lazyfs.snapshot.runtime import (
 )
 
 CALL_SECONDS = 60  # for what takes some 100 ms
+LONG = 1e6  # as long as poll(2) can be told to wait
 IMAGE_SECONDS = 1800  # for what reads or writes all memory of a sandbox
 LOG_NAME = "runsc.log"
 FULL = 1 << 20  # bytes: no checkpoint fits into less
@@ -153,11 +154,14 @@ class Runsc:
         It is known only to those who wait when the sandbox ends: RuntimeFailed says so after that.
         """
         container = plan.containers[-1]
-        limit = float("inf") if seconds is None else seconds
-        try:
-            done = self._call(plan, "wait", container.container_id, seconds=min(limit, 1e9))
-        except TimeExpired:
-            return None
+        limit = LONG if seconds is None else min(seconds, LONG)
+        while True:
+            try:
+                done = self._call(plan, "wait", container.container_id, seconds=limit)
+                break
+            except TimeExpired:
+                if seconds is not None:
+                    return None
         try:
             return int(json.loads(done.out)["exitStatus"])
         except (ValueError, KeyError, TypeError) as exc:

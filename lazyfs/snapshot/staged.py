@@ -34,6 +34,7 @@ from lazyfs.snapshot.programs import (
 from lazyfs.snapshot.runtime import ContainerPlan, ContainerState, RuntimeFacts, SandboxPlan
 
 START_SECONDS = 60
+LONG = 1e6  # seconds, as long as poll(2) can be told to wait
 POLL_SECONDS = 0.01
 
 # Arguments: rootfs, folder for the upper layer or "", "memory" or "disk", overlay's further
@@ -159,9 +160,10 @@ class Staged:
             raise RuntimeFailed(
                 f"{self.name} wait: {container.container_id}: got no such container"
             )
-        limit = 1e6 if seconds is None else seconds
-        if start_time(known.shell) == known.shell_start and not wait_gone([known.shell], limit):
-            return None
+        while start_time(known.shell) == known.shell_start:
+            if not wait_gone([known.shell], LONG if seconds is None else min(seconds, LONG)):
+                if seconds is not None:
+                    return None
         try:
             return int(_path(plan, container, "status").read_text())
         except (OSError, ValueError) as exc:
