@@ -56,11 +56,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("lazyfs.cli.convert:convert", "Make an image that can be mounted lazily."),
     "cache": ("lazyfs.cli.cache:cache", "List, measure, check or remove what is kept here."),
     "profile": ("lazyfs.cli.profile:profile", "Show, export or import what is read first."),
+    "run": ("lazyfs.cli.run:run", "Run a sandbox on images that are mounted lazily."),
     "checkpoint": ("lazyfs.cli.checkpoint:checkpoint", "Save a running sandbox as a snapshot."),
     "restore": ("lazyfs.cli.restore:restore", "Have a snapshot go on as a sandbox."),
+    "recover": ("lazyfs.cli.recover:recover", "Complete, or undo, what a crash has broken off."),
+    "delete": ("lazyfs.cli.delete:delete", "Remove a sandbox with all that it has."),
     "golden": ("lazyfs.cli.golden:golden", "Build and clone snapshots to start sandboxes from."),
     "snapshot": ("lazyfs.cli.snapshot:snapshot", "List, check, copy or remove snapshots."),
     "gc": ("lazyfs.cli.gc:gc", "Remove unfinished snapshots from a store."),
+    "doctor": ("lazyfs.cli.doctor:doctor", "Show what works on this machine, and what lacks."),
 }
 
 

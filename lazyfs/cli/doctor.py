@@ -1,0 +1,278 @@
+"""``lazyfs doctor``: what this machine can do, and what each lack means."""
+
+import json
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lazyfs.cli.options import default_state_dir, json_option, s3_endpoint_option
+
+FUSE = Path("/dev/fuse")
+FUSE_CONF = Path("/etc/fuse.conf")
+NAME_WIDTH = 16
+ASK_SECONDS = 20
+RUNTIMES = ("runsc", "crun", "runc", "bwrap")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    ``means`` says what does not work where it lacks; ``is_needed``: nothing mounts without it.
+    """
+
+    name: str
+    is_ok: bool
+    found: str
+    means: str | None = None
+    is_needed: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        means = None if self.is_ok else self.means
+        return {
+            "name": self.name,
+            "ok": self.is_ok,
+            "found": self.found,
+            "means": means,
+            "needed": self.is_needed,
+            **self.facts,
+        }
+
+
+@click.command()
+@click.argument("store", required=False)
+@click.option(
+    "--runsc",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Look at this runsc.  [default: the one on the PATH]",
+)
+@s3_endpoint_option
+@json_option
+@click.pass_context
+def doctor(
+    ctx: click.Context,
+    store: str | None,
+    runsc: Path | None,
+    s3_endpoint: str | None,
+    as_json: bool,
+) -> None:
+    """Show what works on this machine, for this user, and what each lack means.
+
+    With STORE (/path, file:///path or s3://bucket/prefix) also whether snapshots can be kept there.
+    A probe object is written to it and removed.
+
+    Ends with 8 if nothing can be mounted, else with the code of what is wrong with STORE, else with
+    0: what lacks otherwise may not be wanted.
+    """
+    findings = [*machine(), *sandboxes(default_state_dir(), runsc)]
+    status = 0 if all(each.is_ok for each in findings if each.is_needed) else 8
+    if store is not None:
+        finding, code = look_at_store(store, s3_endpoint)
+        findings.append(finding)
+        status = status or code
+    if as_json:
+        found = [each.document() for each in findings]
+        click.echo(json.dumps({"type": "doctor", "findings": found}, indent=2))
+    else:
+        for each in findings:
+            click.echo(
+                f"{'ok  ' if each.is_ok else 'lack'}  {each.name:{NAME_WIDTH}}  {each.found}"
+            )
+            if not each.is_ok and each.means is not None:
+                click.echo(f"{'':{NAME_WIDTH + 8}}{each.means}")
+    ctx.exit(status)
+
+
+# Mounting
+
+
+def machine() -> Iterator[Finding]:
+    """Yield what mounts need."""
+    yield _fuse()
+    yield _fusermount()
+    yield _native()
+    yield _erofs()
+    yield _user_attributes(default_state_dir())
+
+
+def _fuse() -> Finding:
+    means = "nothing can be mounted: as root: modprobe fuse; chmod 666 /dev/fuse"
+    release = os.uname().release
+    if not FUSE.exists():
+        return Finding("fuse", False, f"no {FUSE}, Linux {release}", means, is_needed=True)
+    try:
+        os.close(os.open(FUSE, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        found = f"{FUSE}: {error.strerror}, Linux {release}"
+        return Finding("fuse", False, found, means, is_needed=True)
+    return Finding("fuse", True, f"{FUSE} opens, Linux {release}", is_needed=True)
+
+
+def _fusermount() -> Finding:
+    path = shutil.which("fusermount3")
+    if os.geteuid() == 0:
+        found = f"{path or 'none'}; root needs none"
+        return Finding("fusermount3", True, found)
+    if path is None:
+        means = "only root, or root of a user namespace, can mount (apt install fuse3)"
+        return Finding("fusermount3", False, "none", means, is_needed=not _has_mount_right())
+    if not os.stat(path).st_mode & stat.S_ISUID:
+        means = "it cannot mount for users: chmod u+s"
+        return Finding("fusermount3", False, f"{path}, not setuid", means, is_needed=True)
+    others = "with -o allow_other" if _may_allow_other() else "for this user alone"
+    return Finding("fusermount3", True, f"{path}, {others}")
+
+
+def _has_mount_right() -> bool:
+    """Say whether this process has CAP_SYS_ADMIN, bit 21, in its user namespace."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> 21 & 1)
+    return False
+
+
+def _may_allow_other() -> bool:
+    try:
+        lines = FUSE_CONF.read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return "user_allow_other" in (line.strip() for line in lines)
+
+
+def _native() -> Finding:
+    try:
+        import lazyfs.mount.native  # noqa: F401
+    except ImportError as error:
+        means = "mounts are served by pyfuse3, several times slower where all is resident"
+        return Finding("native driver", False, str(error), means)
+    return Finding("native driver", True, "compiled")
+
+
+def _erofs() -> Finding:
+    from lazyfs.errors import MountFailed
+    from lazyfs.mount.kernel import check_erofs
+
+    try:
+        check_erofs(os.uname().release)
+    except MountFailed as error:
+        means = "no --driver erofs; the others need nothing of it"
+        return Finding("erofs", False, error.message.removeprefix("driver erofs: "), means)
+    return Finding("erofs", True, "the kernel can mount indexes: --driver erofs")
+
+
+def _user_attributes(folder: Path) -> Finding:
+    """Look whether the state directory's filesystem keeps user.* attributes."""
+    while not folder.exists():
+        folder = folder.parent
+    means = "no overlay on disk (root:dir=PATH) without root"
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            os.setxattr(file.name, "user.lazyfs.probe", b"1")
+    except OSError as error:
+        return Finding("user xattrs", False, f"{folder}: {error.strerror}", means)
+    return Finding("user xattrs", True, f"kept by the filesystem of {folder}")
+
+
+# Sandboxes
+
+
+def sandboxes(state_dir: Path, runsc: Path | None = None) -> Iterator[Finding]:
+    """Yield what sandboxes need: what runs them, and user namespaces for those without root."""
+    yield _user_namespaces()
+    found = [_runtime(name, runsc if name == "runsc" else None, state_dir) for name in RUNTIMES]
+    yield from found
+    if not any(each.is_ok for each in found):
+        means = "no sandbox can be started: apt install runsc, crun, runc or bubblewrap"
+        yield Finding("sandboxes", False, "no runtime", means)
+
+
+def _user_namespaces() -> Finding:
+    from lazyfs.snapshot.errors import RuntimeFailed
+    from lazyfs.snapshot.programs import run_program
+
+    means = "without root no sandbox can be started"
+    words = ["unshare", "--user", "--map-root-user", "--mount", "true"]
+    try:
+        done = run_program(words, seconds=ASK_SECONDS)
+    except RuntimeFailed as error:
+        return Finding("user namespaces", False, error.message, means)
+    if done.status != 0:
+        return Finding("user namespaces", False, done.err.strip()[:200], means)
+    return Finding("user namespaces", True, "this user can make them")
+
+
+def _runtime(name: str, path: Path | None, state_dir: Path) -> Finding:
+    from lazyfs.snapshot.errors import SnapshotError
+    from lazyfs.snapshot.runtimes import Chooser
+
+    means = f"no --runtime {name}"
+    if name == "runsc":
+        means += ": sandboxes cannot be checkpointed and restored"
+    try:
+        facts = Chooser(state_dir)(name, path=path).probe()
+    except SnapshotError as error:
+        return Finding(name, False, error.message, means)
+    abilities = sorted(facts.abilities)
+    platform = f", {facts.platform}" if facts.platform else ""
+    found = f"{facts.version} at {facts.path}{platform}: {', '.join(describe(facts.abilities))}"
+    is_rootless = name != "runsc" or "rootless" in facts.abilities
+    is_ok = os.geteuid() == 0 or is_rootless
+    return Finding(
+        name,
+        is_ok,
+        found,
+        f"{means} without root: take a newer one",
+        facts={
+            "path": str(facts.path),
+            "version": facts.version,
+            "binaryDigest": facts.binary_digest,
+            "platform": facts.platform,
+            "abilities": abilities,
+        },
+    )
+
+
+def describe(abilities: frozenset[str]) -> Iterator[str]:
+    """Yield what a runtime can do, in words."""
+    yield "runs"
+    if {"checkpoint", "restore"} <= abilities:
+        yield "checkpoints"
+        yield "restores several containers" if "multi-restore" in abilities else "restores one"
+        if "compression" not in abilities:
+            yield "files are compressed by itself"
+        if "rootless" in abilities:
+            yield "all of it without root too"
+        if "background" in abilities:
+            yield "loads memory in the background"
+
+
+# The store
+
+
+def look_at_store(url: str, s3_endpoint: str | None) -> tuple[Finding, int]:
+    """Look whether snapshots can be kept at *url*; return that, and an exit code."""
+    from lazyfs.cli.main import exit_code_of
+    from lazyfs.snapshot.errors import SnapshotError
+    from lazyfs.snapshot.stores import open_objects
+
+    try:
+        is_conditional = open_objects(url, s3_endpoint=s3_endpoint).is_conditional()
+    except SnapshotError as error:
+        means = "snapshots cannot be kept there" + (f"; {error.hint}" if error.hint else "")
+        return Finding("store", False, error.message, means), exit_code_of(error)
+    facts = {"url": url, "conditional": is_conditional}
+    if is_conditional:
+        return Finding("store", True, f"{url}: keeps what is there first", facts=facts), 0
+    means = "two machines that move one pointer at the same time may lose one move"
+    found = f"{url}: does not keep conditions of writes"
+    return Finding("store", False, found, means, facts=facts), 0
