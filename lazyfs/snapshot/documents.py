@@ -117,12 +117,13 @@ def make(kind: type[Made], document: Any, complain: Complaint, meanings: Mapping
 def differences(was: Any, now: Any, path: str = "") -> Iterator[Difference]:
     """Yield what differs between two documents, in the order of paths.
 
-    Lists of objects that all have a "name" are compared name by name: "images[web].digest".
+    Lists of objects that all have a "name" are compared name by name: "images[web].digest"; lists
+    of words that are not equally long as wholes.
     """
     if isinstance(was, dict) and isinstance(now, dict):
         for key in sorted(was.keys() | now.keys()):
             yield from differences(was.get(key), now.get(key), f"{path}.{key}" if path else key)
-    elif isinstance(was, list | tuple) and isinstance(now, list | tuple):
+    elif _is_list(was) and _is_list(now) and not _are_words(was, now):
         before, after = _by_name(was), _by_name(now)
         if before is None or after is None:
             before, after = dict(enumerate(was)), dict(enumerate(now))
@@ -183,6 +184,15 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _are_words(was: Sequence[Any], now: Sequence[Any]) -> bool:
+    """Say whether two lists have nothing in them whose place would tell anything."""
+    return len(was) != len(now) and all(isinstance(each, str | int) for each in [*was, *now])
 
 
 def _by_name(items: Sequence[Any]) -> dict[Any, Any] | None:

@@ -458,7 +458,7 @@ def test_a_diff_names_what_differs() -> None:
     assert found[0].endswith("-> null")
     assert found[1:] == [
         "images[pause].layers[0].size: 318102 -> 5",
-        'runtime.cpuFeatures[2]: "sse4_2" -> null',
+        'runtime.cpuFeatures: ["avx", "avx2", "sse4_2"] -> ["avx", "avx2"]',
         'snapshot.rebasedFrom: null -> "x"',
     ]
 
