@@ -235,7 +235,7 @@ class TestAnnotations:
 
 def test_a_reference_layer_cut_anywhere():
     """Whatever the size at which a blob is cut, there is no TOC, and that is said."""
-    blob = next(layer.blob for layer in reference_layers() if layer.name.endswith("12/empty"))
+    blob = next(layer.blob for layer in reference_layers() if layer.name == "estargz-go-0.12/empty")
     for size in range(len(blob)):
         with pytest.raises(NotEstargz):
             find_toc(blob[:size], size)
@@ -245,7 +245,7 @@ def test_a_reference_layer_cut_anywhere():
 
 
 def test_a_reference_layer_bent_anywhere():
-    reference = next(layer for layer in reference_layers() if layer.name.endswith("12/empty"))
+    reference = next(layer for layer in reference_layers() if layer.name == "estargz-go-0.12/empty")
     blob = reference.blob
 
     def open_layer(bent: bytes) -> None:

@@ -19,7 +19,7 @@ from tests.support.tocs import BLOB_SIZE, raw_chunk, raw_entry, raw_file, sha, s
 
 
 def toc_bytes_of(name: str) -> bytes:
-    (reference,) = [layer for layer in reference_layers() if layer.name.endswith(name)]
+    (reference,) = [layer for layer in reference_layers() if layer.name == f"estargz-{name}"]
     blob = reference.blob
     location = find_toc(blob, len(blob))
     return read_toc(
@@ -180,15 +180,17 @@ def test_any_cut_of_a_file(case):
 def test_a_real_toc_cut_anywhere():
     data = toc_bytes_of("go-0.12/empty").rstrip()
     check_document(lambda cut: decode_toc(cut, expected=None, blob_size=BLOB_SIZE), data, BadToc)
-    data = toc_bytes_of("edge-default").rstrip()
+    data = toc_bytes_of("go-0.12/edge-default").rstrip()
     check_document(
         lambda cut: decode_toc(cut, expected=None, blob_size=BLOB_SIZE), data, BadToc, step=101
     )
 
 
-@pytest.mark.parametrize("name", ["edge-chunk4k", "edge-minchunk", "real-gnu"])
+@pytest.mark.parametrize(
+    "name", ["go-0.12/edge-chunk4k", "ctr-remote-0.14.3/edge-minchunk", "go-0.12/real-gnu"]
+)
 def test_a_real_toc_with_a_bent_bit(name):
-    data = toc_bytes_of(name if name != "real-gnu" else "go-0.12/real-gnu")
+    data = toc_bytes_of(name)
     digest = digest_of(data)
 
     def verified(bent: bytes) -> None:

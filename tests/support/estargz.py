@@ -7,6 +7,7 @@ import lzma
 import tarfile
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 from lazyfs.digest import Digest, parse_digest
@@ -14,53 +15,72 @@ from lazyfs.formats.decode import Decoded, Piece
 from lazyfs.formats.toc import Chunk, Toc
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
-PRODUCERS = ("estargz-go-0.12", "estargz-ctr-remote-0.14.3")
+PRODUCERS = (
+    "estargz-go-0.12",
+    "estargz-ctr-remote-0.14.3",
+    "zstdchunked-go-0.12",
+    "zstdchunked-skopeo-1.9.3",
+    "zstdchunked-skopeo-1.18.0",
+)
 
 
 @dataclass(frozen=True)
 class ReferenceLayer:
-    """A layer by an official producer."""
+    """A layer by an official producer; ``toc_blob`` holds its TOC where the layer does not."""
 
     name: str
     blob: bytes = field(repr=False)
     annotations: dict[str, str]
+    toc_digest: Digest
+    toc_blob: bytes | None = field(repr=False, default=None)
 
     @property
-    def toc_digest(self) -> Digest:
-        """What the producer says the TOC's digest is."""
-        return parse_digest(self.annotations["containerd.io/snapshot/stargz/toc.digest"])
+    def is_zstd(self) -> bool:
+        """Whether its chunks are zstd frames."""
+        return self.name.startswith("zstd")
 
     @property
-    def has_external_toc(self) -> bool:
-        """Whether the TOC is in another image."""
-        return "exttoc" in self.name
+    def has_landmarks(self) -> bool:
+        """Whether its producer adds landmarks."""
+        return "skopeo" not in self.name
+
+    @property
+    def tar_split(self) -> bytes | None:
+        """Its tar-split document as its producer compressed it, if there is one."""
+        path = FIXTURES / f"{self.name}.tar-split.json.zst"
+        return path.read_bytes() if path.exists() else None
 
 
 @cache
 def reference_layers() -> tuple[ReferenceLayer, ...]:
-    """Return all eStargz layers, including those with an external TOC."""
+    """Return all layers; ``toc_digest`` is of the JSON, as their makers found it."""
     layers = []
     for producer in PRODUCERS:
-        for path in sorted((FIXTURES / producer).glob("*.tar.gz")):
-            if path.name.endswith(".toclayer.tar.gz"):
+        for path in sorted((FIXTURES / producer).glob("*.tar.*z*")):
+            if ".toclayer." in path.name or ".tar-split." in path.name:
                 continue
-            stem = path.name.removesuffix(".tar.gz")
+            stem = path.name.partition(".")[0]
             facts = json.loads((path.parent / f"{stem}.json").read_text())
-            name = f"{producer}/{stem}"
-            layers.append(ReferenceLayer(name, path.read_bytes(), facts["annotations"]))
+            toc_path = path.with_name(f"{stem}.toclayer.tar.gz")
+            layers.append(
+                ReferenceLayer(
+                    f"{producer}/{stem}",
+                    path.read_bytes(),
+                    facts["annotations"],
+                    parse_digest(facts["tocDigest"]),
+                    toc_path.read_bytes() if toc_path.exists() else None,
+                )
+            )
     return tuple(layers)
 
 
 @cache
 def source_of(layer_name: str) -> bytes:
     """Return the tar that a reference layer was made of."""
-    for entry in json.loads((FIXTURES / "index.json").read_text()):
-        if entry["kind"] == "estargz" and entry["name"] == layer_name.rpartition("/")[2]:
-            path = FIXTURES / entry["source"]
-            opener = lzma.open if path.suffix == ".xz" else gzip.open
-            with opener(path) as stream:
-                return stream.read()
-    raise LookupError(layer_name)
+    path = FIXTURES / json.loads((FIXTURES / f"{layer_name}.json").read_text())["source"]
+    opener = lzma.open if path.suffix == ".xz" else gzip.open
+    with opener(path) as stream:
+        return stream.read()
 
 
 def members_of(tar: bytes) -> dict[bytes, tarfile.TarInfo]:
@@ -104,10 +124,14 @@ def xattrs_of(member: tarfile.TarInfo) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def pieces_of(toc: Toc, payload_end: int) -> tuple[list[Piece], list[tuple[bytes, Chunk]]]:
-    """Return all chunks of a layer as a decoder wants them, and what each key stands for."""
-    chunks = [(entry.path, chunk) for entry in toc.entries for chunk in entry.chunks]
-    ends = sorted({chunk.blob_offset for _, chunk in chunks})
-    after = dict(zip(ends, [*ends[1:], payload_end], strict=True))
+    """Return a layer's chunks as a decoder wants them, and what each key stands for.
+
+    Of several entries of one name only the last counts.
+    """
+    last = {entry.path: entry for entry in toc.entries}
+    chunks = [(path, chunk) for path, entry in last.items() for chunk in entry.chunks]
+    starts = {chunk.blob_offset for entry in toc.entries for chunk in entry.chunks}
+    after = dict(pairwise([*sorted(starts), payload_end]))
     pieces = [
         Piece(
             key,
@@ -116,6 +140,7 @@ def pieces_of(toc: Toc, payload_end: int) -> tuple[list[Piece], list[tuple[bytes
             chunk.inner_offset,
             chunk.size,
             chunk.digest,
+            chunk.codec,
         )
         for key, (_, chunk) in enumerate(chunks)
     ]

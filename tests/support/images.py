@@ -61,7 +61,10 @@ class Layer:
 
 
 def layer_from_fixture(name: str) -> Layer:
-    """Return a reference layer: ``edge-default``, or ``estargz-go-0.12/edge-default`` in full."""
+    """Return a reference layer: ``edge-default``, or ``estargz-go-0.12/edge-default`` in full.
+
+    Only those of eStargz have a short name.
+    """
     if "/" in name:
         paths = [FIXTURES / f"{name}.json"]
     else:
@@ -69,11 +72,32 @@ def layer_from_fixture(name: str) -> Layer:
     if len(paths) != 1:
         raise LookupError(f"fixture {name!r}: got {len(paths)} candidates, expected 1")
     described = json.loads(paths[0].read_text())
-    blob = paths[0].with_suffix(".tar.gz").read_bytes()
+    is_zstd = paths[0].parent.name.startswith("zstd")
+    blob = paths[0].with_suffix(".tar.zst" if is_zstd else ".tar.gz").read_bytes()
     if str(digest_of(blob)) != described["digest"]:
         raise ValueError(f"fixture {name}: the blob is not the one that its description names")
-    media_type = described.get("mediaType", OCI_GZIP)
+    media_type = described.get("mediaType", OCI_ZSTD if is_zstd else OCI_GZIP)
     return Layer(blob, media_type, described["annotations"], diff_id_of(blob, media_type))
+
+
+def toc_layer_of(name: str) -> Layer:
+    """Return the layer that holds the external TOC of the reference layer *name*."""
+    path = FIXTURES / f"{name}.toclayer.tar.gz"
+    described = json.loads((FIXTURES / f"{name}.json").read_text())
+    (listed,) = described["tocImageManifest"]["layers"]
+    blob = path.read_bytes()
+    if str(digest_of(blob)) != listed["digest"]:
+        raise ValueError(f"fixture {name}: the TOC's layer is not the one that its manifest names")
+    return Layer(blob, listed["mediaType"], listed["annotations"], diff_id_of(blob))
+
+
+def reference_layer_names() -> list[str]:
+    """Return the names of all reference layers in full."""
+    return [
+        f"{path.parent.name}/{path.stem}"
+        for path in sorted(FIXTURES.glob("*-*/*.json"))
+        if not path.name.endswith((".toc.json", ".tar-split.json"))
+    ]
 
 
 def source_tar(name: str) -> bytes:
