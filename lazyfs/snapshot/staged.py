@@ -160,10 +160,10 @@ class Staged:
             raise RuntimeFailed(
                 f"{self.name} wait: {container.container_id}: got no such container"
             )
+        limit = LONG if seconds is None else min(seconds, LONG)
         while start_time(known.shell) == known.shell_start:
-            if not wait_gone([known.shell], LONG if seconds is None else min(seconds, LONG)):
-                if seconds is not None:
-                    return None
+            if not wait_gone([known.shell], limit) and seconds is not None:
+                return None
         try:
             return int(_path(plan, container, "status").read_text())
         except (OSError, ValueError) as exc:
