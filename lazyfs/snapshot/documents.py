@@ -219,7 +219,9 @@ def _told(text: str, document: Any, kind: Any, meanings: Mapping[str, str]) -> s
     expected = what.removeprefix("Expected ").partition(", got")[0].replace("`", "")
     if pattern := MATCHING_RE.fullmatch(what):
         expected = meanings.get(pattern[1].replace("\\\\", "\\"), expected)
-    return f"{place or 'document'}: got {quote(got)}, expected {expected}"
+    # Of an object with free names the message has no name.
+    shown = "another value" if "..." in place else quote(got)
+    return f"{place or 'document'}: got {shown}, expected {expected}"
 
 
 def fields_of(kind: Any, place: str) -> list[str]:
@@ -245,7 +247,7 @@ def _inner(info: Any) -> Any:
     if isinstance(info, msgspec.inspect.UnionType):
         kinds = [each for each in info.types if not isinstance(each, msgspec.inspect.NoneType)]
         return next((each for each in kinds if _inner(each) or _is_struct(each)), None)
-    return getattr(info, "item_type", None)
+    return getattr(info, "item_type", getattr(info, "value_type", None))
 
 
 def _is_struct(info: Any) -> bool:
