@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lazyfs.snapshot.template import Template
 
 TEMPLATE_SUFFIXES = (".yaml", ".yml", ".json")
+PATH_PREFIXES = ("/", "./", "../")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,11 @@ class ResolvedImage:
 
 
 def is_template(text: str) -> bool:
-    """Say whether *text* names a file that can only be a template, there or not."""
-    return text.endswith(TEMPLATE_SUFFIXES) or Path(text).is_file()
+    """Say whether *text* is the path of a template, by its looks alone: what is there says nothing.
+
+    No image's name begins so; one that ends so needs its tag.
+    """
+    return text.endswith(TEMPLATE_SUFFIXES) or text.startswith(PATH_PREFIXES)
 
 
 @click.command()

@@ -1,0 +1,35 @@
+"""``lazyfs delete``: a sandbox and all that it has are removed."""
+
+from pathlib import Path
+
+import click
+
+from lazyfs.cli.options import cache_dir_option, default_state_dir
+
+
+@click.command()
+@click.argument("sandbox_ids", metavar="ID...", nargs=-1, required=True)
+@click.option("--force", is_flag=True, help="Kill what runs; give up a snapshot being made.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="How long to wait for another command that works on the sandbox.",
+)
+@cache_dir_option
+def delete(sandbox_ids: tuple[str, ...], force: bool, wait: float, cache_dir: Path) -> None:
+    """Remove the sandbox ID: its processes, mounts, volumes and records.
+
+    One that runs is refused, and so is one whose snapshot is not complete.  Snapshots that were
+    made of it stay where they are.
+    """
+    from lazyfs.cli.checkpoint import tools_for_checkpoints
+    from lazyfs.snapshot.recover import delete as work
+    from lazyfs.snapshot.sandbox import Sandboxes
+
+    sandboxes = Sandboxes(default_state_dir() / "sandboxes")
+    tools = tools_for_checkpoints(cache_dir)
+    for sandbox in [sandboxes.open(each) for each in sandbox_ids]:
+        with sandbox.lock(wait):
+            work(sandbox, tools, force=force)

@@ -1,0 +1,269 @@
+"""``lazyfs run``: a sandbox that begins, of a template or of one image."""
+
+import json
+import os
+import re
+import secrets as random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lazyfs.cli.access import access_options
+from lazyfs.cli.options import (
+    cache_dir_option,
+    default_runtime_dir,
+    default_state_dir,
+    json_option,
+    platform_option,
+)
+from lazyfs.cli.resolve import is_template
+from lazyfs.errors import UsageError
+
+if TYPE_CHECKING:
+    from lazyfs.registry.access import AccessOptions
+    from lazyfs.snapshot.run import Order, Started, Tools
+    from lazyfs.snapshot.template import EnvVar, Template
+
+VARIABLE_RE = re.compile(r"[^=]+=.*", re.DOTALL)
+ID_LENGTH = 54  # of a name, before a dash and 8 digits
+
+
+@click.command()
+@click.argument("source", metavar="TEMPLATE|IMAGE")
+@click.argument("words", metavar="[-- COMMAND...]", nargs=-1)
+@click.option("--id", "sandbox_id", metavar="ID", help="What to call the sandbox.")
+@click.option(
+    "--runtime",
+    default="",
+    metavar="NAME",
+    help="runsc, crun, runc or bwrap, or a program.  [default: the first of them that is there]",
+)
+@click.option(
+    "--runsc",
+    "program",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="gVisor's program; implies --runtime runsc.",
+)
+@click.option(
+    "--pull",
+    type=click.Choice(["missing", "always", "never"]),
+    default="missing",
+    show_default=True,
+    help="When to ask what a tag means: where it is not known here, always, or never.",
+)
+@click.option(
+    "--locked",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Take what a lock file says that tags mean (lazyfs resolve --lockfile).",
+)
+@click.option(
+    "--require-pinned",
+    is_flag=True,
+    envvar="LAZYFS_REQUIRE_PINNED",
+    show_envvar=True,
+    help="Refuse references without a digest.",
+)
+@click.option(
+    "--attach/--detach",
+    "is_attached",
+    default=None,
+    help="On this terminal, with nothing left of it afterwards, or in the background.  "
+    "[default: attached for IMAGE, detached for TEMPLATE]",
+)
+@click.option(
+    "--overlay",
+    metavar="KIND",
+    help="Where changes of files go: root:memory, root:dir=/PATH, none.  [default: root:memory]",
+)
+@click.option(
+    "--network",
+    type=click.Choice(["none", "sandbox", "host"]),
+    help="Which network there is.  [default: none]",
+)
+@click.option(
+    "--env", "variables", multiple=True, metavar="NAME=VALUE", help="A variable; for IMAGE."
+)
+@click.option(
+    "--secrets",
+    "--secret-env-file",
+    "secret_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Values that the template names by secretKeyRef: NAME: {KEY: VALUE}.",
+)
+@click.option(
+    "--mount-option",
+    "mount_words",
+    multiple=True,
+    metavar="OPTION",
+    help="As after -o of lazyfs mount: prefetch=, driver=, cache_size=, …",
+)
+@click.option("--keep-failed", is_flag=True, help="Keep a sandbox that does not become ready.")
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="How long to wait for another command that works on the sandbox.",
+)
+@cache_dir_option
+@platform_option
+@access_options
+@json_option
+def run(
+    source: str,
+    words: tuple[str, ...],
+    sandbox_id: str | None,
+    runtime: str,
+    program: Path | None,
+    pull: str,
+    locked: Path | None,
+    require_pinned: bool,
+    is_attached: bool | None,
+    overlay: str | None,
+    network: str | None,
+    variables: tuple[str, ...],
+    secret_file: Path | None,
+    mount_words: tuple[str, ...],
+    keep_failed: bool,
+    wait: float,
+    cache_dir: Path,
+    platform: str | None,
+    access: "AccessOptions",
+    as_json: bool,
+) -> int:
+    """Start a sandbox on images that are mounted lazily.
+
+    TEMPLATE is a file: its name ends in .yaml, .yml or .json, or begins with / or ./ or ../; the
+    command prints the sandbox's id and returns when it is ready.  Anything else is an IMAGE, which
+    is run on this terminal, as by docker run --rm.  Tags are resolved once; what they mean then
+    holds for the sandbox and its snapshots.
+    """
+    from lazyfs.snapshot import template as templates
+    from lazyfs.snapshot.environment import load_secrets
+    from lazyfs.snapshot.lockfile import apply_lock, load_lock
+    from lazyfs.snapshot.run import Order, run_attached
+    from lazyfs.snapshot.run import run as start
+
+    template = _template_of(source, words, variables)
+    if locked is not None:
+        template = apply_lock(template, load_lock(locked))
+    if require_pinned:
+        templates.require_pinned(template, source if is_template(source) else "IMAGE")
+    if is_attached is None:
+        is_attached = not is_template(source)
+    if is_attached and as_json:
+        raise UsageError("option --json: got a sandbox on this terminal, expected --detach with it")
+    order = Order(
+        template=template,
+        sandbox_id=sandbox_id or _new_id(template.name),
+        runtime=runtime or ("runsc" if program else ""),
+        program=program,
+        platform=platform,
+        pull=pull,
+        overlay=overlay,
+        network=network,
+        secrets=load_secrets(secret_file, os.environ),
+        cache_dir=str(cache_dir),
+        keep_failed=keep_failed and not is_attached,
+        wait=wait,
+    )
+    _recover_first(order, cache_dir)
+    tools = _tools(cache_dir, access, mount_words)
+    if is_attached:
+        return run_attached(order, tools)
+    _say(start(order, tools), as_json=as_json)
+    return 0
+
+
+def _template_of(source: str, words: tuple[str, ...], variables: tuple[str, ...]) -> "Template":
+    from lazyfs.snapshot.template import load_template, template_of_image
+
+    if not is_template(source):
+        return template_of_image(source, words, env=_environment(variables))
+    for what, given in (("a command", words), ("--env", variables)):
+        if given:
+            raise UsageError(
+                f"run {source}: got a template and {what}, expected that in the template",
+                hint="for the image of that name: write its tag",
+            )
+    return load_template(Path(source))
+
+
+def _environment(variables: tuple[str, ...]) -> "list[EnvVar]":
+    from lazyfs.snapshot.template import EnvVar
+
+    found = []
+    for text in variables:
+        if VARIABLE_RE.fullmatch(text) is None:
+            raise UsageError(f"option --env: got {text[:80]!r}, expected NAME=VALUE")
+        name, _, value = text.partition("=")
+        found.append(EnvVar(name=name, value=value))
+    return found
+
+
+def _new_id(name: str) -> str:
+    """Return a new id for a sandbox of the template *name*."""
+    stem = re.sub(r"[^a-z0-9]+", "-", name)[:ID_LENGTH].strip("-")
+    return f"{stem}-{random.token_hex(4)}"
+
+
+def _recover_first(order: "Order", cache_dir: Path) -> None:
+    """Bring a sandbox of that id, whose command was killed, to its end."""
+    from lazyfs.cli.recover import recover_one
+    from lazyfs.snapshot.sandbox import Sandboxes, SandboxMissing
+
+    try:
+        sandbox = Sandboxes(default_state_dir() / "sandboxes").open(order.sandbox_id)
+    except SandboxMissing:
+        return
+    recover_one(sandbox, cache_dir, wait=order.wait)
+
+
+def _tools(cache_dir: Path, access: "AccessOptions", mount_words: tuple[str, ...]) -> "Tools":
+    from lazyfs.service.bases import ImageBases
+    from lazyfs.service.mount_command import MountCommand
+    from lazyfs.snapshot.privileges import rootless
+    from lazyfs.snapshot.run import Tools
+    from lazyfs.snapshot.runtimes import Chooser
+    from lazyfs.snapshot.sandbox import Sandboxes
+
+    words = tuple(word for option in mount_words for word in ("-o", option))
+    mount = MountCommand(cache_dir, access, words)
+    return Tools(
+        sandboxes=Sandboxes(default_state_dir() / "sandboxes"),
+        bases=ImageBases(cache_dir, default_runtime_dir(), access, mount),
+        choose=Chooser(default_state_dir()),
+        say=lambda line: click.echo(f"lazyfs: {line}", err=True),
+        rootless=rootless(),
+    )
+
+
+def _say(started: "Started", *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(_document(started), indent=2))
+    else:
+        click.echo(started.sandbox.id)
+
+
+def _document(started: "Started") -> dict[str, Any]:
+    """Return the JSON form.  Fields: docs/reference/json.md."""
+    return {
+        "id": started.sandbox.id,
+        "state": "RUNNING",
+        "runtime": started.runtime.name,
+        "logs": str(started.plan.log_dir),
+        "images": [
+            {
+                "name": image.name,
+                "originalRef": image.original_ref,
+                "resolvedRef": image.resolved_ref,
+                "resolvedAt": image.resolved_at,
+                "pinned": image.pinned,
+            }
+            for image in started.images
+        ],
+    }

@@ -1,0 +1,289 @@
+"""Runs: a sandbox that begins, on images whose tags are resolved once and locked by that.
+
+    STARTING  →  resolved  →  mounted side by side, compared  →  bundles  →  record  →  RUNNING
+
+The record of what was mounted is on the disk before a process starts.  Whatever fails leaves no
+process, no mount, no record and no folder.
+"""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from lazyfs.errors import LazyfsError
+from lazyfs.snapshot.bases import Base, Bases
+from lazyfs.snapshot.bundle import write_bundle
+from lazyfs.snapshot.checkpoint import end
+from lazyfs.snapshot.containers import build_specs, wait_ready
+from lazyfs.snapshot.errors import NotReady, SnapshotError
+from lazyfs.snapshot.evidence import MOUNT_ID
+from lazyfs.snapshot.gates import check_mounted
+from lazyfs.snapshot.journal import Journal, JournalContainer, State
+from lazyfs.snapshot.local import local_errors
+from lazyfs.snapshot.logs import last_lines
+from lazyfs.snapshot.manifest import Image
+from lazyfs.snapshot.record import (
+    RECORD_VERSION,
+    BaseRecord,
+    RecordedImage,
+    image_of_identity,
+    remove_record,
+    save_record,
+)
+from lazyfs.snapshot.runtime import Choose, Runtime, SandboxPlan
+from lazyfs.snapshot.sandbox import (
+    Sandbox,
+    Sandboxes,
+    SandboxExists,
+    utc_now,
+    write_durably,
+)
+from lazyfs.snapshot.spec import Rootless
+from lazyfs.snapshot.template import SecretKey, Template
+
+Say = Callable[[str], None]
+DEFAULT_OVERLAY = "root:memory"
+DEFAULT_NETWORK = "none"
+RESTARTABLE = (None, State.STOPPED, State.FAILED)
+MADE = ("bundles", "runtime", "restores", "template.json", "base-record.json")  # by a run
+AFTER_SECONDS = 30.0  # for another command to let go of a sandbox whose process has ended
+
+
+class RunBroken(SnapshotError):
+    """A run was broken off: by a signal, or by a fault in lazyfs."""
+
+    code = "E_INTERRUPTED"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is wanted: *template* as sandbox ``sandbox_id``.
+
+    ``runtime``, ``overlay`` and ``network`` come before what the template says.  ``pull`` is
+    "missing", "always" or "never".  ``cache_dir`` is written down for later commands.
+    """
+
+    template: Template
+    sandbox_id: str
+    runtime: str = ""
+    program: Path | None = None
+    platform: str | None = None
+    pull: str = "missing"
+    overlay: str | None = None
+    network: str | None = None
+    secrets: Mapping[SecretKey, str] = field(default_factory=dict)
+    cache_dir: str = ""
+    keep_failed: bool = False
+    wait: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a run works with; ``say`` gets a line for the user."""
+
+    sandboxes: Sandboxes
+    bases: Bases
+    choose: Choose
+    say: Say
+    rootless: Rootless | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A sandbox that runs, or is about to on the terminal."""
+
+    sandbox: Sandbox
+    plan: SandboxPlan
+    runtime: Runtime
+    images: tuple[Image, ...]
+
+
+def run(order: Order, tools: Tools) -> Started:
+    """Start a sandbox in the background; return when it is ready.
+
+    Raises SandboxExists, Busy, Unsupported, TemplateInvalid; TagUnresolvable, BaseUnavailable,
+    BaseCorrupt, PlatformMismatch, BaseDrift; RuntimeFailed, NotReady.
+    """
+    return _run(order, tools, is_attached=False)
+
+
+def run_attached(order: Order, tools: Tools) -> int:
+    """Run a sandbox of one container on this terminal; return its exit status.
+
+    Nothing of it is left, but for a checkpoint that another command has begun meanwhile.
+    """
+    started = _run(order, tools, is_attached=True)
+    sandbox = started.sandbox
+    try:
+        # Not under the lock: others may checkpoint it.
+        return started.runtime.run_attached(started.plan)
+    finally:
+        with suppress(LazyfsError), sandbox.lock(AFTER_SECONDS):
+            journal = sandbox.journal()
+            if journal is not None and journal.state is State.RUNNING:
+                end(sandbox, started.plan, started.runtime, tools.bases)
+                remove_record(sandbox.record_path)
+                sandbox.remove()
+
+
+def _run(order: Order, tools: Tools, *, is_attached: bool) -> Started:
+    try:
+        sandbox, is_new = tools.sandboxes.create(order.sandbox_id), True
+    except SandboxExists:
+        sandbox, is_new = tools.sandboxes.open(order.sandbox_id), False
+    with sandbox.lock(order.wait):
+        if not is_new:
+            _check_state(sandbox)
+        attempt = _Attempt(sandbox, order, tools)
+        try:
+            return attempt.make(is_attached=is_attached)
+        except BaseException as error:
+            attempt.undo(error, is_new=is_new)
+            raise
+
+
+def _check_state(sandbox: Sandbox) -> None:
+    journal = sandbox.journal()
+    state = None if journal is None else journal.state
+    if state not in RESTARTABLE:
+        raise SandboxExists(
+            f"sandbox {sandbox.id}: got one that is {state}, expected a new id, or one that has "
+            "stopped",
+            hint=f"choose another with --id, or lazyfs delete {sandbox.id}",
+        )
+
+
+class _Attempt:
+    """One start of a sandbox whose lock is held."""
+
+    def __init__(self, sandbox: Sandbox, order: Order, tools: Tools) -> None:
+        self._sandbox = sandbox
+        self._order = order
+        self._tools = tools
+        self._runtime: Runtime | None = None
+
+    def make(self, *, is_attached: bool) -> Started:
+        """Do it all; an attached sandbox is ready to be run then."""
+        sandbox, order, tools = self._sandbox, self._order, self._tools
+        template = order.template
+        remove_record(sandbox.record_path)  # what an earlier life was started on
+        sandbox.clear(*MADE, "checkpoints", sandbox.draft_path.name)
+        journal = self._begin()
+        runtime = self._runtime = tools.choose(
+            order.runtime or template.runtime.name or "", path=order.program, digest=None
+        )
+        facts = runtime.probe()
+        journal = sandbox.save(journal.with_runtime(facts))
+        plan = sandbox.plan(journal)
+        bases = tools.bases.resolve(
+            template.images, platform=order.platform or template.platform, pull=order.pull
+        )
+        for base in bases.values():
+            tools.say(locked_line(base.image))
+            if base.note is not None:
+                tools.say(base.note)
+        record = self._mount(bases)
+        configs = {name: base.config for name, base in bases.items()}
+        specs = build_specs(
+            sandbox,
+            plan,
+            template,
+            configs,
+            facts.name,
+            secrets=order.secrets,
+            rootless=tools.rootless,
+        )
+        for container in plan.containers:
+            write_bundle(container.bundle, specs[container.name])
+        write_durably(sandbox.template_path, msgspec.json.encode(template.to_document()))
+        save_record(sandbox.record_path, record)
+        if not is_attached:
+            runtime.start(plan)
+            self._wait_ready(plan)
+        sandbox.step(journal, State.RUNNING)
+        images = tuple(each.image for each in record.images)
+        return Started(sandbox, plan, runtime, images)
+
+    def _begin(self) -> Journal:
+        sandbox, template = self._sandbox, self._order.template
+        options = template.runtime
+        return sandbox.begin(
+            State.STARTING,
+            containers=tuple(
+                JournalContainer(each.name, sandbox.container_id(each.name))
+                for each in template.all_containers
+            ),
+            overlay=self._order.overlay or options.overlay or DEFAULT_OVERLAY,
+            network=self._order.network or options.network or DEFAULT_NETWORK,
+            flags=options.flags,
+            cache_dir=self._order.cache_dir,
+            template_name=template.name,
+            template_digest=template.digest,
+        )
+
+    def _mount(self, bases: Mapping[str, Base]) -> BaseRecord:
+        """Mount all images side by side; return what the mounts say they are."""
+        with ThreadPoolExecutor(len(bases)) as pool:
+            mounting = [pool.submit(self._mount_one, base) for base in bases.values()]
+        recorded = tuple(each.result() for each in mounting)  # all have ended by now
+        return BaseRecord(RECORD_VERSION, self._sandbox.id, utc_now(), recorded)
+
+    def _mount_one(self, base: Base) -> RecordedImage:
+        image = base.image
+        rootfs = self._sandbox.rootfs(image.name)
+        with local_errors(rootfs, "make"):
+            rootfs.mkdir(mode=0o755, parents=True)
+        self._tools.bases.mount(base, rootfs)
+        attributes = self._tools.bases.identity(rootfs)
+        mounted = image_of_identity(image.name, attributes, image.original_ref, layers=image.layers)
+        check_mounted(image, mounted)
+        return RecordedImage(image, attributes[MOUNT_ID], str(rootfs))
+
+    def _wait_ready(self, plan: SandboxPlan) -> None:
+        assert self._runtime is not None, "it has started the sandbox"
+        try:
+            wait_ready(self._order.template, self._runtime, plan)
+        except NotReady as error:
+            name = str(error.details.get("container", plan.root.name))
+            said = last_lines(plan.log_dir / f"{name}.log", 0)
+            if not said:
+                raise
+            message = f"{error.message}; it said: {said}"
+            raise NotReady(message, hint=error.hint, details=error.details) from error
+
+    def undo(self, error: BaseException, *, is_new: bool) -> None:
+        """Leave nothing of a start that failed; a sandbox that was there before stays, FAILED."""
+        sandbox = self._sandbox
+        journal = sandbox.journal()
+        has_begun = journal is not None and journal.state is State.STARTING
+        if journal is not None and has_begun:
+            if self._order.keep_failed and isinstance(error, NotReady):
+                sandbox.fail(journal, error)
+                return
+            plan = sandbox.plan(journal)
+            if self._runtime is not None:
+                end(sandbox, plan, self._runtime, self._tools.bases)
+            remove_record(sandbox.record_path)
+            sandbox.clear(*MADE)
+        if is_new:
+            sandbox.remove()
+        elif journal is not None and has_begun:
+            reason = error if isinstance(error, LazyfsError) else RunBroken(repr(error))
+            sandbox.fail(journal, cast(Exception, reason))
+
+
+def locked_line(image: Image) -> str:
+    """Return what is said of an image: what the user wrote, and what that is from now on."""
+    platform = image.platform
+    variant = platform.variant if isinstance(platform.variant, str) else ""
+    spelled = "/".join(filter(None, (platform.os, platform.architecture, variant)))
+    what = "as it is pinned" if image.pinned else "locked"
+    return (
+        f"{image.name}: {image.original_ref} -> {image.resolved_ref} ({spelled}), {what} for this "
+        "sandbox and its snapshots"
+    )
