@@ -64,9 +64,20 @@ def verify(
             "errors": [_error(error) for error in wrong],
         }
         click.echo(json.dumps(document, indent=2))
-    for error in wrong if not as_json else ():
-        click.echo(error.message)
+    else:
+        _say(loaded, wrong)
     return exit_code_of(wrong[0]) if wrong else 0
+
+
+def _say(loaded: "Loaded", wrong: "list[LazyfsError]") -> None:
+    from lazyfs.cli.quantities import size_text
+
+    for error in wrong:
+        click.echo(error.message)
+    if not wrong:
+        size = sum(file.stored_size for file in loaded.manifest.files)
+        files = len(loaded.manifest.files)
+        click.echo(f"lazyfs: {loaded.id}: {files} files, {size_text(size)}, verified", err=True)
 
 
 def _bases(

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazyfs.cli.quantities import BadQuantity, parse_budget, parse_rate, parse_size, size_text
+from lazyfs.cli.quantities import (
+    BadQuantity,
+    parse_budget,
+    parse_duration,
+    parse_rate,
+    parse_size,
+    size_text,
+)
 from lazyfs.store.budget import Budget
 
 
@@ -113,3 +120,17 @@ def test_any_text_is_a_quantity_or_refused(text):
 @given(st.integers(0, 1 << 40))
 def test_what_is_shown_can_be_parsed(size):
     assert abs(parse_size(size_text(size)) - size) <= max(size / 10, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0", 0), ("90s", 90), ("30m", 1800), ("24h", 86400), ("7d", 604800), ("1.5 h", 5400)],
+)
+def test_durations(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "1", "-1s", "1w", "1M", "1 day", "h1", "1e3s", "nan"])
+def test_no_durations(text):
+    with pytest.raises(BadQuantity, match="expected"):
+        parse_duration(text)
