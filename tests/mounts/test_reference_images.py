@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import Lazyfs
-from tests.support.images import layer_from_fixture, make_layout, source_tar
+from tests.support.estargz import source_of
+from tests.support.images import (
+    layer_from_fixture,
+    make_layout,
+    reference_layer_names,
+    toc_layer_of,
+)
 from tests.support.mounting import force_unmount, needs_fuse, needs_root
 from tests.support.tree import Found, tree_of, tree_of_tar
 
@@ -21,29 +27,18 @@ LANDMARKS = {b".prefetch.landmark", b".no.prefetch.landmark"}
 EXTERNAL = "exttoc"
 
 
-def names() -> list[str]:
-    """Return the reference layers whose TOC is in the blob."""
-    paths = sorted(FIXTURES.glob("estargz-*/*.json"))
-    return [
-        f"{path.parent.name}/{path.stem}"
-        for path in paths
-        if not path.name.endswith(".toc.json") and EXTERNAL not in path.name
-    ]
-
-
-def source_of(name: str) -> bytes:
-    described = json.loads((FIXTURES / f"{name}.json").read_text())
-    return source_tar(Path(described["source"]).name.split(".")[0])
-
-
 @contextmanager
 def mounted(folder: Path, *layers: str) -> Iterator[Path]:
     """Mount an image of reference layers, bottom first."""
-    make_layout(folder / "layout", [layer_from_fixture(name) for name in layers])
+    layout = folder / "layout"
+    make_layout(layout, [layer_from_fixture(name) for name in layers])
+    external = [toc_layer_of(name) for name in layers if EXTERNAL in name]
+    if external:
+        make_layout(layout, external, tag="latest-esgztoc")
     lazyfs, point = Lazyfs(folder), folder / "mnt"
     point.mkdir()
     try:
-        lazyfs.mount(f"oci:{folder / 'layout'}", point)
+        lazyfs.mount(f"oci:{layout}:latest", point)
         yield point
     finally:
         lazyfs("umount", point)
@@ -68,7 +63,7 @@ def expected_tree(tar: bytes) -> dict[bytes, Found]:
     return expected
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", reference_layer_names())
 def test_a_mount_equals_the_source(tmp_path: Path, name: str) -> None:
     expected = expected_tree(source_of(name))
     with mounted(tmp_path, name) as point:
@@ -81,13 +76,23 @@ def test_a_mount_equals_the_source(tmp_path: Path, name: str) -> None:
         assert any(other.startswith(path + b"/") for other in expected), path
     for path, want in expected.items():
         have = got[path]
-        # A TOC holds whole seconds; producers round.
+        # stargz's TOCs hold whole seconds; producers round.
         assert abs(have.mtime_ns - want.mtime_ns) <= 500_000_000, path
         have.mtime_ns = want.mtime_ns
+        if "skopeo-1.9.3" in name:  # it loses xattrs that are empty
+            want.xattrs = {key: value for key, value in want.xattrs.items() if value}
         assert have == want, path
 
 
-def test_merged_layers_equal_what_umoci_unpacks(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "layers",
+    [
+        ("estargz-go-0.12/real-from-targz", "estargz-go-0.12/edge-default"),
+        ("zstdchunked-go-0.12/real-from-targz", "estargz-ctr-remote-0.14.3/edge-exttoc"),
+        ("zstdchunked-go-0.12/real-from-targz", "zstdchunked-skopeo-1.9.3/edge"),
+    ],
+)
+def test_merged_layers_equal_what_umoci_unpacks(tmp_path: Path, layers: tuple[str, str]) -> None:
     listing = json.loads((FIXTURES / "golden/multi.umoci-unpack.json").read_text())
     del listing["."]  # umoci shows the directory that it unpacked into
     wanted = {
@@ -95,7 +100,6 @@ def test_merged_layers_equal_what_umoci_unpacks(tmp_path: Path) -> None:
         path.encode().replace(rb"\xe9\xff\xfe", 3 * "\N{REPLACEMENT CHARACTER}".encode()): want
         for path, want in listing.items()
     }
-    layers = ("estargz-go-0.12/real-from-targz", "estargz-go-0.12/edge-default")
     with mounted(tmp_path, *layers) as point:
         got = tree_of(point)
     assert set(got) == set(wanted)
@@ -106,10 +110,10 @@ def test_merged_layers_equal_what_umoci_unpacks(tmp_path: Path) -> None:
         assert found.digest == want.get("sha256"), path
 
 
-def test_external_tocs_are_refused_with_the_reason(tmp_path: Path) -> None:
+def test_an_external_toc_that_is_not_there(tmp_path: Path) -> None:
     layer = layer_from_fixture("estargz-ctr-remote-0.14.3/edge-exttoc")
     make_layout(tmp_path / "layout", [layer])
     (tmp_path / "mnt").mkdir()
-    done = Lazyfs(tmp_path)("mount", f"oci:{tmp_path / 'layout'}", tmp_path / "mnt")
-    assert done.returncode == 7
-    assert "external TOC" in done.stderr
+    done = Lazyfs(tmp_path)("mount", f"oci:{tmp_path / 'layout'}:latest", tmp_path / "mnt")
+    assert done.returncode == 3
+    assert "latest-esgztoc" in done.stderr
