@@ -1,6 +1,7 @@
 """``lazyfs restore``: a snapshot goes on as a sandbox."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,20 @@ if TYPE_CHECKING:
 @click.option("--keep-failed", is_flag=True, help="Keep a sandbox that does not become ready.")
 @click.option("--rebase", metavar="REF", help="Go on with another image: data snapshots only.")
 @click.option("--pull", metavar="POLICY", hidden=True)
+@click.option(
+    "--secrets",
+    "secret_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Values that a --template names by secretKeyRef.",
+)
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="How long to wait for another command that works on the sandbox.",
+)
 @s3_endpoint_option
 @cache_dir_option
 @access_options
@@ -80,6 +95,8 @@ def restore(
     keep_failed: bool,
     rebase: str | None,
     pull: str | None,
+    secret_file: Path | None,
+    wait: float,
     s3_endpoint: str | None,
     cache_dir: Path,
     access: "AccessOptions",
@@ -97,6 +114,7 @@ def restore(
         )
     if sandbox_id is None and not dry_run:
         raise UsageError("option --id: got nothing, expected what to call the sandbox")
+    from lazyfs.snapshot.environment import load_secrets
     from lazyfs.snapshot.gates import Allowed
     from lazyfs.snapshot.restore import Order
     from lazyfs.snapshot.restore import restore as start
@@ -132,7 +150,10 @@ def restore(
         allow_partial=allow_partial_base,
         keep_failed=keep_failed,
         cache_dir=str(cache_dir),
+        secrets=load_secrets(secret_file, os.environ),
+        wait=wait,
     )
+    _recover_first(sandbox_id, cache_dir, wait)
     say_restored(start(order, tools), as_json=as_json)
 
 
@@ -140,11 +161,10 @@ def tools_for_restores(
     store: str, s3_endpoint: str | None, cache_dir: Path, access: "AccessOptions"
 ) -> "Tools":
     """Return what a restore works with."""
-    import os
-
     from lazyfs.oci.platforms import platform_of_machine
     from lazyfs.service.bases import ImageBases
     from lazyfs.service.mount_command import MountCommand
+    from lazyfs.snapshot.privileges import rootless
     from lazyfs.snapshot.restore import Tools
     from lazyfs.snapshot.runtimes import Chooser
     from lazyfs.snapshot.sandbox import Sandboxes
@@ -159,7 +179,20 @@ def tools_for_restores(
         choose=Chooser(default_state_dir()),
         host=platform_of_machine(system.sysname, system.machine),
         say=lambda line: click.echo(f"lazyfs: {line}", err=True),
+        rootless=rootless(),
     )
+
+
+def _recover_first(sandbox_id: str, cache_dir: Path, wait: float) -> None:
+    """Bring a sandbox of that id, whose command was killed, to its end."""
+    from lazyfs.cli.recover import recover_one
+    from lazyfs.snapshot.sandbox import Sandboxes, SandboxMissing
+
+    try:
+        sandbox = Sandboxes(default_state_dir() / "sandboxes").open(sandbox_id)
+    except SandboxMissing:
+        return
+    recover_one(sandbox, cache_dir, wait=wait)
 
 
 def _parse_assumed(words: tuple[str, ...]) -> dict[str, str]:

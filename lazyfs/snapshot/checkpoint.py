@@ -326,7 +326,7 @@ def _leave(sandbox: Sandbox, made: Made, runtime: Runtime, plan: SandboxPlan, to
         state = State.RUNNING
     else:
         end(sandbox, plan, runtime, tools.mounts)
-        sandbox.clear("bundles", "runtime")
+        sandbox.clear("bundles", "runtime", "base")
     sandbox.clear(*LOCAL)
     sandbox.step(journal, state, **changes)
     sandbox.clear(sandbox.draft_path.name)

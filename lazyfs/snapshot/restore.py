@@ -9,7 +9,7 @@ is called leaves nothing, and what fails after it is ended and removed, too.
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +23,8 @@ from lazyfs.snapshot.bases import Base, Bases
 from lazyfs.snapshot.bundle import write_bundle
 from lazyfs.snapshot.checkpoint import end
 from lazyfs.snapshot.containers import build_specs, wait_ready
-from lazyfs.snapshot.errors import NotReady, SnapshotError
+from lazyfs.snapshot.directory_store import DirectoryStore
+from lazyfs.snapshot.errors import BaseCorrupt, BaseUnavailable, NotReady, SnapshotError
 from lazyfs.snapshot.evidence import MOUNT_ID, REBASED
 from lazyfs.snapshot.extensions import specs_of, unpack_profiles
 from lazyfs.snapshot.journal import Journal, JournalContainer, State
@@ -48,13 +49,15 @@ from lazyfs.snapshot.sandbox import (
     write_durably,
 )
 from lazyfs.snapshot.snapshots import Snapshots
-from lazyfs.snapshot.spec import diff_specs, spec_digest
+from lazyfs.snapshot.spec import Rootless, diff_specs, spec_digest
 from lazyfs.snapshot.stoppable import Stoppable
+from lazyfs.snapshot.template import SecretKey
 
 Say = Callable[[str], None]
 DEFAULT_OVERLAY = "root:memory"
 RESUMABLE = (State.STOPPED, State.FAILED)
-RESTORED = ("bundles", "restores", "runtime", "base-record.json")  # what a restore makes
+BASE = "base"  # of a sandbox's folder: images that were embedded beside the snapshot
+RESTORED = ("bundles", BASE, "restores", "runtime", "base-record.json")  # what a restore makes
 
 
 class RestoreBroken(SnapshotError):
@@ -79,6 +82,8 @@ class Order:
     keep_failed: bool = False
     cache_dir: str = ""
     files: Path | None = None
+    secrets: Mapping[SecretKey, str] = field(default_factory=dict)
+    wait: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,7 @@ class Tools:
     choose: Choose
     host: Platform
     say: Say
+    rootless: Rootless | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +126,7 @@ def restore(order: Order, tools: Tools) -> Restored:
         sandbox, is_new = tools.sandboxes.create(order.sandbox_id), True
     except SandboxExists:
         sandbox, is_new = tools.sandboxes.open(order.sandbox_id), False
-    with sandbox.lock():
+    with sandbox.lock(order.wait):
         if not is_new:
             _check_state(sandbox)
         try:
@@ -171,14 +177,22 @@ def _restore(
     sandbox: Sandbox, order: Order, found: Review, tools: Tools, notices: list[str]
 ) -> tuple[Image, ...]:
     """Do it, in a sandbox whose lock is held; return its images."""
-    sandbox.clear("bundles", "checkpoints", "restores", "runtime", sandbox.draft_path.name)
+    sandbox.clear("checkpoints", sandbox.draft_path.name, *RESTORED)
     journal = _begin(sandbox, order, found)
     plan = sandbox.plan(journal)
     files = sandbox.restore_dir(found.loaded.id)
     bases = _bring(sandbox, order, found, tools, files)
     journal = _note_rebase(sandbox, journal, order, found)
     configs = {name: base.config for name, base in bases.items()}
-    specs = build_specs(sandbox, plan, found.template, configs, found.facts.name)
+    specs = build_specs(
+        sandbox,
+        plan,
+        found.template,
+        configs,
+        found.facts.name,
+        secrets=order.secrets,
+        rootless=tools.rootless,
+    )
     notices += _check_specs(found, order, specs, tools.say)
     for container in plan.containers:
         write_bundle(container.bundle, specs[container.name])
@@ -237,7 +251,7 @@ def _bring(
         else:
             downloading = pool.submit(snapshots.download, found.loaded, files)
         try:
-            bases = _mount(sandbox, order, found, tools, snapshots)
+            bases = _mount(sandbox, order, found, tools)
         except BaseException:
             stoppable.stop()
             raise
@@ -254,29 +268,33 @@ def link_files(source: Path, target: Path) -> None:
             (target / path.name).hardlink_to(path)
 
 
-def _mount(
-    sandbox: Sandbox, order: Order, found: Review, tools: Tools, snapshots: Snapshots
-) -> dict[str, Base]:
+def _mount(sandbox: Sandbox, order: Order, found: Review, tools: Tools) -> dict[str, Base]:
     """Mount the recorded images, by digest, and compare what the mounts say they are."""
-    bases = _obtain(sandbox, order, found, tools, snapshots)
+    bases = _obtain(sandbox, order, found, tools)
     profiles = unpack_profiles(found.manifest.extensions or {})
     for digest in sorted({base.image.manifest_digest for base in bases.values()}):
         if digest in profiles:
             tools.bases.add_profile(digest, profiles[digest])
-    for name, base in bases.items():
+    for base in bases.values():
         if base.note is not None:
             tools.say(base.note)
-        rootfs = sandbox.rootfs(name)
-        with local_errors(rootfs, "make"):
-            rootfs.mkdir(mode=0o755, parents=True)
-        tools.bases.mount(base, rootfs)
-        gates.check_mounted(base.image, _mounted(base.image, tools.bases.identity(rootfs)))
+    with ThreadPoolExecutor(len(bases)) as pool:
+        mounting = [pool.submit(_mount_one, sandbox, base, tools) for base in bases.values()]
+    for each in mounting:
+        each.result()  # all have ended by now
     return bases
 
 
-def _obtain(
-    sandbox: Sandbox, order: Order, found: Review, tools: Tools, snapshots: Snapshots
-) -> dict[str, Base]:
+def _mount_one(sandbox: Sandbox, base: Base, tools: Tools) -> None:
+    image = base.image
+    rootfs = sandbox.rootfs(image.name)
+    with local_errors(rootfs, "make"):
+        rootfs.mkdir(mode=0o755, parents=True)
+    tools.bases.mount(base, rootfs)
+    gates.check_mounted(image, _mounted(image, tools.bases.identity(rootfs)))
+
+
+def _obtain(sandbox: Sandbox, order: Order, found: Review, tools: Tools) -> dict[str, Base]:
     wanted = order.wanted
     if found.is_data and (wanted.rebase is not None or wanted.template is not None):
         # What lies in files only goes on with any image.
@@ -294,16 +312,33 @@ def _obtain(
                     f"{base.image.resolved_ref}"
                 )
         return resolved
-    scratch = sandbox.restore_dir("base")
-    embedded = snapshots.embedded(found.loaded, scratch)
-    obtained = tools.bases.obtain(
-        found.manifest.images, embedded=embedded, allow_partial=order.allow_partial
-    )
+    obtained = _obtain_recorded(sandbox, order, found, tools)
     recorded = {image.name: image for image in found.manifest.images}
     return {
         name: Base(recorded[name], base.config, base.mount_ref, base.note, base.hints)
         for name, base in obtained.items()
     }
+
+
+def _obtain_recorded(
+    sandbox: Sandbox, order: Order, found: Review, tools: Tools
+) -> dict[str, Base]:
+    """Find the recorded images; those beside the snapshot are copied only if nobody has them."""
+    images = found.manifest.images
+    scratch = sandbox.folder / BASE  # what is mounted may be read from it as long as it is
+    if isinstance(tools.snapshots.objects, DirectoryStore):
+        embedded = tools.snapshots.embedded(found.loaded, scratch)
+        return tools.bases.obtain(images, embedded=embedded, allow_partial=order.allow_partial)
+    has_embedded = any(image.embedded is True for image in images)
+    try:
+        return tools.bases.obtain(
+            images, embedded=None, allow_partial=order.allow_partial and not has_embedded
+        )
+    except (BaseUnavailable, BaseCorrupt):
+        if not has_embedded:
+            raise
+    embedded = tools.snapshots.embedded(found.loaded, scratch)
+    return tools.bases.obtain(images, embedded=embedded, allow_partial=order.allow_partial)
 
 
 def _mounted(image: Image, attributes: Mapping[str, str]) -> Image:

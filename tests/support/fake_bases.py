@@ -5,6 +5,7 @@ written down.  A ``FakeBases`` is one machine: what it has fetched, and what it 
 """
 
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,6 @@ from lazyfs.snapshot.errors import (
     BaseUnavailable,
     BaseUnresolved,
     DeadMount,
-    PlatformMismatch,
     TagUnresolvable,
 )
 from lazyfs.snapshot.manifest import Image, Layer, Platform
@@ -144,7 +144,7 @@ class FakeBases:
         self.swap: dict[str, FakeImage] = {}
         self.calls: list[str] = []
         self.on_call: Callable[[str], None] | None = None
-        self._count = 0
+        self._numbers = itertools.count(1)
 
     def _called(self, name: str) -> None:
         self.calls.append(name)
@@ -226,8 +226,7 @@ class FakeBases:
             path = directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        self._count += 1
-        mount_id = f"{self._count:016x}"
+        mount_id = f"{next(self._numbers):016x}"
         self.mounts[directory] = FakeMount(got, base.image.original_ref, mount_id)
 
     def unmount(self, directory: Path) -> None:
