@@ -4,23 +4,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from lazyfs.oci.platforms import Platform
 from lazyfs.snapshot import checkpoint as checkpoints
 from lazyfs.snapshot import restore as restores
-from lazyfs.snapshot.bundle import write_bundle
-from lazyfs.snapshot.containers import build_specs
+from lazyfs.snapshot import run as runs
 from lazyfs.snapshot.directory_store import DirectoryStore
-from lazyfs.snapshot.evidence import MOUNT_ID
-from lazyfs.snapshot.journal import JournalContainer, State
+from lazyfs.snapshot.journal import State
 from lazyfs.snapshot.objects import ObjectStore
 from lazyfs.snapshot.publish import Made
-from lazyfs.snapshot.record import RECORD_VERSION, BaseRecord, RecordedImage, save_record
 from lazyfs.snapshot.restore import Restored
 from lazyfs.snapshot.review import Wanted
 from lazyfs.snapshot.runtime import SandboxPlan
-from lazyfs.snapshot.sandbox import Sandbox, Sandboxes, utc_now, write_durably
+from lazyfs.snapshot.sandbox import Sandbox, Sandboxes
 from lazyfs.snapshot.snapshots import Snapshots
 from lazyfs.snapshot.template import Template, template_of_document
 from tests.support.fake_bases import FakeBases, FakeImages, image
@@ -77,45 +72,18 @@ class Machine:
     # What commands do
 
     def run(
-        self, sandbox_id: str = "c1", template: Template | None = None, pull: str = "missing"
+        self, sandbox_id: str = "c1", template: Template | None = None, **fields: Any
     ) -> Sandbox:
-        """Start a sandbox as ``lazyfs run`` does, as far as snapshots see it."""
-        template = template or counter()
-        bases = self.bases.resolve(template.images, platform=None, pull=pull)
-        sandbox = self.sandboxes.create(sandbox_id)
-        with sandbox.lock():
-            names = [each.name for each in template.all_containers]
-            journal = sandbox.begin(
-                State.STARTING,
-                containers=tuple(
-                    JournalContainer(name, sandbox.container_id(name)) for name in names
-                ),
-                template_name=template.name,
-                template_digest=template.digest,
-            )
-            journal = sandbox.save(journal.with_runtime(self.runtime.probe()))
-            plan = sandbox.plan(journal)
-            recorded = []
-            for name in names:
-                rootfs = sandbox.rootfs(name)
-                rootfs.mkdir(parents=True)
-                self.bases.mount(bases[name], rootfs)
-                mount_id = self.bases.identity(rootfs)[MOUNT_ID]
-                recorded.append(RecordedImage(bases[name].image, mount_id, str(rootfs)))
-            configs = {name: base.config for name, base in bases.items()}
-            for name, spec in build_specs(sandbox, plan, template, configs, "runsc").items():
-                write_bundle(sandbox.bundle(name), spec)
-            write_durably(sandbox.template_path, msgspec.json.encode(template.to_document()))
-            record = BaseRecord(RECORD_VERSION, sandbox_id, utc_now(), tuple(recorded))
-            save_record(sandbox.record_path, record)
-            self.runtime.start(plan)
-            sandbox.step(journal, State.RUNNING)
-        return sandbox
+        """Start a sandbox in the background; *fields* of ``Order``."""
+        order = runs.Order(template or counter(), sandbox_id, **fields)
+        return runs.run(order, self.run_tools()).sandbox
+
+    def run_tools(self) -> runs.Tools:
+        choose = chooser(*self.runtimes)
+        return runs.Tools(self.sandboxes, self.bases, choose, self.said.append)
 
     def checkpoint_tools(self) -> checkpoints.Tools:
-        return checkpoints.Tools(
-            self.bases, chooser(*self.runtimes), self._open, self.said.append
-        )
+        return checkpoints.Tools(self.bases, chooser(*self.runtimes), self._open, self.said.append)
 
     def checkpoint(self, sandbox_id: str = "c1", *, wait: float = 0.0, **fields: Any) -> Made:
         order = checkpoints.Order(**({"store": self.store} | fields))
