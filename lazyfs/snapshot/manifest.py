@@ -19,8 +19,8 @@ from lazyfs.snapshot.documents import (
     quote,
 )
 from lazyfs.snapshot.errors import ManifestInvalid, VersionUnsupported
+from lazyfs.snapshot.manifest_rules import CHECKPOINT_NAME, faults
 from lazyfs.snapshot.manifest_rules import MANIFEST_NAME as MANIFEST_NAME
-from lazyfs.snapshot.manifest_rules import faults
 
 VERSION = 1
 KIND = "snapshot-manifest"
@@ -224,6 +224,16 @@ def encode_manifest(manifest: Manifest) -> bytes:
         raise _invalid(f"got what JSON cannot say: {exc}") from exc
     decode_manifest(data, known=frozenset(document.get("critical", ())))
     return data
+
+
+def check_unfinished(manifest: Manifest) -> None:
+    """Raise ManifestInvalid for what is wrong whatever files there will be.
+
+    To be asked before a sandbox is saved and ends: afterwards nothing could be mended.
+    """
+    digest = f"sha256:{'0' * 64}"
+    empty = File(CHECKPOINT_NAME, CHECKPOINT_NAME, "none", 0, digest, 0, digest)
+    encode_manifest(msgspec.structs.replace(manifest, files=(empty,)))
 
 
 def diff_manifests(was: Manifest, now: Manifest) -> tuple[Difference, ...]:

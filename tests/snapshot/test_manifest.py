@@ -19,6 +19,7 @@ from lazyfs.snapshot.manifest import (
     MANIFEST_LIMIT,
     MEANINGS,
     Manifest,
+    check_unfinished,
     decode_manifest,
     diff_manifests,
     encode_manifest,
@@ -120,6 +121,16 @@ def test_what_breaks_a_rule_is_not_written() -> None:
         encode_manifest(msgspec.structs.replace(manifest, extensions={"x": "y" * MANIFEST_LIMIT}))
     with pytest.raises(ManifestInvalid, match="cannot say"):
         encode_manifest(msgspec.structs.replace(manifest, extensions={"x": float("nan")}))
+
+
+def test_what_can_be_told_before_there_are_files() -> None:
+    manifest = msgspec.structs.replace(decode_manifest(data_of(EXAMPLE)), files=())
+    check_unfinished(manifest)
+    on_host = msgspec.structs.replace(manifest.runtime, network="host")
+    with pytest.raises(ManifestInvalid, match=r'runtime.network: got "host", expected "none"'):
+        check_unfinished(msgspec.structs.replace(manifest, runtime=on_host))
+    with pytest.raises(ManifestInvalid, match="expected at most"):
+        check_unfinished(msgspec.structs.replace(manifest, host={"x": "y" * MANIFEST_LIMIT}))
 
 
 # Versions and extensions
