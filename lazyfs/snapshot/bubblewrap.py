@@ -93,7 +93,7 @@ def build_options(
             name, _, value = str(variable).partition("=")
             options += ["--setenv", name, value]
         options += ["--chdir", str(process.get("cwd") or "/")]
-    except (KeyError, TypeError, AttributeError) as exc:
+    except (KeyError, TypeError, AttributeError, ValueError) as exc:
         raise RuntimeFailed(f"bwrap: got a config.json with {exc!r} missing or odd") from exc
     return [*options, "--", *words]
 

@@ -6,6 +6,7 @@ Spec: OCI runtime-spec, bundle.md.
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def write_bundle(folder: Path, spec: Mapping[str, Any]) -> None:
             file.write(json.dumps(spec, indent=1).encode() + b"\n")
         temporary.replace(target)
     except OSError as exc:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         family = NoSpace if exc.errno in NO_SPACE else RuntimeFailed
         raise family(f"bundle {folder}: {exc.strerror}") from exc
 

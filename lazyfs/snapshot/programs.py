@@ -59,8 +59,8 @@ def run_program(
             cwd=cwd,
             start_new_session=True,
         )
-    except OSError as exc:
-        raise RuntimeFailed(f"{command[0]}: {exc.strerror}, expected it to start") from exc
+    except (OSError, ValueError) as exc:
+        raise _no_start(command, exc) from exc
     try:
         out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired as exc:
@@ -82,8 +82,8 @@ def run_on_terminal(words: Sequence[str | Path], *, cwd: Path | None = None) -> 
     command = [os.fspath(word) for word in words]
     try:
         process = subprocess.Popen(command, cwd=cwd)
-    except OSError as exc:
-        raise RuntimeFailed(f"{command[0]}: {exc.strerror}, expected it to start") from exc
+    except (OSError, ValueError) as exc:
+        raise _no_start(command, exc) from exc
     before = {}
     try:
         for number in FORWARDED:
@@ -102,6 +102,11 @@ def run_on_terminal(words: Sequence[str | Path], *, cwd: Path | None = None) -> 
             signal.signal(number, handler)
 
 
+def _no_start(command: list[str], exc: OSError | ValueError) -> RuntimeFailed:
+    reason = exc.strerror if isinstance(exc, OSError) else exc  # a null byte is no OSError
+    return RuntimeFailed(f"{command[0]}: {reason}, expected it to start")
+
+
 def spawn_background(words: Sequence[str | Path], output: IO[bytes]) -> int:
     """Start a program that may outlive this process; return its number.
 
@@ -116,8 +121,8 @@ def spawn_background(words: Sequence[str | Path], output: IO[bytes]) -> int:
     ]
     try:
         return os.posix_spawnp(command[0], command, os.environ, file_actions=actions, setsid=True)
-    except OSError as exc:
-        raise RuntimeFailed(f"{command[0]}: {exc.strerror}, expected it to start") from exc
+    except (OSError, ValueError) as exc:
+        raise _no_start(command, exc) from exc
 
 
 def reap(pid: int) -> None:

@@ -37,6 +37,7 @@ START_SECONDS = 60
 LONG = 1e6  # seconds, as long as poll(2) can be told to wait
 POLL_SECONDS = 0.01
 
+UNSHARE = ("unshare", "--mount")
 # Arguments: rootfs, folder for the upper layer or "", "memory" or "disk", overlay's further
 # options, "cgroup2" where only that is wanted, file for the exit status or "".
 STAGE = r"""
@@ -216,7 +217,7 @@ class Staged:
                 hint="take --runtime runsc, or a template of one container without pauseImage",
             )
         container = plan.root
-        if shutil.which("unshare") is None:
+        if shutil.which(UNSHARE[0]) is None:
             raise Unsupported(f"{self.name}: got no unshare (util-linux), expected it")
         if _load(plan, container) is not None:
             raise RuntimeFailed(
@@ -231,7 +232,7 @@ class Staged:
     ) -> list[str | Path]:
         is_root = os.geteuid() == 0
         spec = load_bundle(container.bundle)
-        words: list[str | Path] = ["unshare", "--mount"]
+        words: list[str | Path] = [*UNSHARE]
         if not is_root:
             words += ["--user", "--map-root-user"]
             if _wants_lent_ids(spec):
