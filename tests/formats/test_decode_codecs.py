@@ -1,0 +1,221 @@
+"""The range decoder over zstd frames and over plain bytes: as right, and as hard to hurt."""
+
+import gzip
+import hashlib
+import random
+import tracemalloc
+from collections.abc import Callable, Iterable
+from tempfile import TemporaryFile
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lazyfs.formats.codec import Codec
+from lazyfs.formats.decode import PENDING_SIZE, Piece, RangeDecoder
+from lazyfs.formats.stream import INFLATE_STEP, SPOOL_SIZE
+from tests.support.readers import check_reader
+from tests.support.zstdchunked import frame, skippable
+
+Result = dict[int, bytes | None]
+
+
+def sized_frame(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor(write_checksum=True).compress(data)
+
+
+COMPRESSORS: dict[str, tuple[Codec, Callable[[bytes], bytes]]] = {
+    "zstd": (Codec.ZSTD, frame),
+    "zstd that says its size": (Codec.ZSTD, sized_frame),
+    "raw": (Codec.RAW, bytes),
+}
+
+
+@pytest.fixture(params=COMPRESSORS)
+def blob(request):
+    return Blob(*COMPRESSORS[request.param])
+
+
+class Blob:
+    """A blob under construction, and the chunks that are wanted of it."""
+
+    def __init__(self, codec: Codec, compress: Callable[[bytes], bytes]) -> None:
+        self.codec = codec
+        self.compress = compress
+        self.data = bytearray()
+        self.pieces: list[Piece] = []
+        self.plain: Result = {}
+
+    def gap(self, size: int) -> "Blob":
+        self.data += b"\xa5" * size
+        return self
+
+    def stream(self, *parts: bytes | int, frames: int = 1, after: bytes = b"") -> "Blob":
+        """Add a stream: bytes are wanted chunks, numbers are so many bytes that nobody wants."""
+        start, plain, spans = len(self.data), bytearray(), []
+        for part in parts:
+            if isinstance(part, bytes):
+                spans.append((len(plain), part))
+            plain += part if isinstance(part, bytes) else b"\x5a" * part
+        cut = -(-len(plain) // frames) or 1
+        for at in range(0, len(plain) or 1, cut):
+            self.data += self.compress(bytes(plain[at : at + cut]))
+        self.data += after
+        for inner, part in spans:
+            key = len(self.plain)
+            digest = hashlib.sha256(part).digest()
+            end = len(self.data)
+            self.pieces.append(Piece(key, start, end, inner, len(part), digest, self.codec))
+            self.plain[key] = part
+        return self
+
+
+def run(pieces: Iterable[bytes], wanted: list[Piece], start: int = 0) -> tuple[Result, list[str]]:
+    """Return what comes out, by key, and the errors; each key must come once."""
+    decoder = RangeDecoder(wanted, start)
+    decoded = [item for data in pieces for item in decoder.feed(data)]
+    decoded += decoder.finish()
+    assert sorted(item.key for item in decoded) == sorted(piece.key for piece in wanted)
+    by_key = {piece.key: piece for piece in wanted}
+    for item in decoded:
+        assert (item.data is None) != (item.error is None)
+        if item.data is not None:
+            assert hashlib.sha256(item.data).digest() == by_key[item.key].digest
+    return {item.key: item.data for item in decoded}, [i.error for i in decoded if i.error]
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def check(blob: Blob, *, step: int = 1) -> None:
+    def is_partial(result: Result) -> bool:
+        return all(data is None or data == blob.plain[key] for key, data in result.items())
+
+    check_reader(
+        lambda pieces: run(pieces, blob.pieces)[0],
+        bytes(blob.data),
+        blob.plain,
+        is_partial=is_partial,
+        step=step,
+    )
+
+
+class TestIntactStreams:
+    def test_one_chunk(self, blob):
+        check(blob.stream(b"payload", 512))
+
+    def test_streams_and_gaps(self, blob):
+        check(
+            blob.gap(10).stream(b"one", 512).stream(b"two" * 300).gap(9).stream(512, noise(700), 3)
+        )
+
+    def test_a_shared_stream(self, blob):
+        parts = [512, b"a", 511, b"b" * 600, b"c", 512, noise(900, 1), 100]
+        check(blob.stream(*parts).stream(b"next"))
+
+    def test_several_frames(self, blob):
+        check(blob.stream(b"x" * 10, 512, noise(2000), 512, b"y", frames=5).stream(b"z"))
+
+    def test_frames_of_other_things_behind(self):
+        blob = Blob(*COMPRESSORS["zstd"])
+        check(blob.stream(b"data", after=skippable(b"TOC") + b"junk").stream(b"more"))
+
+    def test_long_streams(self, blob):
+        size = 3 * INFLATE_STEP + 7
+        blob.stream(b"one").stream(noise(size), 512, b"two" * PENDING_SIZE).stream(b"three")
+        check(blob, step=100_003)
+
+    def test_zeros(self, blob):
+        check(blob.stream(bytes(2 << 20), 512).stream(b"next"), step=50_001)
+
+    def test_a_large_chunk_goes_through_a_file(self, blob):
+        large = noise(SPOOL_SIZE + 1)
+        blob.stream(b"small", large, b"after")
+        decoder = RangeDecoder(blob.pieces, 0, lambda: TemporaryFile(buffering=0))  # noqa: SIM115
+        decoded = {item.key: item for item in [*decoder.feed(blob.data), *decoder.finish()]}
+        assert (decoded[0].data, decoded[2].data) == (b"small", b"after")
+        with decoded[1].spool as spool:
+            spool.seek(0)
+            assert spool.read() == large
+
+
+class TestBadStreams:
+    def test_a_bad_one_leaves_the_others(self, blob):
+        blob.stream(b"one" * 100, 512).stream(noise(900)).stream(b"three")
+        start = blob.pieces[1].blob_offset
+        blob.data[start : start + 8] = b"\xff" * 8
+        result, errors = run([bytes(blob.data)], blob.pieces)
+        assert result == {**blob.plain, 1: None}
+        assert f"chunk at {start}" in errors[0]
+
+    def test_of_another_compression(self, blob):
+        blob.stream(b"one").stream(b"two")
+        data = gzip.compress(b"one") + blob.data
+        pieces = [piece._replace(blob_offset=0, blob_end=len(data)) for piece in blob.pieces[:1]]
+        result, errors = run([data], pieces)
+        assert result == {0: None}
+        assert "expected 3 bytes" in errors[0]
+
+    @pytest.mark.parametrize("size", [1 << 16, 8 << 20])
+    def test_wrong_sizes(self, blob, size):
+        blob.stream(b"one").stream(b"two")
+        wrong = [blob.pieces[0]._replace(size=size), blob.pieces[1]]
+        result, errors = run([bytes(blob.data)], wrong)
+        assert result == {0: None, 1: b"two"}
+        assert "got" in errors[0]
+
+    def test_overlaps(self, blob):
+        blob.stream(b"abcdefgh")
+        (piece,) = blob.pieces
+        middle = Piece(
+            1, piece.blob_offset, piece.blob_end, 4, 8, hashlib.sha256(b"efgh").digest(), blob.codec
+        )
+        result, errors = run([bytes(blob.data)], [piece, middle])
+        assert result == {0: b"abcdefgh", 1: None}
+        assert "overlaps" in errors[0]
+
+    def test_a_bomb_takes_no_more_than_its_chunk(self):
+        bomb = zstandard.ZstdCompressor(level=19).compress(bytes(1 << 30))
+        digest = hashlib.sha256(bytes(100)).digest()
+        wanted = [Piece(0, 0, len(bomb), 0, 100, digest, Codec.ZSTD)]
+        tracemalloc.start()
+        try:
+            result, _ = run([bomb], wanted)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert result == {0: bytes(100)}
+        assert peak < 4 << 20
+
+    def test_a_bomb_before_the_chunk(self):
+        """A chunk far inside a stream costs time, and no memory."""
+        data = zstandard.ZstdCompressor(level=19).compress(bytes(200 << 20) + b"chunk")
+        digest = hashlib.sha256(b"chunk").digest()
+        wanted = [Piece(0, 0, len(data), 200 << 20, 5, digest, Codec.ZSTD)]
+        tracemalloc.start()
+        try:
+            result, _ = run([data], wanted)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert result == {0: b"chunk"}
+        assert peak < 4 << 20
+
+
+@given(
+    st.binary(max_size=300),
+    st.lists(st.tuples(*[st.integers(0, 300)] * 4), max_size=5),
+    st.sampled_from([Codec.ZSTD, Codec.RAW]),
+)
+@settings(max_examples=200, deadline=None)
+def test_any_bytes_and_any_pieces(data, shapes, codec):
+    wanted = [
+        Piece(key, start, start + length, inner, size, b"\0" * 32, codec)
+        for key, (start, length, inner, size) in enumerate(sorted(shapes))
+    ]
+    wanted.sort(key=lambda piece: (piece.blob_offset, piece.inner_offset))
+    for pieces in ([data], [data[:7], data[7:]], [frame(data)]):
+        result, _ = run(pieces, wanted)
+        assert set(result.values()) <= {None}
