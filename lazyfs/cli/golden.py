@@ -1,6 +1,9 @@
 """``lazyfs golden``: snapshots that many sandboxes start from."""
 
 import json
+import os
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +19,14 @@ from lazyfs.cli.options import (
 
 if TYPE_CHECKING:
     from lazyfs.registry.access import AccessOptions
-    from lazyfs.snapshot.golden import Generation
+    from lazyfs.snapshot.golden import Generation, State, Tools
     from lazyfs.snapshot.restore import Restored
+    from lazyfs.snapshot.sandbox import Sandbox
+    from lazyfs.snapshot.template import SecretKey, Template
 
 CLONES_LIMIT = 1000
 FOLDER = "goldens"
+WARM_SECONDS = 20.0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,6 +36,139 @@ def golden() -> None:
     NAME is a template's.  STORE@golden-NAME is its newest generation: `lazyfs restore` takes it as
     any other snapshot.
     """
+
+
+@golden.command("build")
+@click.argument("template", type=click.Path(path_type=Path, dir_okay=False), metavar="TEMPLATE")
+@click.option("--to", "store", metavar="STORE", help="Where to.  [default: as the template says]")
+@click.option(
+    "--locked",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Take what a lock file says that tags mean (lazyfs resolve --lockfile).",
+)
+@click.option(
+    "--pull",
+    type=click.Choice(["always", "missing", "never"]),
+    default="always",
+    show_default=True,
+    help="When to ask what a tag means.",
+)
+@click.option(
+    "--warm",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="How long it runs before it is saved.  "
+    f"[default: {WARM_SECONDS:.0f}, or 0 where all containers have readyz]",
+)
+@click.option("--attempts", type=click.IntRange(1, 5), default=5, show_default=True)
+@click.option(
+    "--runsc", "program", type=click.Path(path_type=Path), metavar="PATH", help="gVisor's program."
+)
+@click.option(
+    "--secrets",
+    "secret_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Values that the template names by secretKeyRef: they are in the snapshot's memory.",
+)
+@s3_endpoint_option
+@cache_dir_option
+@access_options
+@json_option
+def build(
+    template: Path,
+    store: str | None,
+    locked: Path | None,
+    pull: str,
+    warm: float | None,
+    attempts: int,
+    program: Path | None,
+    secret_file: Path | None,
+    s3_endpoint: str | None,
+    cache_dir: Path,
+    access: "AccessOptions",
+    as_json: bool,
+) -> None:
+    """Run TEMPLATE afresh, save it in STORE, and have STORE@golden-NAME name that.
+
+    Tags are resolved anew, unless they are locked; what became of each image is told.  The
+    generations before stay, with everything that was started from them.
+    """
+    from lazyfs.cli.checkpoint import say_made
+    from lazyfs.snapshot.environment import load_secrets
+    from lazyfs.snapshot.golden import Order
+    from lazyfs.snapshot.golden import build as make
+    from lazyfs.snapshot.lockfile import apply_lock, load_lock
+    from lazyfs.snapshot.template import load_template
+
+    wanted = load_template(template)
+    if locked is not None:
+        wanted = apply_lock(wanted, load_lock(locked))
+    to = store or wanted.snapshots_config.location
+    if to is None:
+        raise UsageError(
+            "option --to: got nothing, and the template has no snapshotsConfig.location, expected "
+            "a store"
+        )
+    if warm is None:
+        is_told = all(container.readyz is not None for container in wanted.containers)
+        warm = 0.0 if is_told else WARM_SECONDS
+    secrets = load_secrets(secret_file, os.environ)
+    order = Order(wanted, to, s3_endpoint=s3_endpoint, warm_seconds=warm, attempts=attempts)
+    tools = _tools_for_builds(cache_dir, access, program, pull, secrets)
+    say_made(make(order, tools), as_json=as_json)
+
+
+def _tools_for_builds(
+    cache_dir: Path,
+    access: "AccessOptions",
+    program: Path | None,
+    pull: str,
+    secrets: "Mapping[SecretKey, str]",
+) -> "Tools":
+    """Return what a build works with; it starts sandboxes as ``lazyfs run`` does."""
+    from lazyfs.cli.checkpoint import tools_for_checkpoints
+    from lazyfs.cli.run import tools_for_runs
+    from lazyfs.snapshot.golden import State, Tools
+    from lazyfs.snapshot.recover import delete
+    from lazyfs.snapshot.run import Order, run
+    from lazyfs.snapshot.sandbox import SandboxMissing
+
+    runs = tools_for_runs(cache_dir, access, ())
+    checkpoints = tools_for_checkpoints(cache_dir)
+
+    def start(
+        template: "Template", sandbox_id: str, entered: "Callable[[State], None]"
+    ) -> "Sandbox":
+        entered(State.BOOTING)
+        order = Order(
+            template,
+            sandbox_id,
+            runtime="runsc",
+            program=program,
+            pull=pull,
+            secrets=secrets,
+            cache_dir=str(cache_dir),
+        )
+        return run(order, runs).sandbox
+
+    def remove(sandbox_id: str) -> None:
+        try:
+            sandbox = runs.sandboxes.open(sandbox_id)
+            with sandbox.lock():
+                delete(sandbox, checkpoints, force=True)
+        except SandboxMissing:
+            pass  # a run that fails leaves nothing
+
+    return Tools(
+        start=start,
+        remove=remove,
+        checkpoint=checkpoints,
+        folder=default_state_dir() / FOLDER,
+        say=lambda line: click.echo(f"lazyfs: {line}", err=True),
+        sleep=time.sleep,
+    )
 
 
 @golden.command("status")

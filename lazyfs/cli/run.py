@@ -172,7 +172,7 @@ def run(
         wait=wait,
     )
     _recover_first(order, cache_dir)
-    tools = _tools(cache_dir, access, mount_words)
+    tools = tools_for_runs(cache_dir, access, mount_words)
     if is_attached:
         return run_attached(order, tools)
     _say(start(order, tools), as_json=as_json)
@@ -223,7 +223,10 @@ def _recover_first(order: "Order", cache_dir: Path) -> None:
     recover_one(sandbox, cache_dir, wait=order.wait)
 
 
-def _tools(cache_dir: Path, access: "AccessOptions", mount_words: tuple[str, ...]) -> "Tools":
+def tools_for_runs(
+    cache_dir: Path, access: "AccessOptions", mount_words: tuple[str, ...]
+) -> "Tools":
+    """Return what a run works with."""
     from lazyfs.service.bases import ImageBases
     from lazyfs.service.mount_command import MountCommand
     from lazyfs.snapshot.privileges import rootless
