@@ -44,7 +44,7 @@ fmt: setup ## format the code and mend what ruff can mend
 
 check: lint native-test test ## what CI runs
 
-bench: setup-interop ## lazy against pull and unpack, in one table; BENCH_ARGS="--quick"
+bench: setup-interop ## lazy against pull and unpack, drivers against ext4; BENCH_ARGS="--quick"
 	@$(PYTHON) -m tools.bench $(BENCH_ARGS)
 
 kill-soak: setup ## kill a mount's server 200 times under load; KILLS=20 for fewer

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench import table, work
+from tools.bench import hits, table, work
 from tools.bench.sides import Samples, forget_pages
 
 
@@ -98,3 +98,22 @@ def test_works_run_on_a_directory(tree: Path) -> None:
             assert work.timed(doing, tree) >= 0
     forget_pages(tree)
     assert work.read_file(str(tree / "d0/f7")) == 2100
+
+
+def test_hits_are_judged_by_median_or_best() -> None:
+    native, ext4 = hits.Side("native:2"), hits.Side("ext4")
+    times = {
+        ("native:2", "walk", False): [3.0, 2.0, 1.1],
+        ("ext4", "walk", False): [1.0, 1.0, 1.0],
+        ("native:2", "walk", True): [3.0, 2.0, 1.4],
+        ("ext4", "walk", True): [1.0, 1.0, 1.0],
+    }
+    native.cpu, native.requests = {"walk": 0.001}, {"walk": 100}
+    native.memory = {"Anon": 41 << 10, "File": 5 << 10}
+    lines = [line.strip() for line in hits.format_table(times, [native, ext4]).splitlines()]
+    assert lines[2:4] == [
+        "native:2 / ext4 2.00 (1.10), bar 1.2: ok",
+        "server, us of processor time per request: native:2 10.0",
+    ]
+    assert lines[5] == "native:2 / ext4 2.00 (1.40), bar 1.3: OVER"
+    assert "41 MB of its own for 29200 files, bar 40: OVER" in lines[6]

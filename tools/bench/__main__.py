@@ -3,6 +3,7 @@
     python -m tools.bench                      the python image, loopback and 20 ms / 100 Mbit/s
     python -m tools.bench --quick              two runs of each
     python -m tools.bench --image node --link 50ms/100mbit --work "first command"
+    python -m tools.bench --part hits          only the drivers beside ext4, all bytes being there
 
 Images are made once, in .bench/.  Each figure is the median of several runs; lazy and pulled runs
 take turns, so that a busy minute meets both.  Cold means: nothing of the image is on this side.
@@ -21,7 +22,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tools.bench import sides, table
+from lazyfs.errors import MountFailed
+from lazyfs.mount.kernel import check_erofs
+from tools.bench import hits, sides, table
 from tools.bench.distribution import push
 from tools.bench.processes import DockerRegistry, EmbeddedRegistry, RunningLink
 from tools.bench.work import FIRST_COMMANDS, works
@@ -30,6 +33,8 @@ from tools.make_image import ROOT, convert, image_size, make_image
 from tools.mounted import CommandFailed
 
 FOLDER = ROOT / ".bench"
+LAZY, HITS = PARTS = ["lazy", "hits"]
+LEAST_HITS = 7  # runs
 LOOPBACK = "loopback"
 BUSY = 0.5
 USUAL_LINKS = [LOOPBACK, "20ms/100mbit"]
@@ -41,12 +46,20 @@ LINK_RE = re.compile(r"(\d+(?:\.\d+)?)ms/(\d+(?:\.\d+)?)mbit")
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave by way of every finally
     arguments = parse_arguments()
-    images = FOLDER / "images"
-    results: list[dict[str, Any]] = []
     print(f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}")
     busy = os.getloadavg()[0]
     if busy > BUSY:
         print(f"load average {busy:.1f}: something else runs here and blurs the figures")
+    if LAZY in arguments.part:
+        compare_images(arguments)
+    if HITS in arguments.part:
+        compare_hits(arguments)
+
+
+def compare_images(arguments: argparse.Namespace) -> None:
+    """Lazy mounts beside pull and unpack: a table for each image and link."""
+    images = FOLDER / "images"
+    results: list[dict[str, Any]] = []
     for image in arguments.image:
         make_image(image, images / image, FOLDER / "apt")
         convert(images / image)
@@ -64,6 +77,21 @@ def main() -> None:
         arguments.json.write_text(json.dumps(results, indent=2))
 
 
+def compare_hits(arguments: argparse.Namespace) -> None:
+    """The drivers beside ext4 and each other: one table."""
+    if os.geteuid() != 0:
+        print("hits: not measured, which needs root")
+        return
+    names = hits.SIDES.split(",")
+    try:
+        check_erofs(platform.release())
+    except MountFailed as error:
+        print(f"hits: {error}")
+        names.remove("erofs")
+    runs = arguments.runs if arguments.quick else max(arguments.runs, LEAST_HITS)
+    print(hits.compare(names, list(hits.WORKLOADS), runs, hits.BIG_SIZE))
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tools.bench",
@@ -71,6 +99,7 @@ def parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
+    add("--part", action="append", choices=PARTS, help="default: both")
     add("--image", action="append", choices=sorted(FIRST_COMMANDS), help="default: python")
     add("--link", action="append", metavar="loopback|NNms/NNmbit", help="may be repeated")
     add("--work", action="append", choices=list(works("python")), help="may be repeated")
@@ -80,6 +109,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--mount-option", action="append", default=[], help="passed to lazyfs mount")
     add("--json", type=Path, metavar="FILE", help="write all samples there")
     arguments = parser.parse_args()
+    arguments.part = arguments.part or PARTS
     arguments.image = arguments.image or ["python"]
     arguments.link = arguments.link or USUAL_LINKS
     arguments.work = arguments.work or USUAL_WORKS

@@ -1,16 +1,18 @@
 """Reads that hit: the drivers against ext4 over the same files, in one run.
 
-    python -m tools.bench.hits [--runs 7] [--quick] [--sides native:1,native:2,pyfuse3,ext4]
+    python -m tools.bench.hits [--runs 7] [--quick] [--sides native:1,native:2,erofs,ext4]
 
 Every run starts with cold dentries (a fresh mount) and a warm store; sides take turns, in another
 order each time, so that a busy minute meets all of them.  Before each run the same is done once
 unmeasured: in a virtual machine, memory that was not used for a while has to come from the host.
 ext4 is a file of its own on a loop device, mounted afresh too.  Prints seconds as median (best),
-ratios of both to ext4 and to pyfuse3, and the bars.  Needs root.
+ratios to ext4 and to pyfuse3, the bars, which the median or the best may meet, and the server's
+processor time per request.  Needs root.
 """
 
 import argparse
 import json
+import os
 import random
 import signal
 import statistics
@@ -19,14 +21,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tools.make_image import ROOT
 
 FOLDER = ROOT / ".bench" / "hits"
 PROGRAM = Path(__file__).with_name("hits.c")
 SECONDS = 300
+BIG_SIZE = 1 << 30
 FILES, FOLDERS = 29_200, 3_200
-WORKLOADS = ("walk", "stat", "absent", "open", "seq", "rand")
 TITLES = {
     "walk": "walk with stat",
     "stat": "random stat",
@@ -35,16 +38,24 @@ TITLES = {
     "seq": "sequential, big file",
     "rand": "random 4 KiB",
 }
-# Against ext4, and against pyfuse3.
+WORKLOADS = tuple(TITLES)
+
+# Driver → the other side → workload → what the ratio may be.
 BARS = {
-    "walk": (1.2, 0.4),
-    "stat": (1.5, 0.3),
-    "absent": (1.5, 0.3),
-    "open": (1.5, 0.35),
-    "seq": (1.2, 0.8),
-    "rand": (1.2, 0.8),
+    "native": {
+        "ext4": {"walk": 1.2, "stat": 1.5, "absent": 1.5, "open": 1.5, "seq": 1.2, "rand": 1.2},
+        "pyfuse3": {"walk": 0.4, "stat": 0.3, "absent": 0.3, "open": 0.35, "seq": 0.8, "rand": 0.8},
+    },
+    "erofs": {
+        "ext4": {"walk": 0.6, "stat": 0.7, "absent": 0.6, "open": 1.3, "seq": 1.3, "rand": 1.3},
+    },
 }
-WARM_BAR = 1.3
+WARM_BARS = {"native": 1.3, "erofs": 1.1}  # against ext4
+MEMORY_BAR = 40  # MB of its own that a server may have for so many files
+SIDES = "native,pyfuse3,erofs,ext4"
+
+# Side, workload, "the second time" → seconds of each run.
+Times = dict[tuple[str, str, bool], list[float]]
 
 
 def make_tree(tree: Path, big_size: int) -> None:
@@ -106,9 +117,11 @@ class Side:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.cpu: list[float] = []
-        self.requests: list[int] = []
+        self.driver = name.partition(":")[0]
+        self.cpu: dict[str, float] = {}  # seconds by workload, all runs together
+        self.requests: dict[str, int] = {}
         self.memory: dict[str, int] = {}
+        self._server: subprocess.Popen[str] | None = None
 
     @contextmanager
     def mounted(self) -> Iterator[Path]:
@@ -130,17 +143,30 @@ class Side:
         try:
             if server.stdout.readline() != "ready\n":
                 raise SystemExit(f"{self.name}: the server did not start")
+            self._server = server
             yield point
-            server.send_signal(signal.SIGTERM)
-            said = json.loads(server.stdout.readline())
-            self.cpu.append(said["cpu"])
-            self.memory = said["rss"]
-            self.requests.append(said.get("requests", 0))
+            self.memory = self._said(signal.SIGTERM)["rss"]
             server.wait(SECONDS)
         finally:
+            self._server = None
             server.kill()
             server.wait()
             subprocess.run(["umount", "-l", point], capture_output=True, timeout=SECONDS)
+
+    def count(self, workload: str) -> None:
+        """Add up what *workload*, the first since mounting, has cost the server."""
+        if self._server is None:
+            return
+        said = self._said(signal.SIGUSR1)
+        self.cpu[workload] = self.cpu.get(workload, 0) + said["cpu"]
+        self.requests[workload] = self.requests.get(workload, 0) + said["requests"]
+
+    def _said(self, number: signal.Signals) -> dict[str, Any]:
+        assert self._server is not None
+        assert self._server.stdout is not None
+        self._server.send_signal(number)
+        said: dict[str, Any] = json.loads(self._server.stdout.readline())
+        return said
 
 
 def measure(program: Path, point: Path, workload: str) -> float:
@@ -159,46 +185,74 @@ def measure(program: Path, point: Path, workload: str) -> float:
     return float(done.stdout.split()[0])
 
 
-def table(times: dict[tuple[str, str, bool], list[float]], sides: list[Side]) -> None:
-    """Print what was measured."""
-    print(f"{'workload':34}" + "".join(f"{side.name:>20}" for side in sides))
+def ratio(times: Times, side: Side, other: str, workload: str, warm: bool) -> str | None:
+    """Return what is said of *side* beside *other*, or None if there is no bar for that."""
+    limit = BARS.get(side.driver, {}).get(other, {}).get(workload)
+    if warm:
+        limit = WARM_BARS.get(side.driver) if other == "ext4" else None
+    if limit is None or (other, workload, warm) not in times:
+        return None
+    ours, theirs = times[side.name, workload, warm], times[other, workload, warm]
+    middle = statistics.median(ours) / statistics.median(theirs)
+    best = min(ours) / min(theirs)
+    verdict = "ok" if min(middle, best) <= limit else "OVER"
+    return f"{side.name} / {other} {middle:.2f} ({best:.2f}), bar {limit:g}: {verdict}"
+
+
+def format_table(times: Times, sides: list[Side]) -> str:
+    """Return what was measured, as lines."""
+    lines = [f"{'seconds: median (best)':36}" + "".join(f"{side.name:>17}" for side in sides)]
     for warm in (False, True):
-        for workload in WORKLOADS:
+        for workload, title in TITLES.items():
             if (sides[0].name, workload, warm) not in times:
                 continue
-            line = f"{TITLES[workload] + (', warm' if warm else ''):34}"
+            line = f"{title + (', again' if warm else ''):36}"
             for side in sides:
                 values = times[side.name, workload, warm]
-                line += f"{statistics.median(values):12.3f} ({min(values):.3f})"[:20].rjust(20)
-            print(line)
-            native = next((side.name for side in sides if side.name.startswith("native")), None)
-            for other, bar in zip(("ext4", "pyfuse3"), BARS[workload], strict=True):
-                if native is None or (other, workload, warm) not in times:
-                    continue
-                if warm and other == "pyfuse3":
-                    continue
-                limit = WARM_BAR if warm else bar
-                for side in sides:
-                    if not side.name.startswith("native"):
-                        continue
-                    ours = times[side.name, workload, warm]
-                    theirs = times[other, workload, warm]
-                    middle = statistics.median(ours) / statistics.median(theirs)
-                    best = min(ours) / min(theirs)
-                    verdict = "ok" if min(middle, best) <= limit else "OVER"
-                    print(
-                        f"    {side.name} / {other}: {middle:.2f} (best {best:.2f})"
-                        f", bar {limit:g}: {verdict}"
-                    )
-    for side in sides:
-        if any(side.requests):
-            cost = sum(side.cpu) / sum(side.requests) * 1e6
-            print(f"{side.name}: {cost:.1f} us of CPU per request, over all workloads")
-        if side.memory:
-            print(
-                f"{side.name}: {side.memory['Anon'] / 1024:.0f} MB of its own, "
-                f"{side.memory['File'] / 1024:.0f} MB of mapped files"
+                line += f"{statistics.median(values):.3f} ({min(values):.3f})".rjust(17)
+            lines.append(line)
+            said = (
+                ratio(times, side, other, workload, warm)
+                for side in sides
+                for other in ("ext4", "pyfuse3")
             )
+            lines += [f"    {text}" for text in said if text is not None]
+            costs = [
+                f"{side.name} {side.cpu[workload] / side.requests[workload] * 1e6:.1f}"
+                for side in sides
+                if not warm and side.requests.get(workload)
+            ]
+            if costs:
+                lines.append(f"    server, us of processor time per request: {', '.join(costs)}")
+    for side in sides:
+        if side.memory:
+            own = side.memory["Anon"] / 1024
+            verdict = "ok" if own <= MEMORY_BAR else "OVER"
+            lines.append(
+                f"{side.name}: {own:.0f} MB of its own for {FILES} files, bar {MEMORY_BAR}: "
+                f"{verdict}; {side.memory['File'] / 1024:.0f} MB of mapped files"
+            )
+    return "\n".join(lines)
+
+
+def compare(names: list[str], workloads: list[str], runs: int, big_size: int) -> str:
+    """Measure and return the table; the load of the machine is its last line."""
+    program = prepare(big_size)
+    sides = [Side(name) for name in names]
+    times: Times = {}
+    for number in range(runs):
+        first = number % len(sides)
+        for workload in workloads:
+            for side in sides[first:] + sides[:first]:
+                with side.mounted() as point:
+                    measure(program, point, workload)
+                with side.mounted() as point:
+                    for warm in (False, True):
+                        seconds = measure(program, point, workload)
+                        times.setdefault((side.name, workload, warm), []).append(seconds)
+                        if not warm:
+                            side.count(workload)
+    return f"hits, {runs} runs\n{format_table(times, sides)}\nload: {os.getloadavg()[1]:.1f}"
 
 
 def main() -> None:
@@ -207,25 +261,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--sides", default="native,pyfuse3,ext4")
+    parser.add_argument("--sides", default=SIDES)
     parser.add_argument("--workloads", default=",".join(WORKLOADS))
-    parser.add_argument("--big", type=int, default=1024, help="MiB of the big file")
+    parser.add_argument("--big", type=int, default=BIG_SIZE >> 20, help="MiB of the big file")
     parser.add_argument("--quick", action="store_true", help="two runs")
     arguments = parser.parse_args()
-    program = prepare(arguments.big << 20)
-    sides = [Side(name) for name in arguments.sides.split(",")]
-    times: dict[tuple[str, str, bool], list[float]] = {}
-    for number in range(2 if arguments.quick else arguments.runs):
-        for workload in arguments.workloads.split(","):
-            first = number % len(sides)
-            for side in sides[first:] + sides[:first]:
-                with side.mounted() as point:
-                    measure(program, point, workload)
-                with side.mounted() as point:
-                    for warm in (False, True):
-                        seconds = measure(program, point, workload)
-                        times.setdefault((side.name, workload, warm), []).append(seconds)
-    table(times, sides)
+    runs = 2 if arguments.quick else arguments.runs
+    sides, workloads = arguments.sides.split(","), arguments.workloads.split(",")
+    print(compare(sides, workloads, runs, arguments.big << 20))
 
 
 if __name__ == "__main__":

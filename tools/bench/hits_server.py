@@ -4,8 +4,8 @@
     python -m tools.bench.hits_server serve FOLDER MOUNTPOINT DRIVER [THREADS]
 
 No registry and no blobs: FOLDER holds the index, the layer table, the content file and the
-presence map as a mount would have left them.  ``serve`` prints "ready", and at its end the CPU
-seconds it used and the requests it answered.
+presence map as a mount would have left them.  ``serve`` prints "ready", and on SIGUSR1 and at its
+end (SIGTERM) the CPU seconds it used since, its memory, and the requests it answered.
 """
 
 import json
@@ -14,7 +14,8 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from lazyfs.mount.contents import Attribute, NativeLayer
 from lazyfs.mount.drivers import open_session
 from lazyfs.mount.native import NativeSession
 from lazyfs.mount.options import MountOptions, fuse_options
+from lazyfs.mount.pyfuse import ImageOperations
 from lazyfs.mount.session import PyfuseSession
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.erofs_writer import build_index
@@ -141,9 +143,29 @@ def resident_size() -> dict[str, int]:
     return {name: int(status[status.index(f"Rss{name}:") + 1]) for name in ("Anon", "File")}
 
 
+HANDLERS = ("lookup", "getattr", "opendir", "readdir", "releasedir", "open", "read", "release")
+
+
+def count_requests() -> Counter[str]:
+    """Have pyfuse3's handlers counted from now on: that driver keeps no statistics."""
+    counter: Counter[str] = Counter()
+
+    def counted(name: str, handler: Callable[..., object]) -> Callable[..., object]:
+        def count(*arguments: object, **named: object) -> object:
+            counter[name] += 1
+            return handler(*arguments, **named)
+
+        return count
+
+    for name in HANDLERS:
+        setattr(ImageOperations, name, counted(name, getattr(ImageOperations, name)))
+    return counter
+
+
 async def serve(folder: Path, mountpoint: str, driver: str, threads: int | None) -> None:
-    """Mount, print "ready", and serve until a signal."""
-    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+    """Mount, print "ready", and serve until SIGTERM."""
+    handled = count_requests() if driver == "pyfuse3" else Counter()
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGUSR1) as signals:
         async with trio.open_nursery() as nursery:
             table = LayerTable(map_file(folder / "table"))
             content = LayerContent(folder, table)
@@ -163,11 +185,15 @@ async def serve(folder: Path, mountpoint: str, driver: str, threads: int | None)
                 await session.wait_ready()
                 before = time.process_time()
                 print("ready", flush=True)
-                async for _ in signals:
-                    break
-                used = {"cpu": time.process_time() - before, "rss": resident_size()}
-                counts = session.statistics() if isinstance(session, NativeSession) else {}
-                print(json.dumps(used | counts), flush=True)
+                async for number in signals:
+                    said = {
+                        "cpu": time.process_time() - before,
+                        "rss": resident_size(),
+                        "requests": session.statistics().get("requests", handled.total()),
+                    }
+                    print(json.dumps(said), flush=True)
+                    if number == signal.SIGTERM:
+                        break
                 await session.unmount()
             finally:
                 nursery.cancel_scope.cancel()
