@@ -481,3 +481,20 @@ def test_a_diff_tells_true_from_one_and_order_from_content() -> None:
     assert (only.path, only.was, only.now) == ("host.a", 1, True)
     turned = decoded(lambda d: d["images"].reverse())
     assert diff_manifests(decode_manifest(data_of(EXAMPLE)), turned) == ()
+
+
+# The page
+
+
+def names_in(schema: Any) -> Iterator[str]:
+    """Yield the names of all properties that a schema knows."""
+    if isinstance(schema, dict):
+        yield from schema.get("properties", {})
+    for inner in schema.values() if isinstance(schema, dict) else schema:
+        if isinstance(inner, dict | list):
+            yield from names_in(inner)
+
+
+def test_every_field_is_documented() -> None:
+    page = (REFERENCE / "snapshot-manifest.md").read_text()
+    assert {name for name in names_in(SCHEMA) if f"`{name}`" not in page} == set()

@@ -1,9 +1,12 @@
 """Templates: what is accepted, and errors that name the field."""
 
 import json
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -26,6 +29,7 @@ from lazyfs.snapshot.template import (
     with_images,
 )
 
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 DIGEST = "sha256:" + "ab" * 32
 WHOLE = f"""\
 apiVersion: ate.dev/v1alpha1
@@ -488,3 +492,37 @@ def test_a_template_keeps_where_a_secret_is_and_not_what_it_is() -> None:
     """Scenario 30, its part."""
     document = json.dumps(decode_template(WHOLE.encode()).to_document())
     assert '"secretKeyRef": {"name": "api", "key": "token", "optional": true}' in document
+
+
+# The page
+
+
+def fields_of(kind: type) -> set[str]:
+    """Return the names of all fields of a part and of the parts below it."""
+    found = set()
+    waiting = [msgspec.inspect.type_info(kind)]
+    while waiting:
+        info: Any = waiting.pop()
+        if isinstance(info, msgspec.inspect.StructType):
+            found |= {field.encode_name for field in info.fields}
+            waiting += [field.type for field in info.fields]
+        waiting += getattr(info, "types", ())
+        for inner in ("item_type", "type"):
+            if isinstance(getattr(info, inner, None), msgspec.inspect.Type):
+                waiting.append(getattr(info, inner))
+    return found
+
+
+def test_every_field_is_documented() -> None:
+    page = (REFERENCE / "template.md").read_text()
+    fields = fields_of(Template)
+    assert {"runAsUser", "secretKeyRef", "mountPath", "onPause", "drop"} <= fields
+    assert {field for field in fields if not re.search(rf"[`.]{field}[`:.]", page)} == set()
+
+
+def test_the_example_of_the_page_is_a_template() -> None:
+    page = (REFERENCE / "template.md").read_text()
+    example = re.search(r"\n\n((?:    .*\n)+)", page)
+    assert example is not None
+    template = decode_template(textwrap.dedent(example[1]).encode())
+    assert template.images == {"counter": "busybox:latest"}
