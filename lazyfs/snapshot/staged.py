@@ -146,6 +146,8 @@ class Staged:
             known = _load(plan, container)
             if known is None:
                 state = ContainerState.ABSENT
+            elif _path(plan, container, "status").exists():
+                state = ContainerState.STOPPED  # its process may take a moment longer to go
             elif known.pid and start_time(known.pid) == known.pid_start:
                 state = ContainerState.RUNNING
             else:
