@@ -16,6 +16,7 @@ from lazyfs.cli.options import (
     json_option,
     s3_endpoint_option,
 )
+from lazyfs.errors import UsageError
 
 if TYPE_CHECKING:
     from lazyfs.registry.access import AccessOptions
