@@ -97,10 +97,11 @@ def decode_file(stream: BinaryIO, file: File, write: Write) -> None:
     All that is given is within the recorded size, but only verified once this returns.
     """
     source = _Source(stream, file)
-    sink = _Sink(file, write)
-    _decode(source, sink, file)
-    source.finish()
-    sink.finish()
+    with ThreadPoolExecutor(1) as hashing:
+        sink = _Sink(file, write, hashing)
+        _decode(source, sink, file)
+        source.finish()
+        sink.finish()
 
 
 def check_stored(stream: BinaryIO, file: File, write: Write) -> None:
@@ -293,12 +294,17 @@ class _Source:
 
 
 class _Sink:
-    """The raw bytes: counted and hashed as they are written, never more than recorded."""
+    """The raw bytes: counted and hashed as they are written, never more than recorded.
 
-    def __init__(self, file: File, write: Write) -> None:
+    Each piece is hashed in the thread of *hashing* while it is written and the next one comes.
+    """
+
+    def __init__(self, file: File, write: Write, hashing: ThreadPoolExecutor) -> None:
         self._file = file
         self._write = write
         self._hash = hashlib.sha256()
+        self._hashing = hashing
+        self._hashed: Future[None] | None = None
         self._size = 0
         self._expected = 0
 
@@ -306,7 +312,9 @@ class _Sink:
         self._size += len(data)
         if self._size > self._file.raw_size:
             raise self._too_long()
-        self._hash.update(data)
+        if self._hashed is not None:
+            self._hashed.result()
+        self._hashed = self._hashing.submit(self._hash.update, data)
         self._write(data)
 
     def expect(self, size: int) -> None:
@@ -315,16 +323,14 @@ class _Sink:
         if self._expected > self._file.raw_size:
             raise self._too_long()
 
-    def end(self) -> tuple[int, str]:
-        """Return size and digest."""
-        return self._size, f"sha256:{self._hash.hexdigest()}"
-
     def finish(self) -> None:
         """Raise FileCorrupt unless all that was recorded was written."""
         file = self._file
-        size, digest = self.end()
-        if size != file.raw_size:
-            raise _corrupt(file, f"{size} raw bytes", f"{file.raw_size}")
+        if self._size != file.raw_size:
+            raise _corrupt(file, f"{self._size} raw bytes", f"{file.raw_size}")
+        if self._hashed is not None:
+            self._hashed.result()
+        digest = f"sha256:{self._hash.hexdigest()}"
         if digest != file.raw_digest:
             raise _corrupt(file, f"raw {digest}", file.raw_digest)
 
