@@ -9,6 +9,7 @@ PURPOSES = {
     "demand": "for readers",
     "ahead": "ahead of them",
     "profile": "by profile",
+    "program": "for programs that start",
     "background": "in the background",
 }
 
@@ -16,14 +17,15 @@ PURPOSES = {
 def summary_lines(status: Mapping[str, Any]) -> list[str]:
     """Return how much was fetched and what it was good for."""
     fetch, reads = status["fetch"], status["reads"]
+    purposes = [purpose for purpose in PURPOSES if purpose in fetch]  # an older server has fewer
     fetched = ", ".join(
         f"{size_text(fetch[purpose]['size'])} {words}"
         for purpose, words in PURPOSES.items()
-        if fetch[purpose]["requests"]
+        if purpose in fetch and fetch[purpose]["requests"]
     )
     copied = f"; {size_text(fetch['copiedSize'])} copied" if fetch["copiedSize"] else ""
-    content = sum(fetch[purpose]["contentSize"] for purpose in PURPOSES)
-    used = sum(fetch[purpose]["usedSize"] for purpose in PURPOSES)
+    content = sum(fetch[purpose]["contentSize"] for purpose in purposes)
+    used = sum(fetch[purpose]["usedSize"] for purpose in purposes)
     lines = []
     if status["readySeconds"] is not None:
         lines.append(f"ready      {seconds_text(status['readySeconds'])} after the command")
@@ -46,6 +48,8 @@ def detail_lines(status: Mapping[str, Any]) -> list[str]:
         f"{'-' if bandwidth is None else size_text(bandwidth)}/s",
     ]
     for purpose in PURPOSES:
+        if purpose not in fetch:
+            continue
         traffic = fetch[purpose]
         lines.append(
             f"{purpose:10} {traffic['requests']} requests, {size_text(traffic['size'])}; "

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     default="all",
     show_default=True,
     help="What to fetch before it is read: nothing; what the image's producer marked; what was "
-    "read first the last time; that, and then all the rest.",
+    "read first the last time, or what a program that starts names; that, and then all the rest.",
 )
 @click.option(
     "--background-limit",

@@ -24,6 +24,8 @@ class Purpose(IntEnum):
     """It was read early at another mount, or the producer marked it."""
     BACKGROUND = 4
     """It is missing."""
+    PROGRAM = 5
+    """A program that starts needs it, by what its own bytes say."""
 
 
 @dataclass(slots=True)

@@ -53,7 +53,7 @@ class Fetcher:
     """Makes ranges of devices resident, and reads them.
 
     *report* is told of each chunk that is corrupt for good.  ``hits`` counts the reads that
-    ``read_nowait`` answered.
+    ``read_nowait`` answered.  ``foresee`` is told of each chunk that a reader missed and now has.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Fetcher:
         self.statistics = FetchStatistics()
         self.recorder = Recorder(devices)
         self.pace = Pace(trio.current_time)
+        self.foresee: Callable[[Device, int], None] | None = None
         self.demand = Demand(trio.current_time, self.pace)
         self._devices = {device.number: device for device in devices}
         self.twins = twins
@@ -201,10 +202,15 @@ class Fetcher:
                 if dev.is_sequential:
                     self.demand.note_sequential()
             flights = [(chunk, dev.flights[chunk]) for chunk in missing if chunk in dev.flights]
-            for chunk, flight in flights:
-                data = await flight.wait()
-                if data is not None:
-                    unstored[chunk] = data
+            # Somebody waits, also where the request was begun for nobody.
+            with nullcontext() if wanted else self.demand.request(0):
+                for chunk, flight in flights:
+                    data = await flight.wait()
+                    if data is not None:
+                        unstored[chunk] = data
+            if self.foresee is not None:
+                for chunk in missing:
+                    self.foresee(dev, chunk)
         finally:
             self.statistics.reader_waits.add(trio.current_time() - started)
         return unstored

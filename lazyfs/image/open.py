@@ -16,18 +16,21 @@ from lazyfs.errors import StoreError
 from lazyfs.image.counts import fetch_document
 from lazyfs.image.device import Device
 from lazyfs.image.fetch import Fetcher
+from lazyfs.image.forecast import Forecast
 from lazyfs.image.identity import mount_attributes
 from lazyfs.image.origin import Origin
-from lazyfs.image.prefetch import NO_LIMITS, Limits, MakeRoom, prefetch
+from lazyfs.image.prefetch import FORECASTING, NO_LIMITS, Limits, MakeRoom, prefetch
 from lazyfs.image.prepare import Prepared
 from lazyfs.image.profile import replay
 from lazyfs.image.twins import Twins
 from lazyfs.mount.contents import NativeLayer
+from lazyfs.oci.config import BadConfig, decode_config
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.reference import parse_reference
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.provenance import Provenance
+from lazyfs.store.blobs import load_blob
 from lazyfs.store.content import LayerContent, UnstoredContent
 from lazyfs.store.images import LayerRecord, load_image
 from lazyfs.store.layers import load_table
@@ -70,6 +73,7 @@ class OpenImage:
     attributes: Mapping[bytes, bytes | Callable[[], bytes]]
     origin: Origin
     health: Health
+    forecast: Forecast
 
     @property
     def layers(self) -> tuple[LayerRecord, ...]:
@@ -103,7 +107,12 @@ class OpenImage:
             profiled = replay(profile, self.devices, digests)
         if limits.make_room is not None:
             limits = replace(limits, make_room=partial(self._make_room, limits.make_room))
+        if profiled is None and mode in FORECASTING and not self._has_landmark():
+            await self.forecast.run(limits.throttle)
         await prefetch(self.contents, self.devices, mode, profiled, limits)
+
+    def _has_landmark(self) -> bool:
+        return any(device.table.prefetch_end for device in self.devices)
 
     async def _make_room(self, make_room: MakeRoom, size: int) -> bool:
         """Say whether there is room; layers that are open for their twins only are in its way."""
@@ -202,17 +211,19 @@ async def open_image(
             device = _open_device(store, number, layer, is_volatile=prepared.is_volatile)
             stack.callback(device.content.close)
             devices.append(device)
+        config = _load_config(store, prepared)
         if prepared.is_volatile:
             shutil.rmtree(store.root, ignore_errors=True)  # all of it is mapped
         twins = Twins(store, devices)
         stack.callback(twins.close)
         nursery = await stack.enter_async_context(trio.open_nursery())
+        contents = Fetcher(devices, origin, twins, nursery, report=health.report)
         image = OpenImage(
             prepared=prepared,
             store=store,
             index=stored.index,
             provenance=stored.provenance,
-            contents=Fetcher(devices, origin, twins, nursery, report=health.report),
+            contents=contents,
             devices=tuple(devices),
             attributes=mount_attributes(
                 requested=prepared.wanted,
@@ -226,6 +237,7 @@ async def open_image(
             ),
             origin=origin,
             health=health,
+            forecast=Forecast(stored.index, devices, contents, nursery, config),
         )
         try:
             yield image
@@ -234,6 +246,15 @@ async def open_image(
         nursery.cancel_scope.cancel()
     if error is not None:
         raise error
+
+
+def _load_config(store: Store, prepared: Prepared) -> Mapping[str, Any]:
+    """Return the image's config, empty where it is gone: a cache that was emptied in part."""
+    data = load_blob(store, parse_digest(prepared.image.config_digest))
+    try:
+        return {} if data is None else decode_config(data).raw
+    except BadConfig:
+        return {}
 
 
 def _open_device(store: Store, number: int, layer: LayerRecord, *, is_volatile: bool) -> Device:

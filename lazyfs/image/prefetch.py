@@ -28,8 +28,9 @@ PAUSE_SECONDS = 0.02
 FAILURE_SECONDS = 5.0
 Segments = Iterator[tuple[Device, list[int]]]
 MODES = ("none", "landmark", "profile", "all")
-"""Nothing; the landmark's range; the recorded profile, or the landmark's range without one; and
-after that, all the rest."""
+"""Nothing; the landmark's range; the recorded profile, or without one the landmark's range, or
+without that what the program that starts names; and after that, all the rest."""
+FORECASTING = ("profile", "all")
 
 
 MakeRoom = Callable[[int], Awaitable[bool]]

@@ -11,12 +11,14 @@ REST_SECONDS = 1.0
 BURST_ROUND_TRIPS = 100
 BURST_MIN_SECONDS = 0.5
 BURST_MAX_SECONDS = 5.0
-BURST_SIZE = 16 << 20
+BURST_LONGEST_SECONDS = 20.0
+BURST_SIZE = 32 << 20
 BURST_SEQUENTIAL = 10
 """A burst ends after this many round trips, within these times, or after this many bytes: the start
-of a large program takes no more, and whoever goes on reads in bulk.  It ends, too, after this many
-misses that go on where the one before ended: a program jumps, what copies or scans does not.  Where
-round trips cost nothing filling hardly disturbs; where they are long a start is long, too."""
+of a large program takes no more, and whoever goes on reads in bulk.  Where the link is so slow that
+these bytes take longer, it lasts until they could be here.  It ends, too, after this many misses
+that go on where the one before ended: a program jumps, what copies or scans does not.  Where round
+trips cost nothing filling hardly disturbs; where they are long a start is long, too."""
 
 
 class Pressure(Enum):
@@ -68,6 +70,8 @@ class Demand:
             return Pressure.NONE
         seconds = BURST_ROUND_TRIPS * (self._pace.round_trip or 0.0)
         seconds = min(max(seconds, BURST_MIN_SECONDS), BURST_MAX_SECONDS)
+        if self._pace.bandwidth is not None:
+            seconds = max(seconds, min(BURST_SIZE / self._pace.bandwidth, BURST_LONGEST_SECONDS))
         is_burst = (
             now - self._burst_started < seconds
             and self._burst_size < BURST_SIZE

@@ -22,9 +22,23 @@ def walk_path(index: ErofsIndex, path: bytes, *, follow: bool = True) -> int:
     The last component's symlink is followed unless *follow* is False.  Raises PathNotFound and,
     for a broken index, IndexCorrupt.
     """
+    return _walk(index, path, follow=follow)[0]
+
+
+def resolve_path(index: ErofsIndex, path: bytes) -> tuple[int, bytes]:
+    """Return the nid that *path* leads to, and its path without symlinks, from the root.
+
+    Raises what ``walk_path`` does.
+    """
+    nid, names = _walk(index, path, follow=True)
+    return nid, b"/" + b"/".join(names)
+
+
+def _walk(index: ErofsIndex, path: bytes, *, follow: bool) -> tuple[int, list[bytes]]:
     pending = _components(path)
     ends_in_slash = path.endswith((b"/", b"/."))
     trail = [index.root_nid]  # the directories on the way, the root first
+    names: list[bytes] = []  # those of the trail below the root, and of a file at its end
     nid = index.root_nid
     links = 0
     while pending:
@@ -34,6 +48,7 @@ def walk_path(index: ErofsIndex, path: bytes, *, follow: bool = True) -> int:
         if name == b"..":
             if len(trail) > 1:
                 trail.pop()
+                names.pop()
             nid = trail[-1]
             continue
         found = index.lookup(nid, name)
@@ -47,17 +62,19 @@ def walk_path(index: ErofsIndex, path: bytes, *, follow: bool = True) -> int:
             target = index.readlink(found)
             if target.startswith(b"/"):
                 del trail[1:]
+                names.clear()
             nid = trail[-1]
             pending += _components(target)
             continue
         nid = found
+        names.append(name)
         if kind == Kind.DIRECTORY:
             trail.append(nid)
             if len(trail) > MAX_DEPTH:
                 raise IndexCorrupt(f"{_shown(path)}: got more than {MAX_DEPTH} directories deep")
     if ends_in_slash and index.inode(nid).kind != Kind.DIRECTORY:
         raise PathNotFound(f"{_shown(path)}: got a file, expected a directory")
-    return nid
+    return nid, names
 
 
 def _components(path: bytes) -> list[bytes]:

@@ -136,6 +136,7 @@ async def _serve(
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_drive, session, nursery.cancel_scope)
                     nursery.start_soon(_end_on_signal, signals, session, nursery.cancel_scope)
+                    nursery.start_soon(_prefetch, server)  # meanwhile the mount becomes live
                     await _go_live(server, nursery, link)
             except* (ChannelClosed, LazyfsError) as group:
                 failure = _first(group)
@@ -237,7 +238,6 @@ async def _go_live(server: _Server, nursery: trio.Nursery, link: Link | None) ->
     nursery.start_soon(_give_way, server)
     settle_memory()
     nursery.start_soon(keep_trimmed, partial(_activity, server.image))
-    nursery.start_soon(_prefetch, server)
     if link is not None:  # a successor has not seen the first reads
         nursery.start_soon(_keep_profile, server)
 

@@ -11,6 +11,7 @@ from lazyfs.image.pace import GAP_MAX, GAP_MIN, SEGMENT_MAX, SEGMENT_MIN, Pace
 from lazyfs.image.plan import plan_runs
 from lazyfs.image.prefetch import prefetch
 from lazyfs.image.pressure import (
+    BURST_LONGEST_SECONDS,
     BURST_MAX_SECONDS,
     BURST_MIN_SECONDS,
     BURST_SEQUENTIAL,
@@ -106,11 +107,22 @@ def test_a_burst_begins_after_a_rest_and_ends_by_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("round_trip", "seconds"), [(0.001, BURST_MIN_SECONDS), (0.02, 2.0), (0.1, BURST_MAX_SECONDS)]
+    ("round_trip", "bandwidth", "seconds"),
+    [
+        (0.001, 1e9, BURST_MIN_SECONDS),
+        (0.02, 1e9, 2.0),
+        (0.1, 1e9, BURST_MAX_SECONDS),
+        (0.02, BURST_SIZE / 10, 10.0),
+        (0.02, BURST_SIZE / 100, BURST_LONGEST_SECONDS),
+    ],
 )
-def test_a_burst_lasts_as_round_trips_do(round_trip: float, seconds: float) -> None:
+def test_a_burst_lasts_as_round_trips_and_bytes_do(
+    round_trip: float, bandwidth: float, seconds: float
+) -> None:
     clock = Clock()
-    demand = Demand(clock, measured(round_trip, 2.5e6))
+    pace = measured(round_trip, bandwidth)
+    pace.bandwidth = bandwidth  # exactly
+    demand = Demand(clock, pace)
     clock.now += 2 * REST_SECONDS
     with demand.request(1000):
         clock.now += seconds - 0.1
