@@ -5,11 +5,14 @@ import mmap
 import struct
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lazyfs.digest import Digest
+from lazyfs.formats.codec import Codec
+from lazyfs.formats.layers import Format
 from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry
 from lazyfs.rootfs.layout import (
     MAX_DEVICE_SIZE,
@@ -71,6 +74,54 @@ class TestLayout:
         for function in (device_offsets, device_size):
             with pytest.raises(BadLayout, match="expected at most"):
                 function(too_large)
+
+
+class TestCodecs:
+    def test_formats_and_codecs(self) -> None:
+        for layer_format in (Format.ESTARGZ, Format.ZSTD_CONTAINERS):
+            table = LayerTable(build_table(SAMPLE, 3000, layer_format))
+            assert table.format is layer_format
+            assert not table.holes
+        entry = TocEntry(
+            b"f",
+            Kind.REGULAR,
+            0o644,
+            0,
+            0,
+            size=8292,
+            chunks=(
+                Chunk(0, 100, 50, 0, digest(1), Codec.ZSTD),
+                Chunk(100, 4096, 0, 0, bytes(32), Codec.HOLE),
+                Chunk(4196, 4096, 90, 0, digest(2), Codec.ZSTD),
+            ),
+        )
+        hole = msgspec.structs.replace(
+            entry, size=5, chunks=(Chunk(0, 5, 0, 0, bytes(32), Codec.HOLE),)
+        )
+        table = LayerTable(build_table(toc_of(hole, entry, hole), 200, Format.ZSTD_STARGZ))
+        assert [table.codec(record) for record in range(5)] == [2, 1, 2, 1, 2]
+        assert table.holes == {0, 2, 4}
+        # Holes have no bytes, and stand where the chunk before them ends.
+        places = [(table.blob_offset(each), table.blob_end(each)) for each in range(5)]
+        assert places == [(0, 0), (50, 90), (90, 90), (90, 200), (200, 200)]
+        assert table.by_blob() == range(5)
+        assert table.payload_size == 8292 + 10
+        assert list(table.covering(0, 20000)) == [0, 1, 2, 3, 4]
+
+    def test_only_holes(self) -> None:
+        hole = TocEntry(
+            b"f", Kind.REGULAR, 0o644, 0, 0, size=5,
+            chunks=(Chunk(0, 5, 0, 0, bytes(32), Codec.HOLE),),
+        )  # fmt: skip
+        table = LayerTable(build_table(toc_of(hole), 8, Format.ZSTD_STARGZ))
+        assert (table.count, table.holes) == (1, {0})
+
+    def test_an_unknown_format(self) -> None:
+        table = bytearray(build_table(SAMPLE, 3000))
+        table[57] = 200
+        table[-32:] = hashlib.sha256(table[:-32]).digest()
+        with pytest.raises(BadTable, match="format 200"):
+            LayerTable(bytes(table))
 
 
 class TestTable:
