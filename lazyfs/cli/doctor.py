@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -18,6 +19,7 @@ FUSE = Path("/dev/fuse")
 FUSE_CONF = Path("/etc/fuse.conf")
 NAME_WIDTH = 16
 ASK_SECONDS = 20
+PROBE = b"written by lazyfs doctor, and left by mistake"
 RUNTIMES = ("runsc", "crun", "runc", "bwrap")
 
 
@@ -266,7 +268,13 @@ def look_at_store(url: str, s3_endpoint: str | None) -> tuple[Finding, int]:
     from lazyfs.snapshot.stores import open_objects
 
     try:
-        is_conditional = open_objects(url, s3_endpoint=s3_endpoint).is_conditional()
+        objects = open_objects(url, s3_endpoint=s3_endpoint)
+        probe = f"probe-{secrets.token_hex(8)}"
+        objects.put_if_absent(probe, PROBE)
+        try:
+            is_conditional = objects.is_conditional()
+        finally:
+            objects.delete(probe)
     except SnapshotError as error:
         means = "snapshots cannot be kept there" + (f"; {error.hint}" if error.hint else "")
         return Finding("store", False, error.message, means), exit_code_of(error)
