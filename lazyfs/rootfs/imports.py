@@ -16,14 +16,13 @@ PYC_HEADER_SIZE = 16
 MAX_DEPTH = 100
 MAX_NAMES = 1000
 MAX_NAME_SIZE = 200
-# The bytecode's magic numbers: of 3.8 to 3.10, and of 3.11 to 3.14.
+# The bytecode's magic numbers: of 3.8 to 3.10, and of 3.11 to 3.13.
 OLD_CODE = range(3400, 3450)
-NEW_CODE = range(3450, 3650)
+NEW_CODE = range(3450, 3600)
 # The instructions that name a module, something in a module, and the upper bits of a number.
 OPCODES = {
     range(3400, 3550): (108, 109, 144),
     range(3550, 3600): (75, 74, 71),  # 3.13
-    range(3600, 3650): (73, 72, 69),  # 3.14
 }
 STATEMENT_RE = re.compile(rb"^(?:import|from)[ \t]+([A-Za-z_.][\w.]*)([^\n#]*)", re.M | re.A)
 NAME_RE = re.compile(rb"[A-Za-z_][\w.]*", re.A)
