@@ -20,11 +20,12 @@ from lazyfs.errors import LazyfsError
 NUMBER_LIMIT = 1 << 53
 DEPTH_LIMIT = 64
 SHOWN = 80  # characters of a value that a message quotes
+LONGEST = 1000  # characters of a message, whatever is in the document
 # Numbers that are longer are out of range whatever they are, and int() would take its time.
 DIGITS_LIMIT = 17
 
 WHERE_RE = re.compile(r"(?s)(.*?)(?: - at `(?:key in )?\$(.*)`)?")
-UNKNOWN_RE = re.compile(r"Object contains unknown field `(.*)`")
+UNKNOWN_RE = re.compile(r"(?s)Object contains unknown field `(.*)`")
 MISSING_RE = re.compile(r"Object missing required field `(.*)`")
 MATCHING_RE = re.compile(r"Expected `str` matching regex '(.*)'")
 STEP_RE = re.compile(r"\.?([^.\[\]]+)|\[([0-9]+|\.\.\.)\]")
@@ -55,7 +56,12 @@ class Difference:
 def quote(value: Any) -> str:
     """Return *value* as messages show it: JSON, cut where it is long."""
     text = json.dumps(value, ensure_ascii=True, sort_keys=True, default=str)
-    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+    return cut(text, SHOWN)
+
+
+def cut(text: str, limit: int = LONGEST) -> str:
+    """Return *text* as messages show it: cut where it is long."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def canonical(document: Any) -> bytes:
@@ -210,9 +216,10 @@ def _told(text: str, document: Any, kind: Any, meanings: Mapping[str, str]) -> s
     got = _at(document, place)
     if unknown := UNKNOWN_RE.fullmatch(what):
         known = fields_of(kind, place)
-        close = get_close_matches(unknown[1], known, 1, 0.6)
+        name = cut(unknown[1], SHOWN)
+        close = get_close_matches(name, known, 1, 0.6)
         near = f"; did you mean {close[0]}?" if close else ""
-        field = f"{place}.{unknown[1]}" if place else unknown[1]
+        field = f"{place}.{name}" if place else name
         return f"{field}: got an unknown field, expected one of {', '.join(known)}{near}"
     if missing := MISSING_RE.fullmatch(what):
         return f"{place}.{missing[1]}: got nothing, expected a value".removeprefix(".")

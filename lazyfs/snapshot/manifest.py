@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 from lazyfs.snapshot.documents import (
     Difference,
     canonical,
+    cut,
     differences,
     make,
     parse_json,
@@ -209,7 +210,7 @@ def decode_manifest(data: bytes, *, known: frozenset[str] = KNOWN_CRITICAL) -> M
     _check_critical(document.get("critical", []), known)
     manifest = make(Manifest, document, _invalid, MEANINGS)
     for fault in faults(manifest):
-        raise _invalid(fault)
+        raise _invalid(cut(fault))
     return manifest
 
 
@@ -266,7 +267,7 @@ def _check_critical(critical: Any, known: frozenset[str]) -> None:
         raise _invalid(f"critical: got {quote(critical)}, expected a list of names")
     if unknown := sorted(set(critical) - known):
         raise VersionUnsupported(
-            f"{MANIFEST_NAME}: critical: got {', '.join(map(quote, unknown))},"
+            f"{MANIFEST_NAME}: critical: got {cut(', '.join(map(quote, unknown)))},"
             f" expected {', '.join(sorted(known)) or 'no extension that must be understood'}",
             hint="a newer lazyfs made it",
             details={"unknown": unknown, "known": sorted(known)},

@@ -15,7 +15,7 @@ import msgspec
 from lazyfs.errors import UsageError
 from lazyfs.oci.platforms import BadPlatform, parse_platform
 from lazyfs.oci.reference import parse_reference
-from lazyfs.snapshot.documents import canonical, make, parse_json, quote
+from lazyfs.snapshot.documents import canonical, cut, make, parse_json, quote
 from lazyfs.snapshot.errors import (
     BaseCorrupt,
     BaseDrift,
@@ -149,7 +149,7 @@ def image_of_identity(
         source=source,
     )
     for fault in image_faults(image, name):
-        raise _unresolved(name, fault)
+        raise _unresolved(name, cut(fault))
     return image
 
 
@@ -317,7 +317,7 @@ def _decode(data: bytes, error: type[SnapshotError]) -> BaseRecord:
         raise complain(f"images: got {', '.join(sorted(names))}, expected each name once")
     for place, each in enumerate(record.images):
         for fault in image_faults(each.image, f"images[{place}].image"):
-            raise complain(fault)
+            raise complain(cut(fault))
     return record
 
 

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from lazyfs.oci.reference import LayoutReference, parse_reference
-from lazyfs.snapshot.documents import canonical_digest, make, parse_json, quote
+from lazyfs.snapshot.documents import canonical_digest, cut, make, parse_json, quote
 from lazyfs.snapshot.errors import TemplateInvalid
 from lazyfs.snapshot.template_rules import PAUSE as PAUSE
 from lazyfs.snapshot.template_rules import faults, reference_fault
@@ -292,7 +292,7 @@ def template_of_document(
 
     template = make(Template, _without_nulls(fields), complain, MEANINGS)
     for fault in faults(template):
-        raise complain(fault)
+        raise complain(cut(fault))
     return template
 
 

@@ -12,7 +12,7 @@ import yaml
 from yaml.constructor import SafeConstructor
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from lazyfs.snapshot.documents import Complaint, check_document, quote
+from lazyfs.snapshot.documents import Complaint, check_document, cut, quote
 
 # A template has a few hundred values; aliases can make billions of a few lines.
 NODES_LIMIT = 20_000
@@ -124,11 +124,13 @@ class _Reading:
             if kind == "int":
                 return self._constructor.construct_yaml_int(node)
         except (ValueError, KeyError, yaml.YAMLError) as exc:
-            raise self._complain(f"{_line(node)}: got {quote(node.value)}: {exc}") from exc
+            raise self._complain(
+                f"{_line(node)}: got {quote(node.value)}: {cut(str(exc))}"
+            ) from exc
         if kind not in ("str", "timestamp"):
             raise self._complain(
-                f"{_line(node)}: got {quote(node.value)} ({kind}), expected text, an integer,"
-                " true, false or null"
+                f"{_line(node)}: got {quote(node.value)} ({cut(kind, 40)}), expected text,"
+                " an integer, true, false or null"
             )
         return node.value
 
@@ -139,9 +141,9 @@ def _compose(text: str, complain: Complaint) -> Node | None:
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark
         where = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
-        raise complain(f"{where}got {exc.problem or exc}, expected YAML") from exc
+        raise complain(f"{where}got {cut(exc.problem or str(exc))}, expected YAML") from exc
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
-        raise complain(f"got {exc}, expected YAML") from exc
+        raise complain(f"got {cut(str(exc))}, expected YAML") from exc
     return node
 
 

@@ -407,6 +407,25 @@ def test_hostile_documents(data: bytes, message: str) -> None:
     assert len(str(caught.value)) < 2000
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.update({"x" * 500_000: 1}),
+        lambda d: d["images"][0].update({"a\nb" * 100_000: 1}),
+        lambda d: d["images"][0].update(resolvedRef="A" * 500_000 + "@" + MANIFEST),
+        lambda d: d["runtime"]["containers"].extend(
+            {"name": f"c{number}", "specDigest": OTHER} for number in range(5000)
+        ),
+        lambda d: d.update(critical=["x" * 500_000]),
+        lambda d: d.update(kind="x" * 500_000),
+    ],
+)
+def test_messages_are_short_whatever_is_in_the_document(change: Change) -> None:
+    with pytest.raises((ManifestInvalid, VersionUnsupported)) as caught:
+        decoded(change)
+    assert len(str(caught.value)) < 2000
+
+
 def test_a_long_name_above_many_values_is_no_work() -> None:
     name = "k" * 500_000
     with pytest.raises(ManifestInvalid, match="version"):

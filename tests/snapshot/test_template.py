@@ -423,6 +423,10 @@ def test_aliases_are_values_within_bounds() -> None:
         ("- a", r"got \[\"a\"\], expected fields"),
         ("", "got null, expected fields"),
         ("just text", "expected fields"),
+        ("!" * 200_000, "expected text"),
+        ("*" + "a" * 200_000, "undefined alias"),
+        ("a" * 1000 + ": 1", "unknown field"),
+        (f"containers: [{{name: w, image: {'a/' * 50_000}}}]", "got 100000 characters"),
     ],
 )
 def test_yaml_that_is_refused(text: str | bytes, message: str) -> None:
