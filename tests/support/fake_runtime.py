@@ -72,6 +72,8 @@ class FakeRuntime:
     def start(self, plan: SandboxPlan) -> None:
         self._called("start", plan)
         for container in plan.containers:
+            if self._process(plan, container) is not None:
+                raise RuntimeFailed(f"start: {container.container_id}: got one of that name")
             spec = self._spec(container)
             self._write(plan, container, {"count": 0, "spec": spec, **self._look(container)})
         self._called("start:after", plan)
@@ -113,10 +115,11 @@ class FakeRuntime:
 
     def restore(self, plan: SandboxPlan, image_dir: Path) -> Callable[[], None]:
         self._called("restore", plan, image_dir=image_dir)
-        data = (image_dir / "checkpoint.img").read_bytes()
-        if not data.startswith(MAGIC):
-            raise RuntimeFailed("restore: mismatched segment")
-        document = json.loads(data.removeprefix(MAGIC))
+        try:
+            data = (image_dir / "checkpoint.img").read_bytes()
+            document = json.loads(data.removeprefix(MAGIC))
+        except (OSError, ValueError) as exc:
+            raise RuntimeFailed("restore: mismatched segment") from exc
         if document["version"] != self.version:
             raise RuntimeFailed(f"restore: made by {document['version']}, this is {self.version}")
         if not self.one_file:
