@@ -54,6 +54,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cat": ("lazyfs.cli.cat:cat", "Print a file of an image, without mounting it."),
     "verify": ("lazyfs.cli.verify:verify", "Fetch all of an image and check every byte."),
     "convert": ("lazyfs.cli.convert:convert", "Make an image that can be mounted lazily."),
+    "index": ("lazyfs.cli.index:index", "Make an ordinary image lazy, without changing it."),
     "cache": ("lazyfs.cli.cache:cache", "List, measure, check or remove what is kept here."),
     "profile": ("lazyfs.cli.profile:profile", "Show, export or import what is read first."),
     "run": ("lazyfs.cli.run:run", "Run a sandbox on images that are mounted lazily."),

@@ -14,6 +14,7 @@ from lazyfs.cli.access import access_options
 from lazyfs.cli.options import (
     cache_dir_option,
     default_runtime_dir,
+    index_option,
     json_option,
     platform_option,
     verify_option,
@@ -39,10 +40,11 @@ if TYPE_CHECKING:
     help="Options of mount(8): allow_other, allow_root, auto_unmount, fsname=, max_read=, "
     "threads=, [no]suid, [no]dev, [no]exec, noatime; and platform=, cache_dir=, authfile=, "
     "hosts_dir=, plain_http, insecure_skip_verify, anonymous, offline, prefetch=, cache_size=, "
-    "background_limit=, driver=, verify= like the options above and below; requested=REFERENCE, "
-    "what the mount is to say was asked for, where IMAGE is its digest.",
+    "background_limit=, driver=, verify=, index= like the options above and below; "
+    "requested=REFERENCE, what the mount is to say was asked for, where IMAGE is its digest.",
 )
 @verify_option
+@index_option
 @click.option("--driver", type=click.Choice(DRIVERS), default="auto", help="How to serve.")
 @click.option(
     "--prefetch",
@@ -96,6 +98,7 @@ def mount(
     access: "AccessOptions",
     words: tuple[str, ...],
     verify_mode: str,
+    pinned: str | None,
     driver: str,
     prefetch: str,
     background_limit: str,
@@ -126,6 +129,7 @@ def mount(
         verbosity=ctx.obj["verbosity"],
         log_json=ctx.obj["log_json"],
         verify=verify_mode,
+        pinned=pinned,
     )
     if use_service and not foreground:  # in the foreground means: in this process
         from lazyfs.service.handover import hand_over

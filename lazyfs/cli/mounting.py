@@ -24,6 +24,7 @@ from lazyfs.service.supervise import Link, run_in_background, run_in_foreground
 from lazyfs.service.systemd import notify
 
 if TYPE_CHECKING:
+    from lazyfs.image.prepare import Prepared
     from lazyfs.registry.source import AccessOptions
 
 FUSE_CONF = "/etc/fuse.conf"
@@ -49,6 +50,7 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Announce | No
         cache_size=request.cache_size,
         background_limit=request.background_limit,
         verify=request.verify,
+        index=request.pinned,
     )
     cache_size = parse_budget(wanted["cache_size"])
     background_limit = parse_rate(wanted["background_limit"])
@@ -71,6 +73,7 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Announce | No
         wanted["cache_dir"],
         access,
         wanted["verify"],
+        wanted["index"],
     )
 
     def serve(link: Link, log_path: Path) -> None:
@@ -244,15 +247,47 @@ def _prepare(
     cache_dir: Path,
     access: "AccessOptions",
     verify: str,
+    pinned: str | None,
 ) -> bytes:
     import msgspec
-    import trio
 
-    from lazyfs.image.prepare import Request, prepare
-
-    prepared = trio.run(prepare, Request(image, platform, cache_dir, access, verify))
+    prepared = prepare_shown(image, platform, cache_dir, access, verify, pinned)
     if original is not None:
         prepared = msgspec.structs.replace(prepared, original=original)
     if sys.stderr.isatty():
         click.echo(f"lazyfs: {prepared.wanted} → {prepared.resolved}", err=True)
     return prepared.encode()
+
+
+def prepare_shown(
+    image: str,
+    platform: str | None,
+    cache_dir: Path,
+    access: "AccessOptions",
+    verify: str = "toc",
+    pinned: str | None = None,
+    mode: str = "auto",
+) -> "Prepared":
+    """Prepare an image; show how far it is where layers have to be fetched whole."""
+    from contextlib import ExitStack
+
+    import trio
+
+    from lazyfs.digest import parse_digest
+    from lazyfs.image.plain import PlainOptions
+    from lazyfs.image.prepare import Request, prepare
+
+    with ExitStack() as stack:
+        advance: list[Callable[[int], None]] = []
+
+        def begin(total: int) -> None:
+            from lazyfs.cli.progress import show_progress
+
+            advance.append(stack.enter_context(show_progress(mode, image, total)))
+
+        plain = PlainOptions(
+            pinned=None if pinned is None else parse_digest(pinned),
+            progress=lambda size: advance[0](size),
+            on_total=begin,
+        )
+        return trio.run(prepare, Request(image, platform, cache_dir, access, verify, plain))

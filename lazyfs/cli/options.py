@@ -102,6 +102,17 @@ def verify_option(function: Decorated) -> Decorated:
     )(function)
 
 
+def index_option(function: Decorated) -> Decorated:
+    """Add ``--index``: parameter ``pinned``, the text of a digest or None."""
+    return click.option(
+        "--index",
+        "pinned",
+        metavar="DIGEST",
+        help="The index to believe of layers that are not lazy by themselves, as `lazyfs index "
+        "push` printed it.  [default: they are fetched whole, once]",
+    )(function)
+
+
 def json_option(function: Decorated) -> Decorated:
     """Add ``--json``: parameter ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)

@@ -39,6 +39,7 @@ class MountRequest:
     verbosity: int
     log_json: bool
     verify: str = "toc"
+    pinned: str | None = None
 
     def document(self) -> dict[str, Any]:
         """Return it in JSON's types, but for the environment, which travels by itself."""

@@ -12,8 +12,10 @@ No I/O here: payloads go to a callback.
 
 import hashlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+
+import msgspec
 
 from lazyfs.digest import Digest, digest_of
 from lazyfs.formats.arrange import arrange
@@ -21,7 +23,7 @@ from lazyfs.formats.codec import MAX_RATIO, Codec
 from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
 from lazyfs.formats.spans import SPAN_SIZE, PlainStream, Span, open_stream
 from lazyfs.formats.tar import BadTar, TarMember, TarScanner
-from lazyfs.formats.toc import Kind, Toc, decode_toc
+from lazyfs.formats.toc import Chunk, Kind, Toc, decode_toc
 from lazyfs.formats.toc_json import Part, TocSpeller
 
 CHUNK_SIZE = 4 << 20
@@ -127,20 +129,22 @@ class LayerPass:
             parts = self._parts.get(member.offset, []) if member.size else []
             speller.add(member, _digest_of(member, parts), parts)
         document = speller.document()
+        codec = self._stream.codec
         toc = decode_toc(
             document,
             expected=None,
             blob_size=self._blob_size,
-            limits=limits_of(self._stream.codec, self._limits),
+            codec=codec,
+            limits=limits_of(codec, self._limits),
         )
         return PassedLayer(
             blob_digest=Digest("sha256", self._blob_hash.hexdigest()),
             blob_size=self._blob_size,
             diff_id=Digest("sha256", self._plain_hash.hexdigest()),
             plain_size=self._position,
-            toc=toc,
+            toc=placed(toc, self._spans),
             toc_json=document,
-            codec=self._stream.codec,
+            codec=codec,
             spans=tuple(self._spans),
             written_size=self._device_size,
             moves=self._moves(arrangement.members),
@@ -239,6 +243,33 @@ class LayerPass:
         if target == self._device_size and all(move.source == move.target for move in moves):
             return ()
         return tuple(moves)
+
+
+def codec_of(spans: Sequence[Span]) -> Codec:
+    """Return what the compression of a layer is that has these spans; a plain tar has none."""
+    if not spans:
+        return Codec.RAW
+    return Codec.ZSTD if spans[0].codec is Codec.ZSTD else Codec.GZIP
+
+
+def placed(toc: Toc, spans: Sequence[Span]) -> Toc:
+    """Return *toc* with what each chunk's stream begins with, as *spans* have it."""
+    inside = {span.blob_offset for span in spans if span.codec is Codec.DEFLATE}
+    if not inside:
+        return toc
+
+    def place(chunk: Chunk) -> Chunk:
+        if chunk.blob_offset not in inside:
+            return chunk
+        return msgspec.structs.replace(chunk, codec=Codec.DEFLATE)
+
+    entries = tuple(
+        msgspec.structs.replace(entry, chunks=tuple(place(chunk) for chunk in entry.chunks))
+        if entry.chunks
+        else entry
+        for entry in toc.entries
+    )
+    return msgspec.structs.replace(toc, entries=entries)
 
 
 def limits_of(codec: Codec, limits: Limits = DEFAULT_LIMITS) -> Limits:

@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 
 from lazyfs.errors import LazyfsError
+from lazyfs.formats.stream import Points
 from lazyfs.image.flights import Flight
 from lazyfs.image.plan import Run
 from lazyfs.oci.descriptor import Descriptor
@@ -25,16 +26,22 @@ class Device:
     ``number`` is the EROFS device number, 1 for the bottom layer.  A chunk's *position* is its
     place in blob order; chunks are read, prefetched and requested in that order.  ``used`` has a
     byte per chunk, 1 when it has been read; ``fetched`` the ``Purpose`` that it was fetched for,
-    or 0.
+    or 0.  ``points`` are the restart points of a plain layer.
     """
 
     def __init__(
-        self, number: int, descriptor: Descriptor, table: LayerTable, content: LayerContent
+        self,
+        number: int,
+        descriptor: Descriptor,
+        table: LayerTable,
+        content: LayerContent,
+        points: Points | None = None,
     ) -> None:
         self.number = number
         self.descriptor = descriptor
         self.table = table
         self.content = content
+        self.points = points
         self.flights: dict[int, Flight] = {}
         self.refused: dict[int, tuple[LazyfsError, float]] = {}
         self.order = table.by_blob()

@@ -35,6 +35,7 @@ from lazyfs.store.content import LayerContent, UnstoredContent
 from lazyfs.store.images import LayerRecord, load_image
 from lazyfs.store.layers import load_table
 from lazyfs.store.paths import Store
+from lazyfs.store.points import RestartPoints
 from lazyfs.store.profiles import load_profile, save_profile
 
 log = logging.getLogger(__name__)
@@ -269,4 +270,7 @@ def _open_device(store: Store, number: int, layer: LayerRecord, *, is_volatile: 
     content = (UnstoredContent if is_volatile else LayerContent)(
         store.layer_path(toc_digest), table
     )
-    return Device(number, descriptor, table, content)
+    points = RestartPoints(store, toc_digest, layer.size)
+    if is_volatile:
+        points.load()
+    return Device(number, descriptor, table, content, points)

@@ -6,8 +6,8 @@ Afterwards the store has all that a mount needs to be live; no content has been 
 import logging
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from lazyfs.errors import LazyfsError, StoreError
 from lazyfs.image.identity import image_attributes
 from lazyfs.image.known import note_name
 from lazyfs.image.origin import Origin
+from lazyfs.image.plain import PlainOptions, is_plain
 from lazyfs.image.resolve import Resolver
 from lazyfs.image.tocs import LoadedToc, layer_claims, load_tocs
 from lazyfs.oci.config import ImageConfig
@@ -36,13 +37,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to mount: *platform* None means this machine's; *verify* is one of ``VERIFY_MODES``."""
+    """What to mount.
+
+    *platform* None means this machine's; *verify* is one of ``VERIFY_MODES``; *plain* is for layers
+    without a TOC."""
 
     reference: str
     platform: str | None
     cache_dir: Path
     access: AccessOptions
     verify: str = "toc"
+    plain: PlainOptions = field(default_factory=PlainOptions)
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -114,7 +119,8 @@ async def _prepare(
         if stored is not None and _has_layers(store, stored.record):
             record = stored.record
         else:
-            record = await _build(store, origin, resolver, manifest, digest, request.verify)
+            images = _Images(store, origin, resolver, request, is_volatile)
+            record = await images.build(manifest, digest)
         index_digest = None if resolved.index_digest is None else str(resolved.index_digest)
         if not is_volatile:
             _note_name(store, reference, record, index_digest)
@@ -159,61 +165,88 @@ def _has_layers(store: Store, record: ImageRecord) -> bool:
     )
 
 
-async def _build(
-    store: Store,
-    origin: Origin,
-    resolver: Resolver,
-    manifest: Manifest,
-    digest: Digest,
-    verify: str,
-) -> ImageRecord:
-    for layer in manifest.layers:
-        layer_claims(layer, verify)  # say what is wrong before anything is fetched
-    config, loaded = await _fetch_all(store, origin, resolver, manifest, verify)
-    tocs = [each.toc for each in loaded]
-    record = ImageRecord(
-        manifest_digest=str(digest),
-        manifest_media_type=manifest.media_type,
-        config_digest=str(manifest.config.digest),
-        platform=str(config.platform),
-        layers=tuple(
-            _layer_record(*facts)
-            for facts in zip(manifest.layers, config.diff_ids, loaded, strict=True)
-        ),
-    )
-    built = build_index(
-        tocs,
-        root_xattrs=image_attributes(record),
-        device_tags=[toc.digest.hex[:64] for toc in tocs],
-    )
-    return save_image(store, record, built.image, built.provenance)
+@dataclass(frozen=True, slots=True)
+class _Images:
+    """Builds the rootfs index of an image that is not here."""
 
+    store: Store
+    origin: Origin
+    resolver: Resolver
+    request: Request
+    is_volatile: bool
 
-async def _fetch_all(
-    store: Store, origin: Origin, resolver: Resolver, manifest: Manifest, verify: str
-) -> tuple[ImageConfig, list[LoadedToc]]:
-    """Fetch the config and the TOCs side by side."""
-    configs: list[ImageConfig | LazyfsError] = []
+    async def build(self, manifest: Manifest, digest: Digest) -> ImageRecord:
+        for layer in manifest.layers:
+            layer_claims(layer, "blob")  # say what is wrong before anything is fetched
+        config, loaded = await self._fetch_all(manifest, digest)
+        tocs = [each.toc for each in loaded]
+        record = ImageRecord(
+            manifest_digest=str(digest),
+            manifest_media_type=manifest.media_type,
+            config_digest=str(manifest.config.digest),
+            platform=str(config.platform),
+            layers=tuple(
+                _layer_record(*facts)
+                for facts in zip(manifest.layers, config.diff_ids, loaded, strict=True)
+            ),
+        )
+        built = build_index(
+            tocs,
+            root_xattrs=image_attributes(record),
+            device_tags=[toc.digest.hex[:64] for toc in tocs],
+        )
+        return save_image(self.store, record, built.image, built.provenance)
 
-    async def fetch_config() -> None:
-        try:
-            configs.append(await resolver.config(manifest))
-        except LazyfsError as exc:
-            configs.append(exc)
+    def _is_plain(self, layer: Descriptor) -> bool:
+        return self.request.verify != "blob" and is_plain(layer)
 
-    tocs: list[LoadedToc] = []
-    error: LazyfsError | None = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(fetch_config)
-        try:
-            tocs = await load_tocs(store, origin, manifest.layers, verify=verify)
-        except LazyfsError as exc:
-            error = exc
-    if error is not None:
-        raise error
-    if isinstance(configs[0], LazyfsError):
-        raise configs[0]
-    return configs[0], tocs
+    async def _fetch_all(
+        self, manifest: Manifest, digest: Digest
+    ) -> tuple[ImageConfig, list[LoadedToc]]:
+        """Fetch the config and the TOCs side by side; plain layers once the config is here."""
+        found: dict[int, LoadedToc] = {}
+        configs: list[ImageConfig] = []
+        errors: list[LazyfsError] = []
+        plain = [n for n, layer in enumerate(manifest.layers) if self._is_plain(layer)]
+        lazy = [n for n in range(len(manifest.layers)) if n not in set(plain)]
+
+        async def fetch_config() -> None:
+            config = await self.resolver.config(manifest)
+            configs.append(config)
+            if not plain:
+                return
+            # Imported here: most images have no such layer.
+            from lazyfs.image.plain_layers import load_plain  # noqa: PLC0415
+
+            pairs = [(manifest.layers[n], config.diff_ids[n]) for n in plain]
+            loaded = await load_plain(
+                self.store,
+                self.origin,
+                digest,
+                pairs,
+                self.request.plain,
+                is_stored=not self.is_volatile,
+            )
+            found.update(zip(plain, loaded, strict=True))
+
+        async def fetch_tocs() -> None:
+            layers = [manifest.layers[n] for n in lazy]
+            loaded = await load_tocs(self.store, self.origin, layers, verify=self.request.verify)
+            found.update(zip(lazy, loaded, strict=True))
+
+        async def attempt(step: Callable[[], Awaitable[None]]) -> None:
+            try:
+                await step()
+            except LazyfsError as exc:
+                errors.append(exc)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(attempt, fetch_config)
+            nursery.start_soon(attempt, fetch_tocs)
+        if errors:
+            raise errors[0]
+        return configs[0], [found[n] for n in range(len(manifest.layers))]
 
 
 def _layer_record(layer: Descriptor, diff_id: Digest, loaded: LoadedToc) -> LayerRecord:

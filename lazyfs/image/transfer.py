@@ -31,7 +31,8 @@ async def transfer(
 
     Whatever the source raises comes through; *landed* has been told of what was complete then.
     """
-    decoder = RangeDecoder(_pieces(dev, run.chunks), run.start, dev.content.open_spool)
+    pieces = _pieces(dev, run.chunks)
+    decoder = RangeDecoder(pieces, run.start, dev.content.open_spool, dev.points)
     bad: dict[int, str] = {}
 
     async def feed(data: bytes, *, is_last: bool = False) -> None:

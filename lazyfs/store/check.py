@@ -11,12 +11,14 @@ from pathlib import Path
 
 from lazyfs.digest import Digest, digest_of, parse_digest
 from lazyfs.errors import FormatError, StoreError
+from lazyfs.formats.layer_pass import placed
 from lazyfs.formats.toc import decode_toc
 from lazyfs.rootfs.table import LayerTable, build_table
 from lazyfs.store.content import ABSENT, RESIDENT, LayerContent
 from lazyfs.store.documents import documents_in
 from lazyfs.store.images import load_record
 from lazyfs.store.layers import load_table, load_toc
+from lazyfs.store.passes import load_spans
 from lazyfs.store.paths import Store, digest_named
 from lazyfs.store.removal import LayerInUse, remove_files, remove_layer
 
@@ -138,7 +140,9 @@ class _Checker:
             if (folder / "table").exists():
                 self._drop_table(folder, "got other bytes than were written")
             return  # no content was ever stored
-        reason = "got none that can be read" if table is None else _why_other(table, toc, digest)
+        reason: str | None = "got none that can be read"
+        if table is not None:
+            reason = _why_other(self._store, table, toc, digest)
         if table is None or reason is not None:
             self._drop_table(folder, str(reason))
             self._drop_content(folder, digest)
@@ -207,7 +211,7 @@ def _why_wrong(path: Path, expected: Digest) -> str | None:
     return None if got == expected else f"got {got}, expected {expected}"
 
 
-def _why_other(table: LayerTable, toc: bytes | None, digest: Digest) -> str | None:
+def _why_other(store: Store, table: LayerTable, toc: bytes | None, digest: Digest) -> str | None:
     """Return why a layer table does not follow from the TOC, or None."""
     if toc is None:
         return None  # reported already; the table has a digest of its own
@@ -216,6 +220,7 @@ def _why_other(table: LayerTable, toc: bytes | None, digest: Digest) -> str | No
         decoded = decode_toc(
             toc, expected=None, vouched=digest, blob_size=end, codec=layer_format.codec
         )
+        decoded = placed(decoded, load_spans(store, digest, end))
         if build_table(decoded, end, layer_format) == table.buffer:
             return None
     except FormatError as error:

@@ -146,9 +146,8 @@ def decode_all(blob: bytes, layer: PassedLayer, step: int) -> dict[tuple[int, in
     for number, entry in enumerate(layer.toc.entries):
         for chunk in entry.chunks:
             at = chunk.blob_offset
-            codec = Codec.RAW if layer.codec is Codec.RAW else spans[at].codec
             inner, size = chunk.inner_offset, chunk.size
-            pieces.append(Piece(len(keys), at, 0, inner, size, chunk.digest, codec))
+            pieces.append(Piece(len(keys), at, 0, inner, size, chunk.digest, chunk.codec))
             keys.append((number, chunk.offset))
     pieces.sort(key=lambda piece: (piece.blob_offset, piece.inner_offset))
     starts = sorted({piece.blob_offset for piece in pieces})

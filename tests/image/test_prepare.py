@@ -219,14 +219,6 @@ async def test_the_mount_root_says_what_it_is(registry: FakeRegistry, tmp_path: 
 # Bad images
 
 
-async def test_a_plain_layer_is_refused_by_name(tmp_path: Path, layers: list[Layer]) -> None:
-    plain = plain_layer(source_tar("edge"))
-    make_layout(tmp_path / "layout", [layers[0], plain])
-    with pytest.raises(FormatError, match=str(plain.digest)) as caught:
-        await prepare(request(f"oci:{tmp_path / 'layout'}", tmp_path))
-    assert "convert" in str(caught.value)
-
-
 async def test_a_plain_layer_that_claims_a_toc_is_found_out(tmp_path: Path) -> None:
     plain = plain_layer(source_tar("edge"))
     claim = {"containerd.io/snapshot/stargz/toc.digest": str(digest_of(b"x"))}

@@ -1,0 +1,199 @@
+"""Fetch a plain layer whole: one pass that verifies it while it fills the content store.
+
+A plain layer says nothing of where its files lie, so there is no other way the first time.  The
+blob's digest and the diffID are known only at the end: until then everything is in a folder that
+nobody reads.  What the pass finds is kept, and the next mount on this machine needs none.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import trio
+
+from lazyfs.digest import Digest, DigestMismatch
+from lazyfs.errors import FormatError, LazyfsError, Unavailable
+from lazyfs.formats.layer_pass import LayerPass, PassedLayer
+from lazyfs.formats.layers import PLAIN
+from lazyfs.formats.toc import Toc
+from lazyfs.image.plain import Progress
+from lazyfs.oci.descriptor import Descriptor
+from lazyfs.registry.source import Source
+from lazyfs.rootfs.table import LayerTable, build_table
+from lazyfs.store.layers import save_layer
+from lazyfs.store.passes import PassRecord, adopt_content, copy_content, save_pass, save_spans
+from lazyfs.store.paths import Store, store_error
+
+FEED_SIZE = 1 << 20
+"""Compressed bytes handed to a worker at once."""
+
+_pins: list[int] = []
+"""Layers that this process has filled, kept in use until it ends: who mounts them has opened them
+by then, and believes what is marked as resident without hashing it again."""
+
+
+async def pass_layer(
+    store: Store,
+    source: Source,
+    layer: Descriptor,
+    diff_id: Digest,
+    *,
+    progress: Progress = lambda size: None,
+    is_stored: bool = True,
+) -> Toc:
+    """Fetch *layer*, verify it, keep it, and return its TOC.
+
+    Raises DigestMismatch for a blob or an uncompressed layer that is not what the manifest and the
+    config say, FormatError, and what the source raises.  *is_stored* is false where there is no
+    room for contents.
+    """
+    folder = store.temporary()
+    try:
+        folder.mkdir(mode=0o700)
+        path = folder / "content"
+        with path.open("w+b", buffering=0) as file:
+            write = partial(_write, file) if is_stored else _drop
+            passed = await _run(source, layer, diff_id, LayerPass(write), progress)
+            if passed.moves and is_stored:
+                await trio.to_thread.run_sync(_move, passed, file, folder / "moved")
+                path = folder / "moved"
+        await trio.to_thread.run_sync(_keep, store, layer, passed, path if is_stored else None)
+    except OSError as exc:
+        raise store_error(folder, exc) from exc
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return passed.toc
+
+
+async def _run(
+    source: Source, layer: Descriptor, diff_id: Digest, passing: LayerPass, progress: Progress
+) -> PassedLayer:
+    problem: FormatError | None = None
+    try:
+        try:
+            await _feed(source, layer, passing, progress)
+            passed = await trio.to_thread.run_sync(passing.finish)
+        except FormatError as exc:
+            problem = exc
+    finally:
+        passing.close()
+    if problem is not None:
+        raise type(problem)(f"layer {layer.digest}: {problem.message}", hint=problem.hint)
+    if passed.blob_digest != layer.digest:
+        raise DigestMismatch(f"layer {layer.digest}: got {passed.blob_digest}")
+    if passed.diff_id != diff_id:
+        raise DigestMismatch(
+            f"layer {layer.digest}: got {passed.diff_id} uncompressed, expected diffID {diff_id}"
+        )
+    return passed
+
+
+async def _feed(source: Source, layer: Descriptor, passing: LayerPass, progress: Progress) -> None:
+    """Take the whole blob; a transfer that breaks goes on as long as it gets anywhere."""
+    size = 0
+    while size < layer.size:
+        start, waiting = size, bytearray()
+        try:
+            async with source.open_range(layer, start, layer.size) as body:
+                async for piece in body:
+                    waiting += piece
+                    if len(waiting) >= FEED_SIZE:
+                        await trio.to_thread.run_sync(passing.feed, bytes(waiting))
+                        size += len(waiting)
+                        progress(len(waiting))
+                        waiting.clear()
+        except Unavailable:
+            if size + len(waiting) == start:
+                raise
+        await trio.to_thread.run_sync(passing.feed, bytes(waiting))
+        size += len(waiting)
+        progress(len(waiting))
+
+
+def _write(file: BinaryIO, offset: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file.fileno(), view, offset)
+        offset += written
+        view = view[written:]
+
+
+def _drop(offset: int, data: bytes | memoryview) -> None:
+    """Take a payload for which there is no room."""
+
+
+def _move(passed: PassedLayer, source: BinaryIO, path: Path) -> None:
+    with open(path, "xb", buffering=0) as target:
+        for move in passed.moves:
+            done = 0
+            while done < move.size:
+                copied = os.copy_file_range(
+                    source.fileno(),
+                    target.fileno(),
+                    move.size - done,
+                    move.source + done,
+                    move.target + done,
+                )
+                if not copied:
+                    raise OSError("the content of a layer ended while it was copied")
+                done += copied
+
+
+def _keep(store: Store, layer: Descriptor, passed: PassedLayer, content: Path | None) -> None:
+    toc = passed.toc
+    table = build_table(toc, layer.size, PLAIN[passed.codec])
+    save_layer(store, toc.digest, passed.toc_json, table)
+    save_spans(store, toc.digest, passed.spans)
+    if content is not None:
+        folder = store.layer_path(toc.digest)
+        opened = LayerTable(table)
+        pin = adopt_content(folder, opened, content)
+        _pins.append(pin if pin >= 0 else copy_content(folder, opened, content))
+    save_pass(store, record_of(passed))
+
+
+def record_of(passed: PassedLayer) -> PassRecord:
+    """Return what is kept of a pass that was made here."""
+    return PassRecord(
+        blob_digest=str(passed.blob_digest),
+        blob_size=passed.blob_size,
+        diff_id=str(passed.diff_id),
+        plain_size=passed.plain_size,
+        toc_digest=str(passed.toc.digest),
+    )
+
+
+async def pass_layers(
+    store: Store,
+    source: Source,
+    layers: Sequence[tuple[Descriptor, Digest]],
+    *,
+    progress: Progress = lambda size: None,
+    is_stored: bool = True,
+) -> list[Toc]:
+    """Fetch several layers, a few at a time; the first failure stops the others."""
+    tocs: dict[int, Toc] = {}
+    failures: list[LazyfsError] = []
+    limiter = trio.CapacityLimiter(max(3, os.cpu_count() or 1))
+
+    async def run(number: int) -> None:
+        layer, diff_id = layers[number]
+        async with limiter:
+            try:
+                tocs[number] = await pass_layer(
+                    store, source, layer, diff_id, progress=progress, is_stored=is_stored
+                )
+                return
+            except LazyfsError as exc:
+                failures.append(exc)
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for number in range(len(layers)):
+            nursery.start_soon(run, number)
+    if failures:
+        raise failures[0]
+    return [tocs[number] for number in range(len(layers))]

@@ -1,0 +1,186 @@
+"""Indexes of plain layers in a registry: published as a referrer of the image, used by its digest.
+
+An index is a manifest with the image's as its subject and one blob per plain layer
+(formats/layer_index.py).  Who can push can add referrers, so what a registry lists is not believed:
+an index is used that was built here, or whose manifest's digest somebody has pinned.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lazyfs.digest import Digest, digest_of, parse_digest
+from lazyfs.errors import FormatError, VerificationFailed
+from lazyfs.formats.layer_index import LayerIndex, decode_index, encode_index
+from lazyfs.formats.layer_pass import codec_of, placed
+from lazyfs.formats.layers import PLAIN
+from lazyfs.formats.toc import Toc, decode_toc
+from lazyfs.oci.descriptor import Descriptor
+from lazyfs.oci.manifest import OCI_MANIFEST, Manifest, decode_manifest
+from lazyfs.registry.source import Source
+from lazyfs.rootfs.table import build_table
+from lazyfs.store.layers import load_toc, save_layer
+from lazyfs.store.passes import PassRecord, load_pass, load_spans, save_pass, save_spans
+from lazyfs.store.paths import Store
+
+ARTIFACT_TYPE = "application/vnd.lazyfs.index.v1+json"
+LAYER_INDEX_TYPE = "application/vnd.lazyfs.layer-index.v1"
+EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+EMPTY = b"{}"
+LAYER_KEY = "lazyfs.layer"
+"""Annotation of a blob: the digest of the layer whose index it is."""
+
+INDEX_LIMIT = 1 << 30  # decode_index has the real limits
+
+
+class BadIndex(FormatError):
+    """A manifest that is no index of the image, or that does not have what is needed of it."""
+
+    code = "E_BAD_INDEX"
+
+
+class IndexContradicted(VerificationFailed):
+    """A full pass over a layer found something else than the index that was used for it says."""
+
+    code = "E_INDEX_CONTRADICTED"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An index that is ready to be pushed: ``manifest`` is the document, the rest its blobs."""
+
+    manifest: bytes
+    blobs: tuple[tuple[Descriptor, bytes], ...]
+
+    @property
+    def digest(self) -> Digest:
+        """What to pin."""
+        return digest_of(self.manifest)
+
+
+def build_artifact(subject: Descriptor, indexes: Sequence[tuple[Descriptor, bytes]]) -> Artifact:
+    """Return the index of the image *subject*: for each plain layer, its encoded index.
+
+    Spec: OCI image-spec, manifest.md, "Guidelines for Artifact Usage".
+    """
+    config = Descriptor(EMPTY_TYPE, digest_of(EMPTY), len(EMPTY))
+    blobs = [
+        (
+            Descriptor(
+                LAYER_INDEX_TYPE, digest_of(data), len(data), {LAYER_KEY: str(layer.digest)}
+            ),
+            data,
+        )
+        for layer, data in indexes
+    ]
+    document = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": ARTIFACT_TYPE,
+        "config": _describe(config),
+        "layers": [_describe(descriptor) for descriptor, _ in blobs],
+        "subject": _describe(subject),
+    }
+    manifest = json.dumps(document, separators=(",", ":")).encode()
+    return Artifact(manifest, ((config, EMPTY), *blobs))
+
+
+def _describe(descriptor: Descriptor) -> dict[str, object]:
+    described: dict[str, object] = {
+        "mediaType": descriptor.media_type,
+        "digest": str(descriptor.digest),
+        "size": descriptor.size,
+    }
+    if descriptor.annotations:
+        described["annotations"] = dict(descriptor.annotations)
+    return described
+
+
+def local_index(store: Store, layer: Descriptor) -> bytes | None:
+    """Return the index of a layer that a pass here has left, None without one."""
+    record = load_pass(store, layer.digest)
+    if record is None or record.index_digest:
+        return None
+    toc_digest = parse_digest(record.toc_digest)
+    toc_json = load_toc(store, toc_digest)
+    if toc_json is None:
+        return None
+    spans = load_spans(store, toc_digest, layer.size)
+    return encode_index(
+        LayerIndex(
+            blob_digest=layer.digest,
+            blob_size=record.blob_size,
+            diff_id=parse_digest(record.diff_id),
+            plain_size=record.plain_size,
+            toc_digest=toc_digest,
+            toc_json=toc_json,
+            codec=codec_of(spans),
+            spans=spans,
+        )
+    )
+
+
+async def fetch_index(
+    source: Source, pinned: Digest, image: Digest, layers: Sequence[tuple[Descriptor, Digest]]
+) -> dict[Digest, LayerIndex]:
+    """Return the indexes of *layers* (with their diffIDs) out of the index *pinned* of *image*.
+
+    Raises BadIndex for an index of another image; a layer that it does not have is left out.
+    """
+    document = await source.fetch_manifest(pinned)
+    manifest = decode_manifest(document.data, document.media_type)
+    if not isinstance(manifest, Manifest) or manifest.artifact_type != ARTIFACT_TYPE:
+        got = manifest.artifact_type if isinstance(manifest, Manifest) else manifest.media_type
+        raise BadIndex(f"index {pinned}: got {got or 'an image'}, expected {ARTIFACT_TYPE}")
+    subject = None if manifest.subject is None else manifest.subject.digest
+    if subject != image:
+        raise BadIndex(f"index {pinned}: got one of {subject}, expected one of {image}")
+    blobs = {blob.annotations.get(LAYER_KEY): blob for blob in manifest.layers}
+    found: dict[Digest, LayerIndex] = {}
+    for layer, diff_id in layers:
+        blob = blobs.get(str(layer.digest))
+        if blob is None:
+            continue
+        index = decode_index(await source.fetch_blob(blob, limit=INDEX_LIMIT))
+        expected = (layer.digest, layer.size, diff_id)
+        if (index.blob_digest, index.blob_size, index.diff_id) != expected:
+            raise BadIndex(
+                f"index {pinned}: got {index.blob_digest} ({index.blob_size} bytes, diffID"
+                f" {index.diff_id}), expected {layer.digest} ({layer.size} bytes, {diff_id})"
+            )
+        found[layer.digest] = index
+    return found
+
+
+def keep_index(store: Store, index: LayerIndex, pinned: Digest) -> Toc:
+    """Keep the index of a layer that came with *pinned*; return its TOC."""
+    toc = toc_of(index)
+    save_layer(store, toc.digest, index.toc_json, _table(toc, index))
+    save_spans(store, toc.digest, index.spans)
+    save_pass(
+        store,
+        PassRecord(
+            blob_digest=str(index.blob_digest),
+            blob_size=index.blob_size,
+            diff_id=str(index.diff_id),
+            plain_size=index.plain_size,
+            toc_digest=str(index.toc_digest),
+            index_digest=str(pinned),
+        ),
+    )
+    return toc
+
+
+def _table(toc: Toc, index: LayerIndex) -> bytes:
+    return build_table(toc, index.blob_size, PLAIN[index.codec])
+
+
+def toc_of(index: LayerIndex) -> Toc:
+    """Return the TOC of an index, by the rules of all TOCs; raises BadToc."""
+    toc = decode_toc(
+        index.toc_json,
+        expected=index.toc_digest,
+        blob_size=index.blob_size,
+        codec=index.codec,
+    )
+    return placed(toc, index.spans)

@@ -1,0 +1,202 @@
+"""Build the index of an image's plain layers, publish it, and see what is published.
+
+Building is a full pass over every plain layer that no pass has been made of here.  Publishing puts
+the index beside the image, as a referrer; the image itself stays as it is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from lazyfs.digest import Digest, parse_digest
+from lazyfs.errors import NotFound, UsageError
+from lazyfs.formats.layer_pass import codec_of
+from lazyfs.formats.toc import Toc, decode_toc
+from lazyfs.image.contradiction import contradiction
+from lazyfs.image.full_pass import pass_layers
+from lazyfs.image.indexes import (
+    ARTIFACT_TYPE,
+    Artifact,
+    IndexContradicted,
+    build_artifact,
+    local_index,
+)
+from lazyfs.image.origin import Origin
+from lazyfs.image.plain import is_plain
+from lazyfs.image.prepare import Request, wanted_platform
+from lazyfs.image.resolve import Resolver
+from lazyfs.oci.descriptor import Descriptor
+from lazyfs.oci.manifest import OCI_MANIFEST, Manifest
+from lazyfs.oci.reference import LayoutReference, Reference, parse_reference
+from lazyfs.registry.source import Destination
+from lazyfs.store.layers import load_toc
+from lazyfs.store.passes import load_pass, load_spans
+from lazyfs.store.paths import Store
+
+
+class NothingToIndex(UsageError):
+    """All layers of the image have tables of contents of their own."""
+
+    code = "E_NOTHING_TO_INDEX"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedLayer:
+    """A plain layer with its encoded index."""
+
+    descriptor: Descriptor
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltIndex:
+    """The index of an image: its plain layers, bottom first, and what can be pushed.
+
+    ``lazy`` layers have tables of contents of their own.
+    """
+
+    resolved: str
+    subject: Descriptor
+    layers: tuple[IndexedLayer, ...]
+    lazy: tuple[Descriptor, ...]
+    artifact: Artifact
+
+
+async def build_index_of(
+    request: Request,
+    *,
+    again: bool = False,
+    progress: Callable[[int], object] = lambda size: None,
+    on_total: Callable[[int], object] = lambda size: None,
+) -> BuiltIndex:
+    """Return the index of the image that *request* names, after the passes that it needs.
+
+    *again* makes a pass over every plain layer, and raises IndexContradicted if one finds something
+    else than what an index said that was used before.
+    """
+    reference = parse_reference(request.reference)
+    store = Store(request.cache_dir)
+    origin = Origin(reference, request.access)
+    try:
+        resolver = Resolver(store, origin)
+        resolved = await resolver.resolve(reference.identifier, wanted_platform(request.platform))
+        manifest, document = resolved.manifest, resolved.document
+        config = await resolver.config(manifest)
+        pairs = [
+            (layer, diff_id)
+            for layer, diff_id in zip(manifest.layers, config.diff_ids, strict=True)
+            if is_plain(layer)
+        ]
+        if not pairs:
+            raise NothingToIndex(
+                f"{request.reference}: got no plain layer, expected one",
+                hint="the image can be mounted lazily as it is",
+            )
+        missing = [
+            pair
+            for pair in {layer.digest: (layer, diff_id) for layer, diff_id in pairs}.values()
+            if again or local_index(store, pair[0]) is None
+        ]
+        before = {layer.digest: _claimed(store, layer) for layer, _ in missing}
+        on_total(sum(layer.size for layer, _ in missing))
+        tocs = (
+            await pass_layers(store, origin.source, missing, progress=progress) if missing else []
+        )
+        for (layer, _), toc in zip(missing, tocs, strict=True):
+            await trio.to_thread.run_sync(_compare, store, layer, before[layer.digest], toc)
+        subject = Descriptor(document.media_type, document.digest, len(document.data))
+        layers = _indexed(store, [layer for layer, _ in pairs])
+        return BuiltIndex(
+            resolved=f"{origin.repository}@{document.digest}",
+            subject=subject,
+            layers=layers,
+            lazy=tuple(layer for layer in manifest.layers if not is_plain(layer)),
+            artifact=build_artifact(subject, [(each.descriptor, each.data) for each in layers]),
+        )
+    finally:
+        await origin.aclose()
+
+
+def _indexed(store: Store, layers: list[Descriptor]) -> tuple[IndexedLayer, ...]:
+    found = []
+    for layer in {each.digest: each for each in layers}.values():
+        data = local_index(store, layer)
+        if data is None:
+            raise NotFound(f"layer {layer.digest}: got no index, expected the one just made")
+        found.append(IndexedLayer(layer, data))
+    return tuple(found)
+
+
+def _claimed(store: Store, layer: Descriptor) -> Toc | None:
+    """Return the TOC that an index from elsewhere has, if it was used here."""
+    record = load_pass(store, layer.digest)
+    if record is None or not record.index_digest:
+        return None
+    digest = parse_digest(record.toc_digest)
+    data = load_toc(store, digest)
+    if data is None:
+        return None
+    codec = codec_of(load_spans(store, digest, layer.size))
+    return decode_toc(data, expected=digest, blob_size=layer.size, codec=codec)
+
+
+def _compare(store: Store, layer: Descriptor, claimed: Toc | None, found: Toc) -> None:
+    if claimed is None:
+        return
+    why = contradiction(store, claimed, found)
+    if why is not None:
+        raise IndexContradicted(
+            f"layer {layer.digest}: got an index that says otherwise than the layer: {why}",
+            hint="whoever published that index is not to be trusted; remove what was mounted by it",
+        )
+
+
+async def push_index(reference: str, request: Request, built: BuiltIndex) -> Digest:
+    """Push the index beside its image; return the digest to pin."""
+    target = parse_reference(reference)
+    place = _open_destination(target, request)
+    try:
+        for descriptor, data in built.artifact.blobs:
+            if not await place.has_blob(descriptor):
+                await place.push_blob(descriptor, data)
+        return await place.push_manifest(built.artifact.manifest, OCI_MANIFEST, None)
+    finally:
+        await place.aclose()
+
+
+def _open_destination(target: Reference | LayoutReference, request: Request) -> Destination:
+    if isinstance(target, LayoutReference):
+        from lazyfs.registry.layout import ImageLayout  # noqa: PLC0415
+
+        return ImageLayout(target.path, create=False)
+    from lazyfs.registry.client import RegistryClient  # noqa: PLC0415
+
+    return RegistryClient(target, request.access)
+
+
+async def published_indexes(request: Request) -> tuple[str, tuple[Descriptor, ...]]:
+    """Return what the image resolves to, and the indexes that are listed as its referrers.
+
+    Anybody who can push can add one: the list says what there is, not what to trust.
+    """
+    reference = parse_reference(request.reference)
+    if isinstance(reference, LayoutReference):
+        raise UsageError(
+            f"{request.reference}: got an image layout, expected a registry, which lists referrers"
+        )
+    from lazyfs.registry.client import RegistryClient  # noqa: PLC0415
+
+    store = Store(request.cache_dir)
+    origin = Origin(reference, request.access)
+    client = RegistryClient(reference, request.access)
+    try:
+        resolver = Resolver(store, origin)
+        resolved = await resolver.resolve(reference.identifier, wanted_platform(request.platform))
+        assert isinstance(resolved.manifest, Manifest)
+        digest = resolved.document.digest
+        referrers = await client.fetch_referrers(digest, ARTIFACT_TYPE)
+        return f"{origin.repository}@{digest}", referrers.found
+    finally:
+        await client.aclose()
+        await origin.aclose()

@@ -1,0 +1,216 @@
+"""A plain layer fetched whole: verified before anybody sees it, and only once."""
+
+import gzip
+import hashlib
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import trio
+
+from lazyfs.digest import Digest, DigestMismatch, digest_of
+from lazyfs.errors import FormatError, LazyfsError, Unavailable
+from lazyfs.formats.decode import RangeDecoder
+from lazyfs.formats.stream import Piece
+from lazyfs.image.full_pass import pass_layer, pass_layers
+from lazyfs.oci.descriptor import Descriptor
+from lazyfs.rootfs.table import LayerTable
+from lazyfs.store.content import RESIDENT, LayerContent
+from lazyfs.store.layers import load_table, load_toc
+from lazyfs.store.passes import load_pass, load_spans
+from lazyfs.store.paths import Store
+from lazyfs.store.points import RestartPoints
+from tests.formats.test_layer_pass import FILES, link, tar_of, words
+from tests.support.sources import MemorySource
+
+pytestmark = pytest.mark.anyio
+
+BIG = [*FILES, ("big", words(3_500_000, 9)), ("noise", random.Random(5).randbytes(600_000))]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+class Made:
+    """A plain layer and a source that serves it."""
+
+    def __init__(self, files: Sequence[tuple[str, bytes]], more: Sequence = ()) -> None:
+        self.tar = tar_of(files, more)
+        self.blob = gzip.compress(self.tar, mtime=0)
+        self.layer = Descriptor("", digest_of(self.blob), len(self.blob))
+        self.diff_id = digest_of(self.tar)
+        self.source = MemorySource({self.layer.digest: self.blob}, piece_size=100_000)
+
+
+def payloads(table: LayerTable, content: LayerContent) -> list[bytes]:
+    return [
+        content.read(table.device_offset(chunk), table.size(chunk)) for chunk in range(table.count)
+    ]
+
+
+def is_empty(folder: Path) -> bool:
+    return not list(folder.iterdir())
+
+
+async def test_all_of_it_is_resident_afterwards(store: Store) -> None:
+    made = Made(BIG)
+    seen: list[int] = []
+    toc = await pass_layer(store, made.source, made.layer, made.diff_id, progress=seen.append)
+    assert sum(seen) == len(made.blob)
+    assert made.source.requests == [(0, len(made.blob))]
+    table = load_table(store, toc.digest)
+    assert table is not None
+    assert load_toc(store, toc.digest) is not None
+    record = load_pass(store, made.layer.digest)
+    assert record is not None
+    assert (record.toc_digest, record.diff_id) == (str(toc.digest), str(made.diff_id))
+    content = LayerContent(store.layer_path(toc.digest), table)
+    try:
+        assert set(content.states[: table.count]) == {RESIDENT}
+        for chunk, data in enumerate(payloads(table, content)):
+            assert hashlib.sha256(data).digest() == table.digest(chunk)
+    finally:
+        content.close()
+    assert is_empty(store.tmp)
+
+
+async def test_what_was_evicted_comes_back_by_its_span(store: Store) -> None:
+    made = Made(BIG)
+    toc = await pass_layer(store, made.source, made.layer, made.diff_id)
+    table = load_table(store, toc.digest)
+    assert table is not None
+    points = RestartPoints(store, toc.digest, len(made.blob))
+    assert len(load_spans(store, toc.digest, len(made.blob))) > 2
+    chunk = next(c for c in range(table.count) if points(table.blob_offset(c)) is not None)
+    start, end = table.blob_offset(chunk), table.blob_end(chunk)
+    assert 0 < start < end < len(made.blob)
+    piece = Piece(
+        *(0, start, end, table.inner_offset(chunk), table.size(chunk)),
+        *(table.digest(chunk), table.codec(chunk)),
+    )
+    decoder = RangeDecoder([piece], start, points=points)
+    (decoded,) = [*decoder.feed(made.blob[start:end]), *decoder.finish()]
+    assert decoded.error is None
+    assert decoded.data is not None
+    assert hashlib.sha256(decoded.data).digest() == table.digest(chunk)
+    without = RangeDecoder([piece], start, points=lambda at: None)
+    (refused,) = [*without.feed(made.blob[start:end]), *without.finish()]
+    assert "no restart point" in str(refused.error)
+
+
+async def test_names_that_occur_twice(store: Store) -> None:
+    files = [("x", words(9000, 1)), ("keep", b"k" * 5000), ("x", words(70_000, 2))]
+    made = Made(files, [link("hard", "keep")])
+    toc = await pass_layer(store, made.source, made.layer, made.diff_id)
+    table = load_table(store, toc.digest)
+    assert table is not None
+    content = LayerContent(store.layer_path(toc.digest), table)
+    try:
+        assert sorted(payloads(table, content)) == sorted([b"k" * 5000, words(70_000, 2)])
+    finally:
+        content.close()
+
+
+@pytest.mark.parametrize("what", ["blob", "diffID", "tar", "gzip", "cut"])
+async def test_nothing_is_kept_of_what_is_not_right(store: Store, what: str) -> None:
+    made = Made(BIG)
+    diff_id = made.diff_id
+    error: type[LazyfsError] = DigestMismatch
+    if what == "blob":
+        made.source.blobs[made.layer.digest] = _padded(made.tar, len(made.blob))
+        error = LazyfsError
+    elif what == "diffID":
+        diff_id = digest_of(b"another")
+    else:
+        data = {"tar": gzip.compress(b"no tar " * 1000), "gzip": b"\x1f\x8b\x08\0" + bytes(99)}
+        made.blob = data.get(what, made.blob[:-100])
+        made.layer = Descriptor("", digest_of(made.blob), len(made.blob))
+        made.source.blobs = {made.layer.digest: made.blob}
+        error = FormatError
+    with pytest.raises(error) as caught:
+        await pass_layer(store, made.source, made.layer, diff_id)
+    assert str(made.layer.digest) in str(caught.value) or what == "blob"
+    assert is_empty(store.tmp)
+    assert is_empty(store.layers)
+    assert load_pass(store, made.layer.digest) is None
+
+
+def _padded(tar: bytes, size: int) -> bytes:
+    """Return another gzip stream of *tar*, of *size* bytes."""
+    blob = gzip.compress(tar, 9, mtime=7)
+    return (blob + gzip.compress(b"", mtime=0) * (size // 20))[:size]
+
+
+async def test_a_transfer_that_breaks_goes_on(store: Store) -> None:
+    made = Made(BIG)
+    broken: list[int] = []
+
+    def bend(start: int, data: bytes) -> bytes:
+        return data[: 2_000_000 - 1] if start == 0 else data
+
+    class Breaking(MemorySource):
+        async def _body(self, data: bytes):  # type: ignore[no-untyped-def]
+            async for piece in super()._body(data):
+                yield piece
+            if self.requests[-1][0] == 0:
+                broken.append(len(data))
+                raise Unavailable("the connection broke")
+
+    source = Breaking({made.layer.digest: made.blob}, piece_size=100_000, bend=bend)
+    toc = await pass_layer(store, source, made.layer, made.diff_id)
+    assert broken
+    assert [start for start, _ in source.requests] == [0, broken[0]]
+    assert load_table(store, toc.digest) is not None
+
+
+async def test_a_source_that_gives_nothing(store: Store) -> None:
+    made = Made(FILES)
+
+    def fail(start: int, end: int) -> None:
+        raise Unavailable("no")
+
+    made.source.fail = fail
+    with pytest.raises(Unavailable):
+        await pass_layer(store, made.source, made.layer, made.diff_id)
+    assert is_empty(store.tmp)
+
+
+async def test_a_layer_that_others_use_is_copied_into(store: Store) -> None:
+    made = Made(BIG)
+    toc = await pass_layer(store, made.source, made.layer, made.diff_id)
+    table = load_table(store, toc.digest)
+    assert table is not None
+    content = LayerContent(store.layer_path(toc.digest), table)
+    try:
+        for chunk in range(table.count):
+            content.forget(chunk)
+        await pass_layer(store, made.source, made.layer, made.diff_id)
+        assert set(content.states[: table.count]) == {RESIDENT}
+        assert hashlib.sha256(payloads(table, content)[-1]).digest() == table.digest(
+            table.count - 1
+        )
+    finally:
+        content.close()
+
+
+async def test_without_room_there_are_no_contents(store: Store) -> None:
+    made = Made(BIG)
+    toc = await pass_layer(store, made.source, made.layer, made.diff_id, is_stored=False)
+    assert not (store.layer_path(toc.digest) / "content").exists()
+    assert load_spans(store, toc.digest, len(made.blob))
+
+
+async def test_several_layers_and_the_first_failure(store: Store) -> None:
+    layers = [Made([(f"f{number}", words(50_000, number))]) for number in range(5)]
+    source = MemorySource({made.layer.digest: made.blob for made in layers})
+    wanted = [(made.layer, made.diff_id) for made in layers]
+    tocs = await pass_layers(store, source, wanted)
+    assert [toc.entries[0].path for toc in tocs] == [b"f0", b"f1", b"f2", b"f3", b"f4"]
+    wanted[2] = (wanted[2][0], Digest("sha256", "0" * 64))
+    with pytest.raises(DigestMismatch, match="expected diffID"):
+        with trio.fail_after(20):
+            await pass_layers(store, source, wanted)
+    assert is_empty(store.tmp)

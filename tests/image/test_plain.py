@@ -1,0 +1,263 @@
+"""Images with plain layers: one pass, verified; by an index as lazily as any; never by a lie."""
+
+import gzip
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from lazyfs.digest import Digest, digest_of, parse_digest
+from lazyfs.errors import FormatError, VerificationFailed
+from lazyfs.formats.layer_index import decode_index, encode_index
+from lazyfs.image.indexes import (
+    BadIndex,
+    IndexContradicted,
+    build_artifact,
+)
+from lazyfs.image.indexing import (
+    NothingToIndex,
+    build_index_of,
+    published_indexes,
+    push_index,
+)
+from lazyfs.image.open import OpenImage, open_image
+from lazyfs.image.plain import PlainOptions
+from lazyfs.image.prepare import Request, prepare
+from lazyfs.image.verify import verify_image
+from lazyfs.registry.source import AccessOptions
+from lazyfs.rootfs.walk import walk_path
+from lazyfs.store.check import check_store
+from lazyfs.store.paths import Store
+from tests.formats.test_layer_pass import FILES, tar_of, words
+from tests.support.images import (
+    OCI_GZIP,
+    OCI_TAR,
+    OCI_ZSTD,
+    Layer,
+    layer_from_fixture,
+    make_layout,
+    tamper_blob,
+)
+from tests.support.registry import FakeRegistry
+
+pytestmark = pytest.mark.anyio
+
+ACCESS = AccessOptions(connect_seconds=5, idle_seconds=5)
+MANY = [*FILES, ("big", words(3_500_000, 9))]
+UPPER = [("a/small", b"above\n"), ("upper", words(1_500_000, 3))]
+
+
+def layer(tar: bytes, kind: str = OCI_GZIP) -> Layer:
+    pack = {OCI_GZIP: lambda data: gzip.compress(data, mtime=0), OCI_TAR: bytes}
+    blob = zstandard.compress(tar) if kind == OCI_ZSTD else pack[kind](tar)
+    return Layer(blob, kind, {}, digest_of(tar))
+
+
+@pytest.fixture(params=[OCI_GZIP, OCI_TAR, OCI_ZSTD])
+def plain(request: pytest.FixtureRequest) -> Layer:
+    return layer(tar_of(MANY), request.param)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[FakeRegistry]:
+    """An image of an eStargz layer between two plain ones."""
+    layers = [layer(tar_of(MANY)), layer_from_fixture("real-gnu"), layer(tar_of(UPPER))]
+    make_layout(tmp_path / "layout", layers)
+    with FakeRegistry(tmp_path / "layout") as serving:
+        serving.list_referrers()
+        yield serving
+
+
+def request(reference: str, folder: Path, **options: object) -> Request:
+    return Request(reference, None, folder / "cache", ACCESS, plain=PlainOptions(**options))
+
+
+async def read(image: OpenImage, path: str) -> bytes:
+    extent = image.index.extent(walk_path(image.index, path.encode()))
+    if extent is None:
+        return b""
+    return await image.contents.read(extent.device, extent.offset, extent.size)
+
+
+async def expect(image: OpenImage, files: dict[str, bytes]) -> None:
+    found = await verify_image(image, lambda size: None)
+    assert found.errors == []
+    for name, content in files.items():
+        assert await read(image, name) == content, name
+
+
+async def test_every_compression(tmp_path: Path, plain: Layer) -> None:
+    make_layout(tmp_path / "layout", [plain])
+    totals: list[int] = []
+    taken: list[int] = []
+    wanted = request(
+        f"oci:{tmp_path / 'layout'}", tmp_path, progress=taken.append, on_total=totals.append
+    )
+    prepared = await prepare(wanted)
+    assert totals == [plain.size]
+    assert sum(taken) == plain.size
+    (record,) = prepared.image.layers
+    assert record.verified_by == "pass"
+    assert (
+        record.format
+        == {OCI_GZIP: "tar+gzip", OCI_TAR: "tar", OCI_ZSTD: "tar+zstd"}[plain.media_type]
+    )
+    async with open_image(prepared, ACCESS) as image:
+        await expect(image, dict(MANY))
+
+
+async def test_a_second_time_nothing_is_fetched(registry: FakeRegistry, tmp_path: Path) -> None:
+    reference = f"{registry.host}/image:latest"
+    cold = await prepare(request(reference, tmp_path))
+    registry.forget_requests()
+    warm = await prepare(request(cold.resolved, tmp_path))
+    assert registry.requests == []
+    assert warm.image == cold.image
+    async with open_image(warm, ACCESS) as image:
+        await expect(image, dict(MANY) | dict(UPPER))
+        assert registry.count("GET", "/blobs/") <= 2, "only what the lazy layer lacks"
+    shutil.rmtree(tmp_path / "cache/images")
+    (tmp_path / "cache/images").mkdir()
+    registry.forget_requests()
+    assert (await prepare(request(cold.resolved, tmp_path))).image == cold.image
+    assert registry.requests == [], "a pass is kept by its layer, not by the image"
+
+
+async def test_what_was_lost_comes_back_by_spans(registry: FakeRegistry, tmp_path: Path) -> None:
+    reference = f"{registry.host}/image:latest"
+    prepared = await prepare(request(reference, tmp_path))
+    for name in ("content", "presence"):
+        for path in (tmp_path / "cache/layers").glob(f"*/{name}"):
+            path.unlink()
+    registry.forget_requests()
+    async with open_image(prepared, ACCESS) as image:
+        assert await read(image, "upper") == words(1_500_000, 3)
+        assert registry.count("GET", "/blobs/") >= 1
+        await expect(image, dict(MANY) | dict(UPPER))
+
+
+async def test_a_cache_with_passes_is_sound(registry: FakeRegistry, tmp_path: Path) -> None:
+    await prepare(request(f"{registry.host}/image:latest", tmp_path))
+    found = check_store(Store(tmp_path / "cache"), repair=False, progress=lambda size: None)
+    assert (found.rotten, found.skipped) == ([], [])
+
+
+async def test_a_layer_that_is_not_what_its_digest_says(tmp_path: Path) -> None:
+    made = layer(tar_of(MANY))
+    make_layout(tmp_path / "layout", [made])
+    tamper_blob(tmp_path / "layout", made.digest, made.size // 2)
+    with pytest.raises((VerificationFailed, FormatError)):
+        await prepare(request(f"oci:{tmp_path / 'layout'}", tmp_path))
+    assert not list((tmp_path / "cache/layers").iterdir())
+
+
+async def test_a_layer_that_is_not_what_the_config_says(tmp_path: Path) -> None:
+    made = replace(layer(tar_of(MANY)), diff_id=digest_of(b"other"))
+    make_layout(tmp_path / "layout", [made])
+    with pytest.raises(VerificationFailed, match="expected diffID"):
+        await prepare(request(f"oci:{tmp_path / 'layout'}", tmp_path))
+
+
+# Indexes
+
+
+async def published(registry: FakeRegistry, folder: Path) -> Digest:
+    reference = f"{registry.host}/image:latest"
+    wanted = request(reference, folder)
+    built = await build_index_of(wanted)
+    assert await push_index(reference, wanted, built) == built.artifact.digest
+    return built.artifact.digest
+
+
+async def test_another_machine_mounts_lazily(registry: FakeRegistry, tmp_path: Path) -> None:
+    pinned = await published(registry, tmp_path / "one")
+    resolved, found = await published_indexes(
+        request(f"{registry.host}/image:latest", tmp_path / "two")
+    )
+    assert [each.digest for each in found] == [pinned]
+    registry.forget_requests()
+    prepared = await prepare(request(resolved, tmp_path / "two", pinned=pinned))
+    assert [record.verified_by for record in prepared.image.layers] == ["index", "toc", "index"]
+    whole = sum(record.size for record in prepared.image.layers)
+    assert sum(logged.size for logged in registry.requests) < whole
+    async with open_image(prepared, ACCESS) as image:
+        assert await read(image, "upper") == words(1_500_000, 3)
+        await expect(image, dict(MANY) | dict(UPPER))
+
+
+async def test_an_index_is_the_same_wherever_it_is_built(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    first = await published(registry, tmp_path / "one")
+    assert await published(registry, tmp_path / "two") == first
+    assert await published(registry, tmp_path / "two") == first, "from what is here"
+
+
+async def test_an_index_of_another_image_is_refused(registry: FakeRegistry, tmp_path: Path) -> None:
+    pinned = await published(registry, tmp_path / "one")
+    make_layout(tmp_path / "layout", [layer(tar_of(FILES))], tag="other")
+    with pytest.raises(BadIndex, match="expected one of"):
+        await prepare(request(f"{registry.host}/image:other", tmp_path / "two", pinned=pinned))
+
+
+async def test_what_is_no_index(registry: FakeRegistry, tmp_path: Path) -> None:
+    prepared = await prepare(request(f"{registry.host}/image:latest", tmp_path / "one"))
+    image = parse_digest(prepared.image.manifest_digest)
+    with pytest.raises(BadIndex, match="got an image, expected application"):
+        await prepare(request(prepared.resolved, tmp_path / "two", pinned=image))
+
+
+async def test_an_index_that_lies_serves_nothing(registry: FakeRegistry, tmp_path: Path) -> None:
+    """Restart points are not what is trusted: with wrong ones there are errors, and no bytes."""
+    reference = f"{registry.host}/image:latest"
+    wanted = request(reference, tmp_path / "one")
+    built = await build_index_of(wanted)
+    forged = []
+    for each in built.layers:
+        index = decode_index(each.data)
+        spans = tuple(
+            span._replace(window=bytes(len(span.window)), bits=(span.bits + 1) % 8)
+            for span in index.spans
+        )
+        forged.append((each.descriptor, encode_index(replace(index, spans=spans))))
+    artifact = build_artifact(built.subject, forged)
+    await push_index(reference, wanted, replace(built, artifact=artifact))
+    prepared = await prepare(request(reference, tmp_path / "two", pinned=artifact.digest))
+    async with open_image(prepared, ACCESS) as image:
+        with pytest.raises(VerificationFailed):
+            await read(image, "upper")
+        assert image.health.text != "ok"
+
+
+async def test_a_full_pass_that_contradicts_an_index(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    reference = f"{registry.host}/image:latest"
+    wanted = request(reference, tmp_path / "one")
+    built = await build_index_of(wanted)
+    forged = []
+    for each in built.layers:
+        index = decode_index(each.data)
+        toc = index.toc_json.replace(b'"mode": 420', b'"mode": 511')
+        assert toc != index.toc_json
+        index = replace(index, toc_json=toc, toc_digest=digest_of(toc))
+        forged.append((each.descriptor, encode_index(index)))
+    artifact = build_artifact(built.subject, forged)
+    await push_index(reference, wanted, replace(built, artifact=artifact))
+    there = request(reference, tmp_path / "two", pinned=artifact.digest)
+    await prepare(there)
+    with pytest.raises(IndexContradicted, match="other attributes"):
+        await build_index_of(there, again=True)
+    await push_index(reference, wanted, built)
+    honest = request(reference, tmp_path / "three", pinned=built.artifact.digest)
+    await prepare(honest)
+    await build_index_of(honest, again=True)
+
+
+async def test_an_image_without_plain_layers_needs_no_index(tmp_path: Path) -> None:
+    make_layout(tmp_path / "layout", [layer_from_fixture("real-gnu")])
+    with pytest.raises(NothingToIndex):
+        await build_index_of(request(f"oci:{tmp_path / 'layout'}", tmp_path))
