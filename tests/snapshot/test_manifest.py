@@ -146,6 +146,7 @@ def test_what_can_be_told_before_there_are_files() -> None:
     ],
 )
 def test_another_version_is_found_before_anything_else(document: dict[str, Any]) -> None:
+    """Scenario 36, its part."""
     with pytest.raises(VersionUnsupported, match=r"version: got -?\d, expected 1") as caught:
         decode_manifest(data_of(document))
     assert caught.value.exit_code == 12
@@ -159,6 +160,7 @@ def test_a_version_is_a_number(version: object) -> None:
 
 
 def test_an_unknown_extension_is_kept_and_ignored() -> None:
+    """Scenario 37, with the next one."""
     manifest = decoded(lambda d: d["extensions"].update(new={"deep": [1, {"a": None}]}))
     assert json.loads(encode_manifest(manifest))["extensions"] == {
         "new": {"deep": [1, {"a": None}]}
