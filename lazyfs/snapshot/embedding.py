@@ -75,15 +75,17 @@ def embed(
     needed = _blobs_of(manifest, media_type, digest)
     for blob in needed:
         content = blobs.get(str(blob.digest))
-        if content is not None:
+        if content is None:
+            _require(objects, digest, blob)
+        else:
             _check(content, blob)
-        elif objects.size(blob_key(blob.digest)) != blob.size:
-            raise BaseUnavailable(f"image {digest}: got no blob {blob.digest}, expected to keep it")
     objects.put_if_absent(LAYOUT_KEY, LAYOUT)
     change_index(objects, lambda listed: _claim(listed, digest, manifest, media_type, snapshot_id))
     for blob in needed:
         content = blobs.get(str(blob.digest))
-        if content is not None:
+        if content is None:  # claimed now: before that, it could have been collected
+            _require(objects, digest, blob)
+        else:
             _put(objects, blob.digest, content, blob.size)
     _put(objects, digest, manifest, len(manifest))
 
@@ -235,6 +237,11 @@ def _blobs_of(data: bytes, media_type: str, digest: Digest) -> tuple[Descriptor,
         raise BaseCorrupt(f"image {digest}: got an index, expected a platform's manifest")
     blobs = {blob.digest: blob for blob in (document.config, *document.layers)}
     return tuple(blobs.values())
+
+
+def _require(objects: ObjectStore, digest: Digest, blob: Descriptor) -> None:
+    if objects.size(blob_key(blob.digest)) != blob.size:
+        raise BaseUnavailable(f"image {digest}: got no blob {blob.digest}, expected to keep it")
 
 
 def _check(content: Path | bytes, blob: Descriptor) -> None:

@@ -13,18 +13,27 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
-from urllib.parse import urlsplit
 
-from lazyfs.errors import UsageError
 from lazyfs.snapshot.errors import SnapshotError, StoreFailed
 from lazyfs.snapshot.keys import check_key
 from lazyfs.snapshot.local import local_errors
 from lazyfs.snapshot.objects import ObjectMissing, Stored, stopping
+from lazyfs.snapshot.s3_names import (
+    CONFLICT_CODES,
+    MISSING_CODES,
+    REFUSED_CODES,
+    UNKNOWN_CODES,
+    Part,
+    check_endpoint,
+    code_of,
+    endpoint_of_environment,
+    etag_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -35,18 +44,7 @@ TRIES = 3  # of one request
 CONNECT_SECONDS = 10
 READ_SECONDS = 60
 CONFLICT_TRIES = 6
-ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-MISSING_CODES = {"NoSuchKey", "404", "NotFound"}
-REFUSED_CODES = {"PreconditionFailed", "412"}
-CONFLICT_CODES = {"ConditionalRequestConflict", "OperationAborted", "409"}
-UNKNOWN_CODES = {"NotImplemented", "501", "InvalidArgument", "400", "InvalidRequest"}
 PROBE = "probe-"
-
-
-class BadEndpoint(UsageError):
-    """Text that is no address of an S3 service."""
-
-    code = "E_S3_ENDPOINT"
 
 
 class _Refused(Exception):
@@ -63,7 +61,7 @@ class S3Store:
         self.url = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
-        self._endpoint = _check_endpoint(endpoint or _endpoint_of_environment())
+        self._endpoint = check_endpoint(endpoint or endpoint_of_environment())
         self._lock = threading.Lock()
         self._made: Any = None
         self._is_conditional: bool | None = None
@@ -216,7 +214,7 @@ class S3Store:
                     client.put_object(**self._name(key), Body=data, **condition)
                     return
                 except client.exceptions.ClientError as error:
-                    code, _ = _code_of(error)
+                    code, _ = code_of(error)
                     if condition and code in REFUSED_CODES | MISSING_CODES:
                         raise _Refused from error
                     if code not in CONFLICT_CODES or tries == CONFLICT_TRIES - 1:
@@ -236,7 +234,7 @@ class S3Store:
         pool = ThreadPoolExecutor(PARTS_AT_ONCE)
         try:
 
-            def send(number: int, start: int) -> dict[str, Any]:
+            def send(number: int, start: int) -> Part:
                 if stop.is_set():
                     raise StoreFailed(f"store {self.url}: {key}: got told to stop its upload")
                 data = _read_part(file, start, min(part_size, size - start))
@@ -253,16 +251,28 @@ class S3Store:
             for each in ended:
                 each.result()  # raises what failed
             parts = [each.result() for each in sent]
-            with self._call(key, "write") as client:
-                client.complete_multipart_upload(
-                    **name, UploadId=upload_id, MultipartUpload={"Parts": parts}
-                )
+            self._complete(key, upload_id, parts)
             is_done = True
         finally:
             if not is_done:
                 pool.shutdown(cancel_futures=True)  # a part that came later would stay
                 self._abort(name["Key"], upload_id)
             pool.shutdown()
+
+    def _complete(self, key: str, upload_id: str, parts: Sequence[Part]) -> None:
+        """Make one object of the parts."""
+        name = self._name(key)
+        try:
+            with self._call(key, "write") as client:
+                client.complete_multipart_upload(
+                    **name, UploadId=upload_id, MultipartUpload={"Parts": [*parts]}
+                )
+        except ObjectMissing as error:
+            # There is no such upload any more: perhaps it was completed, and the answer was lost.
+            with self._call(key, "look at") as client:
+                found = client.head_object(**name)["ETag"]
+            if found.strip('"') != etag_of(parts):
+                raise StoreFailed(error.message, details=error.details) from error
 
     def _abort(self, full_key: str, upload_id: str) -> bool:
         try:
@@ -314,7 +324,7 @@ class S3Store:
             ) from error
 
     def _failed(self, key: str, action: str, error: Any) -> SnapshotError:
-        code, status = _code_of(error)
+        code, status = code_of(error)
         message = error.response.get("Error", {}).get("Message") or ""
         what = f"store {self.url}: {key}: got {code}" + (f" ({status})" if status else "")
         text = f"{what}, expected to {action} it"
@@ -412,26 +422,3 @@ def _read_part(file: int, start: int, size: int) -> bytes:
             raise StoreFailed(f"upload: got a file that shrank to {start + len(data)} bytes")
         data += more
     return data
-
-
-def _code_of(error: Any) -> tuple[str, int | None]:
-    """Return S3's code and HTTP's status of a ClientError."""
-    response = error.response
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return str(response.get("Error", {}).get("Code") or status or "an error"), status
-
-
-def _endpoint_of_environment() -> str | None:
-    return next((os.environ[name] for name in ENDPOINTS if os.environ.get(name)), None)
-
-
-def _check_endpoint(endpoint: str | None) -> str | None:
-    if endpoint is None:
-        return None
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise BadEndpoint(
-            f"endpoint of S3: got one with scheme {parts.scheme[:20]!r}, expected "
-            "http(s)://host[:port], without user and password"
-        )
-    return endpoint

@@ -17,7 +17,8 @@ from lazyfs.snapshot.errors import ManifestMissing, StoreConflict, StoreFailed
 from lazyfs.snapshot.keys import BadKey, manifest_key
 from lazyfs.snapshot.objects import ObjectMissing, stopping
 from lazyfs.snapshot.pointers import Pointer
-from lazyfs.snapshot.s3_store import BadEndpoint, S3Store
+from lazyfs.snapshot.s3_names import BadEndpoint
+from lazyfs.snapshot.s3_store import S3Store
 from lazyfs.snapshot.snapshots import Snapshots
 from lazyfs.snapshot.stores import open_objects
 from lazyfs.snapshot.transfer import copy_snapshot
@@ -262,6 +263,26 @@ def test_an_upload_that_fails_is_aborted(service, objects, client, small_parts, 
     assert service.count(method, word) == s3_store.TRIES
     assert objects.size("a") is None
     assert uploads(client, objects) == []
+
+
+@pytest.mark.parametrize("code", [None, "InternalError", "NoSuchUpload"])
+def test_a_lost_answer_to_the_last_step(service, objects, client, small_parts, large, code):
+    """The parts were joined, and nobody said so."""
+    meant_complete = meant("POST", "uploadId=")
+    service.faults.append(Fault(meant_complete, code, is_done=True))
+    objects.put_file("a", large)
+    with objects.open("a") as stream:
+        assert stream.read() == large.read_bytes()
+    assert uploads(client, objects) == []
+
+
+def test_an_upload_that_somebody_aborted(service, objects, client, small_parts, large):
+    """It is not taken for done because another object of that size is there."""
+    objects.put_file("a", large)
+    large.write_bytes(bytes(large.stat().st_size))
+    service.faults.append(Fault(meant("POST", "uploadId="), "NoSuchUpload"))
+    with pytest.raises(StoreFailed, match="NoSuchUpload"):
+        objects.put_file("a", large)
 
 
 def test_a_part_that_fails_once(service, objects, small_parts, large):

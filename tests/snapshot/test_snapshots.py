@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,11 +26,14 @@ from lazyfs.snapshot.errors import (
 )
 from lazyfs.snapshot.keys import BadKey, manifest_key, pointer_key
 from lazyfs.snapshot.manifest import Layer
+from lazyfs.snapshot.objects import stopping
 from lazyfs.snapshot.pointers import Pointer, decode_pointer
 from lazyfs.snapshot.snapshots import ID_RE, Snapshots, new_id
 from lazyfs.snapshot.stores import BadStore, open_objects, parse_snapshot_name
 from lazyfs.snapshot.transfer import copy_snapshot
 from tests.support.snapshots import CONTENTS, ID, LATER_ID, Draft, FaultyStore, draft, image, store
+
+SECONDS = 60
 
 
 @pytest.fixture
@@ -318,6 +322,41 @@ def test_too_little_room(snapshots, objects, made, tmp_path, monkeypatch):
     with pytest.raises(NoSpace, match=f"expected {needed}"):
         snapshots.download(loaded, tmp_path / "back")
     assert not (tmp_path / "back").exists()
+
+
+def test_no_room_after_all(snapshots, objects, made, tmp_path, monkeypatch):
+    """F29: the disk fills while files come in."""
+    store(objects, made)
+    loaded = snapshots.load(ID)
+
+    def pwrite(file: int, data: bytes, offset: int) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(NoSpace):
+        snapshots.download(loaded, tmp_path / "back")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_ctrl_c_gives_uploads_up(snapshots, objects, made, monkeypatch):
+    """What is under way learns of it, and the manifest is not put."""
+    given_up = []
+
+    def put_file(key: str, path: Path) -> None:
+        stop = stopping.get()
+        assert stop is not None
+        if path == made.files[0][1]:
+            signal.raise_signal(signal.SIGINT)
+        given_up.append(stop.wait(SECONDS))
+        raise StoreFailed("given up")
+
+    monkeypatch.setattr(objects, "put_file", put_file)
+    with pytest.raises(KeyboardInterrupt):
+        snapshots.upload(ID, made.files)
+    assert all(given_up)
+    assert given_up
+    assert snapshots.states() == []
 
 
 # Removing

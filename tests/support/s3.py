@@ -19,6 +19,7 @@ STATUS = {
     "AccessDenied": "403 Forbidden",
     "InternalError": "500 Internal Server Error",
     "SlowDown": "503 Slow Down",
+    "NoSuchUpload": "404 Not Found",
     "NotImplemented": "501 Not Implemented",
     "ConditionalRequestConflict": "409 Conflict",
 }
