@@ -111,13 +111,15 @@ VOUCHERS = {
     "toc": "its TOC's digest",
     "compressed-toc": "its compressed TOC's digest",
     "blob": "its own digest: all of it is read first",
+    "pass": "a full pass that was made here",
+    "index": "an index that was pinned",
 }
 
 
 def _verdict(layer: "DescribedLayer") -> str:
     """Return whether a layer can be mounted lazily, and why, or how it is verified."""
     if layer.why is not None:
-        return f"not lazy: {layer.why}"
+        return f"fetched whole, once: {layer.why}" if layer.is_plain else f"not lazy: {layer.why}"
     vouchers = " and ".join(VOUCHERS[each] for each in layer.verified_by)
     more = "; diffID by tar-split" if layer.has_tar_split else ""
     return f"lazy, verified by {vouchers}{more}"

@@ -54,8 +54,8 @@ class Format(Enum):
     ZSTD_STARGZ = (3, "zstd:chunked", STARGZ, Codec.ZSTD)
     ZSTD_CONTAINERS = (4, "zstd:chunked", CONTAINERS, Codec.ZSTD)
     TAR = (5, "tar", None, Codec.RAW)
-    TAR_GZIP = (6, "tar+gzip", None, Codec.GZIP)
-    TAR_ZSTD = (7, "tar+zstd", None, Codec.ZSTD)
+    TAR_GZIP = (6, "gzip", None, Codec.GZIP)
+    TAR_ZSTD = (7, "zstd", None, Codec.ZSTD)
 
     def __init__(self, number: int, text: str, dialect: str | None, codec: Codec) -> None:
         self.number = number

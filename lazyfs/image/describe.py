@@ -16,6 +16,7 @@ from lazyfs.formats.estargz import format_of
 from lazyfs.formats.layers import TAIL_SIZE as FORMAT_TAIL_SIZE
 from lazyfs.formats.layers import find_layer_toc
 from lazyfs.image.origin import Origin
+from lazyfs.image.plain_layers import known_layer
 from lazyfs.image.prepare import Request, wanted_platform
 from lazyfs.image.resolve import Resolver
 from lazyfs.image.tocs import layer_claims, load_tocs, read_range, stored_toc
@@ -31,7 +32,8 @@ class DescribedLayer:
 
     ``format`` is a name of ``format_of``, ``dialect`` tells two of one format apart.
     ``toc_digest`` is what the manifest promises, or else that of a TOC which the blob's digest
-    vouches for.  ``verified_by`` says what does: ``toc``, ``compressed-toc`` or ``blob``.
+    vouches for.  ``verified_by`` says what does: ``toc``, ``compressed-toc``, ``blob``, ``pass`` or
+    ``index``.  ``is_plain``: a mount fetches all of it first where it is not lazy.
     ``has_tar_split``: the uncompressed layer can be built again, and its diffID checked.
     """
 
@@ -43,6 +45,7 @@ class DescribedLayer:
     verified_by: tuple[str, ...] = ()
     has_tar_split: bool = False
     why: str | None = "not looked at"
+    is_plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,18 @@ async def _describe_layer(
             toc_digest=claims.key,
             verified_by=_vouchers(claims),
             has_tar_split=claims.tar_split is not None,
+            is_plain=claims.key is None and verify != "blob",
         )
+        if claims.key is None and verify != "blob":
+            known = known_layer(store, layer, diff_id)
+            if known is not None:
+                return replace(
+                    described,
+                    format=known.format.text,
+                    toc_digest=known.toc.digest,
+                    verified_by=(known.verified_by,),
+                    why=None,
+                )
         stored = stored_toc(store, layer, claims)
         if stored is not None:
             return replace(

@@ -101,10 +101,7 @@ async def test_every_compression(tmp_path: Path, plain: Layer) -> None:
     assert sum(taken) == plain.size
     (record,) = prepared.image.layers
     assert record.verified_by == "pass"
-    assert (
-        record.format
-        == {OCI_GZIP: "tar+gzip", OCI_TAR: "tar", OCI_ZSTD: "tar+zstd"}[plain.media_type]
-    )
+    assert record.format == {OCI_GZIP: "gzip", OCI_TAR: "tar", OCI_ZSTD: "zstd"}[plain.media_type]
     async with open_image(prepared, ACCESS) as image:
         await expect(image, dict(MANY))
 
@@ -261,3 +258,15 @@ async def test_an_image_without_plain_layers_needs_no_index(tmp_path: Path) -> N
     make_layout(tmp_path / "layout", [layer_from_fixture("real-gnu")])
     with pytest.raises(NothingToIndex):
         await build_index_of(request(f"oci:{tmp_path / 'layout'}", tmp_path))
+
+
+async def test_inspect_says_how_a_layer_is_had(registry: FakeRegistry, tmp_path: Path) -> None:
+    wanted = request(f"{registry.host}/image:latest", tmp_path)
+    before = await describe(wanted)
+    assert [each.why is None for each in before.layers] == [False, True, False]
+    assert [each.is_plain for each in before.layers] == [True, False, True]
+    await prepare(wanted)
+    after = await describe(wanted)
+    assert [each.why for each in after.layers] == [None] * 3
+    assert [each.verified_by for each in after.layers] == [("pass",), ("toc",), ("pass",)]
+    assert [each.format for each in after.layers] == ["gzip", "estargz", "gzip"]
