@@ -30,6 +30,13 @@ REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 EXAMPLE: dict[str, Any] = json.loads((REFERENCE / "snapshot-manifest.example.json").read_text())
 SCHEMA = json.loads((REFERENCE / "snapshot-manifest.schema.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
+# One of each: all images, files and containers have the same shape.
+SMALL = EXAMPLE | {
+    "images": EXAMPLE["images"][:1],
+    "files": EXAMPLE["files"][:1],
+    "runtime": EXAMPLE["runtime"]
+    | {"containers": [EXAMPLE["runtime"]["containers"][0] | {"root": True}]},
+}
 OTHER = "sha256:" + "ab" * 32
 Change = Callable[[dict[str, Any]], None]
 Path_ = tuple[str | int, ...]
@@ -83,6 +90,10 @@ def test_the_example_is_read_and_written_again_as_it_was() -> None:
     assert decode_manifest(data) == manifest
     assert manifest.images[0].original_ref == "busybox:latest"
     assert manifest.runtime.class_ == "gvisor"
+
+
+def test_the_smaller_example_is_one_too() -> None:
+    assert is_accepted(SMALL)
 
 
 def test_the_canonical_form() -> None:
@@ -196,34 +207,32 @@ def holder(document: Any, path: Path_) -> Any:
 
 
 WRONG: list[Any] = [
-    None, True, False, 0, 1, -1, (1 << 53) - 1, "", "x", "x" * 600, "pause", "full", "data",
-    "none", "amd64", [], ["a"], ["a", "a"], {}, {"x": 1}, [None], OTHER, OTHER.upper(),
-    "sha512:" + "ab" * 64, "2026-11-20T19:45:11Z", "2026-11-20T19:45:11.123456789Z",
-    "2026-11-20T19:45:11+00:00", "a@" + OTHER, "a b@" + OTHER, "-a", "a-", "a.b", ".a", "A_b",
-    "20261120T194511Z-5b1c09ef", "20261120T194511Z-5B1C09EF", "xattr+record", "inherited",
+    None, True, 0, 1, -1, (1 << 53) - 1, "", "x", "x" * 600, "data", "none", ["a"], ["a", "a"],
+    {}, {"x": 1}, OTHER, OTHER.upper(), "sha512:" + "ab" * 64, "2026-11-20T19:45:11.123456789Z",
+    "2026-11-20T19:45:11+00:00", "a@" + OTHER, "a-", ".a", "20261120T194511Z-5B1C09EF",
 ]  # fmt: skip
 
 
 def test_each_value_missing_or_replaced_gets_the_same_verdict() -> None:
     count = 0
-    for path in places(EXAMPLE):
-        document = copy.deepcopy(EXAMPLE)
+    for path in places(SMALL):
+        document = copy.deepcopy(SMALL)
         del holder(document, path)[path[-1]]
         check_verdicts(document)
         for wrong in WRONG:
-            document = copy.deepcopy(EXAMPLE)
+            document = copy.deepcopy(SMALL)
             holder(document, path)[path[-1]] = wrong
             check_verdicts(document)
             count += 1
-    assert count > 3000
+    assert count > 1000
 
 
 def test_each_object_with_something_more_gets_the_same_verdict() -> None:
     more = ["x", "name", "embedded", "hints", "variant", "location", "rebasedFrom", "critical"]
-    for path in [(), *places(EXAMPLE)]:
+    for path in [(), *places(SMALL)]:
         for name in more:
             for value in (True, "a", ["a"], ["a", "a"], OTHER):
-                document = copy.deepcopy(EXAMPLE)
+                document = copy.deepcopy(SMALL)
                 target = holder(document, (*path, ""))
                 if isinstance(target, dict):
                     target[name] = value
