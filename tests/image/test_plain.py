@@ -12,6 +12,7 @@ import zstandard
 from lazyfs.digest import Digest, digest_of, parse_digest
 from lazyfs.errors import FormatError, VerificationFailed
 from lazyfs.formats.layer_index import decode_index, encode_index
+from lazyfs.image.describe import describe
 from lazyfs.image.indexes import (
     BadIndex,
     IndexContradicted,
