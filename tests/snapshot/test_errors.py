@@ -29,5 +29,5 @@ def test_a_reason_is_documented_with_its_exit_code(reason: type[SnapshotError]) 
 
 
 def test_codes_are_not_used_twice() -> None:
-    codes = [each.code for each in CLASSES]
+    codes = [each.code for each in CLASSES if "code" in vars(each)]
     assert len(set(codes)) == len(codes) > 20
