@@ -7,7 +7,7 @@ SOAK_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-interop demo native native-test test test-fuse test-interop lint fmt \
-	check bench soak kill-soak lock clean
+	check bench conformance soak kill-soak lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,11 @@ check: lint native-test test ## what CI runs
 
 bench: setup-interop ## lazy against pull and unpack, drivers against ext4; BENCH_ARGS="--quick"
 	@$(PYTHON) -m tools.bench $(BENCH_ARGS)
+
+conformance: setup ## every driver over Debian's Python image, 120 MB, against each other
+	@$(PYTHON) tools/make_image.py python .bench/images/python
+	LAZYFS_TEST_IMAGE=oci:$(CURDIR)/.bench/images/python:estargz \
+		$(PYTHON) -m pytest tests/mounts/test_python_image.py $(PYTEST_ARGS)
 
 kill-soak: setup ## kill a mount's server 200 times under load; KILLS=20 for fewer
 	@$(PYTHON) -m tools.kill_soak --kills $(or $(KILLS),200)

@@ -3,17 +3,15 @@
 So does the kernel's own EROFS mount of the same index, in which no driver of ours had a hand; what
 the kernel does in another way than FUSE is listed in ``BY_THE_KERNEL`` with the reason.
 
-The first driver in the list is the measure.  A question is a function of the mountpoint that
-returns a value or raises OSError; what counts of an error is its errno.
+The first driver in the list is the measure; what is asked of every tree is in support/questions.py.
+A Python image, mounted by the command, is asked in test_python_image.py.
 """
 
 import ctypes
-import errno
 import fcntl
 import hashlib
 import mmap
 import os
-import stat
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -35,22 +33,21 @@ from tests.support.mounting import (
     why_no_erofs,
     why_no_mounts,
 )
+from tests.support.questions import (
+    Question,
+    as_by_kernel,
+    ask,
+    attributes,
+    contents,
+    extended_attributes,
+    links,
+    names,
+)
 from tests.support.serve_made import BIG, sample_image
 
 pytestmark = needs_fuse
 OTHERS = [driver for driver in available_drivers() if driver != "pyfuse3"]
 LIBC = ctypes.CDLL(None, use_errno=True)
-HIDDEN = [
-    "user.lazyfs.file.layer", "user.lazyfs.file.diffid", "user.lazyfs.file.layer.index",
-    "user.lazyfs.file.digest", "user.lazyfs.file.other", "user.lazyfs.file.", "user.lazyfs.",
-    "user.lazyfs.health", "user.lazyfs.verify", "user.lazyfs.schema", "user.lazyfs.other",
-    "user.other", "user.note",
-    "security.capability", "security.selinux", "trusted.overlay.opaque",
-    "system.posix_acl_access", "system.posix_acl_default", "system.other",
-]  # fmt: skip
-STAT_FIELDS = [name for name in dir(os.stat_result) if name.startswith("st_") and name != "st_dev"]
-
-Question = Callable[[Path], object]
 
 
 @dataclass
@@ -122,52 +119,6 @@ def is_by_kernel(server) -> bool:
     return server.driver in KERNEL
 
 
-def as_by_kernel(question: Question, answer):
-    """Return what *question* is answered by a mount of the kernel's, from FUSE's *answer*."""
-    if question is attributes:
-        answer[b"."].pop("st_ino")  # FUSE's root is 1, whatever its nid
-    if question is extended_attributes:
-        for path, (listed, values) in answer.items():
-            own = {name for name in values if name.startswith("user.lazyfs.")}
-            # What a file says of its origin is not in the index, nor what only this mount says
-            for name in own - {"user.lazyfs.schema"}:
-                values.pop(name)
-            values.pop("system.other")  # no such namespace: ENOTSUP before anybody looks
-            shown = own & set(listed) & {"user.lazyfs.schema"}
-            answer[path] = sorted((set(listed) - own) | shown), values
-    return answer
-
-
-def ask(question: Question, root: Path) -> object:
-    """Return the answer, or the name of the errno."""
-    try:
-        return question(root)
-    except OSError as error:
-        return errno.errorcode[error.errno]
-
-
-def names(root: Path) -> list[bytes]:
-    """Return all paths below *root*, in the order in which directories list them."""
-    found, waiting = [b"."], [b"."]
-    while waiting:
-        folder = waiting.pop()
-        with os.scandir(os.path.join(os.fsencode(root), folder)) as entries:
-            for entry in entries:
-                path = os.path.join(folder, entry.name)
-                found.append(path)
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(path)
-    return found
-
-
-def attributes(root: Path) -> dict[bytes, dict[str, object]]:
-    result = {}
-    for path in names(root):
-        status = os.lstat(os.path.join(os.fsencode(root), path))
-        result[path] = {name: getattr(status, name) for name in STAT_FIELDS}
-    return result
-
-
 def directory_entries(root: Path) -> dict[bytes, list[tuple[bytes, int, bool, bool, bool]]]:
     result = {}
     for path in (b".", b"many", b"deep", b"bin", b"sticky"):
@@ -182,38 +133,6 @@ def directory_entries(root: Path) -> dict[bytes, list[tuple[bytes, int, bool, bo
                 )
                 for entry in entries
             ]
-    return result
-
-
-def extended_attributes(root: Path) -> dict[bytes, object]:
-    result = {}
-    for path in names(root):
-        full = os.path.join(os.fsencode(root), path)
-        listed = os.listxattr(full, follow_symlinks=False)
-        result[path] = (
-            listed,
-            {
-                name: ask(lambda _: os.getxattr(full, name, follow_symlinks=False), root)  # noqa: B023
-                for name in {*listed, *HIDDEN}
-            },
-        )
-    return result
-
-
-def links(root: Path) -> dict[bytes, object]:
-    return {
-        path: ask(lambda top: os.readlink(os.path.join(os.fsencode(top), path)), root)  # noqa: B023
-        for path in names(root)
-    }
-
-
-def contents(root: Path) -> dict[bytes, str]:
-    result = {}
-    for path in names(root):
-        full = os.path.join(os.fsencode(root), path)
-        if stat.S_ISREG(os.lstat(full).st_mode):
-            with open(full, "rb") as file:
-                result[path] = hashlib.file_digest(file, "sha256").hexdigest()
     return result
 
 
