@@ -201,7 +201,9 @@ class Runsc:
             "--ignore-cgroups",
             f"--network={plan.network}",
         ]
-        if facts.platform:
+        if facts.platform and not any(
+            flag.lstrip("-").startswith("platform=") for flag in plan.flags
+        ):
             result.append(f"--platform={facts.platform}")
         if "overlay2" in facts.abilities:
             overlay = plan.overlay

@@ -76,6 +76,12 @@ def test_flags_of_the_plan_come_before_the_command(fake, tmp_path):
     assert "--overlay2=none --debug --strace run" in fake.calls()[0]
 
 
+def test_the_plan_may_choose_the_platform(fake, tmp_path):
+    Runsc(fake.path).start(plan_in(tmp_path, flags=("--platform=kvm",)))
+    assert fake.calls()[0].count("--platform=") == 1
+    assert "--platform=kvm run" in fake.calls()[0]
+
+
 def test_an_overlay_on_disk_is_spelled_as_the_program_knows_it(tmp_path):
     old = FakeRunsc(tmp_path / "old")
     old.say("flags", (tmp_path / "old/flags").read_text().replace("'dir=", "'"))
