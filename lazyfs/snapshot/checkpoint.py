@@ -28,7 +28,7 @@ from lazyfs.snapshot.errors import (
 from lazyfs.snapshot.evidence import Mounts, Parts, check_again, gather_parts, witnessed_images
 from lazyfs.snapshot.journal import Journal, SandboxBroken, State
 from lazyfs.snapshot.local import local_errors
-from lazyfs.snapshot.manifest import Parent
+from lazyfs.snapshot.manifest import Parent, check_unfinished
 from lazyfs.snapshot.objects import ObjectStore
 from lazyfs.snapshot.publish import POINTER_BEFORE, Made, PointerLost, Say, note_pointer, publish
 from lazyfs.snapshot.record import remove_record
@@ -223,6 +223,7 @@ def _save(
     with local_errors(image, "make"):
         image.mkdir(mode=0o700, parents=True)
     try:
+        check_unfinished(parts.draft({}).manifest())
         runtime.checkpoint(plan, image)
         raw = list_files(image)
     except SnapshotError as error:

@@ -21,6 +21,7 @@ from lazyfs.snapshot.errors import (
     BaseUnresolved,
     Busy,
     CheckpointLost,
+    ManifestInvalid,
     RecordMissing,
     RuntimeFailed,
     StoreConflict,
@@ -523,3 +524,14 @@ def test_compressed_files_that_are_gone_are_made_again(tmp_path: Path) -> None:
     made = here.resume()
     assert made is not None
     assert here.snapshots.verify(here.snapshots.load(made.id), deep=True) == []
+
+
+def test_what_no_manifest_could_say_is_found_before_the_sandbox_ends(tmp_path: Path) -> None:
+    # Given a sandbox that shares the machine's network,
+    here = machine(tmp_path)
+    here.run(network="host")
+    # when it is checkpointed, then it is refused and goes on; nothing is in the store.
+    with pytest.raises(ManifestInvalid, match=r'runtime.network: got "host"'):
+        here.checkpoint()
+    assert here.state() is State.RUNNING
+    assert list(here.snapshots.ids()) == []
