@@ -41,11 +41,10 @@ def service() -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def client(service: S3Server, request: pytest.FixtureRequest) -> Iterator[Any]:
+def client(service: S3Server, request: pytest.FixtureRequest) -> Any:
     service.reset()
     request.node.bucket = f"bucket-{abs(hash(request.node.nodeid)) % 10**12}"
-    with service.bucket(request.node.bucket) as found:
-        yield found
+    return service.bucket(request.node.bucket)
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,8 +55,10 @@ class S3Server:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()
+        self.client = boto3.client("s3", endpoint_url=self.url)  # they take long to make
 
     def close(self) -> None:
+        self.client.close()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -70,15 +71,10 @@ class S3Server:
     def count(self, method: str, word: str = "") -> int:
         return sum(each[0] == method and word in f"{each[1]}?{each[2]}" for each in self.requests)
 
-    @contextmanager
-    def bucket(self, name: str) -> Iterator[Any]:
-        """Make a bucket; yield a client for looking into it."""
-        client = boto3.client("s3", endpoint_url=self.url)
-        try:
-            client.create_bucket(Bucket=name)
-            yield client
-        finally:
-            client.close()
+    def bucket(self, name: str) -> Any:
+        """Make a bucket; return a client for looking into it."""
+        self.client.create_bucket(Bucket=name)
+        return self.client
 
     def _answer(self, environ: Environ, start: Callable[..., Any]) -> Iterable[bytes]:
         request = (environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["QUERY_STRING"])
