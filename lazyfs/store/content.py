@@ -129,17 +129,19 @@ class LayerContent:
             self._reset_map(size)
             clean = 1
         mapped = mmap.mmap(fd, size)
-        if alone and self.table.holes:
-            self._open_holes(mapped)
         if alone:
             if not clean:
                 marks = mapped[HEADER_SIZE:]
                 mapped[HEADER_SIZE:] = marks.replace(bytes([RESIDENT]), bytes([DOUBTFUL]))
+            self._open_holes(mapped)
             share(fd)
         return mapped
 
     def _open_holes(self, mapped: mmap.mmap) -> None:
-        """See to rule 5: nobody else has the layer open, and nothing has been marked."""
+        """See to rule 5: nobody else has the layer open, and nothing has been marked.
+
+        A doubtful hole is looked at now, not when it is read: there is nothing to fetch for it.
+        """
         absent = [chunk for chunk in self.table.holes if mapped[HEADER_SIZE + chunk] != RESIDENT]
         if sum(self._clear(chunk) for chunk in absent):
             os.fdatasync(self.fd)  # the map is clean, so its marks are believed after a crash
@@ -309,14 +311,16 @@ class LayerContent:
 
     def forget(self, chunk: int) -> None:
         """Mark a chunk absent: its stored bytes turned out to be wrong.  Of a hole, mend them."""
-        self.states[chunk] = ABSENT
-        if chunk in self.table.holes:
-            self._begin_marking()
-            try:
-                self._clear(chunk)
-            except OSError as exc:
-                raise ContentUnusable(f"content store {self.folder}: {exc.strerror}") from exc
-            self.states[chunk] = RESIDENT
+        if chunk not in self.table.holes:
+            self.states[chunk] = ABSENT
+            return
+        self._begin_marking()
+        try:
+            self._clear(chunk)
+        except OSError as exc:
+            self.states[chunk] = ABSENT
+            raise ContentUnusable(f"content store {self.folder}: {exc.strerror}") from exc
+        self.states[chunk] = RESIDENT
 
     def _set_clean(self, clean: int) -> None:
         os.pwrite(self._map_fd, HEADER.pack(MAGIC, VERSION, clean, self.table.count), 0)
