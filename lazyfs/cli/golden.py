@@ -230,6 +230,13 @@ def list_(store: str, name: str | None, s3_endpoint: str | None, as_json: bool) 
     metavar="PREFIX",
     help="They are called PREFIX-1, PREFIX-2, …  [default: the pointer's or snapshot's name]",
 )
+@click.option(
+    "--runsc",
+    "program",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="The runtime's program.  [default: the one that made the snapshot]",
+)
 @s3_endpoint_option
 @cache_dir_option
 @access_options
@@ -238,6 +245,7 @@ def clone(
     snapshot: str,
     count: int,
     prefix: str | None,
+    program: Path | None,
     s3_endpoint: str | None,
     cache_dir: Path,
     access: "AccessOptions",
@@ -265,7 +273,11 @@ def clone(
 
     tools = tools_for_restores(name.store, s3_endpoint, cache_dir, access)
     order = Order(
-        Wanted(name.name), stem, name.store, s3_endpoint=s3_endpoint, cache_dir=str(cache_dir)
+        Wanted(name.name, runtime_path=program),
+        stem,
+        name.store,
+        s3_endpoint=s3_endpoint,
+        cache_dir=str(cache_dir),
     )
     failed = start(order, [f"{stem}-{number}" for number in range(1, count + 1)], tools, done)
     if as_json:
