@@ -3,6 +3,7 @@
     python -m tools.bench                      the python image, loopback and 20 ms / 100 Mbit/s
     python -m tools.bench --quick              two runs of each
     python -m tools.bench --image node --link 50ms/100mbit --work "first command"
+    python -m tools.bench --matrix             all images over all links, within --minutes
     python -m tools.bench --part hits          only the drivers beside ext4, all bytes being there
 
 Images are made once, in .bench/.  Each figure is the median of several runs; lazy and pulled runs
@@ -11,6 +12,7 @@ The programs of both sides are warm, as on a machine that starts containers all 
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -24,9 +26,11 @@ from typing import Any
 
 from lazyfs.errors import MountFailed
 from lazyfs.mount.kernel import check_erofs
-from tools.bench import hits, sides, table
+from tools.bench import decode, hits, limits, matrix, sides, table
 from tools.bench.distribution import push
+from tools.bench.limits import Link
 from tools.bench.processes import DockerRegistry, EmbeddedRegistry, RunningLink
+from tools.bench.samples import Samples
 from tools.bench.work import FIRST_COMMANDS, works
 from tools.images.debian import DebianFailed
 from tools.make_image import ROOT, convert, image_size, make_image
@@ -35,10 +39,12 @@ from tools.mounted import CommandFailed
 FOLDER = ROOT / ".bench"
 LAZY, HITS = PARTS = ["lazy", "hits"]
 LEAST_HITS = 7  # runs
-LOOPBACK = "loopback"
+LOOPBACK = table.LOOPBACK
 BUSY = 0.5
 USUAL_LINKS = [LOOPBACK, "20ms/100mbit"]
 FIRST = "first command"
+ALL_LINKS = [LOOPBACK, "20ms/100mbit", "50ms/100mbit", "100ms/20mbit"]
+MATRIX_WORKS = [FIRST, "read everything"]
 USUAL_WORKS = [FIRST, "walk with stat", "small files", "read everything"]
 LINK_RE = re.compile(r"(\d+(?:\.\d+)?)ms/(\d+(?:\.\d+)?)mbit")
 
@@ -69,10 +75,14 @@ def compare_images(arguments: argparse.Namespace) -> None:
             if isinstance(registry, DockerRegistry):
                 for tag in ("plain", "estargz"):
                     push(registry.address, image, images / image, tag)
-            for link in arguments.link:
-                with through_link(registry.address, link) as address:
-                    result = compare(image, link, address, registry.written_size, arguments)
-                    results.append(result)
+        for cell in cells(arguments, images):
+            with through_link(registry.address, cell.link) as address:
+                result = compare(cell, address, registry.written_size, arguments)
+                results.append(result)
+    for image in arguments.image:
+        figures = decode.measure(images / image)
+        print(f"\n{image}: {decode.format_decoding(figures, table.DECODING_BARS)}", flush=True)
+        results.append({"image": image, "decoding": figures})
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2))
 
@@ -104,15 +114,20 @@ def parse_arguments() -> argparse.Namespace:
     add("--link", action="append", metavar="loopback|NNms/NNmbit", help="may be repeated")
     add("--work", action="append", choices=list(works("python")), help="may be repeated")
     add("--runs", type=int, default=5)
+    add("--matrix", action="store_true", help="all images, all links, in single runs if need be")
+    add("--minutes", type=float, default=120, help="what a matrix may take; default: 120")
     add("--quick", action="store_true", help="two runs of each")
     add("--registry", choices=["auto", "docker", "embedded"], default="auto")
     add("--mount-option", action="append", default=[], help="passed to lazyfs mount")
     add("--json", type=Path, metavar="FILE", help="write all samples there")
     arguments = parser.parse_args()
     arguments.part = arguments.part or PARTS
-    arguments.image = arguments.image or ["python"]
-    arguments.link = arguments.link or USUAL_LINKS
-    arguments.work = arguments.work or USUAL_WORKS
+    usual = (sorted(FIRST_COMMANDS), ALL_LINKS, MATRIX_WORKS)
+    if not arguments.matrix:
+        usual = (["python"], USUAL_LINKS, USUAL_WORKS)
+    arguments.image = arguments.image or usual[0]
+    arguments.link = arguments.link or usual[1]
+    arguments.work = arguments.work or usual[2]
     if arguments.quick:
         arguments.runs = 2
     for link in arguments.link:
@@ -132,50 +147,79 @@ def open_registry(kind: str, images: Path) -> "Iterator[DockerRegistry | Embedde
             yield embedded
 
 
+def cells(arguments: argparse.Namespace, images: Path) -> list[matrix.Cell]:
+    """Return what is to be measured, and how often each."""
+    if not arguments.matrix:
+        pairs = itertools.product(arguments.image, arguments.link)
+        return [matrix.Cell(image, link, 0.0, arguments.runs) for image, link in pairs]
+    sizes = {image: float(image_size(images / image, "estargz")) for image in arguments.image}
+    links = [(name, link_of(name).round_trip, link_of(name).rate) for name in arguments.link]
+    planned = matrix.plan(sizes, links, 60 * arguments.minutes)
+    if arguments.quick:
+        planned = [matrix.Cell(cell.image, cell.link, cell.seconds) for cell in planned]
+    minutes = sum(cell.runs * cell.seconds for cell in planned) / 60
+    print(f"{len(planned)} cells, about {minutes:.0f} minutes")
+    return planned
+
+
+def link_of(name: str) -> Link:
+    """Return what the name of a link says."""
+    match = LINK_RE.fullmatch(name)
+    return Link() if match is None else Link(float(match[1]) / 1e3, float(match[2]) * 1e6 / 8)
+
+
 @contextmanager
-def through_link(address: str, link: str) -> Iterator[str]:
-    """Yield the address at which the registry is reached over *link*."""
-    match = LINK_RE.fullmatch(link)
-    if match is None:
+def through_link(address: str, name: str) -> Iterator[str]:
+    """Yield the address at which the registry is reached over the link *name*."""
+    link = link_of(name)
+    if not link.rate:
         yield address
         return
-    with RunningLink(address, rtt_ms=float(match[1]), mbit=float(match[2])) as running:
+    rtt_ms, mbit = link.round_trip * 1e3, link.rate * 8 / 1e6
+    with RunningLink(address, rtt_ms=rtt_ms, mbit=mbit) as running:
         yield running.address
 
 
 def compare(
-    image: str,
-    link: str,
+    cell: matrix.Cell,
     address: str,
     sent_size: Callable[[], int],
     arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     """Measure all sides of one image over one link, and print the table."""
+    image = cell.image
     chosen = {n: w for n, w in works(image).items() if n in arguments.work}
-    lazy = sides.Samples()
-    pulled = {name: sides.Samples() for name, _ in sides.pullers()}
+    lazy = Samples()
+    pulled = {name: Samples() for name, _ in sides.pullers()}
+    lazy.add("interpreter", limits.interpreter_seconds())
     with sides.scratch(FOLDER / f"run-{os.getpid()}") as folder:
-        for _ in range(arguments.runs):
+        for _ in range(cell.runs):
             reference = f"{address}/{image}:estargz"
             sides.measure_lazy(
                 reference, chosen, folder / "lazy", lazy, arguments.mount_option, sent_size
             )
             if FIRST in chosen:
+                options = arguments.mount_option
                 sides.measure_starts(
-                    reference, chosen[FIRST], folder / "lazy", lazy, arguments.mount_option
+                    reference, chosen[FIRST], folder / "lazy", lazy, options, sent_size
                 )
             for name, unpack in sides.pullers():
                 sides.measure_pulled(
                     unpack, f"{address}/{image}:plain", chosen, folder / "pulled", pulled[name]
                 )
     size = image_size(FOLDER / "images" / image, "estargz")
-    # The bars are set for one image; on others the ratios are only shown.
-    rows = table.build_rows(lazy, pulled, has_bars=image == "python")
-    print(table.format_table(f"{image}, {link}, {arguments.runs} runs", rows, list(pulled)))
-    print(table.format_traffic(lazy, size), flush=True)
+    rows = table.build_rows(lazy, pulled, image=image, link=cell.link)
+    runs = "one run" if cell.runs == 1 else f"{cell.runs} runs"
+    print(table.format_table(f"{image}, {cell.link}, {runs}", rows, list(pulled)))
+    for part in (
+        table.format_limits(rows, lazy, pulled, link_of(cell.link)),
+        table.format_traffic(lazy, size),
+    ):
+        if part:
+            print(part, flush=True)
     return {
         "image": image,
-        "link": link,
+        "link": cell.link,
         "lazyfs": lazy.values,
         **{name: samples.values for name, samples in pulled.items()},
     }

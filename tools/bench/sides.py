@@ -7,12 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from tools.bench import limits
+from tools.bench.samples import Samples
 from tools.bench.work import timed
 from tools.mounted import ROOT, CommandFailed, Mounted, Workspace, command
 
@@ -20,16 +20,6 @@ SECONDS = 600
 SKOPEO_UMOCI = "skopeo + umoci"
 PLAIN_PULL = "plain pull"
 Work = Callable[[Path], None]
-
-
-@dataclass
-class Samples:
-    """What was measured on one side: name of the figure → values of all runs."""
-
-    values: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-
-    def add(self, name: str, value: float) -> None:
-        self.values[name].append(value)
 
 
 def forget_pages(folder: Path) -> None:
@@ -66,6 +56,7 @@ def measure_lazy(
             samples.add("mount ready", mounted.ready_seconds)
             samples.add(f"mount + {name}", mounted.ready_seconds + seconds)
             samples.add(f"sent: {name}", sent_size() - before)
+            limits.note(samples, name, mounted)
             samples.add("peak memory", mounted.peak_memory_size())
     forget_pages(folder / "cache")
     with Mounted(workspace, reference, *options) as mounted, deadline(mounted):
@@ -76,21 +67,33 @@ def measure_lazy(
 
 
 def measure_starts(
-    reference: str, work: Work, folder: Path, samples: Samples, options: list[str]
+    reference: str,
+    work: Work,
+    folder: Path,
+    samples: Samples,
+    options: list[str],
+    sent_size: Callable[[], int],
 ) -> None:
     """Mount cold for a first command as a node does that has more than the bare command.
 
     With the profile of an earlier mount, through ``lazyfs serve``, and with both.
     """
     name = "mount + first command"
+
+    def note(mounted: Mounted, what: str, before: int) -> None:
+        samples.add(f"sent: {what}", sent_size() - before)
+        limits.note(samples, what, mounted)
+
     shutil.rmtree(folder, ignore_errors=True)
     workspace = Workspace(folder)
     with Mounted(workspace, reference, *options) as mounted:
         work(mounted.path)  # leaves a profile
     keep_profiles(workspace)
+    before = sent_size()
     with Mounted(workspace, reference, *options) as mounted, deadline(mounted):
         seconds = timed(work, mounted.path)
         samples.add(f"{name}, profile", mounted.ready_seconds + seconds)
+        note(mounted, "first command, profile", before)
     with serving(workspace):
         for kind in ("serve", "serve and profile"):
             if kind == "serve":
@@ -98,10 +101,12 @@ def measure_starts(
             else:
                 keep_profiles(workspace)
             os.sync()
+            before = sent_size()
             with Mounted(workspace, reference, *options) as mounted, deadline(mounted):
                 seconds = timed(work, mounted.path)
                 samples.add(f"mount ready, {kind}", mounted.ready_seconds)
                 samples.add(f"{name}, {kind}", mounted.ready_seconds + seconds)
+                note(mounted, f"first command, {kind}", before)
     shutil.rmtree(folder)
 
 
