@@ -10,6 +10,7 @@ from lazyfs.cli.endpoints import state_line
 from lazyfs.cli.measures import detail_lines, summary_lines
 from lazyfs.cli.options import default_runtime_dir, json_option
 from lazyfs.cli.quantities import size_text
+from lazyfs.cli.sandboxes import collect_sandboxes, describe_sandbox, is_sandbox
 from lazyfs.mount.point import load_mountinfo
 from lazyfs.service.control import ServerSilent, ask
 from lazyfs.service.record import (
@@ -22,19 +23,27 @@ from lazyfs.service.record import (
 
 
 @click.command()
-@click.argument("directory", type=click.Path(), required=False)
+@click.argument("what", metavar="[DIRECTORY|ID]", required=False)
 @click.option("--stats", "is_detailed", is_flag=True, help="Show all that the server counts.")
 @json_option
-def status(directory: str | None, is_detailed: bool, as_json: bool) -> None:
-    """Show the mounts of this user, or the one on DIRECTORY."""
-    found = collect(default_runtime_dir(), directory)
+def status(what: str | None, is_detailed: bool, as_json: bool) -> None:
+    """Show the sandboxes and the mounts of this user, or the one of ID or on DIRECTORY.
+
+    What is the id of a sandbox and a directory, too, is the sandbox; ./NAME is the directory.
+    """
+    is_one = what is not None and is_sandbox(what)
+    sandboxes = collect_sandboxes(what if is_one else None) if what is None or is_one else []
+    found = [] if is_one else collect(default_runtime_dir(), what)
     if as_json:
-        click.echo(json.dumps({"type": "mounts", "mounts": found}, indent=2))
+        document = {"type": "mounts", "mounts": found, "sandboxes": sandboxes}
+        click.echo(json.dumps(document, indent=2))
         return
+    for sandbox in sandboxes:
+        click.echo(describe_sandbox(sandbox))
     for entry in found:
         text = describe(entry, is_detailed=is_detailed)
         click.echo(text.encode("utf-8", "surrogateescape"))  # a name may be anything
-    if not found:
+    if not found and not sandboxes:
         click.echo("lazyfs: nothing is mounted", err=True)
 
 

@@ -21,16 +21,14 @@ from lazyfs.image.origin import Origin
 from lazyfs.image.prepare import Prepared, Request, prepare, wanted_platform
 from lazyfs.image.profiled import WrongImage, check_profile
 from lazyfs.image.resolve import Resolver
-from lazyfs.mount.point import BusyMountpoint, State, real_path, state_of, unmount
 from lazyfs.oci.platforms import parse_platform
 from lazyfs.oci.reference import LayoutReference, Reference, parse_reference
 from lazyfs.registry.access import AccessOptions
 from lazyfs.service.configs import config_of
 from lazyfs.service.mount_command import MountCommand
+from lazyfs.service.mounts import NodeMounts
 from lazyfs.service.obtain import obtain_all, spelled
 from lazyfs.service.reasons import reason_of, unresolvable
-from lazyfs.service.record import find_record, remove_stale, wait_server_end
-from lazyfs.service.witness import MountWitness
 from lazyfs.snapshot.bases import Base
 from lazyfs.snapshot.errors import PlatformMismatch
 from lazyfs.snapshot.manifest import Image, Layer, Platform
@@ -38,20 +36,16 @@ from lazyfs.store.paths import Store, open_store
 from lazyfs.store.profiles import (
     BadProfile,
     decode_profile,
-    encode_profile,
     load_profile,
     save_profile,
 )
 
 log = logging.getLogger(__name__)
 
-PULLS = ("missing", "always", "never")
-END_SECONDS = 30.0
-
 Config = dict[str, Any]
 
 
-class ImageBases(MountWitness):
+class ImageBases(NodeMounts):
     """Joins registries, store and mounts (``lazyfs.snapshot.bases.Bases``).
 
     *cache_dir* is the store, *runtime* the directory of the mounts' records; *mount* makes one.
@@ -60,7 +54,7 @@ class ImageBases(MountWitness):
     def __init__(
         self, cache_dir: Path, runtime: Path, access: AccessOptions, mount: MountCommand
     ) -> None:
-        super().__init__(runtime)
+        super().__init__(runtime, cache_dir)
         self._cache_dir = cache_dir
         self._access = access
         self._mount = mount
@@ -168,30 +162,6 @@ class ImageBases(MountWitness):
         except LazyfsError as exc:
             raise reason_of(exc, base.image.original_ref) from exc
 
-    def unmount(self, directory: Path) -> None:
-        """Unmount, lazily if somebody still uses it; nothing to do where nothing is mounted."""
-        mountpoint = real_path(str(directory))
-        while True:
-            state, entry = state_of(mountpoint)
-            if entry is None:
-                break
-            record = find_record(self._runtime, mountpoint)
-            is_lazy = state is State.DEAD
-            try:
-                unmount(mountpoint, lazy=is_lazy)
-            except BusyMountpoint:
-                is_lazy = True
-                unmount(mountpoint, lazy=True)
-            if record is not None and not is_lazy:
-                wait_server_end(record, END_SECONDS)
-        remove_stale(self._runtime, mountpoint)
-
-    def profile(self, manifest_digest: str) -> bytes | None:
-        """Return the recorded first accesses of an image, as ``lazyfs profile export`` does."""
-        store = open_store(self._cache_dir)
-        found = None if store is None else load_profile(store, parse_digest(manifest_digest))
-        return None if found is None else encode_profile(found)
-
     def add_profile(self, manifest_digest: str, data: bytes) -> None:
         """Keep a profile that a snapshot brought, unless there is one; a useless one is left out.
 
@@ -285,7 +255,7 @@ def _base(
             for layer in record.layers
         ),
         resolved_at=prepared.resolved_at,
-        source="record",
+        source="xattr+record",
     )
     note = None
     if reference.digest is not None and reference.tag is not None:

@@ -12,13 +12,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from lazyfs.snapshot.errors import RuntimeFailed
 
 OUTPUT_LIMIT = 1 << 20  # bytes of what a program says that are looked at
 # Passed on to what runs on this terminal.  SIGINT comes from the terminal to both.
 FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+INSIST_SECONDS = 1.0  # between two interrupts that mean it
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,34 +78,59 @@ def run_program(
 def run_on_terminal(words: Sequence[str | Path], *, cwd: Path | None = None) -> int:
     """Run a program with this process's own terminal; return its exit status as a shell says it.
 
-    An interrupt is the program's to act on.  Other signals that would end us are passed on.
+    An interrupt is the program's to act on; two within a second end it, since the first process of
+    a container need not listen to any, and raise KeyboardInterrupt.  Other signals that would end
+    us are passed on.
     """
     command = [os.fspath(word) for word in words]
     try:
         process = subprocess.Popen(command, cwd=cwd)
     except (OSError, ValueError) as exc:
         raise _no_start(command, exc) from exc
+    interrupts = _Interrupts(process)
+    handlers: dict[int, Any] = {signal.SIGINT: interrupts.note}
+    handlers |= {number: lambda which, _: process.send_signal(which) for number in FORWARDED}
     before = {}
     try:
-        for number in FORWARDED:
-            before[number] = signal.signal(number, lambda which, _: process.send_signal(which))
+        for number, handler in handlers.items():
+            before[number] = signal.signal(number, handler)
     except ValueError:
         pass  # not the main thread: it gets no signals
     try:
-        while True:
-            try:
-                status = process.wait()
-                return status if status >= 0 else 128 - status
-            except KeyboardInterrupt:
-                continue
+        status = process.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if interrupts.is_meant:
+        raise KeyboardInterrupt
+    return status if status >= 0 else 128 - status
 
 
 def _no_start(command: list[str], exc: OSError | ValueError) -> RuntimeFailed:
     reason = exc.strerror if isinstance(exc, OSError) else exc  # a null byte is no OSError
     return RuntimeFailed(f"{command[0]}: {reason}, expected it to start")
+
+
+class _Interrupts:
+    """The interrupts of a program that has the terminal.
+
+    A handler, and no exception: one that came between the program's end and its being noticed
+    would lose the exit status.
+    """
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self._process = process
+        self._last = -INSIST_SECONDS
+        self.is_meant = False
+
+    def note(self, number: int, frame: object) -> None:
+        """End the program at the second one, kill it at the third."""
+        before, self._last = self._last, time.monotonic()
+        if self.is_meant:
+            self._process.kill()
+        elif self._last - before < INSIST_SECONDS:
+            self.is_meant = True
+            self._process.terminate()
 
 
 def spawn_background(words: Sequence[str | Path], output: IO[bytes]) -> int:

@@ -6,9 +6,10 @@ The record of what was mounted is on the disk before a process starts.  Whatever
 process, no mount, no record and no folder.
 """
 
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -47,6 +48,7 @@ from lazyfs.snapshot.spec import Rootless
 from lazyfs.snapshot.template import SecretKey, Template
 
 Say = Callable[[str], None]
+INDEX_DIGEST = "user.lazyfs.index.digest"
 DEFAULT_OVERLAY = "root:memory"
 DEFAULT_NETWORK = "none"
 RESTARTABLE = (None, State.STOPPED, State.FAILED)
@@ -123,7 +125,7 @@ def run_attached(order: Order, tools: Tools) -> int:
         # Not under the lock: others may checkpoint it.
         return started.runtime.run_attached(started.plan)
     finally:
-        with suppress(LazyfsError), sandbox.lock(AFTER_SECONDS):
+        with uninterrupted(), suppress(LazyfsError), sandbox.lock(AFTER_SECONDS):
             journal = sandbox.journal()
             if journal is not None and journal.state is State.RUNNING:
                 end(sandbox, started.plan, started.runtime, tools.bases)
@@ -143,7 +145,8 @@ def _run(order: Order, tools: Tools, *, is_attached: bool) -> Started:
         try:
             return attempt.make(is_attached=is_attached)
         except BaseException as error:
-            attempt.undo(error, is_new=is_new)
+            with uninterrupted():
+                attempt.undo(error, is_new=is_new)
             raise
 
 
@@ -240,8 +243,7 @@ class _Attempt:
             rootfs.mkdir(mode=0o755, parents=True)
         self._tools.bases.mount(base, rootfs)
         attributes = self._tools.bases.identity(rootfs)
-        mounted = image_of_identity(image.name, attributes, image.original_ref, layers=image.layers)
-        check_mounted(image, mounted)
+        check_mounted(image, mounted_image(image, attributes))
         return RecordedImage(image, attributes[MOUNT_ID], str(rootfs))
 
     def _wait_ready(self, plan: SandboxPlan) -> None:
@@ -275,6 +277,31 @@ class _Attempt:
         elif journal is not None and has_begun:
             reason = error if isinstance(error, LazyfsError) else RunBroken(repr(error))
             sandbox.fail(journal, cast(Exception, reason))
+
+
+def mounted_image(image: Image, attributes: Mapping[str, str]) -> Image:
+    """Return what a mount says that it is of, in the words of *image*, which it should be.
+
+    A mount by the manifest's digest knows of no index: which one it was chosen from is not its to
+    say.
+    """
+    if image.index_digest is not None:
+        attributes = {INDEX_DIGEST: image.index_digest, **attributes}
+    return image_of_identity(image.name, attributes, image.original_ref, layers=image.layers)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let no Ctrl-C interrupt the block: somebody who is impatient presses it again."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not the main thread, which alone is interrupted
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def locked_line(image: Image) -> str:
