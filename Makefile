@@ -50,7 +50,7 @@ bench: setup-interop ## lazy against pull and unpack, drivers against ext4; BENC
 conformance: setup ## every driver over Debian's Python image, 120 MB, against each other
 	@$(PYTHON) tools/make_image.py python .bench/images/python
 	LAZYFS_TEST_IMAGE=oci:$(CURDIR)/.bench/images/python:estargz \
-		$(PYTHON) -m pytest tests/mounts/test_python_image.py $(PYTEST_ARGS)
+		$(PYTHON) -m pytest -o faulthandler_timeout=600 tests/mounts/test_python_image.py $(PYTEST_ARGS)
 
 kill-soak: setup ## kill a mount's server 200 times under load; KILLS=20 for fewer
 	@$(PYTHON) -m tools.kill_soak --kills $(or $(KILLS),200)
