@@ -52,6 +52,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resolve": ("lazyfs.cli.resolve:resolve", "Show, or lock, what references mean now."),
     "ls": ("lazyfs.cli.ls:ls", "List a directory of an image, without mounting it."),
     "cat": ("lazyfs.cli.cat:cat", "Print a file of an image, without mounting it."),
+    "pull": ("lazyfs.cli.pull:pull", "Fetch all of an image, verified, before it is needed."),
     "verify": ("lazyfs.cli.verify:verify", "Fetch all of an image and check every byte."),
     "convert": ("lazyfs.cli.convert:convert", "Make an image that can be mounted lazily."),
     "index": ("lazyfs.cli.index:index", "Make an ordinary image lazy, without changing it."),
