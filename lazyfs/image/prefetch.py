@@ -18,12 +18,16 @@ import trio
 from lazyfs.image.counts import Purpose
 from lazyfs.image.device import Device
 from lazyfs.image.fetch import Fetcher
+from lazyfs.image.plan import plan_runs
 from lazyfs.image.pressure import Pressure
 from lazyfs.image.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
 WORKERS = 3
+EAGER_WORKERS = 6
+"""For what readers are about to want: many short requests, whose round trips overlap."""
+
 PAUSE_SECONDS = 0.02
 FAILURE_SECONDS = 5.0
 Segments = Iterator[tuple[Device, list[int]]]
@@ -64,7 +68,7 @@ async def prefetch(
     chain = itertools.chain.from_iterable
     if profiled is None or mode == "landmark":
         profiled = chain(_landmark(fetcher, device) for device in devices)
-    await _fetch_all(fetcher, profiled, Purpose.PROFILE, limits)
+    await _fetch_all(fetcher, _requests(fetcher, profiled), Purpose.PROFILE, limits)
     if mode == "all":
         await fetcher.warm_up()
         rest = chain(_segments(fetcher, device) for device in devices)
@@ -76,7 +80,7 @@ async def _fetch_all(
 ) -> None:
     is_full = trio.Event()
     async with trio.open_nursery() as nursery:
-        for _ in range(WORKERS):
+        for _ in range(WORKERS if purpose is Purpose.BACKGROUND else EAGER_WORKERS):
             nursery.start_soon(_work, fetcher, segments, purpose, limits, is_full)
     if is_full.is_set():
         log.info("the cache has no more room, and nothing that may go: filling ends")
@@ -103,6 +107,13 @@ async def _work(
         await fetcher.fetch_background(device, chunks, purpose=purpose, throttle=limits.throttle)
         if fetcher.statistics.failed_requests > failed:
             await trio.sleep(FAILURE_SECONDS)
+
+
+def _requests(fetcher: Fetcher, segments: Segments) -> Segments:
+    """Yield *segments* cut into what one request asks for, so that each has a turn of its own."""
+    for device, chunks in segments:
+        for run in plan_runs(device.table, chunks, gap=fetcher.pace.gap_size):
+            yield device, run.chunks
 
 
 def _landmark(fetcher: Fetcher, device: Device) -> Iterator[tuple[Device, list[int]]]:

@@ -9,7 +9,7 @@ import trio.testing
 
 from lazyfs.image.pace import GAP_MAX, GAP_MIN, SEGMENT_MAX, SEGMENT_MIN, Pace
 from lazyfs.image.plan import plan_runs
-from lazyfs.image.prefetch import prefetch
+from lazyfs.image.prefetch import EAGER_WORKERS, prefetch
 from lazyfs.image.pressure import (
     BURST_LONGEST_SECONDS,
     BURST_MAX_SECONDS,
@@ -192,6 +192,22 @@ async def test_what_a_profile_names_does_not_wait(tmp_path: Path) -> None:
             )
         states = bench.device.content.states
         assert [chunk for chunk in range(100) if states[chunk]] == [3, 4, 50]
+
+
+@pytest.mark.anyio
+async def test_requests_for_a_profile_overlap(tmp_path: Path) -> None:
+    """Chunks that lie apart are asked for side by side, though they are of one group."""
+    layer = make_layer([90_000] * 30)
+    async with opened(layer, tmp_path) as bench:
+        bench.source.gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            group = iter([(bench.device, list(range(0, 30, 3)))])
+            nursery.start_soon(prefetch, bench.fetcher, [bench.device], "profile", group)
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(bench.source.requests) == EAGER_WORKERS
+            bench.source.gate.set()
+        assert len(bench.source.requests) == 10
+        assert bench.device.content.resident_size() == 900_000
 
 
 @pytest.mark.anyio
