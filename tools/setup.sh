@@ -126,6 +126,7 @@ if [ "${1:-}" = --interop ]; then
     # shellcheck disable=SC2046
     install_packages 0 $(missing_programs)
     tools/runscs.sh
+    tools/producers.sh
 fi
 python=$(choose_python)
 [ -n "$python" ] || fail "no Python: got $(python3 -V 2>&1 || true), expected 3.11 or newer"
