@@ -16,7 +16,7 @@ from tests.support.mounting import ROOT, SECONDS
 PACKAGES = (
     *("trio", "outcome", "attr", "attrs", "sortedcontainers", "sniffio", "idna", "pyfuse3"),
     *("httpx", "httpcore", "h11", "certifi", "anyio", "msgspec", "isal", "zstandard", "click"),
-    *("rich", "typing_extensions"),
+    *("rich", "typing_extensions", "yaml", "_yaml"),
 )
 
 
