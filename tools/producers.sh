@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Get the producers of Debian 13 for the interop tests: skopeo 1.18 (zstd:chunked with tar-split) and
-# ctr-remote (eStargz, zstd:chunked).  They and the libraries that they need are unpacked below
-# .interop/producers, nothing is installed; they run through that folder's own loader.  Does nothing
-# where they are there; says why and goes on where it cannot.
+# ctr-remote (eStargz, zstd:chunked), which needs containerd.  They and their libraries are unpacked
+# below .interop/producers, nothing is installed; they run through that folder's own loader.  Does
+# nothing where they are there; says why and goes on where it cannot.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-PACKAGES="skopeo stargz-snapshotter"
+PACKAGES="skopeo stargz-snapshotter containerd"
 LIBRARIES="libc6 libgpgme11t64 libassuan9 libgpg-error0 libsqlite3-0 libsubid5 libdevmapper1.02.1
-libselinux1 libpcre2-8-0 libudev1 libcap2 libbtrfs0t64 libaudit1 libcap-ng0 libcrypt1"
+libselinux1 libpcre2-8-0 libudev1 libcap2 libbtrfs0t64 libaudit1 libcap-ng0 libcrypt1 libseccomp2"
 SUITE=trixie
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 TARGET=.interop/producers
@@ -18,7 +18,9 @@ skip() {
     exit 0
 }
 
-[ ! -x $TARGET/usr/bin/skopeo ] || [ ! -x $TARGET/usr/bin/ctr-remote ] || exit 0
+if [ -x $TARGET/usr/bin/containerd ] && [ -x $TARGET/usr/bin/ctr-remote ]; then
+    exit 0
+fi
 for program in apt-get dpkg-deb; do
     command -v $program >/dev/null || skip "no $program"
 done

@@ -3,15 +3,17 @@
 import json
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lazyfs.rootfs.table import LayerTable
+from tests.mounts.test_reference_images import expected_tree
 from tests.support.command import Lazyfs
 from tests.support.images import file, make_layout, plain_layer, source_tar, tar_bytes
-from tests.support.mounting import force_unmount, needs_fuse, needs_root
-from tests.support.tree import tree_of, tree_of_tar
+from tests.support.mounting import force_unmount, needs_fuse, needs_root, wait_until
+from tests.support.tree import tree_of
 
 pytestmark = [pytest.mark.interop, *needs_fuse, *needs_root]
 
@@ -66,16 +68,16 @@ def test_zstd_chunked_by_skopeo(tmp_path: Path, name: str, source: str) -> None:
         assert len(LayerTable(table.read_bytes()).holes) == 2
 
 
-def check(tmp_path: Path, image: str, tar: bytes) -> None:
+def check(tmp_path: Path, image: str, tar: bytes, layer_format: str = "zstd:chunked") -> None:
     """Inspect, mount, compare with *tar*, and verify."""
     lazyfs, point = Lazyfs(tmp_path), tmp_path / "mnt"
     shown = json.loads(lazyfs("inspect", "--json", image).stdout)["layers"]
     assert [layer["lazy"] for layer in shown] == [True], shown
-    assert shown[0]["format"] == "zstd:chunked"
+    assert shown[0]["format"] == layer_format
     point.mkdir()
     try:
         lazyfs.mount(image, point)
-        got, expected = tree_of(point), tree_of_tar(tar)
+        got, expected = tree_of(point), expected_tree(tar)
     finally:
         lazyfs("umount", point)
         force_unmount(point)
@@ -88,3 +90,60 @@ def check(tmp_path: Path, image: str, tar: bytes) -> None:
     assert done.returncode == 0, done.stderr
     verified = json.loads(done.stdout)
     assert len(verified["diffIds"]) == sum(layer["tarSplit"] for layer in shown)
+
+
+NAME = "registry.example/image"
+CONFIG = """version = 2
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt",
+  "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs",
+  "io.containerd.snapshotter.v1.devmapper", "io.containerd.nri.v1.nri"]
+"""
+
+
+@pytest.fixture
+def ctr_remote(tmp_path: Path) -> Iterator[list[str]]:
+    """The command for ctr-remote, with a containerd of its own to work in."""
+    command, daemon = newer("ctr-remote"), newer("containerd")
+    folder = tmp_path / "containerd"
+    folder.mkdir()
+    (folder / "config.toml").write_text(CONFIG)
+    socket = folder / "socket"
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                *(*daemon, "-c", folder / "config.toml", "--root", folder / "root"),
+                *("--state", folder / "state", "-a", socket),
+            ],
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_until(lambda: b"successfully booted" in (folder / "log").read_bytes())
+        yield [*command, "-a", str(socket)]
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.mark.parametrize(
+    ("options", "layer_format"),
+    [
+        (["--estargz"], "estargz"),
+        (["--estargz", "--estargz-min-chunk-size", "4096"], "estargz"),
+        (["--estargz", "--estargz-external-toc"], "estargz-external-toc"),
+        (["--zstdchunked"], "zstd:chunked"),
+    ],
+)
+def test_by_ctr_remote(
+    tmp_path: Path, ctr_remote: list[str], options: list[str], layer_format: str
+) -> None:
+    tar = source_tar("edge")
+    make_layout(tmp_path / "source", [plain_layer(tar)])
+    run("tar", "-C", tmp_path / "source", "-cf", tmp_path / "source.tar", ".")
+    run(*ctr_remote, "image", "import", "--base-name", NAME, tmp_path / "source.tar")
+    run(*ctr_remote, "image", "convert", "--oci", *options, f"{NAME}:latest", f"{NAME}:made")
+    names = [f"{NAME}:made", *[f"{NAME}:made-esgztoc"][: "external" in layer_format]]
+    run(*ctr_remote, "image", "export", tmp_path / "made.tar", *names)
+    (tmp_path / "made").mkdir()
+    run("tar", "-C", tmp_path / "made", "-xf", tmp_path / "made.tar")
+    check(tmp_path, f"oci:{tmp_path}/made:made", tar, layer_format)
