@@ -19,6 +19,7 @@ from tests.support.mounting import (
     why_no_erofs,
 )
 from tests.support.registry import FakeRegistry
+from tests.support.stargz import stargz_layer
 from tests.support.zstdchunked import Part, contents, zstd_layer
 
 pytestmark = [*needs_fuse, *needs_root]
@@ -94,3 +95,11 @@ def test_killed_and_resumed(tmp_path: Path, layout: Path) -> None:
             assert [each["health"] for each in serving] == ["ok"]
         done = lazyfs("cache", "verify")
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", [("--verify", "blob"), ("-o", "verify=blob")])
+def test_a_layer_that_its_blob_vouches_for(tmp_path: Path, words: tuple[str, str]) -> None:
+    files = {"small": b"text", "large": NOISE(5 << 20)}
+    make_layout(tmp_path / "layout", [stargz_layer(files)])
+    with mounted(Lazyfs(tmp_path), f"oci:{tmp_path}/layout", *words) as point:
+        assert {name: (point / name).read_bytes() for name in files} == files
