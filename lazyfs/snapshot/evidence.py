@@ -30,8 +30,8 @@ from lazyfs.snapshot.record import (
     RECORD_VERSION,
     BaseRecord,
     RecordedImage,
+    adopted_image,
     compare_witnesses,
-    image_of_identity,
     load_record,
     save_record,
 )
@@ -124,7 +124,7 @@ def _adopted(sandbox: Sandbox, identities: Mapping[str, Mapping[str, str] | None
             raise RecordMissing(
                 f"{name}: got no record and no live mount, expected a live mount to adopt"
             )
-        image = image_of_identity(name, attributes, attributes.get(REQUESTED, ""))
+        image = adopted_image(name, attributes, attributes.get(REQUESTED, ""))
         mountpoint = str(sandbox.rootfs(name))
         images.append(RecordedImage(image, attributes[MOUNT_ID], mountpoint))
     return BaseRecord(RECORD_VERSION, sandbox.id, utc_now(), tuple(images))

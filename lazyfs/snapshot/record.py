@@ -30,6 +30,7 @@ RECORD_VERSION = 1
 RECORD_LIMIT = 4 << 20  # bytes; a manifest of 1 MiB names fewer images
 ATTRIBUTE_PREFIX = "user.lazyfs."
 HEALTHY = "ok"
+INDEX_DIGEST = f"{ATTRIBUTE_PREFIX}index.digest"
 SERVER_ENDED = "unknown"  # "unknown: …" is what a mount says of itself that nobody serves
 
 
@@ -153,6 +154,33 @@ def image_of_identity(
     return image
 
 
+def mounted_image(image: Image, attributes: Mapping[str, str]) -> Image:
+    """Return what a mount says that it is of, in the words of *image*, which it should be.
+
+    A mount by the manifest's digest knows of no index: which one it was chosen from is not its to
+    say.
+    """
+    if image.index_digest is not None:
+        attributes = {INDEX_DIGEST: image.index_digest, **attributes}
+    return image_of_identity(image.name, attributes, image.original_ref, layers=image.layers)
+
+
+def adopted_image(name: str, attributes: Mapping[str, str], original_ref: str) -> Image:
+    """Return what a mount says that it is of, where nobody else is left to ask.
+
+    A pin that is not the manifest's digest is that of the index it was chosen from.  Raises
+    BaseUnresolved.
+    """
+    try:
+        pinned = parse_reference(original_ref).digest
+    except UsageError as exc:
+        raise _unresolved(name, exc.message) from exc
+    manifest = attributes.get(f"{ATTRIBUTE_PREFIX}manifest.digest")
+    if pinned is not None and str(pinned) != manifest:
+        attributes = {INDEX_DIGEST: str(pinned), **attributes}
+    return image_of_identity(name, attributes, original_ref)
+
+
 def compare_witnesses(
     record: BaseRecord | None,
     identities: Mapping[str, Mapping[str, str] | None],
@@ -200,7 +228,7 @@ def drift_of(recorded: RecordedImage, attributes: Mapping[str, str]) -> list[str
         ),
     }
     # A mount made by the manifest's digest knows of no index.
-    if f"{ATTRIBUTE_PREFIX}index.digest" in attributes and image.index_digest is not None:
+    if INDEX_DIGEST in attributes and image.index_digest is not None:
         expected["index.digest"] = image.index_digest
     faults = []
     for key, wanted in expected.items():

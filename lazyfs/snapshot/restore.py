@@ -35,7 +35,7 @@ from lazyfs.snapshot.record import (
     RECORD_VERSION,
     BaseRecord,
     RecordedImage,
-    image_of_identity,
+    mounted_image,
     save_record,
 )
 from lazyfs.snapshot.review import Review, Wanted, review
@@ -291,7 +291,7 @@ def _mount_one(sandbox: Sandbox, base: Base, tools: Tools) -> None:
     with local_errors(rootfs, "make"):
         rootfs.mkdir(mode=0o755, parents=True)
     tools.bases.mount(base, rootfs)
-    gates.check_mounted(image, _mounted(image, tools.bases.identity(rootfs)))
+    gates.check_mounted(image, mounted_image(image, tools.bases.identity(rootfs)))
 
 
 def _obtain(sandbox: Sandbox, order: Order, found: Review, tools: Tools) -> dict[str, Base]:
@@ -339,11 +339,6 @@ def _obtain_recorded(
             raise
     embedded = tools.snapshots.embedded(found.loaded, scratch)
     return tools.bases.obtain(images, embedded=embedded, allow_partial=order.allow_partial)
-
-
-def _mounted(image: Image, attributes: Mapping[str, str]) -> Image:
-    """Return what a mount says that it is of, in the words of the recorded *image*."""
-    return image_of_identity(image.name, attributes, image.original_ref, layers=image.layers)
 
 
 def _note_rebase(sandbox: Sandbox, journal: Journal, order: Order, found: Review) -> Journal:

@@ -32,7 +32,7 @@ from lazyfs.snapshot.record import (
     RECORD_VERSION,
     BaseRecord,
     RecordedImage,
-    image_of_identity,
+    mounted_image,
     remove_record,
     save_record,
 )
@@ -48,7 +48,6 @@ from lazyfs.snapshot.spec import Rootless
 from lazyfs.snapshot.template import SecretKey, Template
 
 Say = Callable[[str], None]
-INDEX_DIGEST = "user.lazyfs.index.digest"
 DEFAULT_OVERLAY = "root:memory"
 DEFAULT_NETWORK = "none"
 RESTARTABLE = (None, State.STOPPED, State.FAILED)
@@ -277,17 +276,6 @@ class _Attempt:
         elif journal is not None and has_begun:
             reason = error if isinstance(error, LazyfsError) else RunBroken(repr(error))
             sandbox.fail(journal, cast(Exception, reason))
-
-
-def mounted_image(image: Image, attributes: Mapping[str, str]) -> Image:
-    """Return what a mount says that it is of, in the words of *image*, which it should be.
-
-    A mount by the manifest's digest knows of no index: which one it was chosen from is not its to
-    say.
-    """
-    if image.index_digest is not None:
-        attributes = {INDEX_DIGEST: image.index_digest, **attributes}
-    return image_of_identity(image.name, attributes, image.original_ref, layers=image.layers)
 
 
 @contextmanager

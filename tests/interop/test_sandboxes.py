@@ -193,6 +193,31 @@ def test_a_counter_goes_on_elsewhere_whatever_its_tag_means_now(world: World) ->
     assert world.tag_requests() == asked
 
 
+def test_a_pin_of_an_index_stays_one(new_world: World) -> None:
+    """R9, with mounts by the manifest's digest, which state no index."""
+    here, there = new_world.node(), new_world.node()
+    make_busybox(new_world.folder / "layout", base="base old", index=True)
+    index = json.loads(here.do("inspect", new_world.tag, "--json"))["indexDigest"]
+    pin = f"{new_world.registry.host}/busybox@{index}"
+    new_world.write_template(pin)
+    # Given a sandbox that was run by an index's digest, in three generations, of which the last
+    # has only the mount to say what it is,
+    new_world.saved(here)
+    new_world.restore(there, "r1")
+    there.wait_line("r1")
+    there.do("checkpoint", "r1", "--to", new_world.store, "--name", "latest")
+    new_world.restore(here, "r2")
+    here.wait_line("r2")
+    (here.sandbox("r2") / "base-record.json").unlink()
+    here.do("checkpoint", "r2", "--to", new_world.store, "--name", "latest", "--adopt")
+    # then all of them say so.
+    paths = list(new_world.store.glob("snapshots/*/snapshot-manifest.json"))
+    images = [json.loads(path.read_bytes())["images"][0] for path in paths]
+    said = [(image["originalRef"], image["indexDigest"], image["pinned"]) for image in images]
+    assert said == [(pin, index, True)] * 3
+    assert {image["manifestDigest"] for image in images} != {index}
+
+
 def test_a_checkpoint_needs_no_network(new_world: World) -> None:
     here = new_world.node()
     here.do("run", new_world.template, "--id", "c1", "--runsc", here.runsc)

@@ -17,10 +17,12 @@ from lazyfs.snapshot.manifest import Image, Layer, decode_manifest
 from lazyfs.snapshot.record import (
     BaseRecord,
     RecordedImage,
+    adopted_image,
     compare_witnesses,
     drift_of,
     image_of_identity,
     load_record,
+    mounted_image,
     remove_record,
     save_record,
 )
@@ -304,6 +306,20 @@ def test_the_image_of_an_identity() -> None:
     assert plain == msgspec.structs.replace(COUNTER, index_digest=None)
     assumed = image_of_identity("counter", identity(COUNTER, "x"), "busybox", source="assumed")
     assert assumed.source == "assumed"
+
+
+def test_what_a_mount_by_the_manifest_says_of_an_index() -> None:
+    """It says nothing of it: who was started on the image knows, or the pin itself."""
+    pinned = msgspec.structs.replace(COUNTER, original_ref=f"busybox@{OTHER}", index_digest=OTHER)
+    attributes = identity(COUNTER, "x")
+    assert attributes.pop("user.lazyfs.index.digest", None) in (None, COUNTER.index_digest)
+    wanted = msgspec.structs.replace(pinned, pinned=True)
+    assert mounted_image(wanted, attributes) == wanted
+    assert adopted_image("counter", attributes, wanted.original_ref) == wanted
+    own = f"busybox@{COUNTER.manifest_digest}"
+    assert adopted_image("counter", attributes, own).index_digest is None
+    with pytest.raises(BaseUnresolved, match="got 'b'"):
+        adopted_image("counter", attributes, "a@b")
 
 
 def test_layers_that_are_too_many_for_an_attribute() -> None:

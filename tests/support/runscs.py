@@ -57,8 +57,11 @@ def why_no_busybox() -> str | None:
     return None
 
 
-def make_busybox(layout: Path, base: str = "base one") -> str:
-    """Make the image of a small system in an OCI layout, lazily mountable; return its reference."""
+def make_busybox(layout: Path, base: str = "base one", *, index: bool = False) -> str:
+    """Make the image of a small system in an OCI layout, lazily mountable; return its reference.
+
+    *index*: its tag names an index that has the image.
+    """
     items = [
         *(directory(name) for name in ("bin", "dev", "etc", "proc", "sys")),
         directory("tmp", mode=0o1777),
@@ -67,7 +70,8 @@ def make_busybox(layout: Path, base: str = "base one") -> str:
         file("etc/base", f"{base}\n".encode()),
         file("etc/passwd", b"root:x:0:0::/:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n"),
     ]
-    make_layout(layout, [estargz_layer(tar_bytes(items))], cmd=("/bin/sh", "-c", COUNTER))
+    layers = [estargz_layer(tar_bytes(items))]
+    make_layout(layout, layers, cmd=("/bin/sh", "-c", COUNTER), index=index)
     return f"oci:{layout}"
 
 
