@@ -95,7 +95,7 @@ class TocPlace:
 class LayerToc:
     """A layer's verified TOC, and the JSON it came from.
 
-    ``frame`` is what the JSON lay compressed in, where that is what the manifest vouches for.
+    ``frame`` is the zstd frame that the JSON lay compressed in, where it did.
     """
 
     format: Format
@@ -146,8 +146,7 @@ def read_layer_toc(
     """
     if place.zstd is not None:
         toc, toc_bytes = read_zstd_toc(data, place.zstd, claims, limits=limits)
-        frame = data if claims.toc_digest is None and claims.checksum is not None else None
-        return LayerToc(place.format, toc, toc_bytes, place.payload_end, frame)
+        return LayerToc(place.format, toc, toc_bytes, place.payload_end, data)
     layer = read_member(
         data, expected=claims.toc_digest, payload_end=place.payload_end, limits=limits
     )

@@ -24,7 +24,7 @@ from lazyfs.image.toc_image import TocImage
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import is_layer_gzip, is_layer_zstd
 from lazyfs.rootfs.table import LayerTable, build_table
-from lazyfs.store.layers import load_table, load_toc, save_layer
+from lazyfs.store.layers import has_digests, load_table, load_toc, save_layer
 from lazyfs.store.paths import Store
 
 TAIL_MIN = 64 << 10
@@ -113,6 +113,8 @@ def stored_toc(store: Store, layer: Descriptor, claims: Claims) -> LoadedToc | N
     data, table = load_toc(store, claims.key), load_table(store, claims.key)
     if data is None or table is None or not _fits(table, layer, claims):
         return None
+    if not has_digests(store, claims.key, claims.toc_digest, claims.checksum):
+        return None  # another image has stated only one of the digests, or the other one
     toc = decode_toc(
         data,
         expected=None,

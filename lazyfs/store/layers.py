@@ -1,7 +1,7 @@
 """A layer's TOC and layer table on disk, under the digest that vouches for the TOC.
 
-That is a digest of the TOC's JSON, or of the zstd frame that the JSON lay compressed in: then
-``toc.zst`` is that very frame.
+That is a digest of the TOC's JSON, or of the zstd frame that the JSON lay compressed in.  Where it
+lay in one, ``toc.zst`` is that very frame.
 """
 
 import mmap
@@ -38,6 +38,19 @@ def load_toc(store: Store, digest: Digest) -> bytes | None:
     return data if digest in digests else None
 
 
+def has_digests(store: Store, digest: Digest, toc: Digest | None, frame: Digest | None) -> bool:
+    """Say whether the TOC kept under *digest* has all of the stated digests, of JSON and frame."""
+    try:
+        stored = (store.layer_path(digest) / "toc.zst").read_bytes()
+        data = unzstd(stored, TOC_RAW_LIMIT, "TOC")
+    except (OSError, FormatError):
+        return False
+    return all(
+        stated is None or digest_of(part, stated.algorithm) == stated
+        for part, stated in ((data, toc), (stored, frame))
+    )
+
+
 def load_table(store: Store, digest: Digest) -> LayerTable | None:
     """Return the stored layer table, mapped and checked, or None."""
     try:
@@ -51,7 +64,7 @@ def save_layer(
 ) -> None:
     """Keep a verified TOC and the layer table made of it.
 
-    *frame* is what the TOC lay compressed in, where *digest* is of that.
+    *frame* is the zstd frame that the TOC lay compressed in, where it did.
     """
     folder = store.layer_path(digest)
     folder.mkdir(mode=0o700, exist_ok=True)

@@ -240,6 +240,39 @@ async def test_a_table_of_another_compression_is_made_again(tmp_path: Path) -> N
     assert prepared.image.layers[0].format == "zstd:chunked"
 
 
+async def test_what_is_stored_must_have_all_digests_too(tmp_path: Path) -> None:
+    """What is refused from the registry is refused from the store."""
+    layer = zstd_layer({"a": [b"one chunk"]}, dialect="stargz", with_toc_digest=True)
+    await prepare(request(image_of(tmp_path, layer), tmp_path))
+    key = "io.containers.zstd-chunked.manifest-checksum"
+    wrong = replace(layer, annotations={**layer.annotations, key: str(digest_of(b""))})
+    with pytest.raises(DigestMismatch, match="compressed TOC"):
+        await prepare(request(image_of(tmp_path, wrong, tag="b"), tmp_path))
+    # A digest of the frame, stated as one of the JSON.
+    swapped = {"containerd.io/snapshot/stargz/toc.digest": layer.annotations[key]}
+    swapped |= {key: layer.annotations[key]}
+    other = replace(layer, annotations=swapped)
+    await prepare(
+        request(
+            image_of(
+                tmp_path,
+                replace(
+                    layer,
+                    annotations={
+                        name: value
+                        for name, value in layer.annotations.items()
+                        if "toc.digest" not in name
+                    },
+                ),
+                tag="c",
+            ),
+            tmp_path,
+        )
+    )
+    with pytest.raises(DigestMismatch, match="TOC: got"):
+        await prepare(request(image_of(tmp_path, other, tag="d"), tmp_path))
+
+
 # TOCs in another image
 
 
