@@ -102,11 +102,6 @@ def checkpoint(sandbox: Sandbox, order: Order, tools: Tools, *, wait: float = 0.
                 f"runtime {facts.name} {facts.version}: got no checkpoint, expected one",
                 hint="sandboxes that are to be checkpointed run with --runtime runsc",
             )
-        if not _is_alive(runtime, plan):
-            raise RuntimeFailed(
-                f"sandbox {sandbox.id}: got one that has ended, expected one that runs",
-                hint=f"lazyfs recover {sandbox.id} finds out what is left of it",
-            )
         images = witnessed_images(
             sandbox,
             plan,

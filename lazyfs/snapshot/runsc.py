@@ -37,6 +37,7 @@ from lazyfs.snapshot.runtime import (
     RuntimeFacts,
     SandboxPlan,
 )
+from lazyfs.snapshot.sockets import remove_dead_sockets
 
 CALL_SECONDS = 60  # for what takes some 100 ms
 LONG = 1e6  # as long as poll(2) can be told to wait
@@ -185,6 +186,7 @@ class Runsc:
                 self._try(plan, "delete", "--force", container.container_id)  # its files, too
             for path in _state_files(plan, container):
                 path.unlink(missing_ok=True)
+            remove_dead_sockets(plan.state_dir, container.container_id)
 
     # The program
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from lazyfs.snapshot.logs import container_output, parse_log, shorten_reason
 from lazyfs.snapshot.programs import TimeExpired, processes_with
 from lazyfs.snapshot.runsc import Runsc, parse_state
 from lazyfs.snapshot.runtime import ContainerPlan, ContainerState, SandboxPlan
+from lazyfs.snapshot.sockets import remove_dead_sockets
 from tests.support.fake_programs import FakeRunsc
 
 
@@ -317,3 +319,21 @@ def test_a_reason_is_one_short_line(text):
 def test_a_trace_alone_is_better_than_nothing():
     assert shorten_reason("goroutine 1 [running]:\nmain()").startswith("goroutine 1 [running]:")
     assert shorten_reason("panic: out of it\n\ngoroutine 1 [running]:\n") == "panic: out of it"
+
+
+def test_sockets_of_the_dead_are_removed_and_no_others(tmp_path, monkeypatch):
+    """gVisor leaves one with each checkpoint, and starts nothing when all places are taken."""
+    own, shared = tmp_path / "own", tmp_path / "shared"
+    own.mkdir()
+    shared.mkdir()
+    monkeypatch.setattr("lazyfs.snapshot.sockets.SHARED", (Path("shared"),))
+    monkeypatch.chdir(tmp_path)  # short names: a socket's must fit into 107 bytes
+    with socket.socket(socket.AF_UNIX) as dead, socket.socket(socket.AF_UNIX) as alive:
+        dead.bind("own/runsc-c.main.sock")
+        alive.bind("shared/runsc-c.main.sock")
+        alive.listen()
+        (shared / "runsc-d.main.sock").write_text("no socket")
+        for name in ("c.main", "d.main"):
+            remove_dead_sockets(Path("own"), name)
+    assert list(own.iterdir()) == []
+    assert len(list(shared.iterdir())) == 2
