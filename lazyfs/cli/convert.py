@@ -13,6 +13,7 @@ from lazyfs.cli.options import Decorated, json_option, platform_option
 from lazyfs.errors import UsageError
 
 if TYPE_CHECKING:
+    from lazyfs.formats.writer import WriterOptions
     from lazyfs.image.convert import Conversion
     from lazyfs.image.rebuild import ConvertedLayer
     from lazyfs.registry.source import AccessOptions
@@ -43,6 +44,14 @@ def _size_option(
 @click.argument("source", metavar="SRC")
 @click.argument("destination", metavar="DST")
 @click.option(
+    "--to",
+    "target",
+    type=click.Choice(["estargz", "zstd-chunked"]),
+    default="estargz",
+    show_default=True,
+    help="The format of the layers.",
+)
+@click.option(
     "--prioritize",
     "prioritized",
     multiple=True,
@@ -56,7 +65,15 @@ def _size_option(
     "--min-chunk-size", "0", 0, "Let small files share a compressed stream of at least this size."
 )
 @click.option(
-    "--level", type=click.IntRange(0, 9), default=9, show_default=True, help="Compression level."
+    "--level",
+    type=click.IntRange(0, 19),
+    help="Compression level.  [default: 9 of 0 to 9 for estargz, 6 of 1 to 19 for zstd-chunked]",
+)
+@click.option(
+    "--keep-diff-id",
+    "keeps_diff_ids",
+    is_flag=True,
+    help="Leave each layer's tar as it is, bit for bit, or fail.",
 )
 @platform_option
 @access_options
@@ -64,32 +81,34 @@ def _size_option(
 def convert(
     source: str,
     destination: str,
+    target: str,
     prioritized: tuple[str, ...],
     chunk_size: int,
     min_chunk_size: int,
-    level: int,
+    level: int | None,
+    keeps_diff_ids: bool,
     platform: str | None,
     access: "AccessOptions",
     as_json: bool,
 ) -> None:
-    """Make DST from SRC: the same image with eStargz layers, which can be mounted lazily.
+    """Make DST from SRC: the same image with layers that can be mounted lazily.
 
     SRC and DST are references to a registry, or oci:DIR[:TAG] for a layout on disk.  Layers may
-    be tar, gzip or zstd; those that are eStargz already are kept.  DST is an ordinary OCI image
+    be tar, gzip or zstd; those in the wanted format already are kept.  DST is an ordinary OCI image
     for every other tool.  The same SRC gives the same DST, byte for byte.
 
     Prints DST with its digest.  SOURCE_DATE_EPOCH, if set, becomes the image's time of creation.
     """
     import trio
 
-    from lazyfs.formats.writer import WriterOptions
     from lazyfs.image.convert import ConvertOptions, convert_reference
     from lazyfs.image.prepare import wanted_platform
 
     options = ConvertOptions(
         platform=wanted_platform(platform),
         prioritized=prioritized,
-        writer=WriterOptions(chunk_size, min_chunk_size, level),
+        writer=_writer_options(target, chunk_size, min_chunk_size, level),
+        keeps_diff_ids=keeps_diff_ids,
         created=_epoch(os.environ.get("SOURCE_DATE_EPOCH", "")),
     )
 
@@ -105,6 +124,23 @@ def convert(
     click.echo(json.dumps(_document(resolved, conversion)) if as_json else resolved)
 
 
+def _writer_options(
+    word: str, chunk_size: int, min_chunk_size: int, level: int | None
+) -> "WriterOptions":
+    from lazyfs.formats.writer import Target, WriterOptions
+
+    target = next(each for each in Target if each.word == word)
+    levels = target.levels
+    if level is not None and level not in levels:
+        raise UsageError(f"--level: got {level}, expected {levels[0]} to {levels[-1]} for {word}")
+    if target is Target.ZSTD_CHUNKED and min_chunk_size:
+        raise UsageError(
+            f"--min-chunk-size: got {min_chunk_size} for {word}, expected it for estargz only",
+            hint="every chunk of zstd:chunked is a frame of its own",
+        )
+    return WriterOptions(chunk_size, min_chunk_size, level, target)
+
+
 def _epoch(text: str) -> int | None:
     if not text:
         return None
@@ -116,7 +152,7 @@ def _epoch(text: str) -> int | None:
 def _line(layer: "ConvertedLayer") -> str:
     before, after = layer.source, layer.result
     if layer.is_copied:
-        return f"layer {before.digest}: eStargz already"
+        return f"layer {before.digest}: kept as it is"
     return f"layer {before.digest} ({before.size} bytes): {after.digest} ({after.size} bytes)"
 
 

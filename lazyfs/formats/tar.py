@@ -93,15 +93,35 @@ class TarMember(msgspec.Struct, frozen=True, gc=False):
     offset: int = 0
 
 
+class HeaderText(msgspec.Struct, frozen=True, gc=False):
+    """What a member's header says in its own words; ``end`` is the tar offset behind it.
+
+    ``name`` and ``link`` are not normalised, ``mode`` may have the bits of a kind in it, times are
+    (seconds, nanoseconds).  ``is_after_global``: a global PAX header stands before it.
+    """
+
+    name: bytes
+    link: bytes
+    mode: int
+    end: int
+    access_time: tuple[int, int] | None = None
+    change_time: tuple[int, int] | None = None
+    is_after_global: bool = False
+
+
 class TarScanner:
     """Finds the members of a tar that arrives in pieces.
 
     Feed every piece in order, then call ``finish``.  Bytes after the end-of-archive blocks are
-    ignored, as every unpacker does.
+    ignored, as every unpacker does.  *texts*, if given, gets a HeaderText for each member.
     """
 
-    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self, limits: Limits = DEFAULT_LIMITS, *, texts: list[HeaderText] | None = None
+    ) -> None:
         self._limits = limits
+        self._texts = texts
+        self._is_after_global = False
         self._position = 0
         self._skip = 0
         self._buffer = bytearray()
@@ -185,7 +205,9 @@ class TarScanner:
         size = _number(header[124:136], "size")
         if not 0 <= size <= MAX_EXTENDED_SIZE:
             raise ValueError(f"got an extended header of {size} bytes, expected fewer")
-        if kind != b"g":
+        if kind == b"g":
+            self._is_after_global = True
+        else:
             self._pending = True
         if size:
             self._extended_type, self._extended_size = kind, size
@@ -233,6 +255,8 @@ class TarScanner:
             size = 0  # no payload follows, whatever the field says
         seconds, nanoseconds = _time(records.get(b"mtime"), header[136:148])
         is_device = kind in (Kind.CHAR, Kind.BLOCK)
+        if self._texts is not None:
+            self._texts.append(self._text(name, header))
         return TarMember(
             path=path,
             kind=kind,
@@ -266,12 +290,27 @@ class TarScanner:
     def _link(self, kind: Kind, header: bytes) -> bytes:
         if kind not in (Kind.SYMLINK, Kind.HARDLINK):
             return b""
-        link = self._records.get(b"linkpath") or self._long_link or _text(header[157:257])
+        link = self._raw_link(header)
         if kind is Kind.HARDLINK:
             link = normalise_path(link, self._limits)
         if not link or b"\0" in link or len(link) > self._limits.link_size:
             raise ValueError(f"got a link to {link[:100]!r} ({len(link)} bytes), expected a target")
         return link
+
+    def _raw_link(self, header: bytes) -> bytes:
+        return self._records.get(b"linkpath") or self._long_link or _text(header[157:257])
+
+    def _text(self, name: bytes, header: bytes) -> HeaderText:
+        atime, ctime = (self._records.get(key) for key in (b"atime", b"ctime"))
+        return HeaderText(
+            name,
+            self._raw_link(header),
+            _number(header[100:108], "mode"),
+            self._position,
+            _time(atime, b"0") if atime else None,
+            _time(ctime, b"0") if ctime else None,
+            self._is_after_global,
+        )
 
 
 def parse_records(content: bytes) -> dict[bytes, bytes]:

@@ -1,7 +1,8 @@
-"""Spell a table of contents as JSON, the way the reference producer does.
+"""Spell a table of contents as JSON, the way the reference producers do.
 
 Spec: stargz-snapshotter docs/estargz.md, "TOC": one tab per level, fields in a fixed order, those
-that are zero or empty left out.
+that are zero or empty left out.  containers/storage writes no blanks, no names of owners, where a
+payload ends, and chunks only where a file has several.
 
 Two deliberate differences, both within what every known reader accepts.  ``modtime`` is always
 written, also for the epoch (readers take a missing one for the year 1), and it has a fraction
@@ -15,7 +16,7 @@ from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lazyfs.formats.tar import BadTar, TarMember
+from lazyfs.formats.tar import BadTar, HeaderText, TarMember
 from lazyfs.formats.tar_header import name_of
 from lazyfs.formats.toc import Kind
 
@@ -56,19 +57,8 @@ class TocSpeller:
 
     def add(self, member: TarMember, digest: str, parts: Sequence[Part]) -> None:
         """Add a member; *digest* is of a regular file's payload, empty for everything else."""
-        name, link = name_of(member), member.link
-        first = parts[0] if parts else None
-        fields: dict[str, object] = {
-            "name": _text(name),
-            "nameBytes": _spare(name),
-            "type": TYPES[member.kind],
-            "size": member.size,
-            "modtime": build_modtime(member.mtime_seconds, member.mtime_nanoseconds),
-            "linkName": _text(link),
-            "linkNameBytes": _spare(link),
-            "mode": member.mode,
-            "uid": member.uid,
-            "gid": member.gid,
+        name, first = name_of(member), parts[0] if parts else None
+        fields = _said_by_header(member, name, member.link) | {
             "userName": _news(self._user_names, member.uid, _text(member.user_name)),
             "groupName": _news(self._group_names, member.gid, _text(member.group_name)),
             "offset": first.blob_offset if first else 0,
@@ -85,8 +75,7 @@ class TocSpeller:
             self._entries.append(
                 _entry(
                     {
-                        "name": _text(name),
-                        "nameBytes": _spare(name),
+                        **_named(name),
                         "type": "chunk",
                         "offset": part.blob_offset,
                         "innerOffset": part.inner_offset,
@@ -100,6 +89,84 @@ class TocSpeller:
     def document(self) -> bytes:
         """Return the JSON with all entries so far."""
         return HEAD + b",".join(self._entries) + TAIL
+
+
+class CompactSpeller:
+    """The same for containers/storage, whose readers compare it with the headers in tar-split."""
+
+    def __init__(self) -> None:
+        self._entries: list[bytes] = []
+
+    def add(
+        self,
+        member: TarMember,
+        digest: str,
+        parts: Sequence[Part],
+        end: int,
+        text: HeaderText | None = None,
+    ) -> None:
+        """Add a member whose payload ends at the blob offset *end*.
+
+        *text* is what its header says in words of its own, None for one that build_header made.
+        """
+        name = name_of(member) if text is None else text.name
+        fields = _said_by_header(member, name, member.link if text is None else text.link)
+        if text is not None:
+            fields["mode"] = text.mode
+            for key, time in (("accesstime", text.access_time), ("changetime", text.change_time)):
+                fields[key] = build_modtime(*time) if time is not None else ""
+        fields |= {
+            "devMajor": member.dev_major,
+            "devMinor": member.dev_minor,
+            "xattrs": _xattrs(member),
+            "digest": digest if parts else "",
+        }
+        ends = [*(part.offset for part in parts[1:]), member.size]
+        chunks: list[dict[str, object]] = [
+            {
+                "offset": part.blob_offset,
+                "chunkSize": chunk_end - part.offset,
+                "chunkOffset": part.offset,
+                "chunkDigest": part.digest,
+            }
+            for part, chunk_end in zip(parts, ends, strict=bool(parts))
+        ]
+        if len(chunks) == 1:
+            chunks = [{"offset": parts[0].blob_offset}]
+        if chunks:
+            fields |= {"endOffset": end, **chunks[0]}
+        self._entries.append(_compact(fields))
+        for chunk in chunks[1:]:
+            self._entries.append(_compact({"type": "chunk", **_named(name), **chunk}))
+
+    def document(self, tar_split_digest: str) -> bytes:
+        """Return the JSON with all entries so far."""
+        tail = json.dumps(tar_split_digest).encode()
+        entries = b",".join(self._entries)
+        return b'{"version":1,"entries":[' + entries + b'],"tarSplitDigest":' + tail + b"}"
+
+
+def _said_by_header(member: TarMember, name: bytes, link: bytes) -> dict[str, object]:
+    return {
+        **_named(name),
+        "type": TYPES[member.kind],
+        "size": member.size,
+        "modtime": build_modtime(member.mtime_seconds, member.mtime_nanoseconds),
+        "linkName": _text(link),
+        "linkNameBytes": _spare(link),
+        "mode": member.mode,
+        "uid": member.uid,
+        "gid": member.gid,
+    }
+
+
+def _named(name: bytes) -> dict[str, object]:
+    return {"name": _text(name), "nameBytes": _spare(name)}
+
+
+def _compact(fields: dict[str, object]) -> bytes:
+    said = {key: value for key, value in fields.items() if value or key in ("name", "type")}
+    return json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def build_modtime(seconds: int, nanoseconds: int = 0) -> str:

@@ -1,13 +1,15 @@
-"""Turn an image into one whose layers are eStargz, for lazy mounting.
+"""Turn an image into one whose layers are eStargz or zstd:chunked, for lazy mounting.
 
 The result is an ordinary OCI image: same files, same config but for the diffIDs, same history and
-times.  The same source gives the same result, byte for byte, wherever zlib is the same: nothing
-comes from the clock.  Nothing is pushed before every layer has been verified and converted.
+times.  The same source gives the same result, byte for byte, wherever the compression's library
+is the same: nothing comes from the clock, or from the number of processors.  Nothing is pushed
+before every layer has been verified and converted.
 
-A layer that is eStargz already, and whose annotation names its table of contents, is copied as it
-is, unless a prioritised file lies in it.
+A layer that is in the wanted format already, and whose annotation names its table of contents, is
+copied as it is, unless a prioritised file lies in it.
 """
 
+import logging
 import os
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,23 +21,45 @@ import trio
 from lazyfs.digest import Digest, digest_of
 from lazyfs.errors import FormatError, LazyfsError, StoreError, UsageError
 from lazyfs.formats.arrange import arrange
-from lazyfs.formats.claims import TOC_DIGEST_KEYS, toc_digest_of
-from lazyfs.formats.tar import TarMember
-from lazyfs.formats.writer import UNCOMPRESSED_SIZE_ANNOTATION, WriterOptions
+from lazyfs.formats.claims import PREFIXES, TOC_DIGEST_KEYS
+from lazyfs.formats.verbatim import CannotKeep
+from lazyfs.formats.writer import (
+    UNCOMPRESSED_SIZE_ANNOTATION,
+    Target,
+    WriterOptions,
+    WrittenLayer,
+)
 from lazyfs.image.origin import Offline, Origin
 from lazyfs.image.prioritize import prioritize
 from lazyfs.image.rebuild import ConvertedLayer, build_config, build_manifest, config_type_of
-from lazyfs.image.spool import fetch_layer, is_estargz, rewrite_layer, unpack_layer
+from lazyfs.image.spool import (
+    FORMATS,
+    Unpacked,
+    fetch_layer,
+    is_written,
+    keep_layer,
+    rewrite_layer,
+    unpack_layer,
+)
 from lazyfs.oci.config import CONFIG_LIMIT, decode_config
 from lazyfs.oci.descriptor import Descriptor
-from lazyfs.oci.manifest import OCI_LAYER_GZIP, OCI_MANIFEST, Manifest, decode_manifest
+from lazyfs.oci.manifest import (
+    OCI_LAYER_GZIP,
+    OCI_LAYER_ZSTD,
+    OCI_MANIFEST,
+    Manifest,
+    decode_manifest,
+)
 from lazyfs.oci.platforms import Platform, choose
 from lazyfs.oci.reference import DEFAULT_TAG, LayoutReference, Reference, parse_reference
 from lazyfs.registry.source import AccessOptions, Destination, Document, Source
 
 # What a source layer's annotations say about the blob that it no longer is.
 STALE_KEYS = (*TOC_DIGEST_KEYS, UNCOMPRESSED_SIZE_ANNOTATION)
-STALE_PREFIXES = ("io.containers.zstd-chunked.", "io.github.containers.zstd-chunked.")
+STALE_PREFIXES = tuple(PREFIXES.values())
+MEDIA_TYPES = {Target.ESTARGZ: OCI_LAYER_GZIP, Target.ZSTD_CHUNKED: OCI_LAYER_ZSTD}
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +67,33 @@ class ConvertOptions:
     """What to make of an image.
 
     ``prioritized`` are files that a mount should fetch ahead, in the order in which they are
-    needed.  ``created`` (seconds since 1970) replaces the image's times of creation, for builds
-    that set ``SOURCE_DATE_EPOCH``; None keeps the source's.  ``temporary_dir`` needs room for the
-    image compressed twice and uncompressed once; None is the system's.
+    needed.  ``keeps_diff_ids``: refuse a layer whose tar cannot stay as it is; without it only
+    those of zstd:chunked stay, where they can.  ``created`` (seconds since 1970) replaces the
+    image's times of creation, for builds that set ``SOURCE_DATE_EPOCH``; None keeps the source's.
+    ``temporary_dir`` needs room for the image compressed twice and uncompressed once; None is the
+    system's.
     """
 
     platform: Platform
     prioritized: tuple[str, ...] = ()
     writer: WriterOptions = field(default_factory=WriterOptions)
+    keeps_diff_ids: bool = False
     created: int | None = None
     temporary_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.keeps_diff_ids:
+            return
+        if self.prioritized:
+            raise UsageError(
+                "convert: got files to put first, expected the tar's own order to stay"
+            )
+        if self.writer.target is Target.ESTARGZ and not self.writer.is_toc_external:
+            raise UsageError(
+                "convert: got eStargz that keeps its diffIDs, expected its TOC elsewhere: inside,"
+                " it is part of the tar",
+                hint="add --external-toc, or convert --to zstd-chunked",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +109,10 @@ class Conversion:
 
 @dataclass(slots=True)
 class _Layer:
-    """A layer on its way through files in *directory*; ``tar`` is ``blob`` for a plain tar.
+    """A layer on its way through files in *directory*.
 
-    ``wanted`` are the prioritised files that lie in it.
+    ``wanted`` are the prioritised files that lie in it.  ``toc`` is the table of contents of the
+    result where it is to be put elsewhere.
     """
 
     descriptor: Descriptor
@@ -78,16 +120,15 @@ class _Layer:
     directory: Path
     number: int
     blob: Path = field(init=False)
-    tar: Path = field(init=False)
     result: Path = field(init=False)
-    members: list[TarMember] = field(default_factory=list)
+    unpacked: Unpacked = field(init=False)
     wanted: tuple[bytes, ...] = ()
     done: ConvertedLayer | None = None
+    toc: bytes = b""
 
     def __post_init__(self) -> None:
         self.blob = self.directory / f"{self.number}.blob"
-        self.tar = self.directory / f"{self.number}.tar"
-        self.result = self.directory / f"{self.number}.estargz"
+        self.result = self.directory / f"{self.number}.result"
 
 
 async def convert_reference(
@@ -208,12 +249,11 @@ async def _convert_layers(
 
     async def unpack(layer: _Layer) -> None:
         await fetch_layer(source, layer.descriptor, layer.blob)
-        layer.tar, layer.members = await trio.to_thread.run_sync(
-            unpack_layer, layer.blob, layer.tar, layer.diff_id
-        )
+        tar = layer.blob.with_suffix(".tar")
+        layer.unpacked = await trio.to_thread.run_sync(unpack_layer, layer.blob, tar, layer.diff_id)
 
     async def write(layer: _Layer) -> None:
-        layer.done = await trio.to_thread.run_sync(_convert, layer, options.writer)
+        layer.done = await trio.to_thread.run_sync(_convert, layer, options)
         report(layer.done)
 
     await _for_each(layers, unpack)
@@ -254,32 +294,45 @@ def _name(exc: FormatError, layer: _Layer) -> FormatError:
 
 
 def _place(paths: Sequence[str], layers: Sequence[_Layer]) -> None:
-    chosen = prioritize(paths, [arrange(layer.members).members for layer in layers])
+    chosen = prioritize(paths, [arrange(layer.unpacked.members).members for layer in layers])
     for layer, wanted in zip(layers, chosen, strict=True):
         layer.wanted = wanted
 
 
-def _convert(layer: _Layer, options: WriterOptions) -> ConvertedLayer:
-    source = layer.descriptor
-    if not layer.wanted and is_estargz(layer.blob, _stated_toc_digest(source)):
-        result = Descriptor(OCI_LAYER_GZIP, source.digest, source.size, source.annotations)
+def _convert(layer: _Layer, options: ConvertOptions) -> ConvertedLayer:
+    source, target = layer.descriptor, options.writer.target
+    media_type = MEDIA_TYPES[target]
+    if (
+        not layer.wanted
+        and not options.writer.is_toc_external
+        and is_written(layer.blob, source.annotations, FORMATS[target])
+    ):
+        result = Descriptor(media_type, source.digest, source.size, source.annotations)
         return ConvertedLayer(source, result, layer.diff_id, is_copied=True)
-    written = rewrite_layer(layer.tar, arrange(layer.members, layer.wanted), layer.result, options)
+    written = _write(layer, options)
     annotations = {
         key: value
         for key, value in source.annotations.items()
         if key not in STALE_KEYS and not key.startswith(STALE_PREFIXES)
     }
     annotations.update(written.annotations)
-    result = Descriptor(OCI_LAYER_GZIP, written.digest, written.size, annotations)
+    if options.writer.is_toc_external:
+        layer.toc = written.toc
+    result = Descriptor(media_type, written.digest, written.size, annotations)
     return ConvertedLayer(source, result, written.diff_id, is_copied=False)
 
 
-def _stated_toc_digest(layer: Descriptor) -> Digest | None:
-    try:
-        return toc_digest_of(layer.annotations)
-    except FormatError:
-        return None  # annotations that contradict themselves vouch for nothing
+def _write(layer: _Layer, options: ConvertOptions) -> WrittenLayer:
+    is_zstd = options.writer.target is Target.ZSTD_CHUNKED
+    if options.keeps_diff_ids or (is_zstd and not layer.wanted):
+        try:
+            return keep_layer(layer.unpacked, layer.diff_id, layer.result, options.writer)
+        except CannotKeep as exc:
+            if options.keeps_diff_ids:
+                raise
+            log.debug("layer %s: new diffID: %s", layer.descriptor.digest, exc)
+    arrangement = arrange(layer.unpacked.members, layer.wanted)
+    return rewrite_layer(layer.unpacked.tar, arrangement, layer.result, options.writer)
 
 
 def siblings_of(source: str, destination: str) -> tuple[str, ...]:

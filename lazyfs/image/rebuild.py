@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lazyfs.digest import Digest
-from lazyfs.formats.claims import toc_digest_of
+from lazyfs.formats.claims import claims_of
 from lazyfs.oci.config import ImageConfig
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import DOCKER_CONFIG, OCI_CONFIG, OCI_MANIFEST, Manifest
@@ -23,7 +23,7 @@ CREATED_ANNOTATION = "org.opencontainers.image.created"
 
 @dataclass(frozen=True, slots=True)
 class ConvertedLayer:
-    """A layer before and after; ``is_copied`` if it was eStargz already."""
+    """A layer before and after; ``is_copied`` if it needed no conversion."""
 
     source: Descriptor
     result: Descriptor
@@ -32,8 +32,8 @@ class ConvertedLayer:
 
     @property
     def toc_digest(self) -> Digest | None:
-        """The digest of the layer's table of contents."""
-        return toc_digest_of(self.result.annotations)
+        """The digest that vouches for the layer's table of contents."""
+        return claims_of(self.result.annotations).key
 
 
 def config_type_of(manifest: Manifest) -> str:

@@ -8,7 +8,9 @@ cancellation at every piece.
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,16 +19,27 @@ import trio
 from lazyfs.digest import Digest, DigestMismatch
 from lazyfs.errors import FormatError, Unavailable, VerificationFailed
 from lazyfs.formats.arrange import Arrangement
+from lazyfs.formats.claims import claims_of
 from lazyfs.formats.compression import decompress, is_compressed
-from lazyfs.formats.estargz import TAIL_SIZE, find_toc, read_toc
+from lazyfs.formats.layers import TAIL_SIZE, Format, find_layer_toc, read_layer_toc
 from lazyfs.formats.limits import DEFAULT_LIMITS
-from lazyfs.formats.tar import TarMember, TarScanner
+from lazyfs.formats.tar import HeaderText, TarMember, TarScanner
 from lazyfs.formats.toc import decode_toc
-from lazyfs.formats.writer import WriterOptions, WrittenLayer, write_layer
+from lazyfs.formats.verbatim import CannotKeep, Spelling, check_keepable
+from lazyfs.formats.writer import (
+    Target,
+    WriterOptions,
+    WrittenLayer,
+    write_layer,
+    write_verbatim,
+)
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.registry.source import Source
 
 PIECE_SIZE = 1 << 20
+MAX_TOC_SIZE = DEFAULT_LIMITS.member_size
+MAX_BETWEEN_SIZE = 8 << 20  # of what a tar may have between two payloads, to be kept
+FORMATS = {Target.ESTARGZ: Format.ESTARGZ, Target.ZSTD_CHUNKED: Format.ZSTD_CONTAINERS}
 
 
 async def fetch_layer(source: Source, layer: Descriptor, path: Path) -> None:
@@ -62,14 +75,24 @@ async def fetch_layer(source: Source, layer: Descriptor, path: Path) -> None:
         raise DigestMismatch(f"layer {layer.digest}: got {got} ({size} bytes)")
 
 
-def unpack_layer(blob: Path, tar: Path, diff_id: Digest) -> tuple[Path, list[TarMember]]:
-    """Return the file with the layer's tar, *tar* or *blob* itself, and the tar's members.
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """The file with a layer's tar, its members, and what their headers say."""
+
+    tar: Path
+    members: list[TarMember]
+    texts: list[HeaderText]
+
+
+def unpack_layer(blob: Path, tar: Path, diff_id: Digest) -> Unpacked:
+    """Return the layer's tar in the file *tar*, or in *blob* itself.
 
     Raises DigestMismatch if it is not the tar that *diff_id* names; nothing else that was found
     about it is reported then.
     """
     digest = hashlib.new(diff_id.algorithm, usedforsecurity=False)
-    scanner = TarScanner()
+    texts: list[HeaderText] = []
+    scanner = TarScanner(texts=texts)
     members: list[TarMember] = []
     error: FormatError | None = None
     with blob.open("rb") as source, tar.open("wb") as unpacked:
@@ -91,22 +114,23 @@ def unpack_layer(blob: Path, tar: Path, diff_id: Digest) -> tuple[Path, list[Tar
     if error is not None:
         raise error
     scanner.finish()
-    return (blob if is_plain else tar), members
+    return Unpacked(blob if is_plain else tar, members, texts)
 
 
-def is_estargz(blob: Path, toc_digest: Digest | None) -> bool:
-    """Say whether a blob has a sound table of contents with this digest, which None never is."""
-    if toc_digest is None:
-        return False
+def is_written(blob: Path, annotations: Mapping[str, str], format: Format) -> bool:
+    """Say whether a blob is of *format*, with the sound table of contents that is promised."""
     size = blob.stat().st_size
     with blob.open("rb") as file:
         file.seek(max(0, size - TAIL_SIZE))
         try:
-            place = find_toc(file.read(), size)
-            if place.end - place.start > DEFAULT_LIMITS.member_size:
+            claims = claims_of(annotations)
+            place = find_layer_toc(file.read(), size, claims)
+            is_promised = claims.checksum if place.zstd else claims.toc_digest
+            toc_size = place.end - place.start
+            if place.format is not format or not is_promised or toc_size > MAX_TOC_SIZE:
                 return False
             file.seek(place.start)
-            read_toc(file.read(place.end - place.start), expected=toc_digest, blob_size=size)
+            read_layer_toc(file.read(toc_size), place, claims)
         except (FormatError, VerificationFailed):
             return False
     return True
@@ -115,18 +139,59 @@ def is_estargz(blob: Path, toc_digest: Digest | None) -> bool:
 def rewrite_layer(
     tar: Path, arrangement: Arrangement, result: Path, options: WriterOptions
 ) -> WrittenLayer:
-    """Write the layer as eStargz into the file *result*.
-
-    Its table of contents is read back by the strict rules of a mount, so that nothing comes out
-    that would be refused later: a path too long, a device number that Linux cannot hold.
-    """
+    """Write the layer into the file *result*, members in a normalised form."""
     with tar.open("rb") as source, result.open("wb") as file:
+        written = write_layer(arrangement, partial(_payload, source), file.write, options)
+    return _checked(written, options)
 
-        def read(member: TarMember) -> Iterator[bytes]:
-            return _payload(source, member)
 
-        written = write_layer(arrangement, read, file.write, options)
-    decode_toc(written.toc, expected=written.toc_digest, blob_size=written.toc_offset)
+def keep_layer(
+    unpacked: Unpacked, diff_id: Digest, result: Path, options: WriterOptions
+) -> WrittenLayer:
+    """Write the layer into the file *result*, its tar as it is, bit for bit.
+
+    Raises CannotKeep where a table of contents cannot tell that tar.
+    """
+    check_keepable(unpacked.members, unpacked.texts)
+    ends = [0]
+    for member, text in zip(unpacked.members, unpacked.texts, strict=True):
+        ends.append(text.end + member.size)
+    with unpacked.tar.open("rb") as source, result.open("wb") as file:
+
+        def spell(number: int) -> Spelling:
+            text = unpacked.texts[number]
+            header = _between(source, ends[number], text.end, f"header of {text.name!r}")
+            return Spelling(header, text)
+
+        end = source.seek(0, os.SEEK_END)
+        tail = _between(source, ends[-1], end, "what follows the last file")
+        written = write_verbatim(
+            unpacked.members, spell, tail, partial(_payload, source), file.write, options
+        )
+    if written.diff_id != diff_id:
+        raise DigestMismatch(f"layer as written: got diffID {written.diff_id}, expected {diff_id}")
+    return _checked(written, options)
+
+
+def _between(tar: BinaryIO, start: int, end: int, what: str) -> bytes:
+    if end - start > MAX_BETWEEN_SIZE:
+        raise CannotKeep(f"{what}: got {end - start} bytes, expected at most {MAX_BETWEEN_SIZE}")
+    tar.seek(start)
+    return tar.read(end - start)
+
+
+def _checked(written: WrittenLayer, options: WriterOptions) -> WrittenLayer:
+    """Read the table of contents back by the strict rules of a mount.
+
+    So nothing comes out that would be refused later: a path too long, a device number that Linux
+    cannot hold.
+    """
+    decode_toc(
+        written.toc,
+        expected=written.toc_digest,
+        blob_size=written.toc_offset,
+        codec=FORMATS[options.target].codec,
+    )
     return written
 
 
