@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 @click.option("--ignore-cpu", is_flag=True, help="Try it although the processor lacks features.")
 @click.option("--ignore-runtime", is_flag=True, help="Try it with another version of the runtime.")
 @click.option("--keep-failed", is_flag=True, help="Keep a sandbox that does not become ready.")
+@click.option("--verify", "rehash", is_flag=True, help="Hash again all that is here of the images.")
 @click.option("--rebase", metavar="REF", help="Go on with another image: data snapshots only.")
 @click.option("--pull", metavar="POLICY", hidden=True)
 @click.option(
@@ -93,6 +94,7 @@ def restore(
     ignore_cpu: bool,
     ignore_runtime: bool,
     keep_failed: bool,
+    rehash: bool,
     rebase: str | None,
     pull: str | None,
     secret_file: Path | None,
@@ -135,7 +137,7 @@ def restore(
         allowed=Allowed(allow_spec_drift, ignore_cpu, ignore_runtime),
         rebase=rebase,
     )
-    tools = tools_for_restores(name.store, s3_endpoint, cache_dir, access)
+    tools = tools_for_restores(name.store, s3_endpoint, cache_dir, access, rehash=rehash)
     if dry_run:
         found = review(wanted, tools.snapshots, tools.bases, tools.choose, tools.host)
         _say_review(found, as_json=as_json)
@@ -158,9 +160,14 @@ def restore(
 
 
 def tools_for_restores(
-    store: str, s3_endpoint: str | None, cache_dir: Path, access: "AccessOptions"
+    store: str,
+    s3_endpoint: str | None,
+    cache_dir: Path,
+    access: "AccessOptions",
+    *,
+    rehash: bool = False,
 ) -> "Tools":
-    """Return what a restore works with."""
+    """Return what a restore works with; *rehash* as for ``ImageBases``."""
     from lazyfs.oci.platforms import platform_of_machine
     from lazyfs.service.bases import ImageBases
     from lazyfs.service.mount_command import MountCommand
@@ -172,10 +179,11 @@ def tools_for_restores(
     from lazyfs.snapshot.stores import open_objects
 
     system = os.uname()
+    mount = MountCommand(cache_dir, access)
     return Tools(
         sandboxes=Sandboxes(default_state_dir() / "sandboxes"),
         snapshots=Snapshots(open_objects(store, s3_endpoint=s3_endpoint, must_exist=True)),
-        bases=ImageBases(cache_dir, default_runtime_dir(), access, MountCommand(cache_dir, access)),
+        bases=ImageBases(cache_dir, default_runtime_dir(), access, mount, rehash=rehash),
         choose=Chooser(default_state_dir()),
         host=platform_of_machine(system.sysname, system.machine),
         say=lambda line: click.echo(f"lazyfs: {line}", err=True),

@@ -49,15 +49,23 @@ class ImageBases(NodeMounts):
     """Joins registries, store and mounts (``lazyfs.snapshot.bases.Bases``).
 
     *cache_dir* is the store, *runtime* the directory of the mounts' records; *mount* makes one.
+    *rehash*: what is here of recorded images is hashed although it was before.
     """
 
     def __init__(
-        self, cache_dir: Path, runtime: Path, access: AccessOptions, mount: MountCommand
+        self,
+        cache_dir: Path,
+        runtime: Path,
+        access: AccessOptions,
+        mount: MountCommand,
+        *,
+        rehash: bool = False,
     ) -> None:
         super().__init__(runtime, cache_dir)
         self._cache_dir = cache_dir
         self._access = access
         self._mount = mount
+        self._rehash = rehash
 
     def resolve(
         self, wanted: Mapping[str, str], *, platform: str | None, pull: str
@@ -142,7 +150,15 @@ class ImageBases(NodeMounts):
 
         Raises BaseUnavailable, which lists each source with its answer, and BaseCorrupt.
         """
-        work = partial(obtain_all, self._cache_dir, self._access, images, embedded, allow_partial)
+        work = partial(
+            obtain_all,
+            self._cache_dir,
+            self._access,
+            images,
+            embedded,
+            allow_partial,
+            rehash=self._rehash,
+        )
         found = trio.run(work)
         bases = {}
         for image in images:

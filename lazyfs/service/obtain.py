@@ -56,14 +56,18 @@ async def obtain_all(
     images: Sequence[Image],
     embedded: Path | None,
     allow_partial: bool,
+    rehash: bool = False,
 ) -> dict[str, Obtained]:
-    """Find each image, side by side; by manifest digest.  Raises BaseUnavailable, BaseCorrupt."""
+    """Find each image, side by side; by manifest digest.  Raises BaseUnavailable, BaseCorrupt.
+
+    *rehash*: what is here is hashed although it was before.
+    """
     found: dict[str, Obtained] = {}
     errors: dict[str, LazyfsError] = {}
 
     async def search(image: Image) -> None:
         try:
-            one = _Search(cache_dir, access, image, embedded)
+            one = _Search(cache_dir, access, image, embedded, rehash=rehash)
             found[image.manifest_digest] = await one.run(allow_partial=allow_partial)
         except LazyfsError as exc:
             errors[image.name] = exc
@@ -78,12 +82,19 @@ async def obtain_all(
 
 class _Search:
     def __init__(
-        self, cache_dir: Path, access: AccessOptions, image: Image, embedded: Path | None
+        self,
+        cache_dir: Path,
+        access: AccessOptions,
+        image: Image,
+        embedded: Path | None,
+        *,
+        rehash: bool,
     ) -> None:
         self._cache_dir = cache_dir
         self._access = access
         self._image = image
         self._embedded = embedded
+        self._rehash = rehash
         self._answers: list[Answer] = []
 
     async def run(self, *, allow_partial: bool) -> Obtained:
@@ -150,14 +161,14 @@ class _Search:
         return Obtained(prepared, await config_of(prepared, access))
 
     async def _missing(self, prepared: Prepared) -> list[LayerRecord]:
-        """Return the layers that are not all here, after hashing what is."""
+        """Return the layers that are not all here, after hashing what changed since it was."""
         if prepared.is_volatile:
             return list(prepared.image.layers)
         store = Store(Path(prepared.store_dir))
         surveys: dict[str, Survey | None] = {}
 
         async def look(toc_digest: str) -> None:
-            work = partial(survey_layer, store, parse_digest(toc_digest))
+            work = partial(survey_layer, store, parse_digest(toc_digest), rehash=self._rehash)
             surveys[toc_digest] = await trio.to_thread.run_sync(work)
 
         async with trio.open_nursery() as nursery:

@@ -8,7 +8,6 @@ Any number of processes may want to evict at the same time; a lock on the store'
 at a time, or each would give back what all together should.
 """
 
-import fcntl
 import math
 import os
 import shutil
@@ -21,6 +20,7 @@ from pathlib import Path
 from lazyfs.digest import parse_digest
 from lazyfs.store.documents import unneeded_documents
 from lazyfs.store.images import load_record
+from lazyfs.store.locks import lock_within
 from lazyfs.store.names import load_names, remove_names
 from lazyfs.store.paths import Store
 from lazyfs.store.removal import (
@@ -36,7 +36,6 @@ GRACE_SECONDS = 3600.0
 a mount holds no lock yet."""
 
 WAIT_SECONDS = 5.0
-LOOK_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,22 +112,9 @@ def eviction_lock(store: Store, seconds: float = WAIT_SECONDS) -> Iterator[bool]
     """Hold the lock of those who evict; False if somebody else has held it for *seconds*."""
     fd = os.open(store.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield _lock_within(fd, seconds)
+        yield lock_within(fd, seconds)
     finally:
         os.close(fd)
-
-
-def _lock_within(fd: int, seconds: float) -> bool:
-    # Not by waiting in the kernel: whoever holds the lock may have been stopped.
-    ends = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= ends:
-                return False
-            time.sleep(LOOK_SECONDS)
 
 
 def _empty_layers(store: Store, held: Holdings, excess: int) -> int:

@@ -13,9 +13,11 @@ with it.
 import fcntl
 import os
 import struct
+import time
 
 FLOCK = struct.Struct("hhqqi4x")  # struct flock of Linux, 64-bit offsets
 USE_BYTE = 0
+LOOK_SECONDS = 0.02
 
 
 def lock_for_use(fd: int) -> bool:
@@ -55,3 +57,17 @@ def lock_bytes(fd: int, kind: int, start: int, size: int) -> None:
     """Take (F_RDLCK, F_WRLCK) or give up (F_UNLCK) a lock of bytes, without waiting; OSError."""
     lock = FLOCK.pack(kind, os.SEEK_SET, start, size, 0)
     fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
+
+
+def lock_within(fd: int, seconds: float) -> bool:
+    """Take the exclusive flock; False if somebody else has held it for *seconds*."""
+    # Not by waiting in the kernel: whoever holds the lock may have been stopped.
+    ends = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= ends:
+                return False
+            time.sleep(LOOK_SECONDS)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from lazyfs.snapshot.errors import (
     TemplateInvalid,
 )
 from lazyfs.snapshot.manifest import Image
+from lazyfs.store.completeness import TICK
+from lazyfs.store.content import LayerContent
 from tests.support.faults import status
 from tests.support.images import (
     directory,
@@ -33,6 +36,7 @@ from tests.support.images import (
     make_layout,
     tar_bytes,
 )
+from tests.support.mounting import wait_until
 from tests.support.registry import FakeRegistry
 
 ACCESS = AccessOptions(connect_seconds=2, idle_seconds=2)
@@ -99,6 +103,12 @@ def fetch_all(cache: Path, reference: str) -> None:
 
 def move_tag(layout: Path, layers: list, tag: str = "latest") -> None:
     make_layout(layout, layers, tag=tag)
+
+
+def made_just_now(cache: Path) -> bool:
+    """Say whether a content file changed so lately that its time says little."""
+    newest = max(path.stat().st_ctime_ns for path in cache.glob("layers/*/content"))
+    return time.time_ns() - newest <= TICK
 
 
 def rot(cache: Path) -> None:
@@ -318,6 +328,35 @@ def test_rotten_content_is_put_aside_and_had_again(
     registry.faults.add(status(404), times=None)
     with pytest.raises(BaseUnavailable):
         bases.obtain([image], embedded=None, allow_partial=False)
+
+
+def test_content_is_hashed_once(
+    registry: FakeRegistry,
+    bases: ImageBases,
+    image: Image,
+    tmp_path: Path,
+) -> None:
+    """A restore believes what another one has hashed, unless it is told not to."""
+    cache = tmp_path / "cache"
+    fetch_all(cache, image.resolved_ref)
+    bases.obtain([image], embedded=None, allow_partial=False)
+    hashed: list[bool] = []
+
+    def count(content: LayerContent, chunk: int) -> bool:
+        hashed.append(True)
+        return True
+
+    wait_until(lambda: not made_just_now(cache))
+    bases.obtain([image], embedded=None, allow_partial=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LayerContent, "check", count)
+        bases.obtain([image], embedded=None, allow_partial=False)
+        assert not hashed
+        strict = ImageBases(
+            cache, tmp_path / "run", ACCESS, MountCommand(cache, ACCESS), rehash=True
+        )
+        strict.obtain([image], embedded=None, allow_partial=False)
+        assert hashed
 
 
 def test_a_rotten_manifest_is_fetched_again(

@@ -27,12 +27,14 @@ class KeptImage:
     layers: Sequence[MadeLayer]
 
 
-def keep_layer(store: Store, layer: MadeLayer, *, used: float | None = None) -> None:
-    """Store a layer with all of its content, last used at *used*."""
+def keep_layer(
+    store: Store, layer: MadeLayer, *, used: float | None = None, chunks: range | None = None
+) -> None:
+    """Store a layer with its content, or with *chunks* of it, last used at *used*."""
     digest = layer.toc.digest
     save_layer(store, digest, b"{}", bytes(layer.table.buffer))
     content = LayerContent(store.layer_path(digest), layer.table)
-    for chunk in range(layer.table.count):
+    for chunk in range(layer.table.count) if chunks is None else chunks:
         start = layer.table.device_offset(chunk)
         content.write(chunk, device_of(layer)[start : start + layer.table.size(chunk)])
     content.close()
