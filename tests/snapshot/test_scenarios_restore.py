@@ -27,6 +27,7 @@ from lazyfs.snapshot.errors import (
     RuntimeFailed,
     RuntimeMismatch,
     SpecMismatch,
+    StoreFailed,
     VersionUnsupported,
 )
 from lazyfs.snapshot.gates import Allowed, BadRestoreOption
@@ -38,6 +39,7 @@ from lazyfs.snapshot.record import load_record
 from lazyfs.snapshot.sandbox import SandboxExists
 from tests.support.fake_bases import image
 from tests.support.fake_runtime import ABILITIES, Crash, FakeRuntime
+from tests.support.s3 import ENVIRONMENT, Fault, S3Server
 from tests.support.world import TAG, Machine, counter, directory, machine, neighbour, pair
 
 
@@ -567,6 +569,43 @@ def test_an_embedded_image_needs_no_registry(tmp_path: Path) -> None:
     restored = there.restore("@latest")
     assert there.count("r1") == 6
     assert restored.images[0].embedded is msgspec.UNSET  # it is this snapshot's, not the next's
+
+
+def test_a_snapshot_in_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files, manifest, pointer and an embedded base, through a real client of S3."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    server = S3Server()
+    client = server.bucket("sandboxes")
+    try:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        here = machine(tmp_path, store="s3://sandboxes/team/a")
+        here.run()
+        here.count(times=5)
+        made = here.checkpoint(pointer="latest", leave_running=True)
+        assert here.snapshots.verify(here.snapshots.load("@latest"), deep=True) == []
+        there = neighbour(here)
+        there.restore("@latest")
+        assert there.count("r1") == 6
+        # A file that cannot be stored leaves no upload and no manifest, and can be continued.
+        server.faults.append(
+            Fault(
+                lambda *request: request[0] == "PUT" and "pages.img" in request[1],
+                code="InternalError",
+                times=99,
+            )
+        )
+        with pytest.raises(StoreFailed):
+            there.checkpoint("r1", pointer="latest")
+        assert there.snapshots.load("@latest").id == made.id
+        server.faults.clear()
+        again = there.resume("r1")
+        assert again is not None
+        assert there.snapshots.load("@latest").id == again.id
+        assert again.manifest.snapshot.generation == 2
+    finally:
+        client.close()
+        server.close()
 
 
 def test_errors_of_a_restore_are_snapshot_errors(tmp_path: Path) -> None:

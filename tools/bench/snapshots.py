@@ -204,13 +204,14 @@ def compare_sizes(folder: Path, program: Path, size: int, runs: int) -> None:
         side.start(template, "c")
         snapshot_id = side.checkpoint("c", lazy)
         side.delete("c")
-        os.sync()
         files = folder / "files"
         snapshots = Snapshots(checkpoint.open_store(str(side.store), None))
         snapshots.download(snapshots.load(snapshot_id), files)
+        os.sync()  # what was written is not the next one's to pay for
         order = restore.Order(Wanted(snapshot_id), "h", str(side.store), files=files)
         seconds = restored(side, order)
         note(lazy, "restore, files here", seconds)
+        os.sync()
         seconds = restored(side, replace(order, files=None, sandbox_id="s"))
         note(lazy, "restore, files in the store", seconds)
         shutil.rmtree(files)
