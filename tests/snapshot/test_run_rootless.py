@@ -9,7 +9,14 @@ import pytest
 
 from tests.mounts.test_rootless import PYTHON, UID, why_no_python
 from tests.support.command import Lazyfs, copy_of_packages
-from tests.support.mounting import folder_for_all, force_unmount, needs_fuse, needs_root, run
+from tests.support.mounting import (
+    folder_for_all,
+    force_unmount,
+    needs_fuse,
+    needs_root,
+    run,
+    wait_until,
+)
 from tests.support.runscs import NEW, make_busybox, need_runsc, why_no_busybox
 
 pytestmark = [*needs_fuse, *needs_root]  # root makes itself somebody else
@@ -67,4 +74,33 @@ def test_an_ordinary_user_runs_sandboxes(lazyfs: Lazyfs, place: Path, runtime: s
     done = lazyfs("delete", "--force", "c1")
     assert done.returncode == 0, done.stderr
     assert list((lazyfs.folder / "state/sandboxes").iterdir()) == []
+    assert lazyfs.status() == []
+
+
+def test_an_ordinary_user_saves_and_restores(lazyfs: Lazyfs, place: Path) -> None:
+    program = place / "runsc-to-save"
+    shutil.copy(need_runsc(NEW), program)
+    program.chmod(0o755)
+    logs = lazyfs.folder / "state" / "sandboxes"
+
+    def lines(sandbox: str) -> list[str]:
+        path = next((logs / sandbox / "logs").glob("*.log"), None)
+        found = [] if path is None else path.read_text().split("\n")[:-1]
+        return [line for line in found if line.endswith("base one")]
+
+    def do(*words: object) -> None:
+        done = lazyfs(*words)
+        assert done.returncode == 0, done.stderr
+
+    store = lazyfs.folder / "store"
+    do("run", "--runtime", program, "--id", "c1", "--detach", f"oci:{place}/layout")
+    wait_until(lambda: len(lines("c1")) > 2)
+    do("checkpoint", "c1", "--to", store, "--name", "latest", "--leave-running")
+    count = len(lines("c1"))
+    wait_until(lambda: len(lines("c1")) > count)
+    do("delete", "--force", "c1")
+    do("restore", f"{store}@latest", "--id", "r1", "--runsc", program)
+    wait_until(lambda: len(lines("r1")) > 2)
+    assert int(lines("r1")[0].split()[0]) > 2  # it goes on, and does not begin
+    do("delete", "--force", "r1")
     assert lazyfs.status() == []
