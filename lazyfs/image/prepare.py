@@ -203,22 +203,29 @@ class _Images:
     async def _fetch_all(
         self, manifest: Manifest, digest: Digest
     ) -> tuple[ImageConfig, list[LoadedToc]]:
-        """Fetch the config and the TOCs side by side; plain layers once the config is here."""
+        """Fetch the config and the TOCs side by side; plain layers once the config is here.
+
+        A layer whose TOC cannot be had is as good as a plain one.
+        """
         found: dict[int, LoadedToc] = {}
         configs: list[ImageConfig] = []
         errors: list[LazyfsError] = []
+        lost: list[Descriptor] = []
         plain = [n for n, layer in enumerate(manifest.layers) if self._is_plain(layer)]
         lazy = [n for n in range(len(manifest.layers)) if n not in set(plain)]
 
         async def fetch_config() -> None:
             config = await self.resolver.config(manifest)
             configs.append(config)
-            if not plain:
+            await fetch_plain(plain)
+
+        async def fetch_plain(numbers: list[int]) -> None:
+            if not numbers:
                 return
             # Imported here: most images have no such layer.
             from lazyfs.image.plain_layers import load_plain  # noqa: PLC0415
 
-            pairs = [(manifest.layers[n], config.diff_ids[n]) for n in plain]
+            pairs = [(manifest.layers[n], configs[0].diff_ids[n]) for n in numbers]
             loaded = await load_plain(
                 self.store,
                 self.origin,
@@ -227,12 +234,14 @@ class _Images:
                 self.request.plain,
                 is_stored=not self.is_volatile,
             )
-            found.update(zip(plain, loaded, strict=True))
+            found.update(zip(numbers, loaded, strict=True))
 
         async def fetch_tocs() -> None:
             layers = [manifest.layers[n] for n in lazy]
-            loaded = await load_tocs(self.store, self.origin, layers, verify=self.request.verify)
-            found.update(zip(lazy, loaded, strict=True))
+            verify = self.request.verify
+            loaded = await load_tocs(self.store, self.origin, layers, verify=verify, lost=lost)
+            had = [n for n in lazy if manifest.layers[n] not in lost]
+            found.update(zip(had, loaded, strict=True))
 
         async def attempt(step: Callable[[], Awaitable[None]]) -> None:
             try:
@@ -246,6 +255,7 @@ class _Images:
             nursery.start_soon(attempt, fetch_tocs)
         if errors:
             raise errors[0]
+        await fetch_plain([n for n in lazy if manifest.layers[n] in lost])
         return configs[0], [found[n] for n in range(len(manifest.layers))]
 
 

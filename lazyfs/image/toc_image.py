@@ -5,17 +5,55 @@ after it, and one layer for each of its layers, which an annotation names.  Noth
 nor need anything: the main image's manifest has the digest of each TOC.
 """
 
+from collections.abc import Sequence
+
 import trio
 
-from lazyfs.digest import Digest, parse_digest
+from lazyfs.digest import Digest, digest_of, parse_digest
 from lazyfs.errors import FormatError, NotFound
 from lazyfs.formats.limits import DEFAULT_LIMITS
+from lazyfs.formats.writer import WriterOptions, build_toc_blob
 from lazyfs.image.origin import Origin
+from lazyfs.image.rebuild import write_manifest
 from lazyfs.oci.descriptor import Descriptor
-from lazyfs.oci.manifest import Manifest, decode_manifest
+from lazyfs.oci.manifest import (
+    OCI_CONFIG,
+    OCI_LAYER_GZIP,
+    OCI_MANIFEST,
+    Manifest,
+    decode_manifest,
+)
+from lazyfs.registry.source import Destination
 
 TAG_SUFFIX = "-esgztoc"
 LAYER_DIGEST_KEY = "containerd.io/snapshot/stargz/layer.digest"
+EMPTY_CONFIG = b"{}"
+
+
+async def push_tocs(
+    destination: Destination,
+    tag: str,
+    tocs: Sequence[tuple[Digest, bytes]],
+    options: WriterOptions,
+) -> None:
+    """Push an image of *tocs*, each with the digest of its layer; nothing where there are none.
+
+    It goes before the image itself: who finds that one finds its tables of contents too.
+    """
+    if not tocs:
+        return
+    listed = []
+    for layer, toc in dict(tocs).items():
+        data = build_toc_blob(toc, options.compression_level)
+        blob = Descriptor(
+            OCI_LAYER_GZIP, digest_of(data), len(data), {LAYER_DIGEST_KEY: str(layer)}
+        )
+        await destination.push_blob(blob, data)
+        listed.append(blob)
+    config = Descriptor(OCI_CONFIG, digest_of(EMPTY_CONFIG), len(EMPTY_CONFIG))
+    await destination.push_blob(config, EMPTY_CONFIG)
+    manifest = write_manifest(config, listed)
+    await destination.push_manifest(manifest, OCI_MANIFEST, tag + TAG_SUFFIX)
 
 
 class NoTocImage(NotFound):
@@ -48,7 +86,10 @@ class TocImage:
 
     async def _list(self) -> dict[Digest, Descriptor]:
         name = self._name()
-        document = await self._origin.source.fetch_manifest(name)
+        try:
+            document = await self._origin.source.fetch_manifest(name)
+        except NotFound as exc:
+            raise NoTocImage(f"TOC image {name}: {exc.message}", hint=exc.hint) from exc
         manifest = decode_manifest(document.data, document.media_type)
         if not isinstance(manifest, Manifest):
             raise FormatError(f"TOC image {name}: got an index, expected a manifest")

@@ -6,6 +6,7 @@ none, the blob's own digest can take its place: then all of the blob is read fir
 """
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -20,12 +21,14 @@ from lazyfs.formats.estargz import NotEstargz
 from lazyfs.formats.layers import Format, LayerToc, TocPlace, find_layer_toc, read_layer_toc
 from lazyfs.formats.toc import Toc, decode_toc
 from lazyfs.image.origin import Origin
-from lazyfs.image.toc_image import TocImage
+from lazyfs.image.toc_image import NoTocImage, TocImage
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import is_layer_gzip, is_layer_zstd
 from lazyfs.rootfs.table import LayerTable, build_table
 from lazyfs.store.layers import has_digests, load_table, load_toc, save_layer
 from lazyfs.store.paths import Store
+
+log = logging.getLogger(__name__)
 
 TAIL_MIN = 64 << 10
 TAIL_MAX = 1 << 20
@@ -79,11 +82,17 @@ def layer_claims(layer: Descriptor, verify: str = "toc") -> Claims:
 
 
 async def load_tocs(
-    store: Store, origin: Origin, layers: Sequence[Descriptor], *, verify: str = "toc"
+    store: Store,
+    origin: Origin,
+    layers: Sequence[Descriptor],
+    *,
+    verify: str = "toc",
+    lost: list[Descriptor] | None = None,
 ) -> list[LoadedToc]:
     """Return the verified TOC of each layer, and see that the store has its layer table.
 
-    The error raised is that of the lowest layer that has one.
+    The error raised is that of the lowest layer that has one.  Layers whose TOC lies in another
+    image that cannot be had are added to *lost*, if it is given, and left out of the result.
     """
     loaded: dict[int, LoadedToc] = {}
     errors: dict[int, LazyfsError] = {}
@@ -95,6 +104,12 @@ async def load_tocs(
             loaded[number] = stored_toc(store, layer, claims) or await _fetch_and_keep(
                 store, origin, toc_image, layer, claims
             )
+        except NoTocImage as exc:
+            if lost is None:
+                errors[number] = exc
+            else:
+                log.warning("%s; the layer is fetched whole", exc.message)
+                lost.append(layer)
         except LazyfsError as exc:
             errors[number] = exc
 
@@ -103,7 +118,7 @@ async def load_tocs(
             nursery.start_soon(load, number, layer)
     if errors:
         raise errors[min(errors)]
-    return [loaded[number] for number in range(len(layers))]
+    return [loaded[number] for number in sorted(loaded)]
 
 
 def stored_toc(store: Store, layer: Descriptor, claims: Claims) -> LoadedToc | None:

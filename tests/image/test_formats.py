@@ -10,13 +10,12 @@ import pytest
 import trio
 
 from lazyfs.digest import DigestMismatch, digest_of, parse_digest
-from lazyfs.errors import FormatError, LazyfsError, NotFound, VerificationFailed
+from lazyfs.errors import FormatError, LazyfsError, VerificationFailed
 from lazyfs.formats.claims import BadAnnotation
 from lazyfs.image.describe import DescribedLayer, describe
 from lazyfs.image.diffid import DiffIdMismatch
 from lazyfs.image.open import OpenImage, open_image
 from lazyfs.image.prepare import Prepared, Request, prepare
-from lazyfs.image.toc_image import NoTocImage
 from lazyfs.image.tocs import Unverifiable, layer_claims
 from lazyfs.image.verify import verify_image
 from lazyfs.oci.descriptor import Descriptor
@@ -303,21 +302,38 @@ async def test_external_tocs(tmp_path: Path, external: Path) -> None:
             cache_dir=tmp_path / "other",
         )
         assert (await prepare(fresh)).image == prepared.image
-        with pytest.raises(NoTocImage) as caught:
-            await prepare(
-                replace(
-                    request(f"{registry.host}/test/image@{digest}", tmp_path),
-                    cache_dir=tmp_path / "third",
-                )
+        # Without a tag the TOCs cannot be found: the layers are fetched whole.
+        whole = await prepare(
+            replace(
+                request(f"{registry.host}/test/image@{digest}", tmp_path),
+                cache_dir=tmp_path / "third",
             )
-        assert "NAME:TAG@DIGEST" in (caught.value.hint or "")
+        )
+        assert {layer.verified_by for layer in whole.image.layers} == {"pass"}
+        async with open_image(whole, ACCESS) as image:
+            assert (await verify_image(image, lambda size: None)).errors == []
 
 
-async def test_external_tocs_of_other_layers(tmp_path: Path, external: Path) -> None:
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_external_tocs_of_other_layers(
+    tmp_path: Path, external: Path, is_there: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The image of TOCs is of other layers, or is not there: then layers are fetched whole."""
     name = "estargz-ctr-remote-0.14.3/big-exttoc"
-    make_layout(external, [toc_layer_of(name)], tag="v1-esgztoc")
-    with pytest.raises(NoTocImage, match="got TOCs of 1 other layers"):
-        await prepare(request(f"oci:{external}:v1", tmp_path))
+    tag = "v1-esgztoc" if is_there else "v1"
+    if not is_there:
+        described = json.loads((external / "index.json").read_text())
+        described["manifests"] = [
+            each for each in described["manifests"] if "esgztoc" not in json.dumps(each)
+        ]
+        (external / "index.json").write_text(json.dumps(described))
+    else:
+        make_layout(external, [toc_layer_of(name)], tag=tag)
+    prepared = await prepare(request(f"oci:{external}:v1", tmp_path))
+    assert {layer.verified_by for layer in prepared.image.layers} == {"pass"}
+    assert "the layer is fetched whole" in caplog.text
+    async with open_image(prepared, ACCESS) as image:
+        assert (await verify_image(image, lambda size: None)).errors == []
 
 
 async def test_an_external_toc_that_is_another(tmp_path: Path, external: Path) -> None:
@@ -333,8 +349,8 @@ async def test_an_external_toc_that_is_another(tmp_path: Path, external: Path) -
 
 async def test_no_toc_image(tmp_path: Path) -> None:
     layer = layer_from_fixture("estargz-ctr-remote-0.14.3/edge-exttoc")
-    with pytest.raises(NotFound, match="latest-esgztoc"):
-        await prepare(request(image_of(tmp_path, layer), tmp_path))
+    described = await describe(request(image_of(tmp_path, layer), tmp_path))
+    assert "latest-esgztoc" in str(described.layers[0].why)
     unclaimed = image_of(tmp_path, replace(layer, annotations={}), tag="b")
     with pytest.raises(Unverifiable, match="elsewhere"):
         await prepare(request(unclaimed, tmp_path, "blob"))
