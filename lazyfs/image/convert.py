@@ -13,8 +13,9 @@ import logging
 import os
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import trio
 
@@ -41,6 +42,7 @@ from lazyfs.image.spool import (
     rewrite_layer,
     unpack_layer,
 )
+from lazyfs.image.toc_image import push_tocs
 from lazyfs.oci.config import CONFIG_LIMIT, decode_config
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import (
@@ -59,6 +61,9 @@ STALE_KEYS = (*TOC_DIGEST_KEYS, UNCOMPRESSED_SIZE_ANNOTATION)
 STALE_PREFIXES = tuple(PREFIXES.values())
 MEDIA_TYPES = {Target.ESTARGZ: OCI_LAYER_GZIP, Target.ZSTD_CHUNKED: OCI_LAYER_ZSTD}
 
+Made_co = TypeVar("Made_co", covariant=True)
+Report = Callable[[ConvertedLayer], object]
+
 log = logging.getLogger(__name__)
 
 
@@ -67,9 +72,10 @@ class ConvertOptions:
     """What to make of an image.
 
     ``prioritized`` are files that a mount should fetch ahead, in the order in which they are
-    needed.  ``keeps_diff_ids``: refuse a layer whose tar cannot stay as it is; without it only
-    those of zstd:chunked stay, where they can.  ``created`` (seconds since 1970) replaces the
-    image's times of creation, for builds that set ``SOURCE_DATE_EPOCH``; None keeps the source's.
+    needed; ``advise``, given the digest of the source's manifest, names those that come after them.
+    ``keeps_diff_ids``: refuse a layer whose tar cannot stay as it is; without it only those of
+    zstd:chunked stay, where they can.  ``created`` (seconds since 1970) replaces the image's times
+    of creation, for builds that set ``SOURCE_DATE_EPOCH``; None keeps the source's.
     ``temporary_dir`` needs room for the image compressed twice and uncompressed once; None is the
     system's.
     """
@@ -78,13 +84,14 @@ class ConvertOptions:
     prioritized: tuple[str, ...] = ()
     writer: WriterOptions = field(default_factory=WriterOptions)
     keeps_diff_ids: bool = False
+    advise: Callable[[Digest], Sequence[str]] | None = None
     created: int | None = None
     temporary_dir: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.keeps_diff_ids:
             return
-        if self.prioritized:
+        if self.prioritized or self.advise is not None:
             raise UsageError(
                 "convert: got files to put first, expected the tar's own order to stay"
             )
@@ -131,15 +138,44 @@ class _Layer:
         self.result = self.directory / f"{self.number}.result"
 
 
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """An image whose layers and config are pushed, and whose *manifest* is not yet.
+
+    ``tocs`` are tables of contents that go elsewhere, each with the digest of its layer.
+    """
+
+    conversion: Conversion
+    manifest: bytes
+    tocs: tuple[tuple[Digest, bytes], ...]
+
+
+class Convert(Protocol[Made_co]):
+    """``convert_image``, or what does the same for a whole index."""
+
+    async def __call__(
+        self,
+        source: Source,
+        identifier: str | Digest,
+        destination: Destination,
+        tag: str,
+        options: ConvertOptions,
+        *,
+        report: Report,
+    ) -> Made_co:
+        """Convert what *identifier* names."""
+
+
 async def convert_reference(
     source: str,
     destination: str,
     access: AccessOptions,
     options: ConvertOptions,
+    convert: Convert[Made_co],
     *,
-    report: Callable[[ConvertedLayer], object] = lambda layer: None,
-) -> tuple[str, Conversion]:
-    """Convert the image that the reference *source* names to what *destination* names.
+    report: Report = lambda layer: None,
+) -> tuple[str, Made_co]:
+    """Have what the reference *source* names made by *convert* into what *destination* names.
 
     Returns the destination's repository too: ``docker.io/library/python``, ``oci:DIR``.
     """
@@ -151,7 +187,7 @@ async def convert_reference(
     try:
         place = _open_destination(target, access)
         try:
-            conversion = await convert_image(
+            made = await convert(
                 origin.source,
                 wanted.identifier,
                 place,
@@ -163,7 +199,7 @@ async def convert_reference(
             await place.aclose()
     finally:
         await origin.aclose()
-    return place.repository, conversion
+    return place.repository, made
 
 
 def _open_destination(target: Reference | LayoutReference, access: AccessOptions) -> Destination:
@@ -182,10 +218,10 @@ async def convert_image(
     source: Source,
     identifier: str | Digest,
     destination: Destination,
-    tag: str | None,
+    tag: str,
     options: ConvertOptions,
     *,
-    report: Callable[[ConvertedLayer], object] = lambda layer: None,
+    report: Report = lambda layer: None,
 ) -> Conversion:
     """Convert the image that *identifier* names in *source*, and push it to *destination*.
 
@@ -195,6 +231,24 @@ async def convert_image(
     prioritised file that is not there; nothing is pushed then.
     """
     document, manifest = await _fetch_manifest(source, identifier, options.platform)
+    made = await convert_manifest(source, document, manifest, destination, options, report)
+    await push_tocs(destination, tag, made.tocs, options.writer)
+    await destination.push_manifest(made.manifest, OCI_MANIFEST, tag)
+    return made.conversion
+
+
+async def convert_manifest(
+    source: Source,
+    document: Document,
+    manifest: Manifest,
+    destination: Destination,
+    options: ConvertOptions,
+    report: Report,
+) -> Converted:
+    """Convert the image of *manifest*, and push all of it but the new manifest."""
+    if options.advise is not None:
+        advised = await trio.to_thread.run_sync(options.advise, document.digest)
+        options = replace(options, prioritized=(*options.prioritized, *advised))
     config_data = await source.fetch_blob(manifest.config, limit=CONFIG_LIMIT)
     config = decode_config(config_data)
     if len(config.diff_ids) != len(manifest.layers):
@@ -220,8 +274,11 @@ async def convert_image(
     described = Descriptor(config_type_of(manifest), digest_of(new_config), len(new_config))
     await destination.push_blob(described, new_config)
     new_manifest = build_manifest(document, manifest, described, done, options.created)
-    digest = await destination.push_manifest(new_manifest, OCI_MANIFEST, tag)
-    return Conversion(document.digest, digest, described.digest, config.platform, tuple(done))
+    conversion = Conversion(
+        document.digest, digest_of(new_manifest), described.digest, config.platform, tuple(done)
+    )
+    tocs = tuple((made.result.digest, layer.toc) for made, layer in zip(done, layers, strict=True))
+    return Converted(conversion, new_manifest, tocs if options.writer.is_toc_external else ())
 
 
 async def _fetch_manifest(
@@ -243,7 +300,7 @@ async def _convert_layers(
     source: Source,
     layers: Sequence[_Layer],
     options: ConvertOptions,
-    report: Callable[[ConvertedLayer], object],
+    report: Report,
 ) -> list[ConvertedLayer]:
     """Fetch and unpack all layers, then write them: where files lie is known only in between."""
 

@@ -19,7 +19,7 @@ from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.images import ImageRecord, StoredImage, load_image, load_record
 from lazyfs.store.layers import load_table
 from lazyfs.store.paths import Store
-from lazyfs.store.profiles import BadProfile, Profile
+from lazyfs.store.profiles import BadProfile, Profile, load_profile
 
 
 class NoProfile(NotFound):
@@ -117,6 +117,26 @@ def load_profiled(store: Store, profile: Profile) -> tuple[ImageRecord, list[Pro
         )
     check_profile(store, profile, digest)
     return image.record, _files(image, [table for table in tables if table], profile)
+
+
+def recorded_files(store: Store, manifest_digest: Digest) -> tuple[str, ...]:
+    """Return the files that mounts of an image have read, in the order of first reads.
+
+    For whoever puts them first in a layer: files of which less than half was read are left out,
+    since all of a file would be fetched ahead.  Raises NoProfile.
+    """
+    found = load_profile(store, manifest_digest)
+    if found is None:
+        raise NoProfile(
+            f"profile of {manifest_digest}: got none, expected one",
+            hint="one is recorded when the image is mounted and read",
+        )
+    _, files = load_profiled(store, found)
+    return tuple(
+        file.path.decode("utf-8", "surrogateescape")
+        for file in files
+        if file.path is not None and 2 * file.read_size >= file.size
+    )
 
 
 def _files(

@@ -6,7 +6,7 @@ Spec: OCI image-spec, config.md and manifest.md.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +15,7 @@ from lazyfs.digest import Digest
 from lazyfs.formats.claims import claims_of
 from lazyfs.oci.config import ImageConfig
 from lazyfs.oci.descriptor import Descriptor
-from lazyfs.oci.manifest import DOCKER_CONFIG, OCI_CONFIG, OCI_MANIFEST, Manifest
+from lazyfs.oci.manifest import DOCKER_CONFIG, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Manifest
 from lazyfs.registry.source import Document
 
 CREATED_ANNOTATION = "org.opencontainers.image.created"
@@ -86,6 +86,34 @@ def build_manifest(
     if annotations:
         built["annotations"] = annotations
     return _json(built)
+
+
+def write_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> bytes:
+    """Return a new OCI manifest."""
+    return _json(
+        {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": _describe(config),
+            "layers": [_describe(layer) for layer in layers],
+        }
+    )
+
+
+def build_index(data: bytes, converted: Mapping[int, tuple[Digest, int]]) -> bytes:
+    """Return the index in *data* as an OCI one, with digest and size of *converted* manifests.
+
+    They are named by their places; all that is said of them, and of others, stays.
+    """
+    raw = json.loads(data)
+    raw["mediaType"] = OCI_INDEX
+    for place, (digest, size) in converted.items():
+        raw["manifests"][place] |= {
+            "mediaType": OCI_MANIFEST,
+            "digest": str(digest),
+            "size": size,
+        }
+    return _json(raw)
 
 
 def _describe(descriptor: Descriptor) -> dict[str, Any]:

@@ -518,6 +518,7 @@ async def test_from_registry_to_registry(tmp_path: Path):
             f"{destination.host}/made:v1",
             access,
             ConvertOptions(HOST, temporary_dir=tmp_path),
+            convert_image,
         )
         assert name == f"{destination.host}/made"
         pushed = destination.content.manifest("made", "v1")
@@ -532,6 +533,7 @@ async def test_from_registry_to_registry(tmp_path: Path):
             f"{destination.host}/made:v2",
             access,
             ConvertOptions(HOST, temporary_dir=tmp_path),
+            convert_image,
         )
         assert destination.content.manifest("made", "v2").digest == pushed.digest
         assert destination.count("PUT", "/blobs/uploads/") <= uploads + 1
@@ -549,6 +551,7 @@ async def test_nothing_is_pushed_when_a_layer_is_bad(tmp_path: Path):
                 f"{destination.host}/made:v1",
                 AccessOptions(environment={}),
                 ConvertOptions(HOST),
+                convert_image,
             )
         assert destination.count("PUT") == destination.count("POST") == 0
 
@@ -561,6 +564,7 @@ async def test_a_destination_has_a_tag(tmp_path: Path):
             f"oci:{tmp_path}/destination@{digest}",
             AccessOptions(environment={}),
             ConvertOptions(HOST),
+            convert_image,
         )
 
 
