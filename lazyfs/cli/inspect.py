@@ -13,8 +13,18 @@ if TYPE_CHECKING:
     from lazyfs.image.describe import DescribedImage, DescribedLayer
     from lazyfs.registry.source import AccessOptions
 
+MISSING = 3  # the exit code of what is not found
 
-@click.command()
+
+class OptionalValue(click.Command):
+    """A command whose ``--content`` may stand alone: what follows it is the next word."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Give it the value that it has then."""
+        return super().parse_args(ctx, [f"{a}=marks" if a == "--content" else a for a in args])
+
+
+@click.command(cls=OptionalValue)
 @click.argument("image")
 @cache_dir_option
 @platform_option
@@ -26,6 +36,13 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Show instead where IMAGE would be asked for, in which order, and why.",
 )
+@click.option(
+    "--content",
+    type=click.Choice(["marks", "hash"]),
+    metavar="[=hash]",
+    help="Show also how much of each layer is on this machine, hashed again with =hash; exit code "
+    "3 unless all of it is.",
+)
 @json_option
 def inspect(
     image: str,
@@ -34,11 +51,13 @@ def inspect(
     access: "AccessOptions",
     verify_mode: str,
     is_about_endpoints: bool,
+    content: str | None,
     as_json: bool,
-) -> None:
+) -> int:
     """Show what IMAGE resolves to and, for each layer, whether it can be mounted lazily.
 
-    The documents and tables of contents are fetched and verified; no file content is.
+    The documents and tables of contents are fetched and verified; no file content is.  IMAGE may be
+    the digest alone of one that was mounted here.
     """
     if is_about_endpoints:
         from lazyfs.cli.endpoints import decision
@@ -46,17 +65,25 @@ def inspect(
 
         decided = decision(image, access)
         click.echo(json.dumps(decided, indent=2) if as_json else "\n".join(endpoint_lines(decided)))
-        return
+        return 0
     import trio
 
     from lazyfs.image.describe import describe
+    from lazyfs.image.known import reference_of
     from lazyfs.image.prepare import Request
+    from lazyfs.store.paths import open_store
 
-    described = trio.run(describe, Request(image, platform, cache_dir, access, verify_mode))
-    if as_json:
-        click.echo(json.dumps(document_of(described), indent=2))
-    else:
-        click.echo("\n".join(lines_of(described)))
+    store = open_store(cache_dir)
+    named = image if store is None else reference_of(store, image) or image
+    described = trio.run(describe, Request(named, platform, cache_dir, access, verify_mode))
+    document, lines = document_of(described) | {"reference": image}, lines_of(described)
+    if content is not None:
+        from lazyfs.cli.inspect_content import content_lines, with_content
+
+        document = with_content(described, document, cache_dir, rehash=content == "hash")
+        lines += content_lines(document)
+    click.echo(json.dumps(document, indent=2) if as_json else "\n".join(lines))
+    return 0 if document.get("complete", True) else MISSING
 
 
 def document_of(image: "DescribedImage") -> dict[str, Any]:

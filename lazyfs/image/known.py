@@ -11,6 +11,7 @@ from lazyfs.store.names import NameRecord, load_names, save_name
 from lazyfs.store.paths import ALGORITHMS, Store, digest_named
 
 DIGEST_RE = re.compile(r"(?:(?:.*@)?sha(?:256|512):)?([0-9a-f]{6,128})", re.DOTALL)
+BARE_RE = re.compile(r"sha(256:[0-9a-f]{64}|512:[0-9a-f]{128})")
 
 
 def spell(reference: Reference | LayoutReference) -> str:
@@ -54,6 +55,22 @@ def known_images(store: Store, text: str) -> list[str]:
     except UsageError:
         return []
     return sorted(record.manifest_digest for record in load_names(store) if record.name == name)
+
+
+def reference_of(store: Store, text: str) -> str | None:
+    """Return by which repository an image was mounted here that *text*, a digest alone, is of.
+
+    None where it is no digest alone, or of nothing that was mounted by a name.
+    """
+    if BARE_RE.fullmatch(text) is None:
+        return None
+    for record in load_names(store):
+        if text in (record.manifest_digest, record.index_digest):
+            reference = parse_reference(record.name)
+            if isinstance(reference, LayoutReference):
+                return f"oci:{reference.path}@{text}"
+            return f"{reference.name}@{text}"
+    return None
 
 
 def known_digests(store: Store) -> set[str]:

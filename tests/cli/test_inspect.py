@@ -77,6 +77,48 @@ def test_for_people(run, tmp_path, lazy):
     assert str(lazy.digest) in done.text
 
 
+def test_how_much_is_here(run, tmp_path, lazy):
+    image = f"oci:{tmp_path}/image"
+    digest = make_layout(tmp_path / "image", [lazy, plain_layer(source_tar("edge"))])
+    done = run("inspect", "--content", image, "--json")
+    assert (done.code, done.json["complete"]) == (3, False)
+    first, plain = done.json["layers"]
+    assert (plain["contentSize"], plain["missingSize"], plain["presentSize"]) == (None, None, 0)
+    assert first["presentSize"] == 0
+    assert "nothing is known of its content here" in run("inspect", "--content", image).text
+    assert run("inspect", image).code == 0
+    assert run("pull", image).code == 0
+    names = (image, f"{image}@{digest}", str(digest))
+    for words in ([name, word] for name in names for word in ("--content", "--content=hash")):
+        done = run("inspect", *words, "--json")
+        assert (done.code, done.json["complete"]) == (0, True), done.err
+        assert done.json["reference"] == words[0]
+        assert done.json["manifestDigest"] == str(digest)
+        for layer in done.json["layers"]:
+            assert layer["presentSize"] == layer["contentSize"] > 0
+            assert layer["missingSize"] == 0
+            assert layer["rottenChunks"] == (None if words[1] == "--content" else 0)
+    assert "content    complete" in run("inspect", image, "--content").text
+
+
+def test_what_has_rotted_is_missing(run, tmp_path, lazy, cache_dir):
+    image = f"oci:{tmp_path}/image"
+    make_layout(tmp_path / "image", [lazy])
+    assert run("pull", image).code == 0
+    (content,) = cache_dir.glob("layers/*/content")
+    with content.open("r+b") as file:
+        byte = file.read(1)[0]
+        file.seek(0)
+        file.write(bytes([byte ^ 1]))
+    assert run("inspect", image, "--content").code == 0  # nothing is hashed
+    done = run("inspect", image, "--content=hash", "--json")
+    (layer,) = done.json["layers"]
+    assert (done.code, layer["rottenChunks"]) == (3, 1)
+    assert layer["missingSize"] == layer["contentSize"] - layer["presentSize"] > 0
+    assert run("inspect", image, "--content").code == 3
+    assert run("inspect", image, "--content=other").code == 2
+
+
 def test_every_reason(run, tmp_path, lazy):
     other = layer_from_fixture("real-gnu")
     wrong = {TOC_KEY: other.annotations[TOC_KEY]}
