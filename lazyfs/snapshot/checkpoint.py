@@ -112,9 +112,8 @@ def checkpoint(sandbox: Sandbox, order: Order, tools: Tools, *, wait: float = 0.
         )
         objects = tools.objects(order.store, order.s3_endpoint)
         before = note_pointer(objects, order.pointer)
-        journal = sandbox.step(
+        planned = msgspec.structs.replace(
             journal.with_runtime(facts),
-            State.CHECKPOINTING,
             snapshot_id=order.snapshot_id or new_id(),
             store_url=order.store,
             s3_endpoint=order.s3_endpoint,
@@ -127,7 +126,8 @@ def checkpoint(sandbox: Sandbox, order: Order, tools: Tools, *, wait: float = 0.
             error=None,
             notes=journal.notes | {POINTER_BEFORE: None} | before,
         )
-        parts = gather_parts(sandbox, journal, images, facts, tools.mounts, order.extensions)
+        parts = gather_parts(sandbox, planned, images, facts, tools.mounts, order.extensions)
+        journal = sandbox.step(planned, State.CHECKPOINTING)
         draft = _save(sandbox, journal, runtime, plan, parts)
         return _go_on(sandbox, journal, draft, runtime, plan, tools)
 
