@@ -55,6 +55,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "pull": ("lazyfs.cli.pull:pull", "Fetch all of an image, verified, before it is needed."),
     "verify": ("lazyfs.cli.verify:verify", "Fetch all of an image and check every byte."),
     "convert": ("lazyfs.cli.convert:convert", "Make an image that can be mounted lazily."),
+    "optimize": ("lazyfs.cli.optimize:optimize", "Convert, with what a program reads put first."),
     "index": ("lazyfs.cli.index:index", "Make an ordinary image lazy, without changing it."),
     "cache": ("lazyfs.cli.cache:cache", "List, measure, check or remove what is kept here."),
     "profile": ("lazyfs.cli.profile:profile", "Show, export or import what is read first."),

@@ -1,0 +1,154 @@
+"""``lazyfs optimize``: convert an image so that what a program reads comes first."""
+
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lazyfs.cli.access import access_options
+from lazyfs.cli.conversion import Wanted, advice_of, conversion_options, convert_and_print
+from lazyfs.cli.options import default_runtime_dir, json_option, platform_option
+from lazyfs.cli.request import DRIVERS, MountRequest, process_start
+from lazyfs.errors import LazyfsError, MountFailed
+
+if TYPE_CHECKING:
+    from lazyfs.registry.source import AccessOptions
+
+WAIT_SECONDS = 30.0
+
+
+@click.command()
+@click.argument("source", metavar="SRC")
+@click.argument("destination", metavar="DST")
+@click.argument("words", metavar="[-- COMMAND...]", nargs=-1)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0.1, 3600),
+    default=30,
+    show_default=True,
+    metavar="SECONDS",
+    help="End the command then, and convert by what it has read: servers do not end by themselves.",
+)
+@click.option(
+    "--driver", type=click.Choice(DRIVERS), default="auto", show_default=True, hidden=True
+)
+@conversion_options
+@platform_option
+@access_options
+@json_option
+@click.pass_context
+def optimize(
+    ctx: click.Context,
+    source: str,
+    destination: str,
+    words: tuple[str, ...],
+    timeout: float,
+    driver: str,
+    wanted: Wanted,
+    platform: str | None,
+    access: "AccessOptions",
+    as_json: bool,
+) -> None:
+    """Make DST from SRC as `lazyfs convert` does, with what COMMAND reads of SRC put first.
+
+    Mounts SRC privately, runs COMMAND in it (what the image starts, if none is given), unmounts,
+    and converts.  A mount of DST fetches those files ahead.  Nothing else is left behind, whatever
+    happens.
+    """
+    from lazyfs.cli.conversion import writer_options
+
+    writer_options(wanted)  # what does not go together is said before anything is fetched
+    # Leave by way of every finally.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    folder = Path(tempfile.mkdtemp(prefix="lazyfs-optimize-"))
+    try:
+        request = MountRequest(
+            image=source,
+            directory=str(folder / "rootfs"),
+            foreground=False,
+            cache_dir=folder / "cache",
+            platform=platform,
+            access=access,
+            words=(),
+            driver=driver,
+            prefetch="none",
+            cache_size="90%",
+            background_limit="0",
+            begun=process_start(),
+            stats=False,
+            verbosity=ctx.obj["verbosity"],
+            log_json=ctx.obj["log_json"],
+        )
+        (folder / "rootfs").mkdir()
+        with _mounted(request) as config:
+            _watch(folder / "rootfs", config(), words, timeout)
+        convert_and_print(
+            source,
+            destination,
+            wanted,
+            access,
+            platform,
+            as_json=as_json,
+            advise=advice_of(folder / "cache"),
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _watch(root: Path, config: Mapping[str, Any], words: tuple[str, ...], seconds: float) -> None:
+    from lazyfs.service.workload import build_command, find_programs, run_for, words_of
+
+    chosen = words_of(config, words)
+    line = build_command(root, config, chosen, programs=find_programs())
+    if not run_for(line, seconds):
+        click.echo(f"lazyfs: {chosen[0]}: ended after {seconds:g} s", err=True)
+
+
+@contextmanager
+def _mounted(request: MountRequest) -> Iterator[Callable[[], Mapping[str, Any]]]:
+    """Mount, and unmount in every case; yields what returns the image's config."""
+    from lazyfs.cli.mounting import make_mount
+    from lazyfs.mount.point import real_path, state_of, unmount
+    from lazyfs.service.record import find_record, remove_stale, wait_server_end
+
+    runtime_dir = default_runtime_dir()
+    mountpoint = real_path(request.directory)
+
+    def config() -> Mapping[str, Any]:
+        from lazyfs.digest import parse_digest
+        from lazyfs.oci.config import decode_config
+        from lazyfs.store.blobs import load_blob
+        from lazyfs.store.images import load_record
+        from lazyfs.store.paths import Store
+
+        store = Store(request.cache_dir)
+        record = find_record(runtime_dir, mountpoint)
+        digest = None if record is None else parse_digest(record.manifest_digest)
+        image = None if digest is None else load_record(store.image_path(digest))
+        data = None if image is None else load_blob(store, parse_digest(image.config_digest))
+        return {} if data is None else decode_config(data).raw
+
+    try:
+        make_mount(request, lambda _: None)
+        yield config
+    finally:
+        _, entry = state_of(mountpoint)
+        if entry is not None:
+            record = find_record(runtime_dir, mountpoint)
+            try:
+                unmount(mountpoint)
+            except LazyfsError:
+                unmount(mountpoint, lazy=True)
+            if record is not None and not wait_server_end(record, WAIT_SECONDS):
+                state, _ = state_of(mountpoint)
+                raise MountFailed(
+                    f"{mountpoint}: got a server, {record.pid}, that goes on after"
+                    f" {WAIT_SECONDS:g} s (mount {state.name.lower()}), expected its end"
+                )
+            remove_stale(runtime_dir, mountpoint)
