@@ -1,19 +1,34 @@
 """Converting to zstd:chunked, keeping diffIDs, and what else a target decides."""
 
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trio
 
-from lazyfs.digest import Digest, DigestMismatch, digest_of
-from lazyfs.errors import UsageError
+from lazyfs.digest import Digest, DigestMismatch, digest_of, parse_digest
+from lazyfs.errors import FormatError, UsageError
 from lazyfs.formats.claims import claims_of
 from lazyfs.formats.layers import Format, LayerToc, find_layer_toc, read_layer_toc
 from lazyfs.formats.verbatim import CannotKeep
 from lazyfs.formats.writer import Target, WriterOptions
 from lazyfs.image.convert import Conversion, ConvertOptions, convert_image
+from lazyfs.image.convert_index import ConvertedIndex, convert_index
+from lazyfs.image.profiled import NoProfile
+from lazyfs.image.toc_image import LAYER_DIGEST_KEY
 from lazyfs.oci.platforms import parse_platform
 from lazyfs.registry.layout import ImageLayout
 from tests.support.images import (
+    OCI_CONFIG,
+    OCI_INDEX,
+    OCI_MANIFEST,
     OCI_ZSTD,
     directory,
     estargz_layer,
@@ -22,7 +37,9 @@ from tests.support.images import (
     layer_from_fixture,
     make_layout,
     plain_layer,
+    put_blob,
     read_blob,
+    tagged,
     tar_bytes,
 )
 
@@ -151,3 +168,187 @@ async def test_a_layer_that_lies_about_its_diff_id_is_refused(tmp_path: Path):
     make_layout(tmp_path / "source", [lying])
     with pytest.raises(DigestMismatch, match="expected diffID"):
         await convert(tmp_path)
+
+
+# Tables of contents elsewhere
+
+
+async def test_tocs_go_into_an_image_beside(tmp_path: Path):
+    make_layout(tmp_path / "source", [plain_layer(TAR), plain_layer(TWICE)])
+    await convert(tmp_path, writer=WriterOptions(is_toc_external=True))
+    made = ImageLayout(str(tmp_path / "made"))
+    image = await manifest_of(made, "latest")
+    tocs = await manifest_of(made, "latest-esgztoc")
+    assert [each["annotations"][LAYER_DIGEST_KEY] for each in tocs["layers"]] == [
+        each["digest"] for each in image["layers"]
+    ]
+    for layer, toc in zip(image["layers"], tocs["layers"], strict=True):
+        blob = read_blob(tmp_path / "made", layer["digest"])
+        assert blob.endswith(b"STARGZEXTERNALTOC" + bytes.fromhex("010000ffff") + bytes(8))
+        claims = claims_of(layer["annotations"])
+        place = find_layer_toc(blob[-4096:], len(blob), claims)
+        assert place.format is Format.EXTERNAL_TOC
+        member = read_blob(tmp_path / "made", toc["digest"])
+        assert read_layer_toc(member, place, claims).toc.entries
+        with tarfile.open(fileobj=io.BytesIO(gzip.decompress(blob))) as archive:
+            assert "stargz.index.json" not in archive.getnames()
+
+
+async def test_estargz_keeps_its_diff_id_with_the_toc_elsewhere(tmp_path: Path):
+    make_layout(tmp_path / "source", [plain_layer(TAR)])
+    writer = WriterOptions(chunk_size=4096, is_toc_external=True)
+    conversion = await convert(tmp_path, writer=writer, keeps_diff_ids=True)
+    (layer,) = conversion.layers
+    assert layer.diff_id == digest_of(TAR)
+    blob = read_blob(tmp_path / "made", layer.result.digest)
+    assert gzip.decompress(blob) == TAR
+
+
+async def read(folder: Path) -> subprocess.CompletedProcess[bytes]:
+    return await trio.run_process(
+        [sys.executable, "-m", "lazyfs", "cat", f"oci:{folder}/made:latest", "/d/b"],
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+        env={**os.environ, "LAZYFS_CACHE_DIR": str(folder / "cache")},
+    )
+
+
+async def test_the_reader_finds_it(tmp_path: Path):
+    make_layout(tmp_path / "source", [plain_layer(TAR)])
+    await convert(tmp_path, writer=WriterOptions(is_toc_external=True), keeps_diff_ids=True)
+    with trio.fail_after(60):
+        done = await read(tmp_path)
+    assert (done.returncode, done.stdout) == (0, b"2"), done.stderr
+
+
+# Whole indexes
+
+
+async def manifest_of(layout: ImageLayout, name: str | Digest) -> dict:
+    return json.loads((await layout.fetch_manifest(name)).data)
+
+
+async def convert_all(folder: Path, name: str = "made", **changes: object) -> ConvertedIndex:
+    options: dict = {"platform": parse_platform(host_platform()), "writer": ZSTD, **changes}
+    return await convert_index(
+        ImageLayout(str(folder / "source")),
+        "latest",
+        ImageLayout(str(folder / name), create=True),
+        "latest",
+        ConvertOptions(**options),
+    )
+
+
+def make_index(folder: Path) -> None:
+    make_layout(
+        folder / "source",
+        [plain_layer(TAR)],
+        platform="linux/s390x",
+        others={"linux/arm64/v8": [plain_layer(TWICE)]},
+    )
+
+
+def attest(folder: Path) -> dict:
+    """Add an attestation to the index, as BuildKit does; return its descriptor."""
+    config = put_blob(folder / "source", b"{}")
+    statement = put_blob(folder / "source", b"signed")
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": {"mediaType": OCI_CONFIG, "digest": str(config), "size": 2},
+            "layers": [
+                {"mediaType": "application/vnd.in-toto+json", "digest": str(statement), "size": 6}
+            ],
+        }
+    ).encode()
+    descriptor = {
+        "mediaType": OCI_MANIFEST,
+        "digest": str(put_blob(folder / "source", manifest)),
+        "size": len(manifest),
+        "annotations": {"vnd.docker.reference.type": "attestation-manifest"},
+        "platform": {"os": "unknown", "architecture": "unknown"},
+    }
+    change_index(folder, lambda index: index["manifests"].append(descriptor))
+    return descriptor
+
+
+def change_index(folder: Path, change: Callable[[dict], object]) -> None:
+    """Replace the index that is tagged by a changed one."""
+    index = json.loads(read_blob(folder / "source", tagged(folder / "source")["digest"]))
+    change(index)
+    data = json.dumps(index).encode()
+    digest = put_blob(folder / "source", data)
+    path = folder / "source" / "index.json"
+    listed = json.loads(path.read_text())
+    listed["manifests"][0] |= {"digest": str(digest), "size": len(data)}
+    path.write_text(json.dumps(listed))
+
+
+async def test_all_platforms_are_converted_and_the_rest_is_kept(tmp_path: Path):
+    make_index(tmp_path)
+    attestation = attest(tmp_path)
+    converted = await convert_all(tmp_path)
+    assert {str(each.platform) for each in converted.images} == {"linux/s390x", "linux/arm64"}
+    made = ImageLayout(str(tmp_path / "made"))
+    index = await manifest_of(made, "latest")
+    assert index["mediaType"].endswith("index.v1+json")
+    *images, kept = index["manifests"]
+    assert kept == attestation
+    assert [each["platform"]["architecture"] for each in images] == ["s390x", "arm64"]
+    for each, image in zip(images, converted.images, strict=True):
+        assert each["digest"] == str(image.manifest_digest)
+        manifest = await manifest_of(made, image.manifest_digest)
+        assert manifest["layers"][0]["mediaType"] == OCI_ZSTD
+    copied = await manifest_of(made, parse_digest(kept["digest"]))
+    assert read_blob(tmp_path / "made", copied["layers"][0]["digest"]) == b"signed"
+    assert (await convert_all(tmp_path, "again")).manifest_digest == converted.manifest_digest
+
+
+async def test_tocs_of_all_platforms_are_in_one_image(tmp_path: Path):
+    make_index(tmp_path)
+    converted = await convert_all(tmp_path, writer=WriterOptions(is_toc_external=True))
+    tocs = await manifest_of(ImageLayout(str(tmp_path / "made")), "latest-esgztoc")
+    assert {each["annotations"][LAYER_DIGEST_KEY] for each in tocs["layers"]} == {
+        str(image.layers[0].result.digest) for image in converted.images
+    }
+
+
+async def test_a_single_image_is_converted_as_one(tmp_path: Path):
+    make_layout(tmp_path / "source", [plain_layer(TAR)])
+    converted = await convert_all(tmp_path)
+    assert converted.manifest_digest == (await convert(tmp_path, "one")).manifest_digest
+    assert len(converted.images) == 1
+
+
+async def test_an_index_in_an_index_is_refused_by_name(tmp_path: Path):
+    make_index(tmp_path)
+    inner = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).encode()
+    digest = put_blob(tmp_path / "source", inner)
+    added = {"mediaType": OCI_INDEX, "digest": str(digest), "size": len(inner)}
+    change_index(tmp_path, lambda index: index["manifests"].append(added))
+    with pytest.raises(FormatError, match=f"another index in it, {digest}"):
+        await convert_all(tmp_path)
+    assert "latest" not in (tmp_path / "made" / "index.json").read_text()
+
+
+async def test_a_profile_of_one_platform_is_enough_and_of_none_is_not(tmp_path: Path):
+    make_index(tmp_path)
+    index = json.loads(read_blob(tmp_path / "source", tagged(tmp_path / "source")["digest"]))
+    known = index["manifests"][0]["digest"]
+
+    def advise(digest: Digest) -> tuple[str, ...]:
+        if str(digest) != known:
+            raise NoProfile("none")
+        return ("/d/b",)
+
+    converted = await convert_all(tmp_path, advise=advise)
+    blob = read_blob(tmp_path / "made", converted.images[0].layers[0].result.digest)
+    claims = claims_of(converted.images[0].layers[0].result.annotations)
+    place = find_layer_toc(blob[-4096:], len(blob), claims)
+    entries = read_layer_toc(blob[place.start : place.end], place, claims).toc.entries
+    assert [entry.path for entry in entries][:3] == [b"d", b"d/b", b".prefetch.landmark"]
+    known = "none"
+    with pytest.raises(NoProfile):
+        await convert_all(tmp_path, "other", advise=advise)
