@@ -275,7 +275,6 @@ def clone(
     order = Order(
         Wanted(name.name, runtime_path=program),
         stem,
-        name.store,
         s3_endpoint=s3_endpoint,
         cache_dir=str(cache_dir),
     )

@@ -146,7 +146,6 @@ def restore(
     order = Order(
         wanted,
         sandbox_id,
-        name.store,
         s3_endpoint=s3_endpoint,
         check_drift=check_drift,
         allow_partial=allow_partial_base,

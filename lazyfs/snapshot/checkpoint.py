@@ -115,7 +115,7 @@ def checkpoint(sandbox: Sandbox, order: Order, tools: Tools, *, wait: float = 0.
         planned = msgspec.structs.replace(
             journal.with_runtime(facts),
             snapshot_id=order.snapshot_id or new_id(),
-            store_url=order.store,
+            store_url=objects.url,  # absolute: who goes on may be elsewhere
             s3_endpoint=order.s3_endpoint,
             pointer=order.pointer,
             role=order.role,
@@ -164,7 +164,7 @@ def resume(sandbox: Sandbox, tools: Tools, *, store: str | None = None) -> Made 
         objects = tools.objects(store, journal.s3_endpoint)
         notes = journal.notes | {POINTER_BEFORE: None} | note_pointer(objects, journal.pointer)
         journal = sandbox.save(
-            msgspec.structs.replace(journal, store_url=store, notes=notes),
+            msgspec.structs.replace(journal, store_url=objects.url, notes=notes),
         )
     return _go_on(sandbox, journal, draft, runtime, plan, tools)
 

@@ -118,7 +118,7 @@ def build(order: Order, tools: Tools) -> Made:
     before = newest(Snapshots(objects), name)
     status = Status(
         name=name,
-        store=order.store,
+        store=objects.url,
         state=State.PENDING,
         template_digest=order.template.digest,
         attempts=0,

@@ -6,7 +6,7 @@ A tag is never resolved.  Nothing is downloaded before the gates; whatever fails
 is called leaves nothing, and what fails after it is ended and removed, too.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,6 +31,7 @@ from lazyfs.snapshot.journal import Journal, JournalContainer, State
 from lazyfs.snapshot.local import local_errors
 from lazyfs.snapshot.manifest import Image, Parent
 from lazyfs.snapshot.objects import ObjectStore
+from lazyfs.snapshot.pinning import pin_images
 from lazyfs.snapshot.record import (
     RECORD_VERSION,
     BaseRecord,
@@ -75,7 +76,6 @@ class Order:
 
     wanted: Wanted
     sandbox_id: str
-    store: str
     s3_endpoint: str | None = None
     check_drift: bool = False
     allow_partial: bool = False
@@ -178,7 +178,7 @@ def _restore(
 ) -> tuple[Image, ...]:
     """Do it, in a sandbox whose lock is held; return its images."""
     sandbox.clear("checkpoints", sandbox.draft_path.name, *RESTORED)
-    journal = _begin(sandbox, order, found)
+    journal = _begin(sandbox, order, found, tools.snapshots.objects.url)
     plan = sandbox.plan(journal)
     files = sandbox.restore_dir(found.loaded.id)
     bases = _bring(sandbox, order, found, tools, files)
@@ -206,11 +206,11 @@ def _restore(
     return images
 
 
-def _begin(sandbox: Sandbox, order: Order, found: Review) -> Journal:
+def _begin(sandbox: Sandbox, order: Order, found: Review, store: str) -> Journal:
     manifest = found.manifest
     runtime = manifest.runtime
     is_known = bool(found.loaded.digest)  # a manifest that was made up is nobody's parent
-    parent = Parent(id=found.loaded.id, manifest_digest=found.loaded.digest, location=order.store)
+    parent = Parent(id=found.loaded.id, manifest_digest=found.loaded.digest, location=store)
     template = manifest.snapshot.template
     if isinstance(template, UnsetType) or order.wanted.template is not None:
         name, digest = found.template.name, found.template.digest
@@ -231,7 +231,7 @@ def _begin(sandbox: Sandbox, order: Order, found: Review) -> Journal:
         generation=manifest.snapshot.generation + 1 if is_known else 1,
         parent=parent if is_known else None,
         snapshot_id=found.loaded.id,
-        store_url=order.store,
+        store_url=store,
         s3_endpoint=order.s3_endpoint,
     )
     return sandbox.save(journal.with_runtime(found.facts))
@@ -270,7 +270,9 @@ def link_files(source: Path, target: Path) -> None:
 
 def _mount(sandbox: Sandbox, order: Order, found: Review, tools: Tools) -> dict[str, Base]:
     """Mount the recorded images, by digest, and compare what the mounts say they are."""
+    _pin(sandbox, order, [image.manifest_digest for image in found.manifest.images], tools)
     bases = _obtain(sandbox, order, found, tools)
+    _pin(sandbox, order, [base.image.manifest_digest for base in bases.values()], tools)
     profiles = unpack_profiles(found.manifest.extensions or {})
     for digest in sorted({base.image.manifest_digest for base in bases.values()}):
         if digest in profiles:
@@ -283,6 +285,10 @@ def _mount(sandbox: Sandbox, order: Order, found: Review, tools: Tools) -> dict[
     for each in mounting:
         each.result()  # all have ended by now
     return bases
+
+
+def _pin(sandbox: Sandbox, order: Order, manifests: Sequence[str], tools: Tools) -> None:
+    pin_images(sandbox.folder, order.cache_dir, manifests, tools.say)
 
 
 def _mount_one(sandbox: Sandbox, base: Base, tools: Tools) -> None:

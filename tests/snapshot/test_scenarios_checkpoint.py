@@ -535,3 +535,23 @@ def test_what_no_manifest_could_say_is_found_before_the_sandbox_ends(tmp_path: P
         here.checkpoint()
     assert here.state() is State.RUNNING
     assert list(here.snapshots.ids()) == []
+
+
+def test_a_store_named_from_a_folder_is_found_from_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = machine(tmp_path)
+    here.run()
+    monkeypatch.chdir(tmp_path)
+
+    class Killed(DirectoryStore):
+        def put_if_absent(self, key: str, data: bytes) -> bool:
+            raise Crash(key)
+
+    here.objects = Killed(Path("store").absolute())
+    with pytest.raises(Crash):
+        here.checkpoint(store="store")
+    here.objects = None
+    monkeypatch.chdir("/")
+    assert here.resume() is not None
+    assert len(here.snapshots.ids()) == 1

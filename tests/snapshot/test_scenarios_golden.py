@@ -160,7 +160,7 @@ def test_many_sandboxes_from_one_golden(tmp_path: Path) -> None:
     there = neighbour(here)
     names = [f"n-{number}" for number in range(20)]
     started: list[str] = []
-    order = RestoreOrder(Wanted("@golden-counter"), "n", here.store)
+    order = RestoreOrder(Wanted("@golden-counter"), "n")
     failed = clone(
         order, names, there.restore_tools(), lambda each: started.append(each.sandbox.id)
     )
@@ -176,13 +176,13 @@ def test_clones_that_cannot_be_had_leave_nothing(tmp_path: Path) -> None:
     here = machine(tmp_path)
     Builder(here).build()
     there = neighbour(here, runtimes=(FakeRuntime(fail={"restore": None}),))
-    order = RestoreOrder(Wanted("@golden-counter"), "n", here.store)
+    order = RestoreOrder(Wanted("@golden-counter"), "n")
     failed = clone(order, ["n-1", "n-2", "n-3"], there.restore_tools(), lambda each: None)
     assert len(failed) == 1
     there.check_gone(failed[0][0])
     with pytest.raises(ManifestMissing):
         clone(
-            RestoreOrder(Wanted("@golden-other"), "n", here.store),
+            RestoreOrder(Wanted("@golden-other"), "n"),
             ["m-1"],
             there.restore_tools(),
             lambda each: None,

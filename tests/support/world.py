@@ -109,7 +109,7 @@ class Machine:
     def restore(self, name: str, sandbox_id: str = "r1", **fields: Any) -> Restored:
         """Restore; fields of ``Wanted`` and of ``Order`` alike."""
         own = {key: fields.pop(key) for key in list(fields) if key in Wanted.__slots__}
-        order = restores.Order(Wanted(name, **own), sandbox_id, self.store, **fields)
+        order = restores.Order(Wanted(name, **own), sandbox_id, **fields)
         return restores.restore(order, self.restore_tools())
 
     # What tests ask

@@ -208,7 +208,7 @@ def compare_sizes(folder: Path, program: Path, size: int, runs: int) -> None:
         snapshots = Snapshots(checkpoint.open_store(str(side.store), None))
         snapshots.download(snapshots.load(snapshot_id), files)
         os.sync()  # what was written is not the next one's to pay for
-        order = restore.Order(Wanted(snapshot_id), "h", str(side.store), files=files)
+        order = restore.Order(Wanted(snapshot_id), "h", files=files)
         seconds = restored(side, order)
         note(lazy, "restore, files here", seconds)
         os.sync()
