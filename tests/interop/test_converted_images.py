@@ -1,6 +1,10 @@
-"""Converted images in the hands of other tools: skopeo checks them, umoci unpacks them."""
+"""Converted images in the hands of other tools: skopeo checks them, umoci unpacks them.
+
+A newer skopeo also pulls parts of zstd:chunked, as podman does: both are containers/storage.
+"""
 
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -10,10 +14,22 @@ from pathlib import Path
 
 import pytest
 
+from lazyfs.formats.writer import Target, WriterOptions
 from lazyfs.image.convert import ConvertOptions, convert_image
+from lazyfs.mount.point import load_mountinfo
 from lazyfs.oci.platforms import parse_platform
 from lazyfs.registry.layout import ImageLayout
-from tests.support.images import host_platform, make_layout, plain_layer, source_tar
+from tests.interop.test_producers import newer
+from tests.support.images import (
+    file,
+    host_platform,
+    make_layout,
+    plain_layer,
+    source_tar,
+    tar_bytes,
+)
+from tests.support.mounting import force_unmount
+from tests.support.registry import FakeRegistry
 
 pytestmark = [pytest.mark.interop, pytest.mark.anyio]
 
@@ -32,8 +48,10 @@ async def convert(path: Path, **options: object) -> None:
     )
 
 
-def run(*words: str | Path) -> None:
-    subprocess.run(words, check=True, capture_output=True, timeout=120)
+def run(*words: str | Path, **options: object) -> bytes:
+    done = subprocess.run(words, capture_output=True, timeout=120, check=False, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def listing(root: Path, started_ns: int) -> dict[bytes, tuple]:
@@ -71,32 +89,54 @@ def listing(root: Path, started_ns: int) -> dict[bytes, tuple]:
     return found
 
 
+TARGETS = {
+    "estargz": {},
+    "external": {"writer": WriterOptions(is_toc_external=True)},
+    "zstd-chunked": {"writer": WriterOptions(target=Target.ZSTD_CHUNKED)},
+}
+
+
 @needs("umoci")
+@needs("skopeo")
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="unpacking devices and owners needs root")
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("names", [["edge"], ["real-pax", "edge-nodup"], ["empty", "big"]])
-async def test_umoci_unpacks_the_same_tree(tmp_path: Path, names: list[str]):
+async def test_umoci_unpacks_the_same_tree(tmp_path: Path, names: list[str], target: str):
     make_layout(tmp_path / "source", [plain_layer(source_tar(name)) for name in names])
-    await convert(tmp_path)
+    await convert(tmp_path, **TARGETS[target])
+    if target == "zstd-chunked":  # umoci 0.4 does not know zstd, skopeo does
+        (tmp_path / "made").rename(tmp_path / "zstd")
+        copy = ("skopeo", "copy", "--dest-compress", "--dest-compress-format", "gzip")
+        run(*copy, f"oci:{tmp_path}/zstd:latest", f"oci:{tmp_path}/made:latest")
     trees = []
     started_ns = time.time_ns() - 10**9  # file systems have a coarser clock
     for image in ("source", "made"):
         run("umoci", "unpack", "--image", f"{tmp_path / image}:latest", tmp_path / f"{image}.d")
         trees.append(listing(tmp_path / f"{image}.d" / "rootfs", started_ns))
     source, made = trees
-    for landmark in (b".no.prefetch.landmark", b"stargz.index.json"):
-        assert made.pop(landmark)
+    own = {
+        "estargz": (b".no.prefetch.landmark", b"stargz.index.json"),
+        "external": (b".no.prefetch.landmark",),
+        "zstd-chunked": (),
+    }
+    for name in own[target]:
+        assert made.pop(name)
     assert made == source
     assert len(source) > 3
 
 
 @needs("skopeo")
-async def test_skopeo_accepts_every_digest(tmp_path: Path):
+@pytest.mark.parametrize("target", TARGETS)
+async def test_skopeo_accepts_every_digest(tmp_path: Path, target: str):
     make_layout(tmp_path / "source", [plain_layer(source_tar(name)) for name in ("edge", "big")])
-    await convert(tmp_path)
-    # Into an archive of uncompressed layers: blobs and diffIDs are checked on the way.
-    run("skopeo", "copy", f"oci:{tmp_path}/made:latest", f"docker-archive:{tmp_path}/made.tar:a:b")
-    run("skopeo", "copy", f"docker-archive:{tmp_path}/made.tar", f"oci:{tmp_path}/back:latest")
+    await convert(tmp_path, **TARGETS[target])
+    # Uncompressed on the way, so that each layer is named by what it decompresses to.
+    made = f"oci:{tmp_path}/made:latest"
+    run("skopeo", "copy", "--dest-decompress", made, f"dir:{tmp_path}/plain")
+    layers = json.loads((tmp_path / "plain" / "manifest.json").read_text())["layers"]
+    config = json.loads(run("skopeo", "inspect", "--config", made))
+    assert [layer["digest"] for layer in layers] == config["rootfs"]["diff_ids"]
 
 
 @needs("skopeo")
@@ -114,3 +154,50 @@ async def test_what_skopeo_compresses_converts(tmp_path: Path):
         for made in ("by-zstd", "made")
     ]
     assert blobs[0] & blobs[1], "the layer is the same, however it was compressed"
+
+
+STORAGE = """[storage]
+driver = "overlay"
+graphroot = "{folder}/graph"
+runroot = "{folder}/run"
+[storage.options]
+pull_options = {{enable_partial_images = "true", use_hard_links = "false", ostree_repos = ""}}
+"""
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="containers/storage's overlay needs root")
+async def test_containers_storage_pulls_parts_of_zstd_chunked(tmp_path: Path):
+    """Two images with a layer in common but for one file: only that file travels."""
+    skopeo = newer("skopeo")
+    data = os.urandom(400_000)
+    kept = file("kept", data)
+    for tag, text in (("one", b"1" * 5000), ("two", b"2" * 5000)):
+        make_layout(tmp_path / tag / "source", [plain_layer(tar_bytes([kept, file("new", text)]))])
+        await convert(tmp_path / tag, **TARGETS["zstd-chunked"])
+    policy, storage = tmp_path / "policy.json", tmp_path / "storage.conf"
+    policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+    storage.write_text(STORAGE.format(folder=tmp_path / "storage"))
+    environment = {**os.environ, "CONTAINERS_STORAGE_CONF": str(storage)}
+    sent = []
+    try:
+        for tag in ("one", "two"):
+            with FakeRegistry(tmp_path / tag / "made") as registry:
+                run(
+                    *(*skopeo, "--policy", policy, "copy", "--src-tls-verify=false"),
+                    f"docker://{registry.host}/demo:latest",
+                    f"containers-storage:example.com/demo:{tag}",
+                    env=environment,
+                )
+                assert any(each.range for each in registry.requests), "pulled in parts"
+                sent.append(registry.statistics()["bytes"])
+        found = {
+            path.name: path.read_bytes()
+            for path in (tmp_path / "storage" / "graph").glob("overlay/*/diff/*")
+        }
+        assert found["kept"] == data
+        assert sent[1] < 100_000 < sent[0]
+    finally:
+        for entry in reversed(load_mountinfo()):
+            if entry.mountpoint.startswith(os.fsencode(tmp_path)):
+                force_unmount(os.fsdecode(entry.mountpoint))
