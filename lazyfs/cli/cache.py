@@ -1,6 +1,7 @@
 """``lazyfs cache``: what is kept on this machine, how much room it takes, and getting rid of it."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +101,7 @@ def _image(usage: "ImageUsage", names: dict[str, list[str]]) -> dict[str, Any]:
         "layers": [each.toc_digest for each in record.layers],
         "lastUsed": _time(usage.last_used),
         "inUse": usage.is_in_use,
+        "pinnedBy": list(usage.pinned_by),
     }
 
 
@@ -111,6 +113,7 @@ def _layer(usage: "LayerUsage", held: "Holdings") -> dict[str, Any]:
         "allocatedSize": usage.allocated_size,
         "lastUsed": _time(usage.last_used),
         "inUse": usage.is_in_use,
+        "pinnedBy": list(usage.pinned_by),
     }
 
 
@@ -151,6 +154,7 @@ def _lines(held: "Holdings", names: dict[str, list[str]]) -> list[str]:
         lines.append(
             f"{name}  {image.record.platform}  {len(layers)} layers  {size_text(size):>10}  "
             f"{_time(image.last_used)}  {'in use  ' if image.is_in_use else ''}"
+            f"{_pins(image.pinned_by)}"
             f"{', '.join(names.get(name, []))}"
         )
     orphans = held.orphans()
@@ -171,7 +175,8 @@ def _measured_lines(document: dict[str, Any]) -> list[str]:
         lines.append(
             f"image {image['manifestDigest'][:SHOWN_DIGEST]}  {size_text(total):>10}, "
             f"{size_text(image['sharedSize'])} of it shared  {image['lastUsed']}  "
-            f"{'in use  ' if image['inUse'] else ''}{', '.join(image['names'])}"
+            f"{'in use  ' if image['inUse'] else ''}{_pins(image['pinnedBy'])}"
+            f"{', '.join(image['names'])}"
         )
     for layer in document["layers"]:
         users = ", ".join(name[:SHOWN_DIGEST] for name in layer["images"]) or "no image"
@@ -182,9 +187,13 @@ def _measured_lines(document: dict[str, Any]) -> list[str]:
         )
     lines.append(
         f"{size_text(document['allocatedSize'])} on the disk, {size_text(document['otherSize'])} "
-        f"of it documents, profiles and names; the budget is {size_text(document['budget'])}"
+        f"of it documents and the like; the budget is {size_text(document['budget'])}"
     )
     return [line.rstrip() for line in lines]
+
+
+def _pins(sandbox_ids: Sequence[str]) -> str:
+    return f"needed by {', '.join(sandbox_ids)}  " if sandbox_ids else ""
 
 
 def _time(seconds: float) -> str:

@@ -13,6 +13,7 @@ from lazyfs.errors import NotFound, UsageError
 if TYPE_CHECKING:
     from lazyfs.store.budget import Budget
     from lazyfs.store.paths import Store
+    from lazyfs.store.removal import Pinned
     from lazyfs.store.usage import Holdings
 
 
@@ -24,11 +25,15 @@ class NotKept(NotFound):
 
 @dataclass
 class Removal:
-    """What was removed, and what was not because it is in use; sizes in bytes on the disk."""
+    """What was removed, and what was not because it is in use; sizes in bytes on the disk.
+
+    ``pinned``: why what sandboxes need stays, by digest.
+    """
 
     images: list[str] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
     in_use: list[str] = field(default_factory=list)
+    pinned: dict[str, "Pinned"] = field(default_factory=dict)
     freed_size: int = 0
 
 
@@ -42,7 +47,7 @@ def remove(targets: tuple[str, ...], all_of_it: bool, cache_dir: Path, as_json: 
 
     IMAGE is a reference that was mounted here, or the digest of a manifest, of an index or of a
     layer's table of contents, or its first 6 or more hexadecimal digits.  Nothing is asked of a
-    registry.  What is mounted stays.
+    registry.  What is mounted stays, and so does what a sandbox needs, until that is deleted.
     """
     if not targets and not all_of_it:
         raise UsageError("cache rm: got nothing to remove, expected IMAGE or --all")
@@ -62,6 +67,8 @@ def remove(targets: tuple[str, ...], all_of_it: bool, cache_dir: Path, as_json: 
     elif targets:
         raise NotKept(f"cache {cache_dir}: got nothing, expected {targets[0]}")
     _report(removal, as_json)
+    if targets and removal.pinned:
+        raise next(iter(removal.pinned.values()))
     if targets and removal.in_use:
         _complain_of(removal.in_use)
 
@@ -77,7 +84,8 @@ def prune(cache_size: "Budget", unused: bool, cache_dir: Path, as_json: bool) ->
     """Give back contents, least recently used first, until the cache is within its budget.
 
     Images stay as quick to mount as before; their contents are fetched again when they are read.
-    Where that is not enough, images go that were not used for an hour.  What is mounted stays.
+    Where that is not enough, images go that were not used for an hour.  What is mounted stays,
+    and so does what a sandbox needs.
     """
     from lazyfs.cli.quantities import size_text
     from lazyfs.store.evict import evict, remove_unused
@@ -126,16 +134,22 @@ def find(store: "Store", held: "Holdings", text: str) -> list[str]:
 
 def _remove(store: "Store", held: "Holdings", names: list[str], removal: Removal) -> None:
     from lazyfs.digest import parse_digest
-    from lazyfs.store.removal import remove_image
+    from lazyfs.store.removal import Pinned, pinned, remove_image
 
     layers: dict[str, None] = {}  # in order, once each
     for name in names:
         if name in held.layers:
             layers[name] = None
+        elif name in held.images and held.images[name].pinned_by:
+            removal.pinned[name] = pinned(f"image {name}", held.images[name].pinned_by)
         elif name in held.images and held.images[name].is_in_use:
             removal.in_use.append(name)
         else:
-            removal.freed_size += remove_image(store, parse_digest(name))
+            try:
+                removal.freed_size += remove_image(store, parse_digest(name))
+            except Pinned as error:
+                removal.pinned[name] = error
+                continue
             removal.images.append(name)
             if name in held.images:
                 record = held.images.pop(name).record
@@ -147,10 +161,13 @@ def _remove(store: "Store", held: "Holdings", names: list[str], removal: Removal
 
 def _remove_layer(store: "Store", name: str, removal: Removal) -> None:
     from lazyfs.digest import parse_digest
-    from lazyfs.store.removal import LayerInUse, remove_layer
+    from lazyfs.store.removal import LayerInUse, Pinned, remove_layer
 
     try:
         removal.freed_size += remove_layer(store, parse_digest(name))
+    except Pinned as error:
+        removal.pinned[name] = error
+        return
     except LayerInUse:
         removal.in_use.append(name)
         return
@@ -182,6 +199,7 @@ def _report(removal: Removal, as_json: bool) -> None:
             "images": removal.images,
             "layers": removal.layers,
             "inUse": removal.in_use,
+            "pinned": list(removal.pinned),
             "freedSize": removal.freed_size,
         }
         click.echo(json.dumps(document, indent=2))
@@ -191,6 +209,8 @@ def _report(removal: Removal, as_json: bool) -> None:
     click.echo(f"lazyfs: {size_text(removal.freed_size)} given back", err=True)
     for name in removal.in_use:
         click.echo(f"lazyfs: {name} is in use and stays", err=True)
+    for error in removal.pinned.values():
+        click.echo(f"lazyfs: {error.message}; it stays", err=True)
 
 
 def _complain_of(names: list[str]) -> None:

@@ -28,6 +28,7 @@ from lazyfs.snapshot.journal import Journal, JournalContainer, State
 from lazyfs.snapshot.local import local_errors
 from lazyfs.snapshot.logs import last_lines
 from lazyfs.snapshot.manifest import Image
+from lazyfs.snapshot.pinning import pin_images
 from lazyfs.snapshot.record import (
     RECORD_VERSION,
     BaseRecord,
@@ -189,6 +190,8 @@ class _Attempt:
             tools.say(locked_line(base.image))
             if base.note is not None:
                 tools.say(base.note)
+        digests = [base.image.manifest_digest for base in bases.values()]
+        pin_images(sandbox.folder, order.cache_dir, digests, tools.say)
         record = self._mount(bases)
         configs = {name: base.config for name, base in bases.items()}
         specs = build_specs(

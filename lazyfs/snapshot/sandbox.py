@@ -39,6 +39,7 @@ from lazyfs.snapshot.journal import (
     decode_journal,
     encode_journal,
 )
+from lazyfs.snapshot.pinning import unpin_images
 from lazyfs.snapshot.runtime import ContainerPlan, SandboxPlan
 from lazyfs.store.paths import NO_SPACE
 
@@ -260,7 +261,14 @@ class Sandbox:
                 raise _broken(path, exc) from exc
 
     def remove(self) -> None:
-        """Remove all of the sandbox, the journal last: until then it can be done again."""
+        """Remove all of the sandbox, the journal last: until then it can be done again.
+
+        What it needs of the cache is let go of.
+        """
+        try:
+            journal = self.journal()
+        except SandboxBroken:
+            journal = None
         last = [self.journal_path.name, self.lock_path.name]
         names = [each.name for each in self.folder.iterdir()]
         self.clear(*(name for name in names if name not in last))
@@ -269,6 +277,7 @@ class Sandbox:
             self.folder.rmdir()
         except OSError as exc:
             raise _broken(self.folder, exc) from exc
+        unpin_images(self.folder, "" if journal is None else journal.cache_dir)
 
 
 class Sandboxes:

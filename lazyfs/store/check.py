@@ -160,7 +160,7 @@ class _Checker:
         is_dropped = False
         if self._repair:
             try:
-                remove_layer(self._store, digest)
+                remove_layer(self._store, digest, is_useless=True)
                 is_dropped = True
             except LayerInUse as error:
                 reason += f"; {error.message}"

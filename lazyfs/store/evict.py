@@ -2,7 +2,8 @@
 
 Contents go before anything else, layer by layer: the image stays as quick to mount, and its bytes
 are fetched again when they are read.  Images go where the rest of what is not in use exceeds the
-budget by itself.  What is in use is never touched, so the budget may be exceeded while it is.
+budget by itself.  What is in use, or needed by a sandbox, is never touched, so the budget may be
+exceeded while it is.
 
 Any number of processes may want to evict at the same time; a lock on the store's folder lets one
 at a time, or each would give back what all together should.
@@ -22,7 +23,9 @@ from lazyfs.store.documents import unneeded_documents
 from lazyfs.store.images import load_record
 from lazyfs.store.locks import lock_within
 from lazyfs.store.names import load_names, remove_names
+from lazyfs.store.passes import unneeded_passes
 from lazyfs.store.paths import Store
+from lazyfs.store.pins import pinned_images, stale_pins
 from lazyfs.store.removal import (
     LayerInUse,
     empty_layer,
@@ -69,6 +72,9 @@ def evict(store: Store, size: int, *, grace_seconds: float = GRACE_SECONDS) -> E
 def remove_unused(store: Store, *, used_before: float | None = None) -> int:
     """Remove layers, documents and names that belong to no image, and what a crash has left.
 
+    Also what is known of blobs whose layer is gone, what has rotted and was put aside, and the pins
+    of sandboxes that are gone.
+
     Only what was last used before *used_before*, in seconds since the epoch, if that is given.
     Profiles stay: they make the next cold mount of their image fast.  Returns the bytes given back.
     """
@@ -86,6 +92,8 @@ def remove_unused(store: Store, *, used_before: float | None = None) -> int:
             except LayerInUse:
                 continue
     freed += _remove_documents(store, held, limit)
+    rests = [*unneeded_passes(store), *store.quarantine.glob("*"), *stale_pins(store)]
+    freed += remove_files([path for path in rests if _changed(path) < limit])
     for record in load_names(store):
         digest = parse_digest(record.manifest_digest)
         if record.manifest_digest not in held.images and not store.profile_path(digest).exists():
@@ -122,7 +130,7 @@ def _empty_layers(store: Store, held: Holdings, excess: int) -> int:
     for usage in held.layers.values():
         if freed >= excess:
             break
-        if not usage.is_in_use:
+        if not usage.stays:
             try:
                 freed += empty_layer(store, usage.toc_digest)
             except LayerInUse:
@@ -136,7 +144,7 @@ def _remove_images(store: Store, held: Holdings, excess: int, oldest: float) -> 
     for name, usage in list(held.images.items()):
         if freed >= excess or usage.last_used >= oldest:
             break
-        if usage.is_in_use:
+        if usage.stays or name in pinned_images(store):  # by now
             continue
         store.discard(store.image_path(parse_digest(name)))
         freed += usage.allocated_size

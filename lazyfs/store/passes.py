@@ -11,7 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from lazyfs.digest import Digest
+from lazyfs.digest import Digest, parse_digest
+from lazyfs.errors import FormatError
 from lazyfs.formats.layer_index import BadLayerIndex, decode_spans, encode_spans
 from lazyfs.formats.spans import Span
 from lazyfs.rootfs.table import LayerTable
@@ -25,7 +26,7 @@ from lazyfs.store.content import (
     lock_presence,
 )
 from lazyfs.store.locks import share
-from lazyfs.store.paths import Store, store_error
+from lazyfs.store.paths import Store, digest_named, store_error
 
 SPANS_LIMIT = 1 << 30
 PASS_VERSION = 1
@@ -64,6 +65,21 @@ def load_pass(store: Store, blob: Digest) -> PassRecord | None:
         return None
     is_right = record.version == PASS_VERSION and record.blob_digest == str(blob)
     return record if is_right else None
+
+
+def unneeded_passes(store: Store) -> list[Path]:
+    """Return the files about blobs whose layer is gone, and those that cannot be read."""
+    return [path for path in store.passes.glob("*") if not _has_layer(store, path)]
+
+
+def _has_layer(store: Store, path: Path) -> bool:
+    try:
+        record = load_pass(store, digest_named(path.name))
+        if record is None:
+            return False
+        return (store.layer_path(parse_digest(record.toc_digest)) / "table").exists()
+    except FormatError:
+        return False
 
 
 def _path(store: Store, blob_digest: str) -> Path:

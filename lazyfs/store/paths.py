@@ -7,6 +7,7 @@
     profiles/<manifest hex>     what was read first
     passes/<blob hex>           which TOC a plain layer's blob has
     names/<sha256>              what a reference meant the last time
+    pins/<sandbox>              which images it needs
     quarantine/                 what was stored and has rotted
     tmp/                        what is being written
 
@@ -29,7 +30,7 @@ from lazyfs.errors import StoreError
 STORE_VERSION = "1"
 OWN_NAMES = {
     *("CACHEDIR.TAG", "version", "blobs", "images", "layers", "names", "passes", "profiles"),
-    *("quarantine", "tmp"),
+    *("pins", "quarantine", "tmp"),
 }
 TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"
@@ -70,6 +71,7 @@ class Store:
         self.profiles = root / "profiles"
         self.names = root / "names"
         self.passes = root / "passes"
+        self.pins = root / "pins"
         self.quarantine = root / "quarantine"
         self.tmp = root / "tmp"
         try:

@@ -1,12 +1,13 @@
-"""Removing and emptying what nothing uses.
+"""Removing and emptying what nothing uses, and no sandbox needs.
 
-Whoever has the exclusive lock of a layer may change anything below its folder.
+Whoever has the exclusive lock of a layer may change anything below its folder.  Pins are looked at
+under that lock: who pins an image opens its layers afterwards, and finds what is left of them.
 """
 
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from lazyfs.store.content import HEADER_SIZE
 from lazyfs.store.documents import config_of, documents_of
 from lazyfs.store.names import remove_names
 from lazyfs.store.paths import Store, store_error
+from lazyfs.store.pins import holders_of_layer, pinned_images
 from lazyfs.store.usage import BLOCK, images_in, tree_size
 
 
@@ -23,14 +25,27 @@ class LayerInUse(StoreError):
     """A live mount, or a command that runs, uses the layer."""
 
 
-def remove_layer(store: Store, toc_digest: Digest) -> int:
-    """Remove a layer and all of its content; return the bytes given back; raises LayerInUse."""
+class Pinned(LayerInUse):
+    """A sandbox needs the image, or the layer."""
+
+    code = "E_PINNED"
+
+
+def remove_layer(store: Store, toc_digest: Digest, *, is_useless: bool = False) -> int:
+    """Remove a layer and all of its content; return the bytes given back; raises LayerInUse.
+
+    Also one that a sandbox needs if it *is_useless*: damaged, so that it must be fetched anew.
+    """
     folder = store.layer_path(toc_digest)
     size = tree_size(folder)
     try:
         with _alone(folder):
+            if not is_useless:
+                _check_layer_pins(store, toc_digest)
             shutil.rmtree(folder)
     except FileNotFoundError:
+        if not is_useless:
+            _check_layer_pins(store, toc_digest)
         shutil.rmtree(folder, ignore_errors=True)  # it never had a presence map
     except OSError as exc:
         raise store_error(folder, exc) from exc
@@ -45,6 +60,7 @@ def empty_layer(store: Store, toc_digest: Digest) -> int:
     folder = store.layer_path(toc_digest)
     try:
         with _alone(folder) as presence:
+            _check_layer_pins(store, toc_digest)
             before = tree_size(folder)
             # Marks first: a crash in between must not leave a mark without its bytes.
             size = os.fstat(presence).st_size
@@ -67,8 +83,11 @@ def remove_image(store: Store, manifest_digest: Digest) -> int:
     """Remove an image's index, the documents that no other image needs, its profile and names.
 
     Its layers stay, which other images may share.  Mounts keep what they have mapped.  Returns the
-    bytes given back.
+    bytes given back; raises Pinned.
     """
+    holders = pinned_images(store).get(str(manifest_digest))
+    if holders:
+        raise pinned(f"image {manifest_digest}", holders)
     folder = store.image_path(manifest_digest)
     config = config_of(store, manifest_digest)
     kept = [each for each in images_in(store) if each.manifest_digest != str(manifest_digest)]
@@ -77,6 +96,21 @@ def remove_image(store: Store, manifest_digest: Digest) -> int:
     size += remove_files(documents_of(store, manifest_digest, config, kept))
     remove_names(store, manifest_digest)
     return size + remove_files([store.profile_path(manifest_digest)])
+
+
+def pinned(what: str, holders: Sequence[str]) -> Pinned:
+    """Return the error that says which sandboxes need *what*."""
+    more = "" if len(holders) == 1 else f" and {len(holders) - 1} more"
+    return Pinned(
+        f"{what}: got a pin of sandbox {holders[0]}{more}, expected none",
+        hint=f"lazyfs delete {holders[0]} lets go of what that sandbox needs",
+    )
+
+
+def _check_layer_pins(store: Store, toc_digest: Digest) -> None:
+    holders = holders_of_layer(store, toc_digest)
+    if holders:
+        raise pinned(f"layer {toc_digest}", holders)
 
 
 def remove_files(paths: list[Path]) -> int:

@@ -1,7 +1,8 @@
 """What the store holds, how much room it takes, when it was last used, and whether it is now.
 
 A layer is in use while anybody is its user (locks.py).  An image is in use when all of its layers
-are: whoever mounts it has all of them open.  Looking changes nothing.
+are: whoever mounts it has all of them open.  Images that sandboxes need are pinned, and so are
+their layers (pins.py).  Looking changes nothing.
 """
 
 import fcntl
@@ -16,36 +17,55 @@ from lazyfs.store.images import ImageRecord, load_record
 from lazyfs.store.layers import load_table
 from lazyfs.store.locks import has_users
 from lazyfs.store.paths import Store, digest_named
+from lazyfs.store.pins import pinned_images, pinned_layers
 
 BLOCK = 512  # unit of st_blocks, whatever the filesystem's own blocks are
 
 
 @dataclass(frozen=True, slots=True)
 class LayerUsage:
-    """One layer in the store: bytes on the disk, seconds since the epoch of its last use."""
+    """One layer in the store: bytes on the disk, seconds since the epoch of its last use.
+
+    ``pinned_by``: ids of the sandboxes that need it.
+    """
 
     toc_digest: Digest
     allocated_size: int
     last_used: float
     is_in_use: bool
+    pinned_by: tuple[str, ...] = ()
+
+    @property
+    def stays(self) -> bool:
+        """Whether it is in use, or a sandbox needs it."""
+        return self.is_in_use or bool(self.pinned_by)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageUsage:
-    """One image in the store; ``allocated_size`` is that of its rootfs index, without layers."""
+    """One image in the store; ``allocated_size`` is that of its rootfs index, without layers.
+
+    ``pinned_by``: ids of the sandboxes that need it.
+    """
 
     record: ImageRecord
     allocated_size: int
     last_used: float
     is_in_use: bool
+    pinned_by: tuple[str, ...] = ()
+
+    @property
+    def stays(self) -> bool:
+        """Whether it is in use, or a sandbox needs it."""
+        return self.is_in_use or bool(self.pinned_by)
 
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
     """What a store holds: images by manifest digest, layers by TOC digest, oldest use first.
 
-    ``other_size`` is what everything else takes on the disk: documents, profiles, names, what is
-    being written.
+    ``other_size`` is what everything else takes on the disk: documents, profiles, names, passes,
+    pins, what has rotted, what is being written.
     """
 
     images: dict[str, ImageUsage] = field(default_factory=dict)
@@ -60,9 +80,9 @@ class Holdings:
 
     @property
     def idle_size(self) -> int:
-        """The same without the layers that are in use."""
-        in_use = (each.allocated_size for each in self.layers.values() if each.is_in_use)
-        return self.allocated_size - sum(in_use)
+        """The same without the layers that stay."""
+        staying = (each.allocated_size for each in self.layers.values() if each.stays)
+        return self.allocated_size - sum(staying)
 
     @property
     def records(self) -> list[ImageRecord]:
@@ -86,16 +106,20 @@ class Holdings:
 def holdings_of(store: Store) -> Holdings:
     """Look at all that the store holds."""
     layers = {str(usage.toc_digest): usage for usage in layers_in(store)}
+    pinned = pinned_images(store)
     images = []
     for folder in store.images.iterdir():
         record = load_record(folder)
         if record is not None:
             try:
-                images.append(_image_usage(folder, record, layers))
+                images.append(_image_usage(folder, record, layers, pinned))
             except OSError:
                 continue  # removed meanwhile
     images.sort(key=lambda usage: (usage.last_used, usage.record.manifest_digest))
-    others = (store.blobs, store.profiles, store.names, store.tmp)
+    others = (
+        *(store.blobs, store.profiles, store.names, store.passes, store.pins),
+        *(store.quarantine, store.tmp),
+    )
     return Holdings(
         {usage.record.manifest_digest: usage for usage in images},
         layers,
@@ -106,12 +130,13 @@ def holdings_of(store: Store) -> Holdings:
 def layers_in(store: Store) -> list[LayerUsage]:
     """Return the layers of the store, least recently used first."""
     found = []
+    pinned = pinned_layers(store)
     for folder in store.layers.iterdir():
         try:
             digest = digest_named(folder.name)
-            found.append(
-                LayerUsage(digest, tree_size(folder), _last_used(folder), is_in_use(folder))
-            )
+            pinned_by = tuple(pinned.get(str(digest), ()))
+            used = _last_used(folder), is_in_use(folder)
+            found.append(LayerUsage(digest, tree_size(folder), *used, pinned_by))
         except (FormatError, OSError):
             continue  # not ours, or removed meanwhile
     return sorted(found, key=lambda usage: (usage.last_used, usage.toc_digest.hex))
@@ -171,7 +196,12 @@ def resident_size(store: Store, toc_digest: Digest) -> tuple[int, int]:
     return sum(map(table.size, marked)), table.payload_size
 
 
-def _image_usage(folder: Path, record: ImageRecord, layers: dict[str, LayerUsage]) -> ImageUsage:
+def _image_usage(
+    folder: Path,
+    record: ImageRecord,
+    layers: dict[str, LayerUsage],
+    pinned: dict[str, list[str]],
+) -> ImageUsage:
     used = [layers.get(layer.toc_digest) for layer in record.layers]
     # Its folder's time is set whenever it is opened, its layers' when it is closed; layers that it
     # shares may have been used since.
@@ -181,6 +211,7 @@ def _image_usage(folder: Path, record: ImageRecord, layers: dict[str, LayerUsage
         tree_size(folder),
         max(folder.stat().st_mtime, min(closed, default=0.0)),
         bool(used) and all(usage is not None and usage.is_in_use for usage in used),
+        tuple(pinned.get(record.manifest_digest, ())),
     )
 
 

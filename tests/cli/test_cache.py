@@ -10,6 +10,7 @@ from lazyfs.digest import parse_digest
 from lazyfs.store.content import LayerContent
 from lazyfs.store.layers import load_table
 from lazyfs.store.paths import Store
+from lazyfs.store.pins import remove_pin, save_pin
 from tests.support.images import layer_from_fixture, make_layout, tagged
 
 TOC_KEY = "containerd.io/snapshot/stargz/toc.digest"
@@ -53,6 +54,25 @@ def test_nothing(run, cache_dir):
     assert run("cache", "du", "--json").json["allocatedSize"] == 0
     assert run("cache", "verify").code == 0
     assert not cache_dir.exists()  # looking does not make one
+
+
+def test_what_a_sandbox_needs_is_not_removed(run, images, cache_dir, tmp_path):
+    save_pin(Store(cache_dir), tmp_path, images[:1])
+    done = run("cache", "rm", *images)
+    assert done.code == 1
+    assert f"image {images[0]}: got a pin of sandbox {tmp_path.name}" in done.err
+    held = run("cache", "du", "--json").json
+    assert [each["manifestDigest"] for each in held["images"]] == images[:1]
+    assert len(held["layers"]) == 2
+    assert {tuple(each["pinnedBy"]) for each in held["layers"]} == {(tmp_path.name,)}
+    assert f"needed by {tmp_path.name}" in run("cache", "ls").text
+    assert f"needed by {tmp_path.name}" in run("cache", "du").text
+    done = run("cache", "rm", toc_digest("edge-chunk4k"))
+    assert (done.code, "got a pin of sandbox" in done.err) == (1, True)
+    done = run("cache", "rm", "--all", "--json")
+    assert (done.code, done.json["pinned"], done.json["images"]) == (0, images[:1], [])
+    remove_pin(Store(cache_dir), tmp_path)
+    assert run("cache", "rm", images[0]).code == 0
 
 
 def test_ls(run, images, cache_dir):

@@ -22,6 +22,8 @@ from lazyfs.snapshot.runtime import ContainerState
 from lazyfs.snapshot.sandbox import Sandboxes, SandboxExists
 from lazyfs.snapshot.spec import Rootless
 from lazyfs.snapshot.template import SecretKey, Template, template_of_document
+from lazyfs.store.paths import Store
+from lazyfs.store.pins import pinned_images
 from tests.support.fake_bases import FakeBases, FakeImages, digest_of, image
 from tests.support.fake_runtime import Crash, FakeRuntime, chooser
 from tests.support.world import TAG, counter, pair
@@ -105,6 +107,30 @@ def test_the_record_is_there_before_a_process_is(node: Node) -> None:
     assert found["start"]
     assert not found["resolve"]
     assert not found["mount"]
+
+
+def test_its_images_are_pinned_before_they_are_mounted(node: Node, tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    found: list[dict[str, list[str]]] = []
+
+    def look(call: str) -> None:
+        if call == "mount":
+            found.append(pinned_images(store))
+
+    node.bases.on_call = look
+    started = node.run(cache_dir=str(store.root))
+    assert found == [{node.a.manifest: ["c1"]}]
+    assert pinned_images(store) == found[0]
+    started.sandbox.remove()
+    assert list(store.pins.iterdir()) == []
+    # Nothing is left of one that could not be started, and a store that fails is no reason.
+    node.bases.fail["mount"] = NotReady("no")
+    with pytest.raises(NotReady):
+        node.run(sandbox_id="c2", cache_dir=str(store.root))
+    assert list(store.pins.iterdir()) == []
+    node.bases.fail.clear()
+    node.run(sandbox_id="c3", cache_dir="/proc/nothing")
+    assert "nothing keeps its images in the cache" in node.said[-1]
 
 
 def test_two_containers_of_one_tag_are_one_image(node: Node) -> None:
