@@ -253,6 +253,28 @@ def test_it_is_stopped_by_force_only(lazyfs: Lazyfs, counter: Path) -> None:
     assert lazyfs("delete", "c1").returncode == 3
 
 
+def test_what_a_sandbox_needs_stays_in_the_cache(lazyfs: Lazyfs, counter: Path, image: str) -> None:
+    """C10: also when nothing is mounted any more; until the sandbox is deleted."""
+    assert lazyfs("pull", image).returncode == 0
+    lazyfs.kill_server()
+    wait_until(lambda: sandbox_status(lazyfs)["containers"][0]["base"] == "dead")
+    paths = (lazyfs.folder / "cache").glob("layers/*/content")
+    contents = {path: path.stat().st_blocks for path in paths}
+    assert len(contents) == 2
+    done = lazyfs("cache", "rm", image)
+    assert done.returncode == 1
+    assert "got a pin of sandbox c1" in done.stderr
+    assert "lazyfs delete c1" in done.stderr
+    for words in (["rm", "--all"], ["prune", "--size", "0"], ["prune", "--unused"]):
+        assert lazyfs("cache", *words).returncode == 0
+    assert {path: path.stat().st_blocks for path in contents} == contents
+    (shown,) = json.loads(lazyfs("cache", "ls", "--json").stdout)["images"]
+    assert (shown["pinnedBy"], shown["inUse"]) == (["c1"], False)
+    assert lazyfs("delete", "--force", "c1").returncode == 0
+    assert lazyfs("cache", "rm", image).returncode == 0
+    assert not any(path.exists() for path in contents)
+
+
 def test_a_dead_server_is_seen(lazyfs: Lazyfs, counter: Path) -> None:
     """F31 and F33: status tells, and the witness will not vouch."""
     witness = MountWitness(lazyfs.folder / "run")
