@@ -28,7 +28,7 @@ IMAGE = f"{ROOT / '.bench/images/python'}:plain"
 ROUNDS = 3
 SECONDS = 600
 BAR = 0.7  # of skopeo's time
-SKOPEO = ("skopeo", "copy", "--insecure-policy", "--dest-compress-format")
+SKOPEO = ("skopeo", "--insecure-policy", "copy", "--dest-compress-format")
 
 
 @dataclass
