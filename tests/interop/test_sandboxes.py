@@ -75,7 +75,7 @@ class Node(Lazyfs):
 
     def close(self) -> None:
         for folder in self.folder.glob("state/sandboxes/*"):
-            self("delete", "--force", folder.name)
+            self("delete", "--force", folder.name, timeout=90)
             for rootfs in folder.glob("bundles/*/rootfs"):
                 force_unmount(rootfs)
 
