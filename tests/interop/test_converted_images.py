@@ -21,6 +21,7 @@ from lazyfs.image.convert import ConvertOptions, convert_image
 from lazyfs.mount.point import load_mountinfo
 from lazyfs.oci.platforms import parse_platform
 from lazyfs.registry.layout import ImageLayout
+from tests.interop import test_producers
 from tests.interop.test_producers import newer
 from tests.support.images import (
     directory,
@@ -36,6 +37,9 @@ from tests.support.mounting import force_unmount
 from tests.support.registry import FakeRegistry
 
 pytestmark = [pytest.mark.interop, pytest.mark.anyio]
+
+
+ctr_remote = test_producers.ctr_remote
 
 
 def needs(program: str) -> pytest.MarkDecorator:
@@ -200,3 +204,24 @@ async def test_containers_storage_pulls_zstd_chunked_in_parts(tmp_path: Path):
         for entry in reversed(load_mountinfo()):
             if entry.mountpoint.startswith(os.fsencode(tmp_path)):
                 force_unmount(os.fsdecode(entry.mountpoint))
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="containerd needs root")
+@pytest.mark.parametrize("target", ["estargz", "zstd-chunked"])
+async def test_containerd_imports_what_is_converted(
+    tmp_path: Path, ctr_remote: list[str], target: str
+):
+    """The reference's own library finds the same table of contents in eStargz."""
+    make_layout(tmp_path / "source", [plain_layer(source_tar("edge"))])
+    await convert(tmp_path, **TARGETS[target])
+    run("tar", "-C", tmp_path / "made", "-cf", tmp_path / "made.tar", ".")
+    name = "registry.example/image"
+    run(*ctr_remote, "image", "import", "--base-name", name, tmp_path / "made.tar")
+    assert b"complete" in run(*ctr_remote, "image", "check")
+    made = ImageLayout(str(tmp_path / "made"))
+    manifest = json.loads((await made.fetch_manifest("latest")).data)
+    (layer,) = manifest["layers"]
+    if target == "estargz":
+        found = run(*ctr_remote, "image", "get-toc-digest", layer["digest"])
+        assert found.decode().strip() in layer["annotations"].values()
