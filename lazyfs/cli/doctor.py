@@ -7,13 +7,17 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lazyfs.cli.options import default_state_dir, json_option, s3_endpoint_option
+
+if TYPE_CHECKING:
+    from lazyfs.snapshot.objects import ObjectStore
 
 FUSE = Path("/dev/fuse")
 FUSE_CONF = Path("/etc/fuse.conf")
@@ -269,18 +273,35 @@ def look_at_store(url: str, s3_endpoint: str | None) -> tuple[Finding, int]:
 
     try:
         objects = open_objects(url, s3_endpoint=s3_endpoint)
+        absent = _absent_folders(objects)
         probe = f"probe-{secrets.token_hex(8)}"
-        objects.put_if_absent(probe, PROBE)
         try:
-            is_conditional = objects.is_conditional()
+            objects.put_if_absent(probe, PROBE)
+            try:
+                is_conditional = objects.is_conditional()
+            finally:
+                objects.delete(probe)
         finally:
-            objects.delete(probe)
+            for folder in absent:
+                with suppress(OSError):
+                    folder.rmdir()
     except SnapshotError as error:
         means = "snapshots cannot be kept there" + (f"; {error.hint}" if error.hint else "")
         return Finding("store", False, error.message, means), exit_code_of(error)
     facts = {"url": url, "conditional": is_conditional}
     if is_conditional:
-        return Finding("store", True, f"{url}: keeps what is there first", facts=facts), 0
+        will = "; not there yet, the first snapshot makes it" if len(absent) > 1 else ""
+        return Finding("store", True, f"{url}: keeps what is there first{will}", facts=facts), 0
     means = "two machines that move one pointer at the same time may lose one move"
     found = f"{url}: does not keep conditions of writes"
     return Finding("store", False, found, means, facts=facts), 0
+
+
+def _absent_folders(objects: "ObjectStore") -> list[Path]:
+    """Return the folders that the first write makes, innermost first."""
+    from lazyfs.snapshot.directory_store import TEMPORARY, DirectoryStore
+
+    if not isinstance(objects, DirectoryStore):
+        return []
+    folders = (objects.path / TEMPORARY, objects.path, *objects.path.parents)
+    return [folder for folder in folders if not os.path.lexists(folder)]

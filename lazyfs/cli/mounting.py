@@ -17,13 +17,19 @@ from lazyfs.cli.quantities import parse_budget, parse_rate
 from lazyfs.cli.request import DRIVERS, PREFETCH_MODES, MountRequest
 from lazyfs.errors import MountFailed, StoreError, UsageError
 from lazyfs.mount.options import MountOptions, is_allow_other_permitted, parse_options
-from lazyfs.mount.point import check_fuse_device, prepare_mountpoint, real_path
+from lazyfs.mount.point import (
+    check_covers_none,
+    check_fuse_device,
+    prepare_mountpoint,
+    real_path,
+)
 from lazyfs.service.identity import remove_abandoned
 from lazyfs.service.record import make_runtime_directory
 from lazyfs.service.supervise import Link, run_in_background, run_in_foreground
 from lazyfs.service.systemd import notify
 
 if TYPE_CHECKING:
+    from lazyfs.digest import Digest
     from lazyfs.image.prepare import Prepared
     from lazyfs.registry.source import AccessOptions
 
@@ -59,6 +65,8 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Announce | No
     runtime_dir = default_runtime_dir()
     make_runtime_directory(runtime_dir)
     mountpoint = real_path(request.directory)
+    own = {"cache": wanted["cache_dir"], "runtime directory": runtime_dir}
+    check_covers_none(mountpoint, own | {"state directory": default_state_dir()})
     access = _with_access(request.access, options.settings)
     if access.is_offline:
         wanted["prefetch"] = "none"
@@ -273,7 +281,6 @@ def prepare_shown(
 
     import trio
 
-    from lazyfs.digest import parse_digest
     from lazyfs.image.plain import PlainOptions
     from lazyfs.image.prepare import Request, prepare
 
@@ -286,8 +293,19 @@ def prepare_shown(
             advance.append(stack.enter_context(show_progress(mode, image, total)))
 
         plain = PlainOptions(
-            pinned=None if pinned is None else parse_digest(pinned),
+            pinned=None if pinned is None else _pin(pinned),
             progress=lambda size: advance[0](size),
             on_total=begin,
         )
         return trio.run(prepare, Request(image, platform, cache_dir, access, verify, plain))
+
+
+def _pin(text: str) -> "Digest":
+    from lazyfs.digest import BadDigest, parse_digest
+
+    try:
+        return parse_digest(text)
+    except BadDigest as exc:
+        raise UsageError(
+            f"option --index: {exc.message}", hint="`lazyfs index show IMAGE` lists them"
+        ) from exc

@@ -12,6 +12,7 @@ from lazyfs.cli.progress import progress_option, show_progress
 from lazyfs.cli.reading import run_with_image
 
 if TYPE_CHECKING:
+    from lazyfs.errors import LazyfsError
     from lazyfs.image.open import OpenImage
     from lazyfs.image.verify import Verification
     from lazyfs.registry.access import AccessOptions
@@ -64,7 +65,10 @@ def pull(
     async def use(opened: "OpenImage") -> "tuple[Any, Verification]":
         size = sum(device.table.payload_size for device in opened.devices)
         with show_progress("none" if as_json else progress, "pull", size) as advance:
-            return opened.prepared, await verify_image(opened, advance)
+            found = await verify_image(opened, advance)
+        if not found.errors and found.resident_size < size:
+            found.errors.append(_not_kept(cache_dir, found.resident_size, size))
+        return opened.prepared, found
 
     prepared, found = run_with_image(asked, platform, cache_dir, access, use)
     known = None if old is None else str(old)
@@ -90,6 +94,16 @@ def pull(
     else:
         _say(document)
     return exit_code_of(found.errors[0]) if found.errors else 0
+
+
+def _not_kept(cache_dir: Path, resident_size: int, size: int) -> "LazyfsError":
+    from lazyfs.cli.quantities import size_text
+    from lazyfs.errors import StoreError
+
+    return StoreError(
+        f"store {cache_dir}: got {size_text(resident_size)} of the image, "
+        f"expected all {size_text(size)}: what was verified could not be kept; is the disk full?"
+    )
 
 
 def is_complete(image: str, platform: str | None, cache_dir: Path) -> bool:

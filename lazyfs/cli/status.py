@@ -1,6 +1,7 @@
 """``lazyfs status``: what is mounted, and how it fares."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lazyfs.cli.measures import detail_lines, summary_lines
 from lazyfs.cli.options import default_runtime_dir, json_option
 from lazyfs.cli.quantities import size_text
 from lazyfs.cli.sandboxes import collect_sandboxes, describe_sandbox, is_sandbox
+from lazyfs.errors import NotFound
 from lazyfs.mount.point import load_mountinfo
 from lazyfs.service.control import ServerSilent, ask
 from lazyfs.service.record import (
@@ -30,10 +32,16 @@ def status(what: str | None, is_detailed: bool, as_json: bool) -> None:
     """Show the sandboxes and the mounts of this user, or the one of ID or on DIRECTORY.
 
     What is the id of a sandbox and a directory, too, is the sandbox; ./NAME is the directory.
+    What is neither is not found (3).
     """
     is_one = what is not None and is_sandbox(what)
     sandboxes = collect_sandboxes(what if is_one else None) if what is None or is_one else []
     found = [] if is_one else collect(default_runtime_dir(), what)
+    if what is not None and not is_one and not found and not os.path.lexists(what):
+        raise NotFound(
+            f"{what}: got no sandbox and no directory of that name, expected one",
+            hint="`lazyfs status` shows all of them",
+        )
     if as_json:
         document = {"type": "mounts", "mounts": found, "sandboxes": sandboxes}
         click.echo(json.dumps(document, indent=2))
@@ -44,7 +52,8 @@ def status(what: str | None, is_detailed: bool, as_json: bool) -> None:
         text = describe(entry, is_detailed=is_detailed)
         click.echo(text.encode("utf-8", "surrogateescape"))  # a name may be anything
     if not found and not sandboxes:
-        click.echo("lazyfs: nothing is mounted", err=True)
+        where = "" if what is None else f" on {what}"
+        click.echo(f"lazyfs: nothing is mounted{where}", err=True)
 
 
 def collect(runtime_dir: Path, directory: str | None = None) -> list[dict[str, Any]]:

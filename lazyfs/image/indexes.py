@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lazyfs.digest import Digest, digest_of, parse_digest
-from lazyfs.errors import FormatError, VerificationFailed
+from lazyfs.errors import FormatError, NotFound, VerificationFailed
 from lazyfs.formats.layer_index import LayerIndex, decode_index, encode_index
 from lazyfs.formats.layer_pass import codec_of, placed
 from lazyfs.formats.layers import PLAIN
@@ -125,9 +125,16 @@ async def fetch_index(
 ) -> dict[Digest, LayerIndex]:
     """Return the indexes of *layers* (with their diffIDs) out of the index *pinned* of *image*.
 
-    Raises BadIndex for an index of another image; a layer that it does not have is left out.
+    Raises NotFound where there is none, BadIndex for an index of another image; a layer that it
+    does not have is left out.
     """
-    document = await source.fetch_manifest(pinned)
+    try:
+        document = await source.fetch_manifest(pinned)
+    except NotFound as exc:
+        raise NotFound(
+            f"index {pinned}: got none where the image {image} is, expected one of it",
+            hint="`lazyfs index show IMAGE` lists those that are published",
+        ) from exc
     manifest = decode_manifest(document.data, document.media_type)
     if not isinstance(manifest, Manifest) or manifest.artifact_type != ARTIFACT_TYPE:
         got = manifest.artifact_type if isinstance(manifest, Manifest) else manifest.media_type

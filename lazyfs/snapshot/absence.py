@@ -4,10 +4,11 @@ import difflib
 from collections.abc import Callable, Sequence
 
 from lazyfs.snapshot.errors import ManifestMissing
-from lazyfs.snapshot.keys import folder_of
+from lazyfs.snapshot.keys import POINTERS, SNAPSHOTS, folder_of
 from lazyfs.snapshot.manifest import MANIFEST_NAME
 from lazyfs.snapshot.objects import ObjectStore
 
+PARTS = (SNAPSHOTS, POINTERS)  # of a store
 FOREIGN_MANIFEST = "manifest.json"  # what agent-substrate writes
 FOREIGN_HINT = (
     "that looks like a snapshot of agent-substrate, which does not record its images: "
@@ -34,6 +35,12 @@ def no_manifest(
         return ManifestMissing(
             f"{what}: got {FOREIGN_MANIFEST}, expected {MANIFEST_NAME}",
             hint=FOREIGN_HINT,
+            details=details,
+        )
+    if any(each.startswith(PARTS) for each in found):
+        return ManifestMissing(
+            f"{what}: got a store of snapshots, expected STORE/ID or STORE@POINTER",
+            hint=f"`lazyfs snapshot list {objects.url}/{snapshot_id}` shows which there are",
             details=details,
         )
     if found:

@@ -118,7 +118,11 @@ def test_a_store(run, place):
     done = run("doctor", place / "store", "--json")
     store = found(done, "store")
     assert (store["ok"], store["conditional"], store["url"]) == (True, True, f"{place}/store")
-    assert not [path for path in place.glob("store/**/*") if path.is_file()]
+    assert "the first snapshot makes it" in store["found"]
+    assert not (place / "store").exists()
+    (place / "store").mkdir()
+    assert "first snapshot" not in found(run("doctor", place / "store", "--json"), "store")["found"]
+    assert list((place / "store").iterdir()) == []
 
 
 def test_a_store_that_keeps_no_conditions(run, place, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from lazyfs.digest import Digest, digest_of, parse_digest
-from lazyfs.errors import FormatError, VerificationFailed
+from lazyfs.errors import FormatError, NotFound, VerificationFailed
 from lazyfs.formats.layer_index import decode_index, encode_index
 from lazyfs.image.describe import describe
 from lazyfs.image.indexes import (
@@ -199,6 +199,12 @@ async def test_an_index_of_another_image_is_refused(registry: FakeRegistry, tmp_
     make_layout(tmp_path / "layout", [layer(tar_of(FILES))], tag="other")
     with pytest.raises(BadIndex, match="expected one of"):
         await prepare(request(f"{registry.host}/image:other", tmp_path / "two", pinned=pinned))
+
+
+async def test_an_index_that_is_not_there(registry: FakeRegistry, tmp_path: Path) -> None:
+    pinned = digest_of(b"a typo")
+    with pytest.raises(NotFound, match=f"index {pinned}: got none where the image sha256"):
+        await prepare(request(f"{registry.host}/image:latest", tmp_path / "two", pinned=pinned))
 
 
 async def test_what_is_no_index(registry: FakeRegistry, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from lazyfs.cli.main import cli
+from lazyfs.image import prepare as module
+from lazyfs.store.paths import Store, StoreFull
 from tests.support.faults import status
 from tests.support.images import directory, estargz_layer, file, make_layout, tar_bytes
 from tests.support.registry import FakeRegistry
@@ -69,3 +71,20 @@ def test_what_cannot_be_had_is_told(registry: FakeRegistry, tmp_path: Path) -> N
     code, found = pull(tmp_path, name)
     assert (code, found["complete"]) == (3, False)
     assert found["errors"]
+
+
+def test_what_cannot_be_kept_is_not_here(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every byte of it was right; it is not on this machine all the same."""
+    saved = module.save_image
+
+    def save(store: Store, *rest: object) -> object:
+        if store.root == tmp_path / "cache":
+            raise StoreFull("store: no space left on device")
+        return saved(store, *rest)
+
+    monkeypatch.setattr(module, "save_image", save)
+    code, found = pull(tmp_path, f"{registry.host}/box:latest")
+    assert (code, found["complete"], found["residentSize"]) == (1, False, 0)
+    assert "could not be kept" in found["errors"][0]["message"]

@@ -202,6 +202,15 @@ def test_nothing_there_at_all(snapshots, objects, made):
     assert caught.value.details["nearest"] == [ID]
 
 
+def test_a_store_in_place_of_a_snapshot(objects, made):
+    """``restore STORE``: what is above it would be the store, and it the snapshot."""
+    store(objects, made)
+    above = Snapshots(DirectoryStore(objects.path.parent))
+    with pytest.raises(ManifestMissing, match="got a store of snapshots, expected STORE/ID") as got:
+        above.load(objects.path.name)
+    assert f"lazyfs snapshot list {objects.path}`" in got.value.hint
+
+
 @pytest.mark.parametrize("where", [f"snapshots/{ID}", ID])
 def test_a_snapshot_of_agent_substrate(snapshots, objects, where):
     """F43: it is named as what it is."""
