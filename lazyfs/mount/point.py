@@ -12,9 +12,10 @@ import shutil
 import stat
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 from lazyfs.errors import FormatError, MountFailed
 from lazyfs.mount.options import FILESYSTEM_TYPE
@@ -116,6 +117,22 @@ def real_path(path: str) -> str:
     if is_clean and topmost(load_mountinfo(), os.fsencode(path)) is not None:
         return path
     return os.path.realpath(path)
+
+
+def check_covers_none(mountpoint: str, folders: Mapping[str, Path]) -> None:
+    """Raise BadMountpoint where a mount on *mountpoint*, a real path, would hide one of *folders*.
+
+    Its server would look for them in the mount, and wait for itself.
+    """
+    target = Path(mountpoint)
+    for what, folder in folders.items():
+        path = Path(os.path.realpath(folder))
+        if target == path or target in path.parents:
+            raise BadMountpoint(
+                f"mountpoint {mountpoint}: got a folder that holds the {what}, {folder}, expected "
+                "one that holds none of lazyfs' own",
+                hint="mount elsewhere, or have the cache elsewhere: --cache-dir",
+            )
 
 
 class State(Enum):

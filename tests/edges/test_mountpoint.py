@@ -37,6 +37,17 @@ def test_the_example_of_the_manual():
     assert third.mountpoint == b"/"
 
 
+def test_a_mount_may_not_hide_what_its_server_needs(tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "a" / "cache")
+    point.check_covers_none(str(tmp_path / "a"), {})
+    for free in (tmp_path / "a" / "cache" / "below", tmp_path / "ab", tmp_path / "link"):
+        point.check_covers_none(str(free), {"cache": tmp_path / "a" / "cache"})
+    for folder in (tmp_path / "a", tmp_path / "a" / "cache" / "layers", link):
+        with pytest.raises(BadMountpoint, match=f"holds the cache, {folder}, expected"):
+            point.check_covers_none(str(tmp_path / "a"), {"cache": folder})
+
+
 def test_this_machines_table():
     assert topmost(load_mountinfo(), b"/proc").filesystem_type == "proc"
 

@@ -244,3 +244,16 @@ def test_statistics_at_the_end(lazyfs, layout, mountpoint):
     assert document["type"] == "statistics"
     assert document["fetch"]["demand"]["usedSize"] >= 400_000
     assert document["mountpoint"] == str(mountpoint)
+
+
+@pytest.mark.parametrize("words", [[], ["--foreground"]])
+def test_a_mount_over_its_own_folders_is_refused(lazyfs: Lazyfs, layout, words):
+    """Its server would look for the cache in the mount."""
+    for folder in (lazyfs.folder, lazyfs.folder / "cache", lazyfs.folder / "run"):
+        folder.mkdir(exist_ok=True)
+        done = lazyfs("mount", *words, f"oci:{layout}", folder)
+        assert done.returncode == 8
+        assert f"mountpoint {folder}: got a folder that holds the " in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not is_mounted(folder)
+    assert lazyfs.status() == []
