@@ -301,16 +301,23 @@ class TarScanner:
         return self._records.get(b"linkpath") or self._long_link or _text(header[157:257])
 
     def _text(self, name: bytes, header: bytes) -> HeaderText:
-        atime, ctime = (self._records.get(key) for key in (b"atime", b"ctime"))
         return HeaderText(
             name,
             self._raw_link(header),
             _number(header[100:108], "mode"),
             self._position,
-            _time(atime, b"0") if atime else None,
-            _time(ctime, b"0") if ctime else None,
+            self._spare_time(b"atime"),
+            self._spare_time(b"ctime"),
             self._is_after_global,
         )
+
+    def _spare_time(self, key: bytes) -> tuple[int, int] | None:
+        """Return a time that nothing here depends on, so that a bad one is none."""
+        record = self._records.get(key)
+        try:
+            return _time(record, b"0") if record else None
+        except ValueError:
+            return None
 
 
 def parse_records(content: bytes) -> dict[bytes, bytes]:

@@ -18,9 +18,9 @@ from lazyfs.formats.arrange import arrange
 from lazyfs.formats.claims import claims_of
 from lazyfs.formats.crc64 import Crc64
 from lazyfs.formats.layers import Format, LayerToc, find_layer_toc, read_layer_toc
-from lazyfs.formats.tar import HeaderText, TarMember, TarScanner
+from lazyfs.formats.tar import BadTar, HeaderText, TarMember, TarScanner
 from lazyfs.formats.tarsplit import rebuild_tar
-from lazyfs.formats.toc import Kind, TocEntry
+from lazyfs.formats.toc import BadToc, Kind, TocEntry
 from lazyfs.formats.unzstd import unzstd
 from lazyfs.formats.verbatim import CannotKeep, Spelling, check_keepable
 from lazyfs.formats.writer import Target, WriterOptions, write_layer, write_verbatim
@@ -275,6 +275,51 @@ def test_access_times_are_told():
     (entry,) = json.loads(read(written_as(buffer.getvalue()))[0].toc_bytes)["entries"]
     assert entry["accesstime"] == "2023-11-14T22:13:20.5Z"
     assert entry["changetime"] == "2020-09-13T12:26:40Z"
+
+
+def test_a_bad_access_time_is_none():
+    member = tarfile.TarInfo("f")
+    member.pax_headers = {"atime": "soon"}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(member)
+    (_, (text,)) = scan(buffer.getvalue())
+    assert text.access_time is None
+
+
+NAMES = st.sampled_from(["a", "b", "a/b", "./c", "\u00e9", "d" * 150, "stargz.index.json"])
+ITEMS = st.one_of(
+    st.builds(file, NAMES, st.binary(max_size=3000)),
+    st.builds(directory, NAMES),
+    st.builds(symlink, NAMES, NAMES),
+    st.builds(hardlink, NAMES, NAMES),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(ITEMS, max_size=6), st.sampled_from([100, 4096]))
+def test_a_tar_stays_or_is_refused(items: list, chunk_size: int):
+    tar = tar_bytes(items)
+    try:
+        layer = written_as(tar, chunk_size=chunk_size)
+        toc, split = read(layer)
+    except (BadTar, BadToc):
+        return
+    assert layer.diff_id == digest_of(tar)
+    assert b"".join(rebuild_tar(split, toc.toc, lambda entry: [payload_of(layer, entry)])) == tar
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_headers_are_refused_or_understood(data: st.DataObject):
+    tar = bytearray(tar_bytes([file("a", b"x" * 600), symlink("s", "a"), hardlink("h", "a")]))
+    for _ in range(data.draw(st.integers(1, 4))):
+        tar[data.draw(st.integers(0, len(tar) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        layer = written_as(bytes(tar))
+    except BadTar:
+        return
+    assert uncompressed(layer.blob) == bytes(tar)
 
 
 # The sum
