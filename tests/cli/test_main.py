@@ -113,7 +113,8 @@ def test_what_is_imported_before_there_are_two_processes(tmp_path, monkeypatch, 
         pytest.skip("no /dev/fuse")
     for name in ("STATE", "RUNTIME"):
         monkeypatch.setenv(f"LAZYFS_{name}_DIR", str(tmp_path / name))
-    imported = imported_until("os.fork", "mount", "--no-service", image, str(tmp_path))
+    (tmp_path / "mnt").mkdir()
+    imported = imported_until("os.fork", "mount", "--no-service", image, str(tmp_path / "mnt"))
     assert not imported & NOT_BEFORE_THE_FORK
     assert {"trio", "msgspec", "lazyfs.image.prepare"} <= imported
     assert ({"httpx", "httpcore", "lazyfs.registry.client"} <= imported) == is_asked
