@@ -96,6 +96,17 @@ class WrittenLayer:
     annotations: Mapping[str, str] = field(default_factory=dict)
 
 
+class Pending(Protocol):
+    """What will be compressed bytes."""
+
+    def result(self) -> bytes:
+        """Wait for them."""
+
+
+Submit = Callable[[Callable[[], bytes]], Pending]
+"""Has something computed while we go on, in a thread of the caller's."""
+
+
 class Stream(Protocol):
     """One stream of compressed bytes; ``start`` is its blob offset, ``size`` what went in."""
 
@@ -138,8 +149,11 @@ class Blob:
 class LayerWriter(ABC):
     """Writes one layer, member by member, in the order of the calls."""
 
-    def __init__(self, write: Callable[[bytes], object], options: WriterOptions) -> None:
+    def __init__(
+        self, write: Callable[[bytes], object], options: WriterOptions, submit: Submit | None = None
+    ) -> None:
         self._options = options
+        self._submit = submit
         self._blob = Blob(write)
         self._stream = self._open()
         self._padding = b""  # of the last payload, not yet written

@@ -17,7 +17,10 @@ implementation (zlib-ng, or a future version) may compress differently, and the 
 
 import struct
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 
 from lazyfs.digest import Digest, digest_of
 from lazyfs.formats.arrange import NO_PREFETCH_LANDMARK, TOC_NAME, Arrangement
@@ -26,6 +29,8 @@ from lazyfs.formats.layer_writer import (
     CHUNK_SIZE,
     Blob,
     LayerWriter,
+    Pending,
+    Submit,
     Target,
     WriterOptions,
     WrittenLayer,
@@ -44,6 +49,8 @@ GZIP_HEADER = b"\x1f\x8b\x08\x00" + bytes(4) + b"\x00\xff"
 TOC_DIGEST_ANNOTATION = "containerd.io/snapshot/stargz/toc.digest"
 UNCOMPRESSED_SIZE_ANNOTATION = "io.containers.estargz.uncompressed-size"
 
+MAX_PENDING = 8  # members in memory, a chunk each
+
 Read = Callable[[TarMember], Iterable[bytes]]
 
 
@@ -52,9 +59,13 @@ def write_layer(
     read: Read,
     write: Callable[[bytes], object],
     options: WriterOptions | None = None,
+    submit: Submit | None = None,
 ) -> WrittenLayer:
-    """Write the layer; *read* returns the payload of a member that has one, in pieces."""
-    writer = _open_writer(write, options or WriterOptions())
+    """Write the layer; *read* returns the payload of a member that has one, in pieces.
+
+    With *submit*, members of eStargz are compressed side by side; the bytes are the same.
+    """
+    writer = _open_writer(write, options or WriterOptions(), submit)
     # Whoever reads zstd:chunked takes no landmark for no advice; in a rootfs it would be a file.
     if not arrangement.prioritized and isinstance(writer, EstargzWriter):
         writer.add_landmark(NO_PREFETCH_LANDMARK)
@@ -72,12 +83,13 @@ def write_verbatim(
     read: Read,
     write: Callable[[bytes], object],
     options: WriterOptions,
+    submit: Submit | None = None,
 ) -> WrittenLayer:
     """Write a layer whose tar stays as it is; *members* must have passed check_keepable.
 
     *spell* returns the header of the member of that number; *tail* follows the last payload.
     """
-    writer = _open_writer(write, options)
+    writer = _open_writer(write, options, submit)
     for number, member in enumerate(members):
         writer.add(member, read(member) if member.size else (), spell(number))
     return writer.finish(tail)
@@ -92,43 +104,93 @@ def build_toc_blob(toc: bytes, level: int) -> bytes:
     return b"".join(pieces)
 
 
-def _open_writer(write: Callable[[bytes], object], options: WriterOptions) -> LayerWriter:
-    kind = {Target.ESTARGZ: EstargzWriter, Target.ZSTD_CHUNKED: ZstdWriter}[options.target]
-    return kind(write, options)
+def _open_writer(
+    write: Callable[[bytes], object], options: WriterOptions, submit: Submit | None
+) -> LayerWriter:
+    if options.target is Target.ZSTD_CHUNKED:
+        return ZstdWriter(write, options)
+    # Where members are filled up to a size, each has to be compressed before the next begins.
+    return EstargzWriter(write, options, None if options.min_chunk_size else submit)
 
 
 class EstargzWriter(LayerWriter):
     """Writes gzip members."""
 
-    _stream: "GzipStream"
+    _stream: "GzipStream | PendingStream"
 
-    def __init__(self, write: Callable[[bytes], object], options: WriterOptions) -> None:
+    def __init__(
+        self, write: Callable[[bytes], object], options: WriterOptions, submit: Submit | None = None
+    ) -> None:
         self._toc = TocSpeller()
-        super().__init__(write, options)
+        self._pending: deque[PendingStream] = deque()
+        self._starts: list[int] = []  # of the streams that are written
+        self._unlisted: deque[tuple[TarMember, str, list[Part]]] = deque()
+        super().__init__(write, options, submit)
 
-    def _open(self) -> "GzipStream":
-        return GzipStream(self._blob, self._options.compression_level)
+    def _open(self) -> "GzipStream | PendingStream":
+        level = self._options.compression_level
+        if self._submit is None:
+            return GzipStream(self._blob, level)
+        return PendingStream(self._blob, level, len(self._starts) + len(self._pending))
+
+    def _next_stream(self) -> int:
+        if isinstance(self._stream, GzipStream):
+            return super()._next_stream()
+        self._begin(self._stream)
+        self._settle(MAX_PENDING)
+        self._stream = self._open()
+        return self._stream.start
+
+    def _end_streams(self) -> None:
+        if isinstance(self._stream, GzipStream):
+            self._stream.end()
+        else:
+            self._begin(self._stream)
+            self._settle(0)
+
+    def _begin(self, stream: "PendingStream") -> None:
+        assert self._submit is not None
+        stream.submit(self._submit)
+        self._pending.append(stream)
+
+    def _settle(self, left: int) -> None:
+        """Write streams that are complete until only *left* are pending; list what lies there."""
+        while len(self._pending) > left:
+            self._starts.append(self._blob.size)
+            self._pending.popleft().end()
+        while self._unlisted:
+            member, digest, parts = self._unlisted[0]
+            if parts and parts[-1].blob_offset >= len(self._starts):
+                break
+            self._unlisted.popleft()
+            placed = [replace(part, blob_offset=self._starts[part.blob_offset]) for part in parts]
+            self._toc.add(member, digest, placed)
 
     def _list(
         self, member: TarMember, digest: str, parts: list[Part], spelling: Spelling | None
     ) -> None:
-        self._toc.add(member, digest, parts)
+        if self._submit is None:
+            self._toc.add(member, digest, parts)
+        else:
+            self._unlisted.append((member, digest, parts))
 
     def finish(self, tail: bytes | None = None) -> WrittenLayer:
         """Write the table of contents, unless it goes elsewhere, and the footer."""
-        toc = self._toc.document()
         if self._options.is_toc_external:
             self._put_between(self._padding + END_OF_ARCHIVE if tail is None else tail)
-            self._stream.end()
-            toc_offset = self._blob.size
+        elif tail is not None:
+            raise ValueError("tail: got one, expected it with an external TOC only")
+        else:
+            self._put_between(self._padding)
+        self._end_streams()
+        toc = self._toc.document()
+        toc_offset = self._blob.size
+        if self._options.is_toc_external:
             self._blob.put(EXTERNAL_TOC)
         else:
-            if tail is not None:
-                raise ValueError("tail: got one, expected it with an external TOC only")
-            self._put_between(self._padding)
-            toc_offset = self._next_stream()
-            _put_toc(self._stream, toc)
-            self._stream.end()
+            stream = GzipStream(self._blob, self._options.compression_level)
+            _put_toc(stream, toc)
+            stream.end()
             self._blob.put(build_footer(toc_offset))
         toc_digest = digest_of(toc)
         return WrittenLayer(
@@ -154,7 +216,7 @@ class GzipStream:
 
     def __init__(self, blob: Blob, level: int) -> None:
         self._blob = blob
-        self._deflate = zlib.compressobj(level, zlib.DEFLATED, -15, 8, zlib.Z_DEFAULT_STRATEGY)
+        self._deflate = _open_deflate(level)
         self._crc = 0
         self.start = blob.size
         self.size = 0
@@ -176,8 +238,52 @@ class GzipStream:
 
     def end(self) -> None:
         """Write what remains, and the member's trailer."""
-        trailer = struct.pack("<II", self._crc, self.size & 0xFFFFFFFF)
-        self._blob.put(self._deflate.flush() + trailer)
+        self._blob.put(self._deflate.flush() + _trailer(self._crc, self.size))
+
+
+class PendingStream:
+    """A gzip member that is compressed in a thread; until then ``start`` is its number."""
+
+    def __init__(self, blob: Blob, level: int, number: int) -> None:
+        self._blob = blob
+        self._level = level
+        self._pieces: list[bytes] = []
+        self._result: Pending | None = None
+        self.start = number
+        self.size = 0
+        self.compressed_size = 0
+
+    def put(self, data: bytes | memoryview) -> None:
+        """Keep more bytes."""
+        self._blob.note_tar(data)
+        self._pieces.append(bytes(data))
+        self.size += len(data)
+
+    def submit(self, submit: Submit) -> None:
+        """Have it compressed."""
+        pieces, self._pieces = self._pieces, []
+        self._result = submit(partial(_compress, pieces, self._level))
+
+    def end(self) -> None:
+        """Write it."""
+        assert self._result is not None
+        self._blob.put(self._result.result())
+
+
+def _compress(pieces: Sequence[bytes], level: int) -> bytes:
+    """Return the gzip member of *pieces*."""
+    deflate = _open_deflate(level)
+    data = b"".join(pieces)
+    trailer = _trailer(zlib.crc32(data), len(data))
+    return GZIP_HEADER + deflate.compress(data) + deflate.flush() + trailer
+
+
+def _open_deflate(level: int) -> "zlib._Compress":
+    return zlib.compressobj(level, zlib.DEFLATED, -15, 8, zlib.Z_DEFAULT_STRATEGY)
+
+
+def _trailer(crc: int, size: int) -> bytes:
+    return struct.pack("<II", crc, size & 0xFFFFFFFF)
 
 
 def _put_toc(stream: GzipStream, toc: bytes) -> None:

@@ -9,6 +9,7 @@ cancellation at every piece.
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -140,8 +141,9 @@ def rewrite_layer(
     tar: Path, arrangement: Arrangement, result: Path, options: WriterOptions
 ) -> WrittenLayer:
     """Write the layer into the file *result*, members in a normalised form."""
-    with tar.open("rb") as source, result.open("wb") as file:
-        written = write_layer(arrangement, partial(_payload, source), file.write, options)
+    with tar.open("rb") as source, result.open("wb") as file, _threads() as pool:
+        read = partial(_payload, source)
+        written = write_layer(arrangement, read, file.write, options, pool.submit)
     return _checked(written, options)
 
 
@@ -156,7 +158,7 @@ def keep_layer(
     ends = [0]
     for member, text in zip(unpacked.members, unpacked.texts, strict=True):
         ends.append(text.end + member.size)
-    with unpacked.tar.open("rb") as source, result.open("wb") as file:
+    with unpacked.tar.open("rb") as source, result.open("wb") as file, _threads() as pool:
 
         def spell(number: int) -> Spelling:
             text = unpacked.texts[number]
@@ -165,12 +167,18 @@ def keep_layer(
 
         end = source.seek(0, os.SEEK_END)
         tail = _between(source, ends[-1], end, "what follows the last file")
+        read = partial(_payload, source)
         written = write_verbatim(
-            unpacked.members, spell, tail, partial(_payload, source), file.write, options
+            unpacked.members, spell, tail, read, file.write, options, pool.submit
         )
     if written.diff_id != diff_id:
         raise DigestMismatch(f"layer as written: got diffID {written.diff_id}, expected {diff_id}")
     return _checked(written, options)
+
+
+def _threads() -> ThreadPoolExecutor:
+    """Return threads to compress in, started when they are needed."""
+    return ThreadPoolExecutor(max(1, os.cpu_count() or 1))
 
 
 def _between(tar: BinaryIO, start: int, end: int, what: str) -> bytes:

@@ -11,6 +11,7 @@ import tarfile
 import tracemalloc
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -573,6 +574,24 @@ def test_a_payload_of_another_size_is_refused(pieces: list[bytes]):
     arrangement = Arrangement((TarMember(b"f", Kind.REGULAR, size=4),))
     with pytest.raises(BadTar, match="b'f': got"):
         write_layer(arrangement, lambda _: pieces, lambda _: None)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_threads_change_nothing(name: str, shape: dict[str, int], workers: int):
+    tar = source_tar(name)
+    scanner = TarScanner()
+    arrangement = arrange(scanner.feed(tar))
+
+    def payload(member: TarMember) -> Iterator[bytes]:
+        for at in range(member.offset, member.offset + member.size, 5000):
+            yield tar[at : min(at + 5000, member.offset + member.size)]
+
+    blob = io.BytesIO()
+    with ThreadPoolExecutor(workers) as pool:
+        write_layer(arrangement, payload, blob.write, WriterOptions(**shape), pool.submit)
+    assert blob.getvalue() == estargz_layer(tar, **shape).blob
 
 
 def test_empty_pieces_are_nothing():
