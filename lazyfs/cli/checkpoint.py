@@ -1,6 +1,7 @@
 """``lazyfs checkpoint``: a running sandbox becomes a snapshot."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -95,7 +96,9 @@ def checkpoint(
     journal = sandbox.journal()
     if goes_on or (journal is not None and journal.state in INTERRUPTED):
         with sandbox.lock(wait):
-            made = resume(sandbox, tools, store=store)
+            made = resume(sandbox, tools, store=store, pointer=pointer)
+        if made is not None and embed_base and not _is_embedded(made):
+            tools.say(f"{sandbox_id}: completed as it was begun, without --embed-base")
         if made is None and goes_on:
             raise UsageError(
                 f"sandbox {sandbox_id}: it had not been saved, and runs as before",
@@ -111,6 +114,7 @@ def checkpoint(
             allow_dead_mount=allow_dead_mount,
             adopt=adopt,
         )
+        check_writable(order.store)
         if embed_base:
             order = _embed(sandbox, order, tools, cache_dir, access_options(_same)(**access))
         made = save(sandbox, order, tools, wait=wait)
@@ -129,6 +133,23 @@ def tools_for_checkpoints(cache_dir: Path) -> "Tools":
         objects=open_store,
         say=lambda line: click.echo(f"lazyfs: {line}", err=True),
     )
+
+
+def check_writable(store: str) -> None:
+    """Raise StoreFailed for a directory that cannot be written, before the sandbox ends."""
+    from lazyfs.snapshot.directory_store import DirectoryStore
+    from lazyfs.snapshot.errors import StoreFailed
+    from lazyfs.snapshot.stores import open_objects
+
+    objects = open_objects(store)
+    if not isinstance(objects, DirectoryStore):
+        return
+    path = next(path for path in (objects.path, *objects.path.parents) if os.path.lexists(path))
+    if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
+        raise StoreFailed(
+            f"store {objects.path}: got {path}, which cannot be written to, expected a directory "
+            "that can"
+        )
 
 
 def _location_of(sandbox: "Sandbox") -> str:
@@ -173,6 +194,10 @@ def _embed(
         access=access,
     )
     return replace(order, snapshot_id=snapshot_id, embedded=embedded)
+
+
+def _is_embedded(made: "Made") -> bool:
+    return all(image.embedded is True for image in made.manifest.images)
 
 
 def say_made(made: "Made", *, as_json: bool) -> None:

@@ -9,6 +9,7 @@ soon as they are complete, while they are still being compressed and uploaded.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,10 @@ from lazyfs.snapshot.errors import (
 )
 from lazyfs.snapshot.evidence import Mounts, Parts, check_again, gather_parts, witnessed_images
 from lazyfs.snapshot.journal import Journal, SandboxBroken, State
+from lazyfs.snapshot.keys import manifest_key
 from lazyfs.snapshot.local import local_errors
 from lazyfs.snapshot.manifest import Parent, check_unfinished
-from lazyfs.snapshot.objects import ObjectStore
+from lazyfs.snapshot.objects import ObjectMissing, ObjectStore
 from lazyfs.snapshot.publish import POINTER_BEFORE, Made, PointerLost, Say, note_pointer, publish
 from lazyfs.snapshot.record import remove_record
 from lazyfs.snapshot.runtime import Choose, ContainerState, Runtime, SandboxPlan
@@ -112,9 +114,12 @@ def checkpoint(sandbox: Sandbox, order: Order, tools: Tools, *, wait: float = 0.
         )
         objects = tools.objects(order.store, order.s3_endpoint)
         before = note_pointer(objects, order.pointer)
+        snapshot_id = order.snapshot_id or new_id()
+        with suppress(ObjectMissing):  # what refuses to be read is told before the sandbox ends
+            objects.get(manifest_key(snapshot_id), 0)
         planned = msgspec.structs.replace(
             journal.with_runtime(facts),
-            snapshot_id=order.snapshot_id or new_id(),
+            snapshot_id=snapshot_id,
             store_url=objects.url,  # absolute: who goes on may be elsewhere
             s3_endpoint=order.s3_endpoint,
             pointer=order.pointer,
@@ -132,12 +137,14 @@ def checkpoint(sandbox: Sandbox, order: Order, tools: Tools, *, wait: float = 0.
         return _go_on(sandbox, journal, draft, runtime, plan, tools)
 
 
-def resume(sandbox: Sandbox, tools: Tools, *, store: str | None = None) -> Made | None:
+def resume(
+    sandbox: Sandbox, tools: Tools, *, store: str | None = None, pointer: str | None = None
+) -> Made | None:
     """Go on with a checkpoint that a crash, or a store, has broken off; the lock is held.
 
-    *store* is another one than was wanted first.  Returns None where the sandbox had not been
-    saved and runs as before.  Raises CheckpointLost, after which the sandbox has failed, and what
-    ``checkpoint`` raises.
+    *store* and *pointer* are others than were wanted first.  Returns None where the sandbox had not
+    been saved and runs as before.  Raises CheckpointLost, after which the sandbox has failed, and
+    what ``checkpoint`` raises.
     """
     journal = sandbox.journal()
     if journal is None or journal.state not in INTERRUPTED:
@@ -160,11 +167,13 @@ def resume(sandbox: Sandbox, tools: Tools, *, store: str | None = None) -> Made 
         )
         sandbox.fail(journal, error)
         raise error
-    if store is not None and store != journal.store_url and journal.state is not State.COMMITTED:
+    store, pointer = store or journal.store_url, pointer or journal.pointer
+    is_other = (store, pointer) != (journal.store_url, journal.pointer)
+    if store is not None and is_other and journal.state is not State.COMMITTED:
         objects = tools.objects(store, journal.s3_endpoint)
-        notes = journal.notes | {POINTER_BEFORE: None} | note_pointer(objects, journal.pointer)
+        notes = journal.notes | {POINTER_BEFORE: None} | note_pointer(objects, pointer)
         journal = sandbox.save(
-            msgspec.structs.replace(journal, store_url=objects.url, notes=notes),
+            msgspec.structs.replace(journal, store_url=objects.url, pointer=pointer, notes=notes),
         )
     return _go_on(sandbox, journal, draft, runtime, plan, tools)
 

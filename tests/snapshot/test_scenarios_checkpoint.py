@@ -13,6 +13,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from lazyfs.errors import UsageError
 from lazyfs.snapshot.checkpoint import NotRunning
 from lazyfs.snapshot.directory_store import DirectoryStore
 from lazyfs.snapshot.errors import (
@@ -219,6 +220,38 @@ def test_a_checkpoint_can_be_continued_to_another_store(tmp_path: Path) -> None:
     made = here.resume(store=here.store)
     assert made is not None
     assert here.snapshots.ids() == [made.id]
+
+
+def test_a_checkpoint_can_be_continued_under_another_pointer(tmp_path: Path) -> None:
+    here = machine(tmp_path)
+    here.run()
+    (tmp_path / "file").write_text("no directory")
+    with pytest.raises(StoreFailed):
+        here.checkpoint(store=str(tmp_path / "file" / "store"))
+    with pytest.raises(UsageError, match="pointer: got 'a b'"):
+        here.resume(store=here.store, pointer="a b")
+    made = here.resume(store=here.store, pointer="latest")
+    assert made is not None
+    assert here.snapshots.pointer("latest") == Pointer(made.id, made.manifest_digest)
+    assert made.pointer == "latest"
+
+
+def test_a_store_that_cannot_be_read_ends_no_sandbox(tmp_path: Path) -> None:
+    here = machine(tmp_path)
+    here.run()
+
+    class Away(DirectoryStore):
+        def get(self, key: str, limit: int) -> bytes:
+            raise StoreFailed(f"store: {key}: got NoSuchBucket, expected to read it")
+
+    here.objects = Away(tmp_path / "store")
+    with pytest.raises(StoreFailed, match="NoSuchBucket"):
+        here.checkpoint()
+    journal = here.sandbox().journal()
+    assert journal is not None
+    assert journal.state is State.RUNNING
+    here.objects = None
+    assert here.checkpoint().id in here.snapshots.ids()
 
 
 def test_a_kill_before_the_manifest_is_made_good(tmp_path: Path) -> None:
