@@ -206,7 +206,7 @@ def test_a_pin_of_an_index_stays_one(new_world: World) -> None:
     new_world.restore(there, "r1")
     there.wait_line("r1")
     there.do("checkpoint", "r1", "--to", new_world.store, "--name", "latest")
-    new_world.restore(here, "r2")
+    new_world.restore(here, "r2", "--verify")
     here.wait_line("r2")
     (here.sandbox("r2") / "base-record.json").unlink()
     here.do("checkpoint", "r2", "--to", new_world.store, "--name", "latest", "--adopt")
