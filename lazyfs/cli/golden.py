@@ -96,7 +96,7 @@ def build(
     Tags are resolved anew, unless they are locked; what became of each image is told.  The
     generations before stay, with everything that was started from them.
     """
-    from lazyfs.cli.checkpoint import say_made
+    from lazyfs.cli.checkpoint import check_writable, say_made
     from lazyfs.snapshot.environment import load_secrets
     from lazyfs.snapshot.golden import Order
     from lazyfs.snapshot.golden import build as make
@@ -112,6 +112,7 @@ def build(
             "option --to: got nothing, and the template has no snapshotsConfig.location, expected "
             "a store"
         )
+    check_writable(to)  # or it would be tried again and again
     if warm is None:
         is_told = all(container.readyz is not None for container in wanted.containers)
         warm = 0.0 if is_told else WARM_SECONDS

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from lazyfs.errors import LazyfsError
 from lazyfs.snapshot.errors import NoSpace, RuntimeFailed
 from lazyfs.snapshot.runtime import ContainerPlan, SandboxPlan
 from lazyfs.store.paths import NO_SPACE
@@ -104,3 +105,9 @@ def _added(path: Path, before: int) -> str:
 def _failed(path: Path, exc: OSError) -> RuntimeFailed | NoSpace:
     family = NoSpace if exc.errno in NO_SPACE else RuntimeFailed
     return family(f"{path}: {exc.strerror}")
+
+
+def forget_logs(log_dir: Path, error: BaseException) -> None:
+    """Take away a hint that leads to *log_dir*, which is gone."""
+    if isinstance(error, LazyfsError) and str(log_dir) in (error.hint or ""):
+        error.hint = None

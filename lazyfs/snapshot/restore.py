@@ -29,6 +29,7 @@ from lazyfs.snapshot.evidence import MOUNT_ID, REBASED
 from lazyfs.snapshot.extensions import specs_of, unpack_profiles
 from lazyfs.snapshot.journal import Journal, JournalContainer, State
 from lazyfs.snapshot.local import local_errors
+from lazyfs.snapshot.logs import forget_logs
 from lazyfs.snapshot.manifest import Image, Parent
 from lazyfs.snapshot.objects import ObjectStore
 from lazyfs.snapshot.pinning import pin_images
@@ -411,3 +412,4 @@ def _undo(
                 sandbox.fail(journal, reason)
     if is_new and (journal is None or journal.state is State.RESTORING):
         sandbox.remove()
+        forget_logs(sandbox.log_dir, error)

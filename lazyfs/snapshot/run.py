@@ -26,7 +26,7 @@ from lazyfs.snapshot.evidence import MOUNT_ID
 from lazyfs.snapshot.gates import check_mounted
 from lazyfs.snapshot.journal import Journal, JournalContainer, State
 from lazyfs.snapshot.local import local_errors
-from lazyfs.snapshot.logs import last_lines
+from lazyfs.snapshot.logs import forget_logs, last_lines
 from lazyfs.snapshot.manifest import Image
 from lazyfs.snapshot.pinning import pin_images
 from lazyfs.snapshot.record import (
@@ -276,6 +276,7 @@ class _Attempt:
             sandbox.clear(*MADE)
         if is_new:
             sandbox.remove()
+            forget_logs(sandbox.log_dir, error)
         elif journal is not None and has_begun:
             reason = error if isinstance(error, LazyfsError) else RunBroken(repr(error))
             sandbox.fail(journal, cast(Exception, reason))

@@ -195,6 +195,16 @@ def assert_nothing_left(node: Node) -> None:
     assert node.left() == []
 
 
+def test_no_hint_leads_to_logs_that_are_gone(node: Node) -> None:
+    logs = node.sandboxes.root / "c1" / "logs"
+    error = RuntimeFailed("no such program", hint=f"all that it said is in {logs}")
+    node.runtime.fail["start"] = error
+    with pytest.raises(RuntimeFailed, match="no such program") as caught:
+        node.run()
+    assert not logs.exists()
+    assert caught.value.hint is None
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_a_run_that_fails_leaves_nothing(node: Node, step: str) -> None:
     """Whatever fails: no process, mount, record or folder."""
