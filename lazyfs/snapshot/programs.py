@@ -83,13 +83,9 @@ def run_on_terminal(words: Sequence[str | Path], *, cwd: Path | None = None) -> 
     us are passed on.
     """
     command = [os.fspath(word) for word in words]
-    try:
-        process = subprocess.Popen(command, cwd=cwd)
-    except (OSError, ValueError) as exc:
-        raise _no_start(command, exc) from exc
-    interrupts = _Interrupts(process)
-    handlers: dict[int, Any] = {signal.SIGINT: interrupts.note}
-    handlers |= {number: lambda which, _: process.send_signal(which) for number in FORWARDED}
+    signals = _Signals()
+    handlers: dict[int, Any] = {signal.SIGINT: signals.interrupt}
+    handlers |= dict.fromkeys(FORWARDED, signals.forward)
     before = {}
     try:
         for number, handler in handlers.items():
@@ -97,11 +93,16 @@ def run_on_terminal(words: Sequence[str | Path], *, cwd: Path | None = None) -> 
     except ValueError:
         pass  # not the main thread: it gets no signals
     try:
+        try:
+            process = subprocess.Popen(command, cwd=cwd)
+        except (OSError, ValueError) as exc:
+            raise _no_start(command, exc) from exc
+        signals.begin(process)
         status = process.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if interrupts.is_meant:
+    if signals.is_meant:
         raise KeyboardInterrupt
     return status if status >= 0 else 128 - status
 
@@ -111,20 +112,37 @@ def _no_start(command: list[str], exc: OSError | ValueError) -> RuntimeFailed:
     return RuntimeFailed(f"{command[0]}: {reason}, expected it to start")
 
 
-class _Interrupts:
-    """The interrupts of a program that has the terminal.
+class _Signals:
+    """What becomes of signals while a program has the terminal.
 
-    A handler, and no exception: one that came between the program's end and its being noticed
-    would lose the exit status.
+    Handlers, and no exceptions: one that came between the program's end and its being noticed
+    would lose the exit status.  What comes before the program runs is passed on once it does.
     """
 
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
-        self._process = process
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._early: list[int] = []
         self._last = -INSIST_SECONDS
         self.is_meant = False
 
-    def note(self, number: int, frame: object) -> None:
-        """End the program at the second one, kill it at the third."""
+    def begin(self, process: "subprocess.Popen[bytes]") -> None:
+        """Say that the program runs."""
+        self._process = process
+        for number in self._early:
+            process.send_signal(number)
+
+    def forward(self, number: int, frame: object) -> None:
+        """Pass a signal on."""
+        if self._process is None:
+            self._early.append(number)
+        else:
+            self._process.send_signal(number)
+
+    def interrupt(self, number: int, frame: object) -> None:
+        """End the program at the second interrupt, kill it at the third."""
+        if self._process is None:
+            self._early.append(number)
+            return
         before, self._last = self._last, time.monotonic()
         if self.is_meant:
             self._process.kill()

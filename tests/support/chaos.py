@@ -120,7 +120,10 @@ def server_of(lazyfs: Lazyfs) -> int | None:
     """Return the process of the only mount's server, None while there is no record of it."""
     for path in lazyfs.records():
         if path.suffix == ".json":
-            return json.loads(path.read_text())["pid"]
+            try:
+                return json.loads(path.read_text())["pid"]
+            except FileNotFoundError:  # between two servers
+                return None
     return None
 
 
