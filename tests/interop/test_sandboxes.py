@@ -5,7 +5,6 @@ and whoever asks for it during a checkpoint or a restore is told of.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -353,15 +352,17 @@ def test_a_command_that_was_killed_is_recovered(new_world: World) -> None:
     here, there = new_world.node(), new_world.node()
     here.do("run", new_world.template, "--id", "c1", "--runsc", here.runsc)
     here.wait_line("c1")
-    # Given a store that takes nothing yet, and a checkpoint that is killed while it waits for it,
-    os.mkfifo(new_world.store)
-    done = here("checkpoint", "c1", "--to", new_world.store / "s", "--name", "latest")
+    # Given a store that can be read and takes nothing, so that a checkpoint stays unfinished,
+    new_world.store.mkdir(exist_ok=True)
+    in_the_way = new_world.store / "snapshots"
+    in_the_way.touch()
+    done = here("checkpoint", "c1", "--to", new_world.store, "--name", "latest")
     assert done.returncode == 42, done.stderr
     assert "UPLOADING" in here("status", "c1").stdout
-    new_world.store.unlink()
+    in_the_way.unlink()
     # when recover runs, then the snapshot is complete.
     here.do("recover", "c1")
-    where = f"{new_world.store / 's'}@latest"
+    where = f"{new_world.store}@latest"
     there.do("restore", where, "--id", "r1", "--runsc", there.runsc)
     assert there.wait_line("r1")
 
