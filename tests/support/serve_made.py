@@ -157,7 +157,8 @@ def main() -> None:
     options = parse_options(words)
     image = sample_image(NativeMadeImage)
     driver = options.settings.get("driver", "pyfuse3")
-    with tempfile.NamedTemporaryFile(dir="/var/tmp") as index:  # the kernel mounts none on tmpfs
+    # The kernel mounts none on tmpfs.
+    with tempfile.NamedTemporaryFile(dir="/var/tmp", delete=False) as index:
         index.write(image.image)
         index.flush()
         image.index_path = index.name
@@ -179,7 +180,10 @@ def main() -> None:
 
 
 def run(session: PyfuseSession, image: MadeImage, options: MountOptions) -> None:
-    session.mount(fuse_options(options, "made"))
+    try:
+        session.mount(fuse_options(options, "made"))
+    finally:
+        os.unlink(image.index_path)  # now, since a test may kill us
     try:
         trio.run(serve, session, image)
     finally:
