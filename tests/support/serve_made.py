@@ -157,11 +157,11 @@ def main() -> None:
     options = parse_options(words)
     image = sample_image(NativeMadeImage)
     driver = options.settings.get("driver", "pyfuse3")
-    # The kernel mounts none on tmpfs.
-    with tempfile.NamedTemporaryFile(dir="/var/tmp", delete=False) as index:
+    # The kernel mounts none on tmpfs; one without a name is not left behind when a test kills us.
+    with tempfile.TemporaryFile(dir="/var/tmp") as index:
         index.write(image.image)
         index.flush()
-        image.index_path = index.name
+        image.index_path = f"/proc/self/fd/{index.fileno()}"
         for states in image.contents.states.values():
             states[:1] = b"\0"  # not complete, or the kernel would read the files without us
         session = open_session(
@@ -180,10 +180,7 @@ def main() -> None:
 
 
 def run(session: PyfuseSession, image: MadeImage, options: MountOptions) -> None:
-    try:
-        session.mount(fuse_options(options, "made"))
-    finally:
-        os.unlink(image.index_path)  # now, since a test may kill us
+    session.mount(fuse_options(options, "made"))
     try:
         trio.run(serve, session, image)
     finally:
