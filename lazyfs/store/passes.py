@@ -4,7 +4,6 @@
 lie under the TOC's digest, as every layer's, and its content where it has not been evicted.
 """
 
-import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,11 +114,14 @@ def adopt_content(folder: Path, table: LayerTable, path: Path) -> int:
             os.close(fd)
             return -1
         os.truncate(path, table.device_size)
-        os.rename(path, folder / "content")
         size = HEADER_SIZE + max(1, table.count)
         os.ftruncate(fd, 0)
         os.posix_fallocate(fd, 0, size)
         os.pwrite(fd, HEADER.pack(MAGIC, VERSION, 0, table.count), 0)
+        # On the disk before there is another content file, whose bytes are not: marks of the file
+        # before must not be believed of it after a crash (rule 2 of content.py).
+        os.fdatasync(fd)
+        os.rename(path, folder / "content")
         os.pwrite(fd, bytes([RESIDENT]) * table.count, HEADER_SIZE)
         share(fd)
     except OSError as exc:
@@ -144,10 +146,3 @@ def copy_content(folder: Path, table: LayerTable, path: Path) -> int:
             content.close()
     finally:
         os.close(source)
-
-
-def release_pin(fd: int) -> None:
-    """Close a pin."""
-    if fd >= 0:
-        fcntl.flock(fd, fcntl.LOCK_UN)
-        os.close(fd)

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +14,11 @@ from lazyfs.digest import Digest, DigestMismatch, digest_of
 from lazyfs.errors import FormatError, LazyfsError, Unavailable
 from lazyfs.formats.decode import RangeDecoder
 from lazyfs.formats.stream import Piece
+from lazyfs.image import full_pass
 from lazyfs.image.full_pass import pass_layer, pass_layers
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.rootfs.table import LayerTable
-from lazyfs.store.content import RESIDENT, LayerContent
+from lazyfs.store.content import ABSENT, HEADER, HEADER_SIZE, RESIDENT, LayerContent
 from lazyfs.store.layers import load_table, load_toc
 from lazyfs.store.passes import load_pass, load_spans
 from lazyfs.store.paths import Store
@@ -194,6 +196,46 @@ async def test_a_layer_that_others_use_is_copied_into(store: Store) -> None:
         )
     finally:
         content.close()
+
+
+async def test_no_mark_outlives_the_file_it_was_made_for(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is on the disk when the content file is replaced says nothing of the new one."""
+    made = Made(BIG)
+    toc = await pass_layer(store, made.source, made.layer, made.diff_id)
+    folder = store.layer_path(toc.digest)
+    table = load_table(store, toc.digest)
+    assert table is not None
+    content = folder / "content"
+    close_pins()
+    LayerContent(folder, table).close()  # on the disk, and clean
+    synced: list[bytes] = []
+    fdatasync, rename = os.fdatasync, os.rename
+
+    def note_sync(fd: int) -> None:
+        fdatasync(fd)
+        if os.path.samestat(os.fstat(fd), os.stat(folder / "presence")):
+            synced.append((folder / "presence").read_bytes())
+
+    def note_rename(source: Path, target: Path) -> None:
+        if target == content:
+            _, _, clean, count = HEADER.unpack_from(synced[-1])
+            assert (clean, count) == (0, table.count)
+            assert set(synced[-1][HEADER_SIZE:]) == {ABSENT}
+            synced.append(b"replaced")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fdatasync", note_sync)
+    monkeypatch.setattr(os, "rename", note_rename)
+    await pass_layer(store, made.source, made.layer, made.diff_id)
+    assert b"replaced" in synced
+
+
+def close_pins() -> None:
+    """Let go of what this process has filled, as its end does."""
+    while full_pass._pins:
+        os.close(full_pass._pins.pop())
 
 
 async def test_without_room_there_are_no_contents(store: Store) -> None:
