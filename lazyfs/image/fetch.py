@@ -101,10 +101,15 @@ class Fetcher:
         """Return exactly *size* bytes of a device, fetching what is missing."""
         unstored = await self.ensure(device, offset, offset + size)
         dev = self._devices[device]
+        chunks = dev.table.covering(offset, offset + size)
+        for chunk in chunks:
+            # Where nothing was written a content file has zeros: they must not pass for bytes.
+            if chunk not in unstored and dev.content.states[chunk] != RESIDENT:
+                raise FetchBroken(f"layer {dev.descriptor.digest}: chunk {chunk} was not made here")
         if not unstored:
             return dev.content.read(offset, size)
         result = bytearray(size)
-        for chunk in dev.table.covering(offset, offset + size):
+        for chunk in chunks:
             start = dev.table.device_offset(chunk)
             low = max(offset, start)
             high = min(offset + size, start + dev.table.size(chunk))

@@ -13,7 +13,7 @@ import trio.testing
 
 from lazyfs.errors import Unavailable
 from lazyfs.image.device import Device
-from lazyfs.image.fetch import ChunkCorrupt, Fetcher
+from lazyfs.image.fetch import ChunkCorrupt, FetchBroken, Fetcher
 from lazyfs.image.prefetch import prefetch
 from lazyfs.image.twins import Twins
 from lazyfs.oci.descriptor import Descriptor
@@ -75,6 +75,21 @@ async def opened(
                 nursery.cancel_scope.cancel()
     finally:
         content.close()
+
+
+@pytest.mark.parametrize("content_type", [LayerContent, UnstoredContent])
+async def test_what_is_not_resident_is_never_read(
+    tmp_path: Path, content_type: Callable[..., LayerContent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong before: zeros of a file in which nothing was written are no bytes."""
+    async with opened(make_layer([50_000, 60_000]), tmp_path / "content", content_type) as bench:
+
+        async def ensure(device: int, start: int, end: int) -> dict[int, bytes]:
+            return {}
+
+        monkeypatch.setattr(bench.fetcher, "ensure", ensure)
+        with pytest.raises(FetchBroken, match="was not made here"):
+            await bench.read(0)
 
 
 async def test_a_miss_is_fetched_and_then_is_a_hit(tmp_path: Path) -> None:
