@@ -75,7 +75,7 @@ def push(
 
     built = _build(image, cache_dir, platform, access, False, progress)
     request = Request(image, platform, cache_dir, access)
-    digest = trio.run(push_index, image, request, built)
+    digest = trio.run(push_index, request, built)
     if as_json:
         click.echo(json.dumps(_document(built) | {"pushed": str(digest)}, indent=2))
         return

@@ -30,7 +30,8 @@ from lazyfs.formats.writer import (
     WriterOptions,
     WrittenLayer,
 )
-from lazyfs.image.origin import Offline, Origin
+from lazyfs.image.destination import open_destination
+from lazyfs.image.origin import Origin
 from lazyfs.image.prioritize import prioritize
 from lazyfs.image.rebuild import ConvertedLayer, build_config, build_manifest, config_type_of
 from lazyfs.image.spool import (
@@ -53,7 +54,7 @@ from lazyfs.oci.manifest import (
     decode_manifest,
 )
 from lazyfs.oci.platforms import Platform, choose
-from lazyfs.oci.reference import DEFAULT_TAG, LayoutReference, Reference, parse_reference
+from lazyfs.oci.reference import DEFAULT_TAG, parse_reference
 from lazyfs.registry.source import AccessOptions, Destination, Document, Source
 
 # What a source layer's annotations say about the blob that it no longer is.
@@ -185,7 +186,7 @@ async def convert_reference(
         raise UsageError(f"destination: got {destination!r}, expected a tag instead of a digest")
     origin = Origin(wanted, access)
     try:
-        place = _open_destination(target, access)
+        place = open_destination(target, access, create=True)
         try:
             made = await convert(
                 origin.source,
@@ -200,18 +201,6 @@ async def convert_reference(
     finally:
         await origin.aclose()
     return place.repository, made
-
-
-def _open_destination(target: Reference | LayoutReference, access: AccessOptions) -> Destination:
-    if isinstance(target, LayoutReference):
-        from lazyfs.registry.layout import ImageLayout  # noqa: PLC0415
-
-        return ImageLayout(target.path, create=True)
-    if access.is_offline:
-        raise Offline(f"{target.name}: got --offline, expected a registry to push to")
-    from lazyfs.registry.client import RegistryClient  # noqa: PLC0415
-
-    return RegistryClient(target, access)
 
 
 async def convert_image(

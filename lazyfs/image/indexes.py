@@ -77,23 +77,12 @@ def build_artifact(subject: Descriptor, indexes: Sequence[tuple[Descriptor, byte
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
         "artifactType": ARTIFACT_TYPE,
-        "config": _describe(config),
-        "layers": [_describe(descriptor) for descriptor, _ in blobs],
-        "subject": _describe(subject),
+        "config": config.document(),
+        "layers": [descriptor.document() for descriptor, _ in blobs],
+        "subject": subject.document(),
     }
     manifest = json.dumps(document, separators=(",", ":")).encode()
     return Artifact(manifest, ((config, EMPTY), *blobs))
-
-
-def _describe(descriptor: Descriptor) -> dict[str, object]:
-    described: dict[str, object] = {
-        "mediaType": descriptor.media_type,
-        "digest": str(descriptor.digest),
-        "size": descriptor.size,
-    }
-    if descriptor.annotations:
-        described["annotations"] = dict(descriptor.annotations)
-    return described
 
 
 def local_index(store: Store, layer: Descriptor) -> bytes | None:

@@ -14,6 +14,7 @@ from lazyfs.errors import NotFound, UsageError
 from lazyfs.formats.layer_pass import codec_of
 from lazyfs.formats.toc import Toc, decode_toc
 from lazyfs.image.contradiction import contradiction
+from lazyfs.image.destination import open_destination
 from lazyfs.image.full_pass import pass_layers
 from lazyfs.image.indexes import (
     ARTIFACT_TYPE,
@@ -22,14 +23,13 @@ from lazyfs.image.indexes import (
     build_artifact,
     local_index,
 )
-from lazyfs.image.origin import Origin
+from lazyfs.image.origin import Offline, Origin
 from lazyfs.image.plain import is_plain
 from lazyfs.image.prepare import Request, wanted_platform
 from lazyfs.image.resolve import Resolver
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import OCI_MANIFEST, Manifest
-from lazyfs.oci.reference import LayoutReference, Reference, parse_reference
-from lazyfs.registry.source import Destination
+from lazyfs.oci.reference import LayoutReference, parse_reference
 from lazyfs.store.layers import load_toc
 from lazyfs.store.passes import load_pass, load_spans
 from lazyfs.store.paths import Store
@@ -152,10 +152,10 @@ def _compare(store: Store, layer: Descriptor, claimed: Toc | None, found: Toc) -
         )
 
 
-async def push_index(reference: str, request: Request, built: BuiltIndex) -> Digest:
+async def push_index(request: Request, built: BuiltIndex) -> Digest:
     """Push the index beside its image; return the digest to pin."""
-    target = parse_reference(reference)
-    place = _open_destination(target, request)
+    target = parse_reference(request.reference)
+    place = open_destination(target, request.access, create=False)
     try:
         for descriptor, data in built.artifact.blobs:
             if not await place.has_blob(descriptor):
@@ -163,16 +163,6 @@ async def push_index(reference: str, request: Request, built: BuiltIndex) -> Dig
         return await place.push_manifest(built.artifact.manifest, OCI_MANIFEST, None)
     finally:
         await place.aclose()
-
-
-def _open_destination(target: Reference | LayoutReference, request: Request) -> Destination:
-    if isinstance(target, LayoutReference):
-        from lazyfs.registry.layout import ImageLayout  # noqa: PLC0415
-
-        return ImageLayout(target.path, create=False)
-    from lazyfs.registry.client import RegistryClient  # noqa: PLC0415
-
-    return RegistryClient(target, request.access)
 
 
 async def published_indexes(request: Request) -> tuple[str, tuple[Descriptor, ...]]:
@@ -184,6 +174,10 @@ async def published_indexes(request: Request) -> tuple[str, tuple[Descriptor, ..
     if isinstance(reference, LayoutReference):
         raise UsageError(
             f"{request.reference}: got an image layout, expected a registry, which lists referrers"
+        )
+    if request.access.is_offline:
+        raise Offline(
+            f"{reference.name}: got --offline, expected a registry, which lists referrers"
         )
     from lazyfs.registry.client import RegistryClient  # noqa: PLC0415
 

@@ -79,10 +79,10 @@ def build_manifest(
     built: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI_MANIFEST}
     if manifest.artifact_type:
         built["artifactType"] = manifest.artifact_type
-    built["config"] = _describe(config)
-    built["layers"] = [_describe(layer.result) for layer in layers]
+    built["config"] = config.document()
+    built["layers"] = [layer.result.document() for layer in layers]
     if manifest.subject is not None:
-        built["subject"] = _describe(manifest.subject)
+        built["subject"] = manifest.subject.document()
     if annotations:
         built["annotations"] = annotations
     return _json(built)
@@ -94,8 +94,8 @@ def write_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> bytes:
         {
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
-            "config": _describe(config),
-            "layers": [_describe(layer) for layer in layers],
+            "config": config.document(),
+            "layers": [layer.document() for layer in layers],
         }
     )
 
@@ -114,17 +114,6 @@ def build_index(data: bytes, converted: Mapping[int, tuple[Digest, int]]) -> byt
             "size": size,
         }
     return _json(raw)
-
-
-def _describe(descriptor: Descriptor) -> dict[str, Any]:
-    described: dict[str, Any] = {
-        "mediaType": descriptor.media_type,
-        "digest": str(descriptor.digest),
-        "size": descriptor.size,
-    }
-    if descriptor.annotations:
-        described["annotations"] = dict(descriptor.annotations)
-    return described
 
 
 def _timestamp(seconds: int) -> str:

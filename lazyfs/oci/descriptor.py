@@ -5,6 +5,7 @@ Spec: OCI image-spec, descriptor.md.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from lazyfs.digest import Digest
 from lazyfs.oci.platforms import Platform
@@ -20,3 +21,14 @@ class Descriptor:
     annotations: Mapping[str, str] = field(default_factory=dict)
     platform: Platform | None = None
     artifact_type: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Return what a manifest of ours says of it; a platform is said in indexes only."""
+        described: dict[str, Any] = {
+            "mediaType": self.media_type,
+            "digest": str(self.digest),
+            "size": self.size,
+        }
+        if self.annotations:
+            described["annotations"] = dict(self.annotations)
+        return described

@@ -25,6 +25,7 @@ from lazyfs.image.indexing import (
     push_index,
 )
 from lazyfs.image.open import OpenImage, open_image
+from lazyfs.image.origin import Offline
 from lazyfs.image.plain import PlainOptions
 from lazyfs.image.prepare import Request, prepare
 from lazyfs.image.verify import verify_image
@@ -166,7 +167,7 @@ async def published(registry: FakeRegistry, folder: Path) -> Digest:
     reference = f"{registry.host}/image:latest"
     wanted = request(reference, folder)
     built = await build_index_of(wanted)
-    assert await push_index(reference, wanted, built) == built.artifact.digest
+    assert await push_index(wanted, built) == built.artifact.digest
     return built.artifact.digest
 
 
@@ -228,7 +229,7 @@ async def test_an_index_that_lies_serves_nothing(registry: FakeRegistry, tmp_pat
         )
         forged.append((each.descriptor, encode_index(replace(index, spans=spans))))
     artifact = build_artifact(built.subject, forged)
-    await push_index(reference, wanted, replace(built, artifact=artifact))
+    await push_index(wanted, replace(built, artifact=artifact))
     prepared = await prepare(request(reference, tmp_path / "two", pinned=artifact.digest))
     async with open_image(prepared, ACCESS) as image:
         with pytest.raises(VerificationFailed):
@@ -250,12 +251,12 @@ async def test_a_full_pass_that_contradicts_an_index(
         index = replace(index, toc_json=toc, toc_digest=digest_of(toc))
         forged.append((each.descriptor, encode_index(index)))
     artifact = build_artifact(built.subject, forged)
-    await push_index(reference, wanted, replace(built, artifact=artifact))
+    await push_index(wanted, replace(built, artifact=artifact))
     there = request(reference, tmp_path / "two", pinned=artifact.digest)
     await prepare(there)
     with pytest.raises(IndexContradicted, match="other attributes"):
         await build_index_of(there, again=True)
-    await push_index(reference, wanted, built)
+    await push_index(wanted, built)
     honest = request(reference, tmp_path / "three", pinned=built.artifact.digest)
     await prepare(honest)
     await build_index_of(honest, again=True)
@@ -277,3 +278,15 @@ async def test_inspect_says_how_a_layer_is_had(registry: FakeRegistry, tmp_path:
     assert [each.why for each in after.layers] == [None] * 3
     assert [each.verified_by for each in after.layers] == [("pass",), ("toc",), ("pass",)]
     assert [each.format for each in after.layers] == ["gzip", "estargz", "gzip"]
+
+
+async def test_offline_nothing_is_pushed_or_listed(registry: FakeRegistry, tmp_path: Path) -> None:
+    wanted = request(f"{registry.host}/image:latest", tmp_path)
+    built = await build_index_of(wanted)
+    registry.forget_requests()
+    offline = replace(wanted, access=replace(ACCESS, is_offline=True))
+    with pytest.raises(Offline):
+        await push_index(offline, built)
+    with pytest.raises(Offline):
+        await published_indexes(offline)
+    assert registry.requests == []
