@@ -11,8 +11,8 @@
     ├── MountFailed           the kernel or fusermount3 said no                    exit 8
     └── StoreError            the local store: full disk, rotten file              exit 1
 
-Exactly two tables translate them: ``mount/errnos.py`` (to errno) and ``cli/main.py`` (to exit
-codes).  A message reads *what: got, expected*; a hint stands on a line of its own.
+Exactly two tables translate them: ``mount/errnos.py`` (to errno) and ``EXIT_CODES`` below.  A
+message reads *what: got, expected*; a hint stands on a line of its own.
 """
 
 
@@ -88,3 +88,17 @@ class StoreError(LazyfsError):
     """The local store cannot be read or written."""
 
     code = "E_STORE"
+
+
+# Documented in docs/reference/exit-codes.md.  Codes that are not listed there mean failure.
+EXIT_CODES: tuple[tuple[type[LazyfsError], int], ...] = (
+    (UsageError, 2),
+    (NotFound, 3),
+    (AccessDenied, 4),
+    (Unavailable, 5),
+    (VerificationFailed, 6),
+    (FormatError, 7),
+    (MountFailed, 8),
+    (StoreError, 1),
+)
+"""What the command line ends with; the table for errno is ``mount/errnos.py``."""

@@ -5,18 +5,13 @@ from pathlib import Path
 import click
 
 from lazyfs.cli.options import cache_dir_option, default_state_dir
+from lazyfs.cli.sandbox_options import wait_option
 
 
 @click.command()
 @click.argument("sandbox_ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--force", is_flag=True, help="Kill what runs; give up a snapshot being made.")
-@click.option(
-    "--wait",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    metavar="SECONDS",
-    help="How long to wait for another command that works on the sandbox.",
-)
+@wait_option
 @cache_dir_option
 def delete(sandbox_ids: tuple[str, ...], force: bool, wait: float, cache_dir: Path) -> None:
     """Remove the sandbox ID: its processes, mounts, volumes and records.

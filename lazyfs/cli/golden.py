@@ -16,6 +16,7 @@ from lazyfs.cli.options import (
     json_option,
     s3_endpoint_option,
 )
+from lazyfs.cli.sandbox_options import locked_option, program_option, secrets_option
 from lazyfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,12 +43,7 @@ def golden() -> None:
 @golden.command("build")
 @click.argument("template", type=click.Path(path_type=Path, dir_okay=False), metavar="TEMPLATE")
 @click.option("--to", "store", metavar="STORE", help="Where to.  [default: as the template says]")
-@click.option(
-    "--locked",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Take what a lock file says that tags mean (lazyfs resolve --lockfile).",
-)
+@locked_option
 @click.option(
     "--pull",
     type=click.Choice(["always", "missing", "never"]),
@@ -63,15 +59,9 @@ def golden() -> None:
     f"[default: {WARM_SECONDS:.0f}, or 0 where all containers have readyz]",
 )
 @click.option("--attempts", type=click.IntRange(1, 5), default=5, show_default=True)
-@click.option(
-    "--runsc", "program", type=click.Path(path_type=Path), metavar="PATH", help="gVisor's program."
-)
-@click.option(
-    "--secrets",
-    "secret_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Values that the template names by secretKeyRef: they are in the snapshot's memory.",
+@program_option("gVisor's program.")
+@secrets_option(
+    "Values that the template names by secretKeyRef: they are in the snapshot's memory."
 )
 @s3_endpoint_option
 @cache_dir_option
@@ -231,13 +221,7 @@ def list_(store: str, name: str | None, s3_endpoint: str | None, as_json: bool) 
     metavar="PREFIX",
     help="They are called PREFIX-1, PREFIX-2, …  [default: the pointer's or snapshot's name]",
 )
-@click.option(
-    "--runsc",
-    "program",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="The runtime's program.  [default: the one that made the snapshot]",
-)
+@program_option("The runtime's program.  [default: the one that made the snapshot]")
 @s3_endpoint_option
 @cache_dir_option
 @access_options

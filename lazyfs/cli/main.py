@@ -14,29 +14,8 @@ from typing import Any, NoReturn
 import click
 
 from lazyfs import __version__
-from lazyfs.errors import (
-    AccessDenied,
-    FormatError,
-    LazyfsError,
-    MountFailed,
-    NotFound,
-    StoreError,
-    Unavailable,
-    UsageError,
-    VerificationFailed,
-)
+from lazyfs.errors import EXIT_CODES, LazyfsError, UsageError
 
-# Documented in docs/reference/exit-codes.md.  Codes that are not listed there mean failure.
-EXIT_CODES: tuple[tuple[type[LazyfsError], int], ...] = (
-    (UsageError, 2),
-    (NotFound, 3),
-    (AccessDenied, 4),
-    (Unavailable, 5),
-    (VerificationFailed, 6),
-    (FormatError, 7),
-    (MountFailed, 8),
-    (StoreError, 1),
-)
 FAILED = 1
 INTERRUPTED = 130
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazyfs.cli.options import cache_dir_option, default_state_dir, json_option
+from lazyfs.cli.sandbox_options import wait_option
 from lazyfs.errors import LazyfsError
 
 if TYPE_CHECKING:
@@ -16,13 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("sandbox_id", metavar="[ID]", required=False)
-@click.option(
-    "--wait",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    metavar="SECONDS",
-    help="How long to wait for another command that works on the sandbox.",
-)
+@wait_option
 @cache_dir_option
 @json_option
 def recover(sandbox_id: str | None, wait: float, cache_dir: Path, as_json: bool) -> int:

@@ -9,6 +9,7 @@ import click
 
 from lazyfs.cli.access import access_options
 from lazyfs.cli.options import cache_dir_option, json_option, platform_option
+from lazyfs.cli.sandbox_options import require_pinned_option
 from lazyfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,13 +52,7 @@ def is_template(text: str) -> bool:
     metavar="FILE",
     help="Write them to a lock file, for run --locked and golden --locked.",
 )
-@click.option(
-    "--require-pinned",
-    is_flag=True,
-    envvar="LAZYFS_REQUIRE_PINNED",
-    show_envvar=True,
-    help="Refuse references without a digest, and ask for nothing then.",
-)
+@require_pinned_option
 @json_option
 def resolve(
     source: str,

@@ -15,6 +15,7 @@ from lazyfs.cli.options import (
     json_option,
     s3_endpoint_option,
 )
+from lazyfs.cli.sandbox_options import program_option, secrets_option, wait_option
 from lazyfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,13 +48,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="The same, all of them from a template that names them by digest.",
 )
-@click.option(
-    "--runsc",
-    "program",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="The runtime's program.  [default: the one that made the snapshot]",
-)
+@program_option("The runtime's program.  [default: the one that made the snapshot]")
 @click.option("--allow-partial-base", is_flag=True, help="Start although layers cannot be had.")
 @click.option("--allow-spec-drift", is_flag=True, help="Start containers otherwise than before.")
 @click.option("--ignore-cpu", is_flag=True, help="Try it although the processor lacks features.")
@@ -62,20 +57,8 @@ if TYPE_CHECKING:
 @click.option("--verify", "rehash", is_flag=True, help="Hash again all that is here of the images.")
 @click.option("--rebase", metavar="REF", help="Go on with another image: data snapshots only.")
 @click.option("--pull", metavar="POLICY", hidden=True)
-@click.option(
-    "--secrets",
-    "secret_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Values that a --template names by secretKeyRef.",
-)
-@click.option(
-    "--wait",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    metavar="SECONDS",
-    help="How long to wait for another command that works on the sandbox.",
-)
+@secrets_option("Values that a --template names by secretKeyRef.")
+@wait_option
 @s3_endpoint_option
 @cache_dir_option
 @access_options

@@ -18,6 +18,13 @@ from lazyfs.cli.options import (
     platform_option,
 )
 from lazyfs.cli.resolve import is_template
+from lazyfs.cli.sandbox_options import (
+    locked_option,
+    program_option,
+    require_pinned_option,
+    secrets_option,
+    wait_option,
+)
 from lazyfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,13 +46,7 @@ ID_LENGTH = 54  # of a name, before a dash and 8 digits
     metavar="NAME",
     help="runsc, crun, runc or bwrap, or a program.  [default: the first of them that is there]",
 )
-@click.option(
-    "--runsc",
-    "program",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
-    help="gVisor's program; implies --runtime runsc.",
-)
+@program_option("gVisor's program; implies --runtime runsc.")
 @click.option(
     "--pull",
     type=click.Choice(["missing", "always", "never"]),
@@ -53,19 +54,8 @@ ID_LENGTH = 54  # of a name, before a dash and 8 digits
     show_default=True,
     help="When to ask what a tag means: where it is not known here, always, or never.",
 )
-@click.option(
-    "--locked",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Take what a lock file says that tags mean (lazyfs resolve --lockfile).",
-)
-@click.option(
-    "--require-pinned",
-    is_flag=True,
-    envvar="LAZYFS_REQUIRE_PINNED",
-    show_envvar=True,
-    help="Refuse references without a digest.",
-)
+@locked_option
+@require_pinned_option
 @click.option(
     "--attach/--detach",
     "is_attached",
@@ -86,14 +76,7 @@ ID_LENGTH = 54  # of a name, before a dash and 8 digits
 @click.option(
     "--env", "variables", multiple=True, metavar="NAME=VALUE", help="A variable; for IMAGE."
 )
-@click.option(
-    "--secrets",
-    "--secret-env-file",
-    "secret_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Values that the template names by secretKeyRef: NAME: {KEY: VALUE}.",
-)
+@secrets_option("Values that the template names by secretKeyRef: NAME: {KEY: VALUE}.")
 @click.option(
     "--mount-option",
     "mount_words",
@@ -102,13 +85,7 @@ ID_LENGTH = 54  # of a name, before a dash and 8 digits
     help="As after -o of lazyfs mount: prefetch=, driver=, cache_size=, …",
 )
 @click.option("--keep-failed", is_flag=True, help="Keep a sandbox that does not become ready.")
-@click.option(
-    "--wait",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    metavar="SECONDS",
-    help="How long to wait for another command that works on the sandbox.",
-)
+@wait_option
 @cache_dir_option
 @platform_option
 @access_options

@@ -6,6 +6,7 @@ chunk being assembled, plus constants: decoding goes by steps, and no further th
 byte.  No I/O and no locks.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from io import BytesIO
@@ -59,7 +60,7 @@ class Decoded(NamedTuple):
     spool: BinaryIO | None = None
 
 
-class Stream:
+class Stream(ABC):
     """One stream being decoded, and the chunks wanted of it; its kinds are below."""
 
     def __init__(
@@ -77,6 +78,7 @@ class Stream:
         self._produced = 0  # plain bytes so far
         self._partial: BinaryIO | None = None  # the start of a chunk that spans steps
         self._hash = sha256()
+        self._open()
 
     @property
     def is_done(self) -> bool:
@@ -99,9 +101,13 @@ class Stream:
         """Give up all chunks."""
         self._fail(reason, decoded)
 
+    @abstractmethod
+    def _open(self) -> None:
+        """Open what decodes."""
+
+    @abstractmethod
     def _decode(self, window: memoryview, decoded: list[Decoded]) -> None:
         """Decode up to WINDOW_SIZE compressed bytes, and carve what comes out."""
-        raise NotImplementedError
 
     def _carve(self, plain: bytes, decoded: list[Decoded]) -> None:
         """Cut the wanted chunks out of the stream's next plain bytes."""
@@ -177,14 +183,7 @@ class Stream:
 class GzipStream(Stream):
     """A stream of gzip members."""
 
-    def __init__(
-        self,
-        pieces: Sequence[Piece],
-        blob_end: int,
-        decoded: list[Decoded],
-        open_spool: OpenSpool | None,
-    ) -> None:
-        super().__init__(pieces, blob_end, decoded, open_spool)
+    def _open(self) -> None:
         self._inflater: Inflater = open_member()
         self._members = 1
 
@@ -227,16 +226,9 @@ class DeflateStream(GzipStream):
 class ZstdStream(Stream):
     """A stream of zstd frames."""
 
-    def __init__(
-        self,
-        pieces: Sequence[Piece],
-        blob_end: int,
-        decoded: list[Decoded],
-        open_spool: OpenSpool | None,
-    ) -> None:
-        super().__init__(pieces, blob_end, decoded, open_spool)
+    def _open(self) -> None:
         self._push = open_frames(self._take)
-        self._decoded = decoded
+        self._decoded: list[Decoded] = []
 
     def _decode(self, window: memoryview, decoded: list[Decoded]) -> None:
         self._decoded = decoded  # for the time of the call
@@ -255,6 +247,9 @@ class ZstdStream(Stream):
 
 class RawStream(Stream):
     """A stream that is not compressed."""
+
+    def _open(self) -> None:
+        """Do nothing: there is nothing to decode."""
 
     def _decode(self, window: memoryview, decoded: list[Decoded]) -> None:
         self._carve(bytes(window), decoded)

@@ -13,32 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lazyfs.errors import (
-    AccessDenied,
-    FormatError,
-    LazyfsError,
-    MountFailed,
-    NotFound,
-    StoreError,
-    Unavailable,
-    UsageError,
-    VerificationFailed,
-)
+from lazyfs.errors import EXIT_CODES, LazyfsError, MountFailed
 from lazyfs.registry.access import AccessOptions
 from lazyfs.service.failures import ServerLost
 
 MOUNT_SECONDS = 600.0  # the tables of contents of a large image, over a slow link
-FAMILIES: dict[int, type[LazyfsError]] = {
-    1: StoreError,
-    2: UsageError,
-    3: NotFound,
-    4: AccessDenied,
-    5: Unavailable,
-    6: VerificationFailed,
-    7: FormatError,
-    8: MountFailed,
-}
-"""By exit code (docs/reference/exit-codes.md)."""
+FAMILIES = {code: family for family, code in EXIT_CODES}
 
 
 @dataclass(frozen=True, slots=True)
