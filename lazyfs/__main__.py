@@ -1,5 +1,5 @@
 """``python -m lazyfs``: the same as the ``lazyfs`` command."""
 
-from lazyfs.cli.main import main
+from lazyfs.cli.start import main
 
 main()

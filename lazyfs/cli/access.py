@@ -51,6 +51,33 @@ def _ask_password(user: str) -> str:
     return password
 
 
+def with_password(words: list[str]) -> list[str]:
+    """Return *words* with the password that ``--creds`` leaves out, for a process that cannot ask.
+
+    What stands in this process's own arguments is hidden.  What is wrong with the words is for
+    whoever parses them.  Raises KeyboardInterrupt.
+    """
+    result = list(words)
+    for number, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name != "--creds":
+            continue
+        if not equals:
+            number, value = number + 1, "".join(words[number + 1 : number + 2])
+        user, colon, _ = value.partition(":")
+        if colon:
+            hide_argument(word if equals else value, keep=len(word) - len(value) if equals else 0)
+        elif user:
+            try:
+                password = _ask_password(user)
+            except click.Abort as exc:
+                raise KeyboardInterrupt from exc
+            except BadCredentials:
+                return words
+            result[number] = f"{name}=" * bool(equals) + f"{user}:{password}"
+    return result
+
+
 def hide_argument(word: str, *, keep: int) -> None:
     """Overwrite what follows the first *keep* characters of *word* in this process's arguments.
 

@@ -6,6 +6,7 @@ from the tables below, and a command's module is imported when it runs.
 
 import importlib
 import json
+import logging
 import os
 import sys
 from collections.abc import MutableMapping, Sequence
@@ -15,6 +16,8 @@ import click
 
 from lazyfs import __version__
 from lazyfs.errors import EXIT_CODES, LazyfsError, UsageError
+
+log = logging.getLogger(__name__)
 
 FAILED = 1
 INTERRUPTED = 130
@@ -199,15 +202,18 @@ def cli(ctx: click.Context, verbose: int, quiet: bool, log_format: str) -> None:
     """Mount OCI images lazily, verified to the last byte."""
     from lazyfs.cli.log import set_up_logging
 
-    ctx.obj = {"verbosity": -1 if quiet else verbose, "log_json": log_format == "json"}
+    given = {"verbosity": -1 if quiet else verbose, "log_json": log_format == "json"}
+    ctx.obj = (ctx.obj or {}) | given
     set_up_logging(ctx.obj["verbosity"], as_json=ctx.obj["log_json"])
+    if ctx.obj.get("alone"):
+        log.debug("not through the service: %s", ctx.obj["alone"])
 
 
-def main() -> NoReturn:
-    """Run the command line, and leave at once."""
+def main(words: Sequence[str] | None = None, alone: str = "") -> NoReturn:
+    """Run a command line, and leave at once; *alone* is why no service does it."""
     code = 0
     try:
-        cli.main(prog_name="lazyfs")
+        cli.main(words, prog_name="lazyfs", obj={"alone": alone})
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else FAILED
     leave(code)

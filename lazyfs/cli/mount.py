@@ -1,6 +1,6 @@
 """``lazyfs mount``: returns when the mount is live.
 
-Imports next to nothing: where ``lazyfs serve`` takes the mount over, that was all there was to do.
+Runs in a process of its own, or in a child of ``lazyfs serve`` that has taken the place of one.
 """
 
 import os
@@ -13,13 +13,13 @@ import click
 from lazyfs.cli.access import access_options
 from lazyfs.cli.options import (
     cache_dir_option,
-    default_runtime_dir,
     index_option,
     json_option,
     platform_option,
     verify_option,
 )
-from lazyfs.cli.request import DRIVERS, PREFETCH_MODES, MountRequest, process_start
+from lazyfs.cli.request import DRIVERS, PREFETCH_MODES, MountRequest
+from lazyfs.service.standing import process_start
 
 if TYPE_CHECKING:
     from lazyfs.registry.access import AccessOptions
@@ -112,6 +112,9 @@ def mount(
     IMAGE is a reference such as python:3.12 or ghcr.io/org/app@sha256:…, or oci:PATH[:TAG] for an
     OCI image layout on disk.  Prints the mountpoint when the mount is live.
     """
+    client = ctx.obj.get("client")
+    if client is not None and (foreground or not use_service):
+        client.turn_away("it is not wanted")  # in the foreground means: in that process
     request = MountRequest(
         image=image,
         directory=directory,
@@ -124,23 +127,20 @@ def mount(
         prefetch=prefetch,
         cache_size=cache_size,
         background_limit=background_limit,
-        begun=process_start(),
+        begun=process_start() if client is None else client.begun,
         stats=stats,
         verbosity=ctx.obj["verbosity"],
         log_json=ctx.obj["log_json"],
         verify=verify_mode,
         pinned=pinned,
     )
-    if use_service and not foreground:  # in the foreground means: in this process
-        from lazyfs.service.handover import hand_over
-
-        mountpoint = hand_over(default_runtime_dir(), request.document(), os.environ)
-        if mountpoint is not None:
-            announce(mountpoint, as_json=as_json)
-            return
     from lazyfs.cli.mounting import make_mount
 
-    make_mount(request, partial(announce, as_json=as_json))
+    make_mount(
+        request,
+        partial(announce, as_json=as_json),
+        None if client is None else client.confirm,
+    )
 
 
 def announce(mountpoint: str, *, as_json: bool) -> None:

@@ -37,12 +37,13 @@ FUSE_CONF = "/etc/fuse.conf"
 KEPT_LOGS = 50
 
 Announce = Callable[[str], None]
+Confirm = Callable[[], None]
 
 
-def make_mount(request: MountRequest, announce: Announce, confirm: Announce | None = None) -> None:
+def make_mount(request: MountRequest, announce: Announce, confirm: Confirm | None = None) -> None:
     """Make the mount; return when it is live, or in the foreground when it is gone.
 
-    *announce* gets the mountpoint when the mount is live; *confirm* does so before, and undoes
+    *announce* gets the mountpoint when the mount is live; *confirm* is called before, and undoes
     the mount by raising.
     """
     gc.disable()  # starting up makes little garbage; a server turns it on again
@@ -122,12 +123,7 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Announce | No
         return
     log_path = make_log(default_state_dir() / "log", mount_id)
     try:
-        run_in_background(
-            prepare,
-            partial(serve, log_path=log_path),
-            log_path,
-            None if confirm is None else partial(confirm, mountpoint),
-        )
+        run_in_background(prepare, partial(serve, log_path=log_path), log_path, confirm)
     except BaseException:
         remove_empty(log_path)
         raise

@@ -14,8 +14,9 @@ import click
 from lazyfs.cli.access import access_options
 from lazyfs.cli.conversion import Wanted, advice_of, conversion_options, convert_and_print
 from lazyfs.cli.options import default_runtime_dir, json_option, platform_option
-from lazyfs.cli.request import DRIVERS, MountRequest, process_start
+from lazyfs.cli.request import DRIVERS, MountRequest
 from lazyfs.errors import LazyfsError, MountFailed
+from lazyfs.service.standing import process_start
 
 if TYPE_CHECKING:
     from lazyfs.registry.source import AccessOptions

@@ -28,17 +28,17 @@ def _path_option(name: str, default: Callable[[], Path] | None, text: str) -> An
 
 def default_cache_dir() -> Path:
     """Return the cache directory of this user."""
-    return cache_directory(os.environ, os.geteuid())
+    return Path(cache_directory(os.environ, os.geteuid()))
 
 
 def default_state_dir() -> Path:
     """Return the state directory of this user."""
-    return state_directory(os.environ, os.geteuid())
+    return Path(state_directory(os.environ, os.geteuid()))
 
 
 def default_runtime_dir() -> Path:
     """Return the runtime directory of this user."""
-    return runtime_directory(os.environ, os.geteuid())
+    return Path(runtime_directory(os.environ, os.geteuid()))
 
 
 def cache_dir_option(function: Decorated) -> Decorated:

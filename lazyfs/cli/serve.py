@@ -4,7 +4,7 @@ import gc
 import importlib
 import os
 import socket
-from typing import Any
+from collections.abc import Sequence
 
 import click
 
@@ -13,12 +13,13 @@ from lazyfs.cli.options import default_runtime_dir
 from lazyfs.service.handover import CONTROL_SOCKET
 from lazyfs.service.record import make_runtime_directory
 from lazyfs.service.systemd import notify, take_listener
-from lazyfs.service.warm import Confirm, WarmService, listening
+from lazyfs.service.warm import Client, WarmService, listening
 
 # With these a mount imports nothing more, neither while it is made nor while it is served.
 NEEDED = (
     "encodings.idna",  # names of hosts
     "tomllib",  # configuration of registries
+    "lazyfs.cli.mount",
     "lazyfs.cli.mounting",
     "lazyfs.image.prepare",
     "lazyfs.registry.client",
@@ -66,7 +67,7 @@ def _serve(
     def say(text: str) -> None:
         notify(environment, f"STATUS={text}")
 
-    service = WarmService(listener, make_handed_over, idle_seconds=idle_seconds, say=say)
+    service = WarmService(listener, do_handed_over, idle_seconds=idle_seconds, say=say)
     notify(environment, "READY=1")
     try:
         service.run()
@@ -74,11 +75,12 @@ def _serve(
         notify(environment, "STOPPING=1")
 
 
-def make_handed_over(arguments: dict[str, Any], confirm: Confirm) -> None:
-    """Make the mount that another process asks for, in its place."""
-    from lazyfs.cli.mounting import make_mount
-    from lazyfs.cli.request import request_of
+def do_handed_over(words: Sequence[str], client: Client) -> int:
+    """Do what the command line *words* of another process says, in its place."""
+    from lazyfs.cli.main import cli
 
-    request = request_of(arguments, dict(os.environ))
-    set_up_logging(request.verbosity, as_json=request.log_json)
-    make_mount(request, lambda mountpoint: None, confirm)
+    try:
+        cli.main(words, prog_name="lazyfs", obj={"client": client})
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    return 0

@@ -1,33 +1,43 @@
 """Handing a mount over to ``lazyfs serve``: the asking side, which imports next to nothing.
 
-One connection per mount, one JSON object per line:
+One connection per mount.  A message is its size in four bytes and fields that each end with NUL,
+which neither arguments nor variables can hold:
 
     command                                             child of the service
-       │ ◀────────────────────────── hello: build, standing │
-       │ mount: arguments, environment, umask;              │
-       │   descriptors: working directory, stderr ────────▶ │ becomes what the command would be
-       │ ◀────────────────── live: mountpoint, or an error  │
+       │ ◀───────────────────────── hello, build, standing  │
+       │ mount, begun, umask, count of words, the words,    │
+       │   then the environment; descriptors: the working   │
+       │   directory and the standard streams ────────────▶ │ becomes what the command would be
+       │ ◀─────────── done, exit code; or away, and why     │
        └ exit
 
 Until it has asked, the command may turn away and do the work itself; so it does when nobody
 listens, when the service is another user's, another version or stands elsewhere, and when it says
-nothing for PATIENCE_SECONDS.  Afterwards the command only waits; when it goes away, its connection
-closes and the mount is undone.  It asks nobody who has not said hello: what waits unread in a
-socket's queue would keep the command's standard error open.
+nothing for PATIENCE_SECONDS.  The child may turn away, too, when it has understood the words and
+done nothing yet.  Afterwards the command only waits; when it goes away, its connection closes and
+the mount is undone.  It asks nobody who has not said hello: what waits unread in a socket's queue
+would keep the command's streams open.
 """
 
-import logging
 import os
-import socket
-import struct
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, BinaryIO
+import sys
+from _socket import (  # what socket and json are made of, without what they import
+    AF_UNIX,
+    SCM_RIGHTS,
+    SHUT_WR,
+    SO_PEERCRED,
+    SOCK_CLOEXEC,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    socket,
+)
 
-from lazyfs.service.control import decode_message, encode_message, short_path
-from lazyfs.service.failures import ServerLost, error_of
 from lazyfs.service.standing import build, creation_mask, standing
 from lazyfs.service.streams import open_standard_streams
+
+TYPE_CHECKING = False  # typing's own would have to be imported
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
 
 CONTROL_SOCKET = "control.sock"
 PATIENCE_SECONDS = 2.0
@@ -35,111 +45,137 @@ PATIENCE_SECONDS = 2.0
 LEAVE_SECONDS = 10.0
 MAX_MESSAGE_SIZE = 4 << 20
 """An environment is at most a quarter of the stack's 8 MiB."""
-CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
-
-log = logging.getLogger(__name__)
+HEAD_SIZE = 4
+NUMBER_SIZE = 4  # of a descriptor, and of each member of struct ucred: pid, uid, gid
+STREAMS = (0, 1, 2)
 
 
 class TurnedAway(Exception):
     """The service does not take the mount; nothing has happened yet."""
 
 
-def hand_over(
-    folder: Path, arguments: Mapping[str, Any], environment: Mapping[str, str]
-) -> str | None:
-    """Have the service of *folder*, a runtime directory, make a mount.
+class Lost(Exception):
+    """The service ended while it worked for us."""
 
-    Returns the mountpoint when the mount is live, or None when nobody took it.  Raises what the
-    service's child met, or ServerLost.
+
+def hand_over(
+    folder: str, words: "Sequence[str]", environment: "Mapping[str, str]", begun: float
+) -> int:
+    """Have the service of *folder*, a runtime directory, do what the command line *words* says.
+
+    Returns the exit code when that is done, and said.  *begun* is when the command began, by the
+    monotonic clock, which is that of all processes.  Raises TurnedAway, or Lost.
     """
     open_standard_streams()
-    with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection,
-        connection.makefile("rb") as stream,
-    ):
+    connection = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+    try:
         try:
-            try:
-                _meet(connection, stream, folder / CONTROL_SOCKET)
-                _ask(connection, arguments, environment)
-            except (OSError, TurnedAway) as error:
-                log.debug("not through the service: %s", error)
-                return None
+            _meet(connection, folder)
+            _ask(connection, words, environment, begun)
             connection.settimeout(None)
-            answer = receive_message(stream)
+        except OSError as error:
+            raise TurnedAway(str(error)) from error
+        try:
+            answer = receive_fields(connection)
         except KeyboardInterrupt:
             _wait_undone(connection)
             raise
         except OSError as error:
-            raise ServerLost(f"service: got {error}, expected a live mount") from error
-    if answer is not None and answer["type"] == "live":
-        return str(answer["mountpoint"])
-    if answer is not None and answer["type"] == "error":
-        raise error_of(answer)
-    raise ServerLost("service: got its end, expected a live mount")
+            raise Lost(f"service: got {error}, expected a live mount") from error
+    finally:
+        connection.close()
+    if answer is not None and len(answer) == 2 and answer[0] == "done":
+        return int(answer[1])
+    if answer is not None and len(answer) == 2 and answer[0] == "away":
+        raise TurnedAway(answer[1])
+    raise Lost("service: got its end, expected a live mount")
 
 
-def peer_uid(connection: socket.socket) -> int:
+def peer_uid(connection: socket) -> int:
     """Return the user at the other end: whoever connected, or whoever began to listen."""
-    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
-    _, uid, _ = CREDENTIALS.unpack(data)
-    return int(uid)
+    data = connection.getsockopt(SOL_SOCKET, SO_PEERCRED, 3 * NUMBER_SIZE)
+    return int.from_bytes(data[NUMBER_SIZE : 2 * NUMBER_SIZE], sys.byteorder)
 
 
-def receive_message(stream: BinaryIO, begun: bytes = b"") -> dict[str, Any] | None:
+def encode_fields(fields: "Iterable[str]") -> bytes:
+    """Return a message of *fields*."""
+    body = b"".join([os.fsencode(field) + b"\0" for field in fields])
+    return len(body).to_bytes(HEAD_SIZE, "little") + body
+
+
+def receive_fields(connection: socket, begun: bytes = b"") -> list[str] | None:
     """Return the message that *begun* begins, or None if what comes is none.  Raises OSError."""
-    if not begun.endswith(b"\n"):
-        begun += stream.readline(MAX_MESSAGE_SIZE)
-    return decode_message(begun) if begun.endswith(b"\n") else None
+    head = _receive(connection, begun, HEAD_SIZE)
+    size = HEAD_SIZE + int.from_bytes(head[:HEAD_SIZE], "little")
+    if len(head) < HEAD_SIZE or not HEAD_SIZE < size <= MAX_MESSAGE_SIZE:
+        return None
+    data = _receive(connection, head, size)
+    if len(data) != size or not data.endswith(b"\0"):
+        return None
+    return [os.fsdecode(field) for field in data[HEAD_SIZE:-1].split(b"\0")]
 
 
-def _meet(connection: socket.socket, stream: BinaryIO, path: Path) -> None:
+def _receive(connection: socket, data: bytes, size: int) -> bytes:
+    while len(data) < size:
+        piece = connection.recv(size - len(data))
+        if not piece:
+            break
+        data += piece
+    return data
+
+
+def _meet(connection: socket, folder: str) -> None:
     """Connect, and see that whoever answers can do our work; raises TurnedAway or OSError."""
     connection.settimeout(PATIENCE_SECONDS)
-    with short_path(path) as name:
-        connection.connect(name)
+    # By way of its folder, since a socket's address is short
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        connection.connect(f"/proc/self/fd/{descriptor}/{CONTROL_SOCKET}")
+    finally:
+        os.close(descriptor)
     uid = peer_uid(connection)
     if uid != os.geteuid():  # it would get our credentials
-        raise TurnedAway(f"{path} is user {uid}'s")
-    hello = receive_message(stream)
-    if hello is None or hello["type"] != "hello":
+        raise TurnedAway(f"{folder}/{CONTROL_SOCKET} is user {uid}'s")
+    hello = receive_fields(connection)
+    if hello is None or hello[0] != "hello" or len(hello) < 2:
         raise TurnedAway("it did not say hello")
-    if hello.get("build") != build():
-        raise TurnedAway(f"it is another version: {hello.get('build')}")
-    ours, theirs = standing(), hello.get("standing")
+    if hello[1] != build():
+        raise TurnedAway(f"it is another version: {hello[1]}")
+    ours, theirs = standing(), hello[2:]
     if ours != theirs:
-        found = theirs if isinstance(theirs, dict) else {}
-        different = [name for name in ours if found.get(name) != ours[name]]
+        different = [text.partition(" ")[0] for text in ours if text not in theirs]
         raise TurnedAway(f"it has another {', '.join(different)}")
 
 
 def _ask(
-    connection: socket.socket, arguments: Mapping[str, Any], environment: Mapping[str, str]
+    connection: socket, words: "Sequence[str]", environment: "Mapping[str, str]", begun: float
 ) -> None:
     """Send the request; raises TurnedAway or OSError."""
-    message = encode_message(
-        {
-            "type": "mount",
-            "arguments": arguments,
-            "environment": dict(environment),
-            "umask": creation_mask(),
-        }
+    message = encode_fields(
+        [
+            *("mount", str(begun), str(creation_mask()), str(len(words)), *words),
+            *(f"{name}={value}" for name, value in environment.items()),
+        ]
     )
     if len(message) > MAX_MESSAGE_SIZE:
         raise TurnedAway(f"the request has {len(message)} bytes")
     here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        sent = socket.send_fds(connection, [message], [here, 2])
+        rights = b"".join(
+            [number.to_bytes(NUMBER_SIZE, sys.byteorder) for number in (here, *STREAMS)]
+        )
+        sent = connection.sendmsg([message], [(SOL_SOCKET, SCM_RIGHTS, rights)])
     finally:
         os.close(here)
-    if sent < len(message):  # or else it may have answered and left already
+    if sent < len(message):
         connection.sendall(message[sent:])
 
 
-def _wait_undone(connection: socket.socket) -> None:
+def _wait_undone(connection: socket) -> None:
     """Say that nobody waits for the mount any more, and wait until nothing is left of it."""
     try:
         connection.settimeout(LEAVE_SECONDS)
-        connection.shutdown(socket.SHUT_WR)
+        connection.shutdown(SHUT_WR)
         while connection.recv(1 << 16):
             pass
     except OSError:

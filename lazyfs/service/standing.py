@@ -8,24 +8,31 @@ does the work itself.
 
 import os
 import sys
+import time
 
 import lazyfs
 
 NAMESPACES = ("mnt", "user", "net", "pid")
 FIELDS = ("Uid", "Gid", "Groups", "CapEff", "NoNewPrivs", "Seccomp")  # of /proc/self/status
 MASK_FIELD = "Umask"
+START_TIME = 19  # of the fields after the name in /proc/pid/stat
 CAP_WAKE_ALARM = 1 << 35
 """Some sessions have it, their services do not; no mount needs it."""
 
 
-def standing() -> dict[str, str]:
-    """Return where this process stands, to be compared with another's.  Raises OSError."""
-    result = {name: os.readlink(f"/proc/self/ns/{name}") for name in NAMESPACES}
+def standing() -> list[str]:
+    """Return where this process stands, to be compared with another's: names, blanks, values.
+
+    Raises OSError.
+    """
     status = _status_fields()
-    result |= {name: status.get(name, "") for name in FIELDS}
-    result["CapEff"] = format(int(result["CapEff"] or "0", 16) & ~CAP_WAKE_ALARM, "x")
-    result["root"] = _root()
-    return result
+    capabilities = int(status.get("CapEff") or "0", 16) & ~CAP_WAKE_ALARM
+    status["CapEff"] = format(capabilities, "x")
+    return [
+        *(f"{name} {os.readlink(f'/proc/self/ns/{name}')}" for name in NAMESPACES),
+        *(f"{name} {status.get(name, '')}" for name in FIELDS),
+        f"root {_root()}",
+    ]
 
 
 def creation_mask() -> int:
@@ -40,7 +47,20 @@ def build() -> str:
     """
     found = os.stat(lazyfs.__file__)
     file = f"{found.st_dev}:{found.st_ino}:{found.st_mtime_ns}"
-    return f"{lazyfs.__version__} {file} {sys.hexversion:x} {sys.prefix}"
+    encoding = sys.getfilesystemencoding()  # words and variables are to mean the same
+    return f"{lazyfs.__version__} {file} {sys.hexversion:x} {encoding} {sys.prefix}"
+
+
+def process_start() -> float:
+    """Return when this process began, in seconds of the monotonic clock."""
+    now = time.monotonic()
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            ticks = int(file.read().rpartition(b")")[2].split()[START_TIME])
+    except (OSError, IndexError, ValueError):
+        return now
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return now - max(0.0, age)
 
 
 def _status_fields() -> dict[str, str]:

@@ -17,17 +17,18 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from lazyfs.errors import LazyfsError, StoreError
-from lazyfs.service.control import encode_message, short_path
-from lazyfs.service.failures import document_of, is_interrupt
-from lazyfs.service.handover import peer_uid, receive_message
+from lazyfs.errors import StoreError
+from lazyfs.service.control import short_path
+from lazyfs.service.failures import is_interrupt
+from lazyfs.service.handover import STREAMS, encode_fields, peer_uid, receive_fields
 from lazyfs.service.standing import build, standing
+from lazyfs.service.streams import open_standard_streams
 
 BACKLOG = 64
 MAX_CHILDREN = 64
@@ -37,10 +38,6 @@ CRASHED = 1
 
 log = logging.getLogger(__name__)
 
-Confirm = Callable[[str], None]
-Work = Callable[[dict[str, Any], Confirm], None]
-"""Makes the mount that the arguments describe, and confirms its mountpoint when it is live."""
-
 
 class AlreadyServing(StoreError):
     """Another process listens on the socket."""
@@ -48,8 +45,32 @@ class AlreadyServing(StoreError):
     code = "E_ALREADY_SERVING"
 
 
-class ClientGone(Exception):
-    """Nobody waits for the mount any more."""
+class ClientGone(KeyboardInterrupt):
+    """Nobody waits for the mount any more, as if whoever waited had pressed Ctrl-C."""
+
+
+class Client:
+    """Whom a child works for; ``begun`` is when that command began, by the monotonic clock."""
+
+    def __init__(self, connection: socket.socket, begun: float) -> None:
+        self._connection = connection
+        self.begun = begun
+
+    def confirm(self) -> None:
+        """See that somebody still waits now that the work is done; raises ClientGone."""
+        _interrupt_on_hangup(self._connection, on=False)
+        if _is_gone(self._connection):
+            raise ClientGone
+
+    def turn_away(self, reason: str) -> NoReturn:
+        """Leave the work to the client, who does it as if there were no service."""
+        self._connection.sendall(encode_fields(["away", reason]))
+        os._exit(0)
+
+
+Work = Callable[[Sequence[str], Client], int]
+"""Does what a command line says, and says on the standard streams what there is to say; returns
+the exit code.  Confirms when a mount is live."""
 
 
 @contextmanager
@@ -232,11 +253,14 @@ def _be_child(connection: socket.socket, born: str, work: Work) -> NoReturn:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         connection.settimeout(REQUEST_SECONDS)
-        arguments = _take(connection, born)
-        if arguments is not None:
+        taken = _take(connection, born)
+        if taken is not None:
             connection.settimeout(None)
-            _do(connection, work, arguments)
-            code = 0
+            words, client = taken
+            _interrupt_on_hangup(connection, on=True)
+            code = work(words, client)
+            _interrupt_on_hangup(connection, on=False)
+            connection.sendall(encode_fields(["done", str(code)]))
     except (OSError, ClientGone):
         pass  # the client went away: nobody is there to be told
     except BaseException as error:
@@ -247,54 +271,33 @@ def _be_child(connection: socket.socket, born: str, work: Work) -> NoReturn:
         os._exit(code)
 
 
-def _take(connection: socket.socket, born: str) -> dict[str, Any] | None:
-    """Take the client's request and its place; return the arguments, or None: it turned away."""
-    hello = {"type": "hello", "build": born, "standing": standing()}
-    connection.sendall(encode_message(hello))
-    begun, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 2)
-    if not begun or len(descriptors) != 2:
+def _take(connection: socket.socket, born: str) -> tuple[list[str], Client] | None:
+    """Take the client's request and its place; return its words, or None: it turned away."""
+    connection.sendall(encode_fields(["hello", born, *standing()]))
+    begun, descriptors, _, _ = socket.recv_fds(connection, 1 << 16, 1 + len(STREAMS))
+    if not begun or len(descriptors) != 1 + len(STREAMS):
         return None
-    request = receive_message(connection.makefile("rb"), begun)
-    if request is None or request["type"] != "mount":
+    request = receive_fields(connection, begun)
+    if request is None or request[0] != "mount":
         return None
-    folder, errors = descriptors
-    os.fchdir(folder)
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor, stream in ((null, 0), (null, 1), (errors, 2)):
-        os.dup2(descriptor, stream)
-    for descriptor in {folder, errors, null} - {0, 1, 2}:
-        os.close(descriptor)
-    os.environ.clear()
-    os.environ.update(request["environment"])
-    time.tzset()
-    os.umask(request["umask"])
-    arguments: dict[str, Any] = request["arguments"]
-    return arguments
-
-
-def _do(connection: socket.socket, work: Work, arguments: dict[str, Any]) -> None:
-    """Do the work; confirm it to the client, or tell what went wrong."""
-    answered = False
-
-    def confirm(mountpoint: str) -> None:
-        nonlocal answered
-        _interrupt_on_hangup(connection, on=False)
-        if _is_gone(connection):
-            raise ClientGone
-        connection.sendall(encode_message({"type": "live", "mountpoint": mountpoint}))
-        answered = True
-
     try:
-        _interrupt_on_hangup(connection, on=True)
-        work(arguments, confirm)
-    except BaseException as error:
-        if answered or isinstance(error, ClientGone) or is_interrupt(error):
-            raise
-        _interrupt_on_hangup(connection, on=False)
-        if not isinstance(error, LazyfsError) and arguments.get("verbosity", 0) > 0:
-            traceback.print_exc()
-        sys.stderr.flush()
-        connection.sendall(encode_message({"type": "error", **document_of(error)}))
+        start, mask, count = float(request[1]), int(request[2]), int(request[3])
+    except (IndexError, ValueError):
+        return None
+    words, variables = request[4 : 4 + count], request[4 + count :]
+    os.fchdir(descriptors[0])
+    for descriptor, stream in zip(descriptors[1:], STREAMS, strict=True):
+        os.dup2(descriptor, stream)
+    for descriptor in set(descriptors) - set(STREAMS):
+        os.close(descriptor)
+    open_standard_streams()
+    os.environ.clear()
+    for variable in variables:
+        name, _, value = variable.partition("=")
+        os.environ[name] = value
+    time.tzset()
+    os.umask(mask)
+    return words, Client(connection, start)
 
 
 def _interrupt_on_hangup(connection: socket.socket, *, on: bool) -> None:

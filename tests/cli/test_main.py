@@ -68,19 +68,12 @@ main()
 """
 THIN = {
     "lazyfs",
-    "lazyfs.errors",
-    *(f"lazyfs.cli.{name}" for name in ("access", "directories", "log", "main", "mount")),
-    *(f"lazyfs.cli.{name}" for name in ("options", "request")),
-    *(f"lazyfs.service.{name}" for name in ("control", "failures", "handover", "standing")),
-    "lazyfs.service.streams",
     "lazyfs.cli",
-    "lazyfs.registry",
-    "lazyfs.registry.access",
+    "lazyfs.cli.directories",
+    "lazyfs.cli.start",
     "lazyfs.service",
+    *(f"lazyfs.service.{name}" for name in ("handover", "standing", "streams")),
 }
-BY_DESIGN = (
-    "click, click.shell_completion, dataclasses, json, locale, logging, pathlib, socket, struct"
-)
 NOT_BEFORE_THE_FORK = {
     *("pyfuse3", "_pyfuse3", "rich", "asyncio"),
     *("lazyfs.service.server", "lazyfs.image.open", "lazyfs.image.fetch", "lazyfs.formats.decode"),
@@ -95,13 +88,46 @@ def imported_until(what: str, *words: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_the_thin_client_imports_little(tmp_path):
-    """Until it knows whether a service does the work: click, and what fits on a page."""
-    done = python(f"import sys, {BY_DESIGN}; print(*sys.modules)")
-    allowed = THIN | set(done.stdout.split()) | {"array", "httpx._main"}
-    imported = imported_until("socket.socket.connect", "mount", "image", str(tmp_path))
-    assert imported - allowed == set()
-    assert {name for name in imported if name.startswith("lazyfs")} == THIN
+# The interpreter tells of the connection itself: the client has no other name for it.
+AT_CONNECT = """
+import sys
+before = set(sys.modules)
+def hook(event, arguments):
+    if event == "socket.connect":
+        print(*(set(sys.modules) - before), flush=True)
+        sys.modules["os"]._exit(0)
+sys.addaudithook(hook)
+from lazyfs.cli.start import main
+main()
+"""
+
+
+def test_the_thin_client_imports_next_to_nothing(tmp_path):
+    """Until it knows whether a service does the work: what fits on a page, and nobody else's."""
+    variables = {"LAZYFS_RUNTIME_DIR": str(tmp_path)}
+    done = python(AT_CONNECT, "mount", "image", str(tmp_path), env=os.environ | variables)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) - {"_socket"} == THIN
+
+
+@pytest.mark.parametrize(
+    ("words", "variables"),
+    [
+        (["status"], {}),
+        (["mount", "--no-service", "image", "mnt"], {}),
+        (["mount", "-f", "image", "mnt"], {}),
+        (["mount", "image", "mnt"], {"LAZYFS_SERVICE": "No"}),
+    ],
+)
+def test_nobody_is_asked_who_is_not_wanted(tmp_path, words, variables):
+    code = (
+        "import sys; from lazyfs.cli import start, main\n"
+        "main.main = lambda words, alone: print(words, repr(alone))\n"
+        "start.hand_over = None\n"
+        "start.main()"
+    )
+    done = python(code, *words, env=os.environ | variables | {"LAZYFS_RUNTIME_DIR": str(tmp_path)})
+    assert done.stdout == f"{words} ''\n", done.stderr
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_units(path):
 def test_the_socket_is_where_the_command_looks(kind, runtime, uid):
     parsed = unit(ROOT / f"tools/packaging/systemd/{kind}/lazyfs.socket")
     environment = {} if uid == 0 else {"XDG_RUNTIME_DIR": runtime}
-    expected = runtime_directory(environment, uid) / CONTROL_SOCKET
+    expected = Path(runtime_directory(environment, uid), CONTROL_SOCKET)
     assert parsed["Socket"]["ListenStream"].replace("%t", runtime) == str(expected)
     assert parsed["Socket"]["SocketMode"] == "0600"
 
