@@ -14,6 +14,9 @@ Layer = tuple[Buffer, Buffer, int, str, str]
 Event = tuple[int, int, int, int, int, int, int, int]
 """Kind, id, device, nid, offset in the file, offset in the device, size, number."""
 
+def keep_used(window: Buffer, low: Buffer, high: Buffer, /) -> bytes:
+    """Return *window* with zeros where no place names it; halves of places beside each other."""
+
 class Server:
     """Answers one FUSE connection in threads of its own, from INIT on.
 

@@ -468,6 +468,34 @@ static PyObject *server_statistics(PyObject *object, PyObject *unused)
 		"init_flags", counts.init_flags);
 }
 
+static PyObject *keep_used(PyObject *module, PyObject *args)
+{
+	Py_buffer window, low, high;
+	PyObject *kept = NULL;
+
+	(void)module;
+	if (!PyArg_ParseTuple(args, "y*y*y*", &window, &low, &high))
+		return NULL;
+	if (low.len != high.len)
+		PyErr_SetString(PyExc_ValueError,
+				"halves of places: got two lengths");
+	else
+		kept = PyBytes_FromStringAndSize(NULL, window.len);
+	if (kept)
+		lfs_window_keep((uint8_t *)PyBytes_AsString(kept), window.buf,
+				(size_t)window.len, low.buf, high.buf,
+				(size_t)low.len);
+	PyBuffer_Release(&window);
+	PyBuffer_Release(&low);
+	PyBuffer_Release(&high);
+	return kept;
+}
+
+static PyMethodDef module_methods[] = {
+	{"keep_used", keep_used, METH_VARARGS, NULL},
+	{NULL, NULL, 0, NULL},
+};
+
 static PyMethodDef server_methods[] = {
 	{"start", server_start, METH_NOARGS, NULL},
 	{"stop", server_stop, METH_NOARGS, NULL},
@@ -530,6 +558,7 @@ static struct PyModuleDef module_definition = {
 	PyModuleDef_HEAD_INIT,
 	.m_name = "_native",
 	.m_doc = "The native driver's core.",
+	.m_methods = module_methods,
 	.m_slots = module_slots,
 };
 

@@ -4,10 +4,11 @@ Little-endian, one file per layer:
 
     header   magic "LFSINDX1", version u32, codec u8 (codec.Codec), 3 zero bytes,
              blob size u64, uncompressed size u64, blob's sha256, diffID's sha256, TOC's sha256,
-             sizes of the two parts, compressed u64, u64, and of the second, plain, u64
+             sizes of the two parts, u64 and u64
     part 1   the TOC's JSON, a zstd frame
-    part 2   the spans, a zstd frame: their number u64, a record of each (blob offset u64, plain
-             offset u64, codec u8, bits u8, head u8, zero u8, window size u32), then the windows
+    part 2   the spans: their number u64, a record of each (blob offset u64, plain offset u64,
+             codec u8, bits u8, head u8, zero u8, window size u32), then the windows, each a zstd
+             frame (windows.py)
 
 Nothing in it is believed: what it leads to is checked by the TOC's chunk digests, and those by
 whoever vouches for the index.  A span that lies gives bytes that are refused.
@@ -24,12 +25,12 @@ from lazyfs.errors import FormatError
 from lazyfs.formats.codec import Codec
 from lazyfs.formats.layer_pass import PassedLayer
 from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
-from lazyfs.formats.restart import WINDOW_SIZE
 from lazyfs.formats.spans import Span
+from lazyfs.formats.windows import PACKED_SIZE
 
 MAGIC = b"LFSINDX1"
-VERSION = 1
-HEADER = struct.Struct("<8sIB3xQQ32s32s32sQQQ")
+VERSION = 2
+HEADER = struct.Struct("<8sIB3xQQ32s32s32sQQ")
 COUNT = struct.Struct("<Q")
 RECORD = struct.Struct("<QQBBBxI")
 LEVEL = 3
@@ -71,13 +72,13 @@ def encode_index(index: LayerIndex) -> bytes:
     """Return the bytes of *index*: the same ones for the same index."""
     compressor = zstandard.ZstdCompressor(level=LEVEL)
     spans = encode_spans(index.spans)
-    parts = compressor.compress(index.toc_json), compressor.compress(spans)
+    toc = compressor.compress(index.toc_json)
     header = HEADER.pack(
         *(MAGIC, VERSION, index.codec, index.blob_size, index.plain_size),
         *(bytes.fromhex(d.hex) for d in (index.blob_digest, index.diff_id, index.toc_digest)),
-        *(len(parts[0]), len(parts[1]), len(spans)),
+        *(len(toc), len(spans)),
     )
-    return header + parts[0] + parts[1]
+    return header + toc + spans
 
 
 def decode_index(data: bytes, limits: Limits = DEFAULT_LIMITS) -> LayerIndex:
@@ -86,10 +87,11 @@ def decode_index(data: bytes, limits: Limits = DEFAULT_LIMITS) -> LayerIndex:
         raise BadLayerIndex(f"layer index: got {len(data)} bytes, expected {HEADER.size} or more")
     magic, version, codec, blob_size, plain_size, *rest = HEADER.unpack_from(data)
     blob, diff_id, toc_digest = (Digest("sha256", raw.hex()) for raw in rest[:3])
-    toc_size, spans_size, spans_plain = rest[3:]
+    toc_size, spans_size = rest[3:]
     if magic != MAGIC or version != VERSION:
         raise BadLayerIndex(
-            f"layer index: got {magic!r} version {version}, expected {MAGIC!r} version {VERSION}"
+            f"layer index: got {magic!r} version {version}, expected {MAGIC!r} version {VERSION}",
+            hint="`lazyfs index push` publishes one that this release reads",
         )
     if codec not in (Codec.RAW, Codec.GZIP, Codec.ZSTD):
         raise BadLayerIndex(f"layer index: got codec {codec}, expected 0, 1 or 3")
@@ -101,14 +103,12 @@ def decode_index(data: bytes, limits: Limits = DEFAULT_LIMITS) -> LayerIndex:
     toc = _unpack(data[HEADER.size : HEADER.size + toc_size], limits.toc_size, "TOC")
     if digest_of(toc) != toc_digest:
         raise BadLayerIndex(f"layer index: got a TOC of {digest_of(toc)}, expected {toc_digest}")
-    if spans_plain > limits.toc_size:
-        raise BadLayerIndex(f"layer index: got {spans_plain} bytes of spans, expected fewer")
-    spans = decode_spans(_unpack(data[HEADER.size + toc_size :], spans_plain, "spans"), blob_size)
+    spans = decode_spans(data[HEADER.size + toc_size :], blob_size)
     return LayerIndex(blob, blob_size, diff_id, plain_size, toc_digest, toc, Codec(codec), spans)
 
 
 def encode_spans(spans: Sequence[Span]) -> bytes:
-    """Return *spans* as part 2 has them, not compressed."""
+    """Return *spans* as part 2 has them."""
     records = b"".join(
         RECORD.pack(s.blob_offset, s.plain_offset, s.codec, s.bits, s.head, len(s.window))
         for s in spans
@@ -138,7 +138,7 @@ def _spans(data: bytes, count: int, blob_size: int) -> Iterator[Span]:
             and before[1] <= plain_offset
             and codec in (Codec.GZIP, Codec.DEFLATE, Codec.ZSTD)
             and bits < 8
-            and size <= (WINDOW_SIZE if codec == Codec.DEFLATE else 0)
+            and size <= (PACKED_SIZE if codec == Codec.DEFLATE else 0)
             and windows + size <= len(data)
         ):
             raise BadLayerIndex(f"spans: got number {number} that cannot be, expected a span")

@@ -130,6 +130,10 @@ class LayerPass:
             speller.add(member, _digest_of(member, parts), parts)
         document = speller.document()
         codec = self._stream.codec
+        windows = self._stream.windows
+        spans = tuple(
+            span._replace(window=windows.get(span.blob_offset, b"")) for span in self._spans
+        )
         toc = decode_toc(
             document,
             expected=None,
@@ -142,10 +146,10 @@ class LayerPass:
             blob_size=self._blob_size,
             diff_id=Digest("sha256", self._plain_hash.hexdigest()),
             plain_size=self._position,
-            toc=placed(toc, self._spans),
+            toc=placed(toc, spans),
             toc_json=document,
             codec=codec,
-            spans=tuple(self._spans),
+            spans=spans,
             written_size=self._device_size,
             moves=self._moves(arrangement.members),
         )

@@ -24,8 +24,9 @@ from lazyfs.oci.descriptor import Descriptor
 from lazyfs.registry.source import Source
 from lazyfs.rootfs.table import LayerTable, build_table
 from lazyfs.store.layers import save_layer
-from lazyfs.store.passes import PassRecord, adopt_content, copy_content, save_pass, save_spans
+from lazyfs.store.passes import PassRecord, adopt_content, copy_content, save_pass
 from lazyfs.store.paths import Store, store_error
+from lazyfs.store.spans import save_spans
 
 FEED_SIZE = 1 << 20
 """Compressed bytes handed to a worker at once."""

@@ -9,8 +9,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import trio
+
 from lazyfs.digest import Digest, digest_of, parse_digest
-from lazyfs.errors import FormatError, NotFound, VerificationFailed
+from lazyfs.errors import FormatError, LazyfsError, NotFound, VerificationFailed
 from lazyfs.formats.layer_index import LayerIndex, decode_index, encode_index
 from lazyfs.formats.layer_pass import codec_of, placed
 from lazyfs.formats.layers import PLAIN
@@ -20,8 +22,9 @@ from lazyfs.oci.manifest import OCI_MANIFEST, Manifest, decode_manifest
 from lazyfs.registry.source import Source
 from lazyfs.rootfs.table import build_table
 from lazyfs.store.layers import load_toc, save_layer
-from lazyfs.store.passes import PassRecord, load_pass, load_spans, save_pass, save_spans
+from lazyfs.store.passes import PassRecord, load_pass, save_pass
 from lazyfs.store.paths import Store
+from lazyfs.store.spans import load_spans, save_spans
 
 ARTIFACT_TYPE = "application/vnd.lazyfs.index.v1+json"
 LAYER_INDEX_TYPE = "application/vnd.lazyfs.layer-index.v1"
@@ -95,6 +98,8 @@ def local_index(store: Store, layer: Descriptor) -> bytes | None:
     if toc_json is None:
         return None
     spans = load_spans(store, toc_digest, layer.size)
+    if spans is None:
+        return None
     return encode_index(
         LayerIndex(
             blob_digest=layer.digest,
@@ -110,9 +115,9 @@ def local_index(store: Store, layer: Descriptor) -> bytes | None:
 
 
 async def fetch_index(
-    source: Source, pinned: Digest, image: Digest, layers: Sequence[tuple[Descriptor, Digest]]
+    source: Source, pinned: Digest, image: Digest, layers: Sequence[Descriptor]
 ) -> dict[Digest, LayerIndex]:
-    """Return the indexes of *layers* (with their diffIDs) out of the index *pinned* of *image*.
+    """Return the indexes of *layers* out of the index *pinned* of *image*.
 
     Raises NotFound where there is none, BadIndex for an index of another image; a layer that it
     does not have is left out.
@@ -133,23 +138,40 @@ async def fetch_index(
         raise BadIndex(f"index {pinned}: got one of {subject}, expected one of {image}")
     blobs = {blob.annotations.get(LAYER_KEY): blob for blob in manifest.layers}
     found: dict[Digest, LayerIndex] = {}
-    for layer, diff_id in layers:
-        blob = blobs.get(str(layer.digest))
-        if blob is None:
-            continue
-        index = decode_index(await source.fetch_blob(blob, limit=INDEX_LIMIT))
-        expected = (layer.digest, layer.size, diff_id)
-        if (index.blob_digest, index.blob_size, index.diff_id) != expected:
-            raise BadIndex(
-                f"index {pinned}: got {index.blob_digest} ({index.blob_size} bytes, diffID"
-                f" {index.diff_id}), expected {layer.digest} ({layer.size} bytes, {diff_id})"
-            )
-        found[layer.digest] = index
+    errors: list[LazyfsError] = []
+
+    async def fetch(layer: Descriptor, blob: Descriptor) -> None:
+        try:
+            index = decode_index(await source.fetch_blob(blob, limit=INDEX_LIMIT))
+            if (index.blob_digest, index.blob_size) != (layer.digest, layer.size):
+                raise BadIndex(
+                    f"index {pinned}: got {index.blob_digest} ({index.blob_size} bytes),"
+                    f" expected {layer.digest} ({layer.size} bytes)"
+                )
+            found[layer.digest] = index
+        except LazyfsError as exc:
+            errors.append(exc)
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for layer in {layer.digest: layer for layer in layers}.values():
+            blob = blobs.get(str(layer.digest))
+            if blob is not None:
+                nursery.start_soon(fetch, layer, blob)
+    if errors:
+        raise errors[0]
     return found
 
 
-def keep_index(store: Store, index: LayerIndex, pinned: Digest) -> Toc:
-    """Keep the index of a layer that came with *pinned*; return its TOC."""
+def keep_index(store: Store, index: LayerIndex, pinned: Digest, diff_id: Digest) -> Toc:
+    """Keep the index of a layer that came with *pinned*; return its TOC.
+
+    Raises BadIndex where it is of another uncompressed layer than *diff_id*.
+    """
+    if index.diff_id != diff_id:
+        raise BadIndex(
+            f"index {pinned}: got diffID {index.diff_id} of {index.blob_digest}, expected {diff_id}"
+        )
     toc = toc_of(index)
     save_layer(store, toc.digest, index.toc_json, _table(toc, index))
     save_spans(store, toc.digest, index.spans)

@@ -11,7 +11,6 @@ import trio
 
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import NotFound, UsageError
-from lazyfs.formats.layer_pass import codec_of
 from lazyfs.formats.toc import Toc, decode_toc
 from lazyfs.image.contradiction import contradiction
 from lazyfs.image.destination import open_destination
@@ -30,8 +29,8 @@ from lazyfs.image.resolve import Resolver
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import OCI_MANIFEST, Manifest
 from lazyfs.oci.reference import LayoutReference, parse_reference
-from lazyfs.store.layers import load_toc
-from lazyfs.store.passes import load_pass, load_spans
+from lazyfs.store.layers import load_table, load_toc
+from lazyfs.store.passes import load_pass
 from lazyfs.store.paths import Store
 
 
@@ -134,11 +133,10 @@ def _claimed(store: Store, layer: Descriptor) -> Toc | None:
     if record is None or not record.index_digest:
         return None
     digest = parse_digest(record.toc_digest)
-    data = load_toc(store, digest)
-    if data is None:
+    data, table = load_toc(store, digest), load_table(store, digest)
+    if data is None or table is None:
         return None
-    codec = codec_of(load_spans(store, digest, layer.size))
-    return decode_toc(data, expected=digest, blob_size=layer.size, codec=codec)
+    return decode_toc(data, expected=digest, blob_size=layer.size, codec=table.format.codec)
 
 
 def _compare(store: Store, layer: Descriptor, claimed: Toc | None, found: Toc) -> None:

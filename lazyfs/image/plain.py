@@ -10,6 +10,9 @@ from lazyfs.oci.descriptor import Descriptor
 Progress = Callable[[int], object]
 """Told a number of bytes."""
 
+PASS, INDEX = "pass", "index"
+"""What vouches for the TOC of a plain layer: a full pass, or whoever pinned an index."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlainOptions:

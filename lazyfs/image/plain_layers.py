@@ -4,48 +4,84 @@ What vouches for such a TOC is ``pass`` (the blob's digest and the diffID, both 
 ``index`` (whoever pinned it).
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 
 from lazyfs.digest import Digest, parse_digest
+from lazyfs.formats.layer_index import LayerIndex
 from lazyfs.formats.layer_pass import placed
 from lazyfs.formats.toc import Toc, decode_toc
 from lazyfs.image.full_pass import pass_layers
 from lazyfs.image.indexes import fetch_index, keep_index
 from lazyfs.image.origin import Origin
-from lazyfs.image.plain import PlainOptions
+from lazyfs.image.plain import INDEX, PASS, PlainOptions
 from lazyfs.image.tocs import LoadedToc
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.store.layers import load_table, load_toc
-from lazyfs.store.passes import load_pass, load_spans
+from lazyfs.store.passes import load_pass
 from lazyfs.store.paths import Store
+from lazyfs.store.spans import can_be_had, load_spans
 
-PASS, INDEX = "pass", "index"
+log = logging.getLogger(__name__)
+
+
+async def fetch_pinned(
+    store: Store,
+    origin: Origin,
+    image: Digest,
+    layers: Sequence[Descriptor],
+    pinned: Digest,
+) -> dict[Digest, LayerIndex]:
+    """Return what the index *pinned* has of those of *layers* that no pass was made of here.
+
+    *image* is the digest of their manifest.
+    """
+    missing = [layer for layer in layers if _is_due(store, layer, pinned)]
+    return await fetch_index(origin.source, pinned, image, missing) if missing else {}
+
+
+def _is_due(store: Store, layer: Descriptor, pinned: Digest) -> bool:
+    record = load_pass(store, layer.digest)
+    if record is None or (record.index_digest and record.index_digest != str(pinned)):
+        return True
+    return not can_be_had(store, parse_digest(record.toc_digest), layer.size)
 
 
 async def load_plain(
     store: Store,
     origin: Origin,
-    image: Digest,
     layers: Sequence[tuple[Descriptor, Digest]],
+    indexes: Mapping[Digest, LayerIndex],
     options: PlainOptions,
     *,
     is_stored: bool = True,
 ) -> list[LoadedToc]:
     """Return the TOC of each of *layers* (with their diffIDs), and see that its table is here.
 
-    *image* is the digest of their manifest.  *is_stored*: contents are kept.
+    *indexes* are those of the index that *options* pin.  *is_stored*: contents are kept.
     """
     found: dict[Digest, LoadedToc] = {}
     for layer, diff_id in layers:
+        if layer.digest in indexes:
+            assert options.pinned is not None
+            toc = keep_index(store, indexes[layer.digest], options.pinned, diff_id)
+            found[layer.digest] = _loaded(store, toc, INDEX)
+            continue
         known = known_layer(store, layer, diff_id)
         if known is not None:
             found[layer.digest] = known
-    missing = [pair for pair in layers if pair[0].digest not in found]
-    if missing and options.pinned is not None:
-        indexes = await fetch_index(origin.source, options.pinned, image, missing)
-        for digest, index in indexes.items():
-            toc = keep_index(store, index, options.pinned)
-            found[digest] = _loaded(store, toc, INDEX)
+        elif load_pass(store, layer.digest) is not None:
+            log.warning(
+                "layer %s: what was kept of it is damaged, or gone in part; it is fetched whole",
+                layer.digest,
+            )
+    if options.pinned is not None:
+        passed = sum(known.verified_by == PASS for known in found.values())
+        if passed:
+            log.warning(
+                "index %s: not used for %d of %d layers, of which a full pass was made here",
+                *(options.pinned, passed, len(found)),
+            )
     due = {layer.digest: (layer, diff_id) for layer, diff_id in layers if layer.digest not in found}
     if due:
         options.on_total(sum(layer.size for layer, _ in due.values()))
@@ -62,16 +98,19 @@ async def load_plain(
 
 
 def known_layer(store: Store, layer: Descriptor, diff_id: Digest) -> LoadedToc | None:
-    """Return what an earlier pass, or a pinned index, has left of a layer; None without one."""
+    """Return what an earlier pass, or a pinned index, has left of a layer.
+
+    None without one, and where content lacks that could not be had by it.
+    """
     record = load_pass(store, layer.digest)
     if record is None or record.diff_id != str(diff_id) or record.blob_size != layer.size:
         return None
     digest = parse_digest(record.toc_digest)
     data, table = load_toc(store, digest), load_table(store, digest)
-    if data is None or table is None:
+    if data is None or table is None or not can_be_had(store, digest, layer.size):
         return None
     toc = decode_toc(data, expected=digest, blob_size=layer.size, codec=table.format.codec)
-    toc = placed(toc, load_spans(store, digest, layer.size))
+    toc = placed(toc, load_spans(store, digest, layer.size) or ())
     return LoadedToc(toc, table.format, INDEX if record.index_digest else PASS)
 
 

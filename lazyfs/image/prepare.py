@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -19,7 +20,7 @@ from lazyfs.errors import LazyfsError, StoreError
 from lazyfs.image.identity import image_attributes
 from lazyfs.image.known import note_name
 from lazyfs.image.origin import Origin
-from lazyfs.image.plain import PlainOptions, is_plain
+from lazyfs.image.plain import INDEX, PASS, PlainOptions, is_plain
 from lazyfs.image.resolve import Resolver
 from lazyfs.image.tocs import LoadedToc, layer_claims, load_tocs
 from lazyfs.oci.config import ImageConfig
@@ -31,6 +32,9 @@ from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.erofs_writer import build_index
 from lazyfs.store.images import ImageRecord, LayerRecord, load_image, save_image
 from lazyfs.store.paths import Store, StoreFull, volatile_store
+
+if TYPE_CHECKING:
+    from lazyfs.formats.layer_index import LayerIndex
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +120,8 @@ async def _prepare(
         manifest, digest = resolved.manifest, resolved.document.digest
         on_resolved(f"{origin.repository}@{digest}")
         stored = load_image(store, digest)
-        if stored is not None and _has_layers(store, stored.record):
+        pinned = request.plain.pinned
+        if stored is not None and _has_layers(store, stored.record, pinned):
             record = stored.record
         else:
             images = _Images(store, origin, resolver, request, is_volatile)
@@ -157,12 +162,24 @@ def wanted_platform(text: str | None) -> Platform:
     return host if text is None else parse_platform(text, host=host)
 
 
-def _has_layers(store: Store, record: ImageRecord) -> bool:
-    """Say whether the layer tables are there; an image without them is built again."""
-    return all(
-        (store.layer_path(parse_digest(layer.toc_digest)) / "table").exists()
-        for layer in record.layers
-    )
+def _has_layers(store: Store, record: ImageRecord, pinned: Digest | None) -> bool:
+    """Say whether the layers' tables are there, and all content can be had by them.
+
+    An image without them is built again, and so is one of which another index is to be used.
+    """
+    return all(_has_layer(store, layer, pinned) for layer in record.layers)
+
+
+def _has_layer(store: Store, layer: LayerRecord, pinned: Digest | None) -> bool:
+    digest = parse_digest(layer.toc_digest)
+    if not (store.layer_path(digest) / "table").exists():
+        return False
+    if layer.verified_by not in (PASS, INDEX):
+        return True
+    # Imported here: most images have no such layer.
+    from lazyfs.store.spans import can_be_had  # noqa: PLC0415
+
+    return pinned is None and can_be_had(store, digest, layer.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +217,22 @@ class _Images:
     def _is_plain(self, layer: Descriptor) -> bool:
         return self.request.verify != "blob" and is_plain(layer)
 
+    async def _fetch_pinned(
+        self, manifest: Manifest, digest: Digest, numbers: list[int]
+    ) -> "dict[Digest, LayerIndex]":
+        """Return what a pinned index has of the layers *numbers*, as far as it is needed."""
+        pinned = self.request.plain.pinned
+        if pinned is None:
+            return {}
+        from lazyfs.image.plain_layers import fetch_pinned  # noqa: PLC0415
+
+        layers = [manifest.layers[n] for n in numbers]
+        return await fetch_pinned(self.store, self.origin, digest, layers, pinned)
+
     async def _fetch_all(
         self, manifest: Manifest, digest: Digest
     ) -> tuple[ImageConfig, list[LoadedToc]]:
-        """Fetch the config and the TOCs side by side; plain layers once the config is here.
+        """Fetch the config, the TOCs and a pinned index side by side, then the plain layers.
 
         A layer whose TOC cannot be had is as good as a plain one.
         """
@@ -211,12 +240,19 @@ class _Images:
         configs: list[ImageConfig] = []
         errors: list[LazyfsError] = []
         lost: list[Descriptor] = []
+        indexes: dict[Digest, LayerIndex] = {}
+        has_indexes = trio.Event()
         plain = [n for n, layer in enumerate(manifest.layers) if self._is_plain(layer)]
         lazy = [n for n in range(len(manifest.layers)) if n not in set(plain)]
 
+        async def fetch_indexes() -> None:
+            if plain:
+                indexes.update(await self._fetch_pinned(manifest, digest, plain))
+            has_indexes.set()
+
         async def fetch_config() -> None:
-            config = await self.resolver.config(manifest)
-            configs.append(config)
+            configs.append(await self.resolver.config(manifest))
+            await has_indexes.wait()
             await fetch_plain(plain)
 
         async def fetch_plain(numbers: list[int]) -> None:
@@ -226,13 +262,9 @@ class _Images:
             from lazyfs.image.plain_layers import load_plain  # noqa: PLC0415
 
             pairs = [(manifest.layers[n], configs[0].diff_ids[n]) for n in numbers]
+            options, is_stored = self.request.plain, not self.is_volatile
             loaded = await load_plain(
-                self.store,
-                self.origin,
-                digest,
-                pairs,
-                self.request.plain,
-                is_stored=not self.is_volatile,
+                self.store, self.origin, pairs, indexes, options, is_stored=is_stored
             )
             found.update(zip(numbers, loaded, strict=True))
 
@@ -253,9 +285,13 @@ class _Images:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(attempt, fetch_config)
             nursery.start_soon(attempt, fetch_tocs)
+            nursery.start_soon(attempt, fetch_indexes)
         if errors:
             raise errors[0]
-        await fetch_plain([n for n in lazy if manifest.layers[n] in lost])
+        others = [n for n in lazy if manifest.layers[n] in lost]
+        if others:
+            indexes.update(await self._fetch_pinned(manifest, digest, others))
+            await fetch_plain(others)
         return configs[0], [found[n] for n in range(len(manifest.layers))]
 
 

@@ -18,9 +18,9 @@ from lazyfs.store.content import ABSENT, RESIDENT, LayerContent
 from lazyfs.store.documents import documents_in
 from lazyfs.store.images import load_record
 from lazyfs.store.layers import load_table, load_toc
-from lazyfs.store.passes import load_spans
 from lazyfs.store.paths import Store, digest_named
 from lazyfs.store.removal import LayerInUse, remove_files, remove_layer
+from lazyfs.store.spans import load_spans
 
 Progress = Callable[[int], None]
 
@@ -220,7 +220,7 @@ def _why_other(store: Store, table: LayerTable, toc: bytes | None, digest: Diges
         decoded = decode_toc(
             toc, expected=None, vouched=digest, blob_size=end, codec=layer_format.codec
         )
-        decoded = placed(decoded, load_spans(store, digest, end))
+        decoded = placed(decoded, load_spans(store, digest, end) or ())
         if build_table(decoded, end, layer_format) == table.buffer:
             return None
     except FormatError as error:

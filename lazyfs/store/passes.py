@@ -5,15 +5,12 @@ lie under the TOC's digest, as every layer's, and its content where it has not b
 """
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import FormatError
-from lazyfs.formats.layer_index import BadLayerIndex, decode_spans, encode_spans
-from lazyfs.formats.spans import Span
 from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.content import (
     HEADER,
@@ -27,7 +24,6 @@ from lazyfs.store.content import (
 from lazyfs.store.locks import share
 from lazyfs.store.paths import Store, digest_named, store_error
 
-SPANS_LIMIT = 1 << 30
 PASS_VERSION = 1
 
 
@@ -83,22 +79,6 @@ def _has_layer(store: Store, path: Path) -> bool:
 
 def _path(store: Store, blob_digest: str) -> Path:
     return store.passes / blob_digest.partition(":")[2]
-
-
-def save_spans(store: Store, toc_digest: Digest, spans: Sequence[Span]) -> None:
-    """Keep the spans of a layer beside its table."""
-    folder = store.layer_path(toc_digest)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    store.write_file(folder / "spans", encode_spans(spans))
-
-
-def load_spans(store: Store, toc_digest: Digest, blob_size: int) -> tuple[Span, ...]:
-    """Return the spans of a layer; none where none are kept, or what is kept is damaged."""
-    try:
-        with open(store.layer_path(toc_digest) / "spans", "rb") as file:
-            return decode_spans(file.read(SPANS_LIMIT), blob_size)
-    except (OSError, BadLayerIndex):
-        return ()
 
 
 def adopt_content(folder: Path, table: LayerTable, path: Path) -> int:

@@ -222,6 +222,19 @@ void lfs_table_record(const struct lfs_table *table, uint64_t record,
 		      uint64_t *start, uint64_t *end);
 
 /* ------------------------------------------------------------------------ */
+/* Windows of restart points                                                 */
+/* ------------------------------------------------------------------------ */
+
+/*
+ * lfs_window_keep() copies those bytes of 'window' to 'kept' that some place
+ * names, and zeros for the others; both have 'size' bytes.  Place i is low[i]
+ * and high[i], its halves, for i below 'count'; one beyond the window names
+ * nothing.
+ */
+void lfs_window_keep(uint8_t *kept, const uint8_t *window, size_t size,
+		     const uint8_t *low, const uint8_t *high, size_t count);
+
+/* ------------------------------------------------------------------------ */
 /* The provenance table                                                      */
 /* ------------------------------------------------------------------------ */
 

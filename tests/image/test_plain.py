@@ -262,6 +262,108 @@ async def test_a_full_pass_that_contradicts_an_index(
     await build_index_of(honest, again=True)
 
 
+def damage_spans(folder: Path, how: str) -> None:
+    """Damage the spans of all plain layers in the store below *folder*."""
+    paths = list((folder / "cache/layers").glob("*/spans"))
+    assert paths
+    for path in paths:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        if how == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(data if how == "flipped" else data[:-7])
+
+
+def forget_contents(folder: Path) -> None:
+    for name in ("content", "presence"):
+        for path in (folder / "cache/layers").glob(f"*/{name}"):
+            path.unlink()
+
+
+@pytest.mark.parametrize("how", ["gone", "flipped", "cut"])
+async def test_spans_that_are_damaged_are_made_again(
+    registry: FakeRegistry, tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    reference = f"{registry.host}/image:latest"
+    first = await prepare(request(reference, tmp_path))
+    forget_contents(tmp_path)
+    damage_spans(tmp_path, how)
+    prepared = await prepare(request(reference, tmp_path))
+    assert prepared.image == first.image
+    said = [record.message for record in caplog.records if "damaged, or gone" in record.message]
+    assert len(said) == 2, "once for each layer"
+    async with open_image(prepared, ACCESS) as image:
+        await expect(image, dict(MANY) | dict(UPPER))
+    forget_contents(tmp_path)
+    caplog.clear()
+    async with open_image(await prepare(request(reference, tmp_path)), ACCESS) as image:
+        await expect(image, dict(MANY) | dict(UPPER))
+    assert caplog.records == []
+
+
+async def test_spans_are_not_missed_where_all_content_is_here(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    first = await prepare(request(f"{registry.host}/image:latest", tmp_path))
+    damage_spans(tmp_path, "gone")
+    registry.forget_requests()
+    prepared = await prepare(request(first.resolved, tmp_path))
+    assert registry.requests == []
+    async with open_image(prepared, ACCESS) as image:
+        await expect(image, dict(MANY) | dict(UPPER))
+
+
+async def test_spans_of_an_index_come_from_it_again(registry: FakeRegistry, tmp_path: Path) -> None:
+    reference = f"{registry.host}/image:latest"
+    wanted = request(reference, tmp_path / "one")
+    pinned = await push_index(wanted, await build_index_of(wanted))
+    there = request(reference, tmp_path / "two", pinned=pinned)
+    await prepare(there)
+    damage_spans(tmp_path / "two", "flipped")
+    prepared = await prepare(there)
+    assert [layer.verified_by for layer in prepared.image.layers] == ["index", "toc", "index"]
+    async with open_image(prepared, ACCESS) as image:
+        await expect(image, dict(MANY) | dict(UPPER))
+
+
+async def test_another_index_is_used_where_it_is_asked_for(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    reference = f"{registry.host}/image:latest"
+    wanted = request(reference, tmp_path / "one")
+    built = await build_index_of(wanted)
+    pinned = await push_index(wanted, built)
+    forged = []
+    for each in built.layers:
+        index = decode_index(each.data)
+        toc = index.toc_json.replace(b'"mode": 420', b'"mode": 511')
+        index = replace(index, toc_json=toc, toc_digest=digest_of(toc))
+        forged.append((each.descriptor, encode_index(index)))
+    other = replace(built, artifact=build_artifact(built.subject, forged))
+    assert await push_index(wanted, other) == other.artifact.digest
+    digests = []
+    for index_digest in (other.artifact.digest, pinned, pinned):
+        there = request(reference, tmp_path / "two", pinned=index_digest)
+        digests.append([layer.toc_digest for layer in (await prepare(there)).image.layers])
+    assert digests[0] != digests[1] == digests[2]
+
+
+async def test_an_index_that_is_not_needed_is_told_of(
+    registry: FakeRegistry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reference = f"{registry.host}/image:latest"
+    wanted = request(reference, tmp_path)
+    pinned = await push_index(wanted, await build_index_of(wanted))
+    there = request(reference, tmp_path, pinned=pinned)
+    for _ in range(2):
+        caplog.clear()
+        prepared = await prepare(there)
+        assert [layer.verified_by for layer in prepared.image.layers] == ["pass", "toc", "pass"]
+        (said,) = caplog.records
+        assert f"index {pinned}: not used for 2 of 2 layers" in said.message
+
+
 async def test_an_image_without_plain_layers_needs_no_index(tmp_path: Path) -> None:
     make_layout(tmp_path / "layout", [layer_from_fixture("real-gnu")])
     with pytest.raises(NothingToIndex):
