@@ -2,6 +2,7 @@
 
 PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
+PARALLEL := -n 2 --dist worksteal
 BENCH_ARGS ?=
 SOAK_ARGS ?=
 
@@ -21,8 +22,8 @@ setup-interop: ## the same, and the foreign programs that some tests and the ben
 demo: setup ## mount a small real image lazily, run from it, tamper with it: under a minute
 	@$(PYTHON) -m tools.demo
 
-test: setup ## all tests; PYTEST_ARGS="-k name -x" to choose
-	$(PYTHON) -m pytest $(PYTEST_ARGS)
+test: setup ## all tests, two at a time; PYTEST_ARGS="-n0 -k name -x" to choose
+	$(PYTHON) -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 test-fuse: setup ## only the tests that mount
 	$(PYTHON) -m pytest -m fuse $(PYTEST_ARGS)

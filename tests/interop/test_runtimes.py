@@ -14,6 +14,7 @@ from tests.support.mounting import (
     ROOT,
     folder_for_all,
     force_unmount,
+    fuse_for_all,
     needs_fuse,
     needs_root,
     run,
@@ -42,18 +43,13 @@ def place():
     reason = why_no_python() or why_no_busybox()
     if reason is not None:
         pytest.skip(reason)
-    mode = os.stat("/dev/fuse").st_mode & 0o7777
-    os.chmod("/dev/fuse", 0o666)
-    try:
-        with folder_for_all() as folder:
-            copy_of_packages(folder)
-            shutil.copytree(ROOT / "lazyfs", folder / "packages" / "lazyfs", dirs_exist_ok=True)
-            make_busybox(folder / "layout")
-            shutil.copy(SCRIPT, folder)
-            run("chmod", "-R", "a+rX", folder)
-            yield folder
-    finally:
-        os.chmod("/dev/fuse", mode)
+    with fuse_for_all(), folder_for_all() as folder:
+        copy_of_packages(folder)
+        shutil.copytree(ROOT / "lazyfs", folder / "packages" / "lazyfs", dirs_exist_ok=True)
+        make_busybox(folder / "layout")
+        shutil.copy(SCRIPT, folder)
+        run("chmod", "-R", "a+rX", folder)
+        yield folder
 
 
 @pytest.fixture(scope="module", params=["root", "user"])

@@ -20,6 +20,7 @@ from tests.support.mounting import (
     SECONDS,
     folder_for_all,
     force_unmount,
+    fuse_for_all,
     is_mounted,
     needs_fuse,
     needs_root,
@@ -50,24 +51,19 @@ def place():
     reason = why_no_python()
     if reason is not None:
         pytest.skip(reason)
-    mode = os.stat("/dev/fuse").st_mode & 0o7777
-    os.chmod("/dev/fuse", 0o666)
-    try:
-        with folder_for_all() as folder:
-            copy_of_packages(folder)
-            items = [
-                directory("etc"),
-                file("etc/secret", b"root's", mode=0o600),
-                file("etc/own", b"own", mode=0o600, uid=UID, gid=UID),
-                file("suid", Path("/bin/true").read_bytes(), mode=0o4755),
-                char_device("null", 1, 3, mode=0o666),
-                file("big", bytes(3 << 20)),
-            ]
-            make_layout(folder / "layout", [estargz_layer(tar_bytes(items))])
-            run("chmod", "-R", "a+rX", folder / "layout")
-            yield folder
-    finally:
-        os.chmod("/dev/fuse", mode)
+    with fuse_for_all(), folder_for_all() as folder:
+        copy_of_packages(folder)
+        items = [
+            directory("etc"),
+            file("etc/secret", b"root's", mode=0o600),
+            file("etc/own", b"own", mode=0o600, uid=UID, gid=UID),
+            file("suid", Path("/bin/true").read_bytes(), mode=0o4755),
+            char_device("null", 1, 3, mode=0o666),
+            file("big", bytes(3 << 20)),
+        ]
+        make_layout(folder / "layout", [estargz_layer(tar_bytes(items))])
+        run("chmod", "-R", "a+rX", folder / "layout")
+        yield folder
 
 
 @pytest.fixture
@@ -205,12 +201,17 @@ def test_a_user_without_a_name(lazyfs, place, home):
     assert "/etc/passwd" in done.stderr
 
 
+# In a mount namespace of its own: other tests are to open /dev/fuse meanwhile.
+ONLY_ROOT = """
+mknod -m 600 "$0" c 10 229 && mount --bind "$0" /dev/fuse && rm "$0" &&
+exec setpriv --reuid 65534 --regid 65534 --clear-groups "$@"
+"""
+
+
 def test_a_device_that_only_root_may_open(lazyfs, place, home):
-    os.chmod("/dev/fuse", 0o600)
-    try:
-        done = lazyfs("mount", f"oci:{place}/layout", home / "mnt")
-    finally:
-        os.chmod("/dev/fuse", 0o666)
+    lazyfs.prefix = ("unshare", "-m", "sh", "-c", ONLY_ROOT, str(home / "fuse"))
+    lazyfs.options = {}
+    done = lazyfs("mount", f"oci:{place}/layout", home / "mnt")
     assert done.returncode == 8
     assert "chmod 666 /dev/fuse" in done.stderr
 

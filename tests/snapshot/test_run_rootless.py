@@ -12,6 +12,7 @@ from tests.support.command import Lazyfs, copy_of_packages
 from tests.support.mounting import (
     folder_for_all,
     force_unmount,
+    fuse_for_all,
     needs_fuse,
     needs_root,
     run,
@@ -28,16 +29,11 @@ def place() -> Iterator[Path]:
     reason = why_no_python() or why_no_busybox()
     if reason is not None:
         pytest.skip(reason)
-    mode = os.stat("/dev/fuse").st_mode & 0o7777
-    os.chmod("/dev/fuse", 0o666)
-    try:
-        with folder_for_all() as folder:
-            copy_of_packages(folder)
-            make_busybox(folder / "layout")
-            run("chmod", "-R", "a+rX", folder / "layout")
-            yield folder
-    finally:
-        os.chmod("/dev/fuse", mode)
+    with fuse_for_all(), folder_for_all() as folder:
+        copy_of_packages(folder)
+        make_busybox(folder / "layout")
+        run("chmod", "-R", "a+rX", folder / "layout")
+        yield folder
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
 """Real mounts in tests: when they are possible, and that nothing of them is left."""
 
+import fcntl
 import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -12,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +24,9 @@ from lazyfs.mount.point import load_mountinfo
 
 ROOT = Path(__file__).parent.parent.parent
 SECONDS = 30
+PAUSE = 0.002
+FUSE = Path("/dev/fuse")
+FOR_ALL = Path(tempfile.gettempdir()) / "lazyfs-tests-fuse-for-all.json"
 
 
 def why_no_mounts() -> str | None:
@@ -81,6 +87,39 @@ def folder_for_all() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def fuse_for_all() -> Iterator[None]:
+    """Let all users open /dev/fuse for the time of the block; the last one out puts it back.
+
+    A file has its mode and who is in: other processes of tests may be in such a block, too.
+    """
+    with _fuse_users() as users:
+        users["in"].append(os.getpid())
+        FUSE.chmod(0o666)
+    try:
+        yield
+    finally:
+        with _fuse_users() as users:
+            users["in"].remove(os.getpid())
+            if not users["in"]:
+                FUSE.chmod(users["mode"])
+
+
+@contextmanager
+def _fuse_users() -> Iterator[dict[str, Any]]:
+    """Give what ``FOR_ALL`` has, which nobody else reads or writes meanwhile."""
+    with FOR_ALL.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        users = json.loads(file.read() or "{}") or {"in": []}
+        # Who was killed in the block left its mode behind, not the one to put back.
+        users.setdefault("mode", stat.S_IMODE(FUSE.stat().st_mode))
+        users["in"] = [pid for pid in users["in"] if Path(f"/proc/{pid}").exists()]
+        yield users
+        file.truncate(0)
+        file.write(json.dumps(users if users["in"] else {}))
+
+
 def force_unmount(path: str | Path) -> None:
     """Get rid of whatever is mounted on *path*, dead or alive."""
     for _ in range(10):
@@ -103,7 +142,7 @@ def wait_until(condition, seconds: float = SECONDS) -> None:
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"gave up after {seconds} s waiting for {condition}")
-        os.sched_yield()
+        time.sleep(PAUSE)  # the processor is for the one who is waited for
 
 
 class Commanded:

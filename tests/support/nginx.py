@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from tests.support.token_service import SECRET
 
 SEARCHED = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
 START_SECONDS = 20.0
+PORTS_GIVEN = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 # Four servers on ports of their own: blobs behind signed URLs; the store that these lead to, which
 # wants no other authorization; a few requests a second; whole blobs whatever range is asked for.
@@ -157,13 +159,19 @@ class Nginx:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of loopback that nobody listens on."""
+    """Return ports of loopback that nobody listens on, nor is given by asking for any port."""
+    first_given = int(PORTS_GIVEN.read_text().split()[0])
     with contextlib.ExitStack() as stack:
-        found = []
-        for _ in range(count):
+        found: list[int] = []
+        for port in random.sample(range(10_000, first_given), 100):
             taken = stack.enter_context(socket.socket())
-            taken.bind(("127.0.0.1", 0))
-            found.append(taken.getsockname()[1])
+            try:
+                taken.bind(("127.0.0.1", port))
+            except OSError:  # somebody's
+                continue
+            found.append(port)
+            if len(found) == count:
+                break
         return found
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -38,6 +39,15 @@ def is_listened_to(path: Path) -> bool:
     return any(line[-1] == str(path) and int(line[3], 16) & listening for line in lines[1:])
 
 
+def is_ready(process: subprocess.Popen) -> bool:
+    """Say whether ``lazyfs serve`` looks at who connects: it listens before it imports its needs.
+
+    It catches signals then.  A command waits for it for two seconds, too few on a busy machine.
+    """
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return bool(int(status.partition("\nSigCgt:")[2].split()[0], 16) & 1 << signal.SIGTERM - 1)
+
+
 @contextmanager
 def serving(lazyfs: Lazyfs, *words: str, **options) -> Iterator[subprocess.Popen]:
     """Run ``lazyfs serve`` for the time of the block."""
@@ -46,6 +56,7 @@ def serving(lazyfs: Lazyfs, *words: str, **options) -> Iterator[subprocess.Popen
         process = lazyfs.start("-v", "serve", *words, stderr=stderr, **options)
     try:
         wait_until(lambda: process.poll() is not None or is_listened_to(control_socket(lazyfs)))
+        wait_until(lambda: process.poll() is not None or is_ready(process))
         assert process.poll() is None, log.read_text()
         yield process
     finally:
