@@ -1,5 +1,6 @@
 """The ``lazyfs`` command in tests: with directories of its own, as root or as somebody else."""
 
+import compileall
 import json
 import os
 import shutil
@@ -92,7 +93,7 @@ def copy_of_packages(folder: Path) -> Path:
     """Copy lazyfs and what it needs to *folder*, where any user can read it."""
     target = folder / "packages"
     target.mkdir()
-    ignored = shutil.ignore_patterns("__pycache__", "tests", "*.c", "*.pyx", "*.pxi")
+    ignored = shutil.ignore_patterns("tests", "*.c", "*.pyx", "*.pxi")
     site = Path(distribution("trio").locate_file(""))
     for name in PACKAGES:
         if (site / name).is_dir():
@@ -102,6 +103,7 @@ def copy_of_packages(folder: Path) -> Path:
     for library in site.glob("*.so"):
         shutil.copy(library, target)
     shutil.copytree(ROOT / "lazyfs", target / "lazyfs", ignore=ignored)
+    compileall.compile_dir(target / "lazyfs", quiet=1)  # nobody else could keep it
     for path in target.rglob("*"):
         path.chmod(0o755 if path.is_dir() or path.suffix == ".so" else 0o644)
     return target
