@@ -48,8 +48,11 @@ def cache_dir_option(function: Decorated) -> Decorated:
     return decorated
 
 
-def cache_size_option(name: str = "--cache-size") -> Callable[[Decorated], Decorated]:
-    """Return a decorator that adds ``--cache-size``: parameter ``cache_size``, a ``Budget``."""
+def cache_size_option(*names: str) -> Callable[[Decorated], Decorated]:
+    """Return a decorator that adds ``--cache-size``: parameter ``cache_size``, a ``Budget``.
+
+    *names* are others for it.
+    """
 
     def parse(ctx: click.Context, param: click.Parameter, value: str) -> "Budget":
         from lazyfs.cli.quantities import parse_budget
@@ -57,7 +60,8 @@ def cache_size_option(name: str = "--cache-size") -> Callable[[Decorated], Decor
         return parse_budget(value)
 
     return click.option(
-        name,
+        "--cache-size",
+        *names,
         "cache_size",
         envvar="LAZYFS_CACHE_SIZE",
         show_envvar=True,

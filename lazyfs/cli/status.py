@@ -122,6 +122,10 @@ def describe(entry: dict[str, Any], *, is_detailed: bool = False) -> str:
             f"{source['retries']} repeated, {source['errors']} failed",
             f"  health     {entry['health']}",
         ]
+        prepared = entry.get("prepared")  # not said by a server of before an upgrade
+        if prepared is not None and prepared["requests"]:
+            size = size_text(prepared["receivedSize"])
+            lines.append(f"  prepared   {prepared['requests']} requests, {size} received")
         lines += [f"  {line}" for line in summary_lines(entry)]
         lines += [f"  {line}" for line in detail_lines(entry) if is_detailed]
         lines += [f"  endpoint   {state_line(each)}" for each in entry["endpoints"]]

@@ -6,7 +6,6 @@ nobody reads.  What the pass finds is kept, and the next mount on this machine n
 """
 
 import os
-import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from lazyfs.rootfs.table import LayerTable, build_table
 from lazyfs.store.layers import save_layer
 from lazyfs.store.passes import PassRecord, adopt_content, copy_content, save_pass
 from lazyfs.store.paths import Store, store_error
+from lazyfs.store.scratch import open_scratch
 from lazyfs.store.spans import save_spans
 
 FEED_SIZE = 1 << 20
@@ -51,21 +51,18 @@ async def pass_layer(
     config say, FormatError, and what the source raises.  *is_stored* is false where there is no
     room for contents.
     """
-    folder = store.temporary()
-    try:
-        folder.mkdir(mode=0o700)
-        path = folder / "content"
-        with path.open("w+b", buffering=0) as file:
-            write = partial(_write, file) if is_stored else _drop
-            passed = await _run(source, layer, diff_id, LayerPass(write), progress)
-            if passed.moves and is_stored:
-                await trio.to_thread.run_sync(_move, passed, file, folder / "moved")
-                path = folder / "moved"
-        await trio.to_thread.run_sync(_keep, store, layer, passed, path if is_stored else None)
-    except OSError as exc:
-        raise store_error(folder, exc) from exc
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with open_scratch(store) as folder:
+        try:
+            path = folder / "content"
+            with path.open("w+b", buffering=0) as file:
+                write = partial(_write, file) if is_stored else _drop
+                passed = await _run(source, layer, diff_id, LayerPass(write), progress)
+                if passed.moves and is_stored:
+                    await trio.to_thread.run_sync(_move, passed, file, folder / "moved")
+                    path = folder / "moved"
+            await trio.to_thread.run_sync(_keep, store, layer, passed, path if is_stored else None)
+        except OSError as exc:
+            raise store_error(folder, exc) from exc
     return passed.toc
 
 

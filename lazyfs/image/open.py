@@ -174,6 +174,10 @@ class OpenImage:
                 "retries": source.retries,
                 "errors": source.errors,
             },
+            "prepared": {
+                "requests": self.prepared.requests,
+                "receivedSize": self.prepared.received_size,
+            },
             "endpoints": [
                 {
                     "url": state.url,

@@ -32,6 +32,7 @@ from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.erofs_writer import build_index
 from lazyfs.store.images import ImageRecord, LayerRecord, load_image, save_image
 from lazyfs.store.paths import Store, StoreFull, volatile_store
+from lazyfs.store.scratch import sweep
 
 if TYPE_CHECKING:
     from lazyfs.formats.layer_index import LayerIndex
@@ -61,6 +62,7 @@ class Prepared(msgspec.Struct, frozen=True):
     ``resolved_at`` is RFC 3339, UTC.  ``is_volatile``: the disk is full, ``store_dir`` is a
     folder in memory that whoever opens the image removes, and no content is stored.
     ``original`` is what the user wrote where somebody else asked for the mount, by digest.
+    ``requests`` and ``received_size``, in bytes, are what this took, full passes among it.
     """
 
     requested: str
@@ -72,6 +74,8 @@ class Prepared(msgspec.Struct, frozen=True):
     store_dir: str
     is_volatile: bool = False
     original: str | None = None
+    requests: int = 0
+    received_size: int = 0
 
     @property
     def wanted(self) -> str:
@@ -98,7 +102,9 @@ async def prepare(
     once its name is resolved: what fails afterwards is no matter of the name.
     """
     try:
-        return await _prepare(request, Store(request.cache_dir), on_resolved, is_volatile=False)
+        store = Store(request.cache_dir)
+        sweep(store)
+        return await _prepare(request, store, on_resolved, is_volatile=False)
     except StoreFull as exc:
         log.warning("%s; the image is served without being stored", exc.message)
     store = volatile_store()
@@ -138,6 +144,8 @@ async def _prepare(
             resolved_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             store_dir=str(store.root),
             is_volatile=is_volatile,
+            requests=origin.statistics.requests,
+            received_size=origin.statistics.received_size,
         )
     finally:
         await origin.aclose()

@@ -32,6 +32,7 @@ from lazyfs.store.removal import (
     remove_files,
     remove_layer,
 )
+from lazyfs.store.scratch import PREFIX, sweep
 from lazyfs.store.usage import Holdings, holdings_of, tree_size
 
 GRACE_SECONDS = 3600.0
@@ -55,18 +56,19 @@ def evict(store: Store, size: int, *, grace_seconds: float = GRACE_SECONDS) -> E
     Does nothing if another process is at it for seconds; StoreError where the disk refuses.
     """
     with eviction_lock(store) as is_ours:
+        swept = sweep(store)
         held = holdings_of(store)
         excess = held.allocated_size - size
         if excess <= 0 or not is_ours:
-            return Eviction(0, held.allocated_size)
+            return Eviction(swept, held.allocated_size)
         freed = _empty_layers(store, held, excess)
         if freed < excess:
             oldest = time.time() - grace_seconds
             freed += remove_unused(store, used_before=oldest)
             held = holdings_of(store)
             freed += _remove_images(store, held, held.idle_size - size, oldest)
-            return Eviction(freed, holdings_of(store).allocated_size)
-        return Eviction(freed, max(0, held.allocated_size - freed))
+            return Eviction(swept + freed, holdings_of(store).allocated_size)
+        return Eviction(swept + freed, max(0, held.allocated_size - freed))
 
 
 def remove_unused(store: Store, *, used_before: float | None = None) -> int:
@@ -102,11 +104,11 @@ def remove_unused(store: Store, *, used_before: float | None = None) -> int:
 
 
 def _remove_rests(store: Store) -> int:
-    """Remove what was being written long ago, by a process that was killed."""
-    freed = 0
+    """Remove what was being written by a process that was killed: that is known, or long ago."""
+    freed = sweep(store)
     oldest = time.time() - GRACE_SECONDS
     for path in store.tmp.iterdir():
-        if _changed(path) < oldest:
+        if _changed(path) < oldest and not path.name.startswith(PREFIX):
             if path.is_dir():
                 freed += tree_size(path)
                 shutil.rmtree(path, ignore_errors=True)

@@ -199,6 +199,7 @@ def test_prune(run, images, tmp_path, monkeypatch):
     assert done["budget"] == 1
     assert done["freedSize"] > 0
     assert run("cache", "prune", "--size", "2GB", "--json").json["budget"] == 2 * 10**9
+    assert run("cache", "prune", "--cache-size", "3GB", "--json").json["budget"] == 3 * 10**9
     assert run("cache", "prune", "--size", "lots").code == 2
 
 

@@ -392,3 +392,16 @@ async def test_offline_nothing_is_pushed_or_listed(registry: FakeRegistry, tmp_p
     with pytest.raises(Offline):
         await published_indexes(offline)
     assert registry.requests == []
+
+
+async def test_what_a_pass_fetched_is_told(registry: FakeRegistry, tmp_path: Path) -> None:
+    reference = f"{registry.host}/image:latest"
+    prepared = await prepare(request(reference, tmp_path))
+    plain = [layer.size for layer in prepared.image.layers if layer.verified_by == "pass"]
+    assert prepared.requests >= 4
+    assert prepared.received_size > sum(plain)
+    async with open_image(prepared, ACCESS) as image:
+        said = image.statistics()["prepared"]
+    assert said == {"requests": prepared.requests, "receivedSize": prepared.received_size}
+    again = await prepare(request(prepared.resolved, tmp_path))
+    assert (again.requests, again.received_size) == (0, 0)
