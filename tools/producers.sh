@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Get the producers of Debian 13 for the interop tests: skopeo 1.18 (zstd:chunked with tar-split) and
-# ctr-remote (eStargz, zstd:chunked), which needs containerd.  They and their libraries are unpacked
-# below .interop/producers, nothing is installed; they run through that folder's own loader.  Does
-# nothing where they are there; says why and goes on where it cannot.
+# ctr-remote (eStargz, zstd:chunked), which needs containerd; and podman 5, which pulls zstd:chunked
+# in parts.  They and their libraries are unpacked below .interop/producers, nothing is installed;
+# they run through that folder's own loader.  Does nothing where they are there; says why and goes
+# on where it cannot.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-PACKAGES="skopeo stargz-snapshotter containerd"
+PACKAGES="skopeo stargz-snapshotter containerd podman"
 LIBRARIES="libc6 libgpgme11t64 libassuan9 libgpg-error0 libsqlite3-0 libsubid5 libdevmapper1.02.1
 libselinux1 libpcre2-8-0 libudev1 libcap2 libbtrfs0t64 libaudit1 libcap-ng0 libcrypt1 libseccomp2"
 SUITE=trixie
@@ -18,7 +19,8 @@ skip() {
     exit 0
 }
 
-if [ -x $TARGET/usr/bin/containerd ] && [ -x $TARGET/usr/bin/ctr-remote ]; then
+if [ -x $TARGET/usr/bin/containerd ] && [ -x $TARGET/usr/bin/ctr-remote ] &&
+    [ -x $TARGET/usr/bin/podman ]; then
     exit 0
 fi
 for program in apt-get dpkg-deb; do
