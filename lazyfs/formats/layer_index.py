@@ -2,9 +2,10 @@
 
 Little-endian, one file per layer:
 
-    header   magic "LFSINDX1", version u32, codec u8 (codec.Codec), 3 zero bytes,
-             blob size u64, uncompressed size u64, blob's sha256, diffID's sha256, TOC's sha256,
-             sizes of the two parts, u64 and u64
+    header   magic "LFSINDX1", version u32, codec u8 (codec.Codec), algorithms of the blob's digest
+             and of the diffID, u8 each (0 sha256, 1 sha512), zero byte, blob size u64, uncompressed
+             size u64, blob's digest and diffID (64 bytes each, the end zeros), TOC's sha256, sizes
+             of the two parts, u64 and u64
     part 1   the TOC's JSON, a zstd frame
     part 2   the spans: their number u64, a record of each (blob offset u64, plain offset u64,
              codec u8, bits u8, head u8, zero u8, window size u32), then the windows, each a zstd
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 
 import zstandard
 
-from lazyfs.digest import Digest, digest_of
+from lazyfs.digest import HEX_LENGTH, Digest, digest_of
 from lazyfs.errors import FormatError
 from lazyfs.formats.codec import Codec
 from lazyfs.formats.layer_pass import PassedLayer
@@ -30,7 +31,8 @@ from lazyfs.formats.windows import PACKED_SIZE
 
 MAGIC = b"LFSINDX1"
 VERSION = 2
-HEADER = struct.Struct("<8sIB3xQQ32s32s32sQQ")
+HEADER = struct.Struct("<8sIBBBxQQ64s64s32sQQ")
+ALGORITHMS = {"sha256": 0, "sha512": 1}
 COUNT = struct.Struct("<Q")
 RECORD = struct.Struct("<QQBBBxI")
 LEVEL = 3
@@ -74,8 +76,10 @@ def encode_index(index: LayerIndex) -> bytes:
     spans = encode_spans(index.spans)
     toc = compressor.compress(index.toc_json)
     header = HEADER.pack(
-        *(MAGIC, VERSION, index.codec, index.blob_size, index.plain_size),
-        *(bytes.fromhex(d.hex) for d in (index.blob_digest, index.diff_id, index.toc_digest)),
+        *(MAGIC, VERSION, index.codec),
+        *(ALGORITHMS[digest.algorithm] for digest in (index.blob_digest, index.diff_id)),
+        *(index.blob_size, index.plain_size),
+        *(digest.raw for digest in (index.blob_digest, index.diff_id, index.toc_digest)),
         *(len(toc), len(spans)),
     )
     return header + toc + spans
@@ -85,9 +89,8 @@ def decode_index(data: bytes, limits: Limits = DEFAULT_LIMITS) -> LayerIndex:
     """Return the index in *data*; raises BadLayerIndex.  Its TOC is checked to have its digest."""
     if len(data) < HEADER.size:
         raise BadLayerIndex(f"layer index: got {len(data)} bytes, expected {HEADER.size} or more")
-    magic, version, codec, blob_size, plain_size, *rest = HEADER.unpack_from(data)
-    blob, diff_id, toc_digest = (Digest("sha256", raw.hex()) for raw in rest[:3])
-    toc_size, spans_size = rest[3:]
+    magic, version, codec, *rest = HEADER.unpack_from(data)
+    numbers, (blob_size, plain_size, *raw, toc_raw, toc_size, spans_size) = rest[:2], rest[2:]
     if magic != MAGIC or version != VERSION:
         raise BadLayerIndex(
             f"layer index: got {magic!r} version {version}, expected {MAGIC!r} version {VERSION}",
@@ -95,6 +98,8 @@ def decode_index(data: bytes, limits: Limits = DEFAULT_LIMITS) -> LayerIndex:
         )
     if codec not in (Codec.RAW, Codec.GZIP, Codec.ZSTD):
         raise BadLayerIndex(f"layer index: got codec {codec}, expected 0, 1 or 3")
+    blob, diff_id = map(_digest, numbers, raw)
+    toc_digest = Digest("sha256", toc_raw.hex())
     if len(data) != HEADER.size + toc_size + spans_size:
         raise BadLayerIndex(
             f"layer index: got {len(data)} bytes,"
@@ -105,6 +110,15 @@ def decode_index(data: bytes, limits: Limits = DEFAULT_LIMITS) -> LayerIndex:
         raise BadLayerIndex(f"layer index: got a TOC of {digest_of(toc)}, expected {toc_digest}")
     spans = decode_spans(data[HEADER.size + toc_size :], blob_size)
     return LayerIndex(blob, blob_size, diff_id, plain_size, toc_digest, toc, Codec(codec), spans)
+
+
+def _digest(number: int, raw: bytes) -> Digest:
+    """Return the digest that a field of the header holds."""
+    for algorithm, known in ALGORITHMS.items():
+        size = HEX_LENGTH[algorithm] // 2
+        if number == known and not any(raw[size:]):
+            return Digest(algorithm, raw[:size].hex())
+    raise BadLayerIndex(f"layer index: got a digest of kind {number}, expected one of kind 0 or 1")
 
 
 def encode_spans(spans: Sequence[Span]) -> bytes:

@@ -62,6 +62,8 @@ class PassedLayer:
 class LayerPass:
     """Takes a plain layer; *write* gets the payloads, each with its offset in the device.
 
+    The algorithms are those of the digests that blob and uncompressed layer are to have.
+
     Raises BadCompression and BadTar.  Nothing that it hands out is verified before ``finish``
     has returned and its caller has compared the digests.
     """
@@ -70,11 +72,14 @@ class LayerPass:
         self,
         write: Callable[[int, bytes | memoryview], object],
         *,
+        blob_algorithm: str = "sha256",
+        plain_algorithm: str = "sha256",
         chunk_size: int = CHUNK_SIZE,
         span_size: int = SPAN_SIZE,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._write = write
+        self._algorithms = blob_algorithm, plain_algorithm
         self._chunk_size = chunk_size
         self._span_size = span_size
         self._limits = limits
@@ -82,9 +87,9 @@ class LayerPass:
         self._stream: PlainStream | None = None
         self._spans: list[Span] = []
         self._span = Span(0, 0, Codec.RAW)
-        self._blob_hash = hashlib.sha256()
+        self._blob_hash = hashlib.new(blob_algorithm, usedforsecurity=False)
         self._blob_size = 0
-        self._plain_hash = hashlib.sha256()
+        self._plain_hash = hashlib.new(plain_algorithm, usedforsecurity=False)
         self._position = 0  # in the uncompressed layer
         self._scanner = TarScanner(limits)
         self._members: list[TarMember] = []
@@ -142,9 +147,9 @@ class LayerPass:
             limits=limits_of(codec, self._limits),
         )
         return PassedLayer(
-            blob_digest=Digest("sha256", self._blob_hash.hexdigest()),
+            blob_digest=Digest(self._algorithms[0], self._blob_hash.hexdigest()),
             blob_size=self._blob_size,
-            diff_id=Digest("sha256", self._plain_hash.hexdigest()),
+            diff_id=Digest(self._algorithms[1], self._plain_hash.hexdigest()),
             plain_size=self._position,
             toc=placed(toc, spans),
             toc_json=document,

@@ -56,7 +56,12 @@ async def pass_layer(
             path = folder / "content"
             with path.open("w+b", buffering=0) as file:
                 write = partial(_write, file) if is_stored else _drop
-                passed = await _run(source, layer, diff_id, LayerPass(write), progress)
+                passing = LayerPass(
+                    write,
+                    blob_algorithm=layer.digest.algorithm,
+                    plain_algorithm=diff_id.algorithm,
+                )
+                passed = await _run(source, layer, diff_id, passing, progress)
                 if passed.moves and is_stored:
                     await trio.to_thread.run_sync(_move, passed, file, folder / "moved")
                     path = folder / "moved"
