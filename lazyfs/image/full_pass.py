@@ -5,9 +5,9 @@ blob's digest and the diffID are known only at the end: until then everything is
 nobody reads.  What the pass finds is kept, and the next mount on this machine needs none.
 """
 
+import logging
 import os
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,9 +24,11 @@ from lazyfs.registry.source import Source
 from lazyfs.rootfs.table import LayerTable, build_table
 from lazyfs.store.layers import save_layer
 from lazyfs.store.passes import PassRecord, adopt_content, copy_content, save_pass
-from lazyfs.store.paths import Store, store_error
+from lazyfs.store.paths import NO_SPACE, Store, store_error
 from lazyfs.store.scratch import open_scratch
 from lazyfs.store.spans import save_spans
+
+log = logging.getLogger(__name__)
 
 FEED_SIZE = 1 << 20
 """Compressed bytes handed to a worker at once."""
@@ -53,22 +55,61 @@ async def pass_layer(
     """
     with open_scratch(store) as folder:
         try:
-            path = folder / "content"
-            with path.open("w+b", buffering=0) as file:
-                write = partial(_write, file) if is_stored else _drop
+            with (folder / "content").open("w+b", buffering=0) as file:
+                target = _Target(file, is_full=not is_stored)
                 passing = LayerPass(
-                    write,
+                    target.write,
                     blob_algorithm=layer.digest.algorithm,
                     plain_algorithm=diff_id.algorithm,
                 )
                 passed = await _run(source, layer, diff_id, passing, progress)
-                if passed.moves and is_stored:
-                    await trio.to_thread.run_sync(_move, passed, file, folder / "moved")
-                    path = folder / "moved"
-            await trio.to_thread.run_sync(_keep, store, layer, passed, path if is_stored else None)
+                path = await trio.to_thread.run_sync(target.arrange, passed, folder)
+            if path is None and is_stored:
+                log.warning(
+                    "layer %s: no room on the disk of %s; its files are fetched when they are read",
+                    *(layer.digest, store.root),
+                )
+            await trio.to_thread.run_sync(_keep, store, layer, passed, path)
         except OSError as exc:
             raise store_error(folder, exc) from exc
     return passed.toc
+
+
+class _Target:
+    """The file that a layer's payloads go to, until there is no room for them.
+
+    What is there then is given back: the rest of the pass has its use without it.
+    """
+
+    def __init__(self, file: BinaryIO, *, is_full: bool) -> None:
+        self._file = file
+        self._is_full = is_full
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Take a payload; OSError for other trouble than a full disk."""
+        if self._is_full:
+            return
+        try:
+            _write(self._file, offset, data)
+        except OSError as exc:
+            self._give_up(exc)
+
+    def arrange(self, passed: PassedLayer, folder: Path) -> Path | None:
+        """Return the file with all payloads where they belong, None where it had no room."""
+        if passed.moves and not self._is_full:
+            try:
+                _move(passed, self._file, folder / "moved")
+                return folder / "moved"
+            except OSError as exc:
+                (folder / "moved").unlink(missing_ok=True)
+                self._give_up(exc)
+        return None if self._is_full else folder / "content"
+
+    def _give_up(self, exc: OSError) -> None:
+        if exc.errno not in NO_SPACE:
+            raise exc
+        self._is_full = True
+        os.ftruncate(self._file.fileno(), 0)
 
 
 async def _run(
@@ -122,10 +163,6 @@ def _write(file: BinaryIO, offset: int, data: bytes | memoryview) -> None:
         written = os.pwrite(file.fileno(), view, offset)
         offset += written
         view = view[written:]
-
-
-def _drop(offset: int, data: bytes | memoryview) -> None:
-    """Take a payload for which there is no room."""
 
 
 def _move(passed: PassedLayer, source: BinaryIO, path: Path) -> None:

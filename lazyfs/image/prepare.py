@@ -107,12 +107,18 @@ async def prepare(
         return await _prepare(request, store, on_resolved, is_volatile=False)
     except StoreFull as exc:
         log.warning("%s; the image is served without being stored", exc.message)
-    store = volatile_store()
     try:
-        return await _prepare(request, store, on_resolved, is_volatile=True)
-    except BaseException:
-        shutil.rmtree(store.root, ignore_errors=True)
-        raise
+        store = volatile_store()
+        try:
+            return await _prepare(request, store, on_resolved, is_volatile=True)
+        except BaseException:
+            shutil.rmtree(store.root, ignore_errors=True)
+            raise
+    except StoreFull as exc:
+        raise StoreFull(
+            f"{exc.message}, and there is none at {request.cache_dir}",
+            hint="`lazyfs cache prune --cache-size 0` gives back what is not in use",
+        ) from exc
 
 
 async def _prepare(

@@ -40,6 +40,7 @@ TAG = (
 
 ALGORITHMS = {length: algorithm for algorithm, length in HEX_LENGTH.items()}
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+MEMORY = "/dev/shm"
 
 
 class StoreUnusable(StoreError):
@@ -170,6 +171,17 @@ def digest_named(name: str) -> Digest:
 
 
 def volatile_store() -> Store:
-    """Return a fresh store in memory, for an image whose index has no room on the disk."""
-    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    return Store(Path(tempfile.mkdtemp(prefix="lazyfs-", dir=parent)))
+    """Return a fresh store in memory, for an image whose index has no room on the disk.
+
+    No contents go there.  Raises StoreFull where it has no room either.
+    """
+    parent = MEMORY if os.access(MEMORY, os.W_OK) else None
+    folder = ""
+    try:
+        folder = tempfile.mkdtemp(prefix="lazyfs-", dir=parent)
+        return Store(Path(folder))
+    except (OSError, StoreError) as exc:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(exc, StoreError):
+            raise
+        raise store_error(parent or tempfile.gettempdir(), exc) from exc
