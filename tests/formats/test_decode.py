@@ -1,7 +1,6 @@
 """The range decoder: right however it is fed, and hard to hurt."""
 
 import gzip
-import hashlib
 import random
 import time
 import tracemalloc
@@ -18,88 +17,8 @@ from lazyfs.formats import decode
 from lazyfs.formats import stream as streams
 from lazyfs.formats.decode import PENDING_SIZE, Piece, RangeDecoder
 from lazyfs.formats.stream import INFLATE_STEP, MAX_MEMBERS, SPOOL_SIZE
-from tests.support.readers import check_reader, cuts
-
-Result = dict[int, bytes | None]
-
-
-def digest(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
-
-
-def run(pieces: Iterable[bytes], wanted: list[Piece], start: int = 0) -> tuple[Result, list[str]]:
-    """Return what comes out, by key, and the errors; each key must come once."""
-    decoder = RangeDecoder(wanted, start)
-    decoded = [item for data in pieces for item in decoder.feed(data)]
-    decoded += decoder.finish()
-    assert decoder.finish() == []
-    assert sorted(item.key for item in decoded) == sorted(piece.key for piece in wanted)
-    for item in decoded:
-        assert (item.data is None) != (item.error is None)
-        (piece,) = [piece for piece in wanted if piece.key == item.key]
-        if item.data is not None:
-            assert len(item.data) == piece.size
-            assert digest(item.data) == piece.digest
-        else:
-            assert f"chunk at {piece.blob_offset}" in item.error
-            assert "expected" in item.error
-    return {item.key: item.data for item in decoded}, [i.error for i in decoded if i.error]
-
-
-class Blob:
-    """A blob under construction, and the chunks that are wanted of it."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-        self.pieces: list[Piece] = []
-        self.plain: Result = {}
-
-    def gap(self, size: int) -> "Blob":
-        self.data += b"\xa5" * size
-        return self
-
-    def stream(self, *parts: bytes | int, members: int = 1, after: bytes = b"", level: int = 6):
-        """Add a stream: bytes are wanted chunks, numbers are so many bytes that nobody wants."""
-        start = len(self.data)
-        plain = bytearray()
-        spans = []
-        for part in parts:
-            if isinstance(part, int):
-                plain += b"\x5a" * part
-            else:
-                spans.append((len(plain), part))
-                plain += part
-        cut = -(-len(plain) // members) or 1
-        for at in range(0, len(plain) or 1, cut):
-            self.data += gzip.compress(bytes(plain[at : at + cut]), level, mtime=0)
-        self.data += after
-        for inner, part in spans:
-            key = len(self.plain)
-            self.pieces.append(Piece(key, start, len(self.data), inner, len(part), digest(part)))
-            self.plain[key] = part
-        return self
-
-    def piece(self, number: int, **fields) -> None:
-        self.pieces[number] = self.pieces[number]._replace(**fields)
-
-
-def noise(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
-def check(blob: Blob, *, step: int = 1) -> None:
-    """The whole suite for a stream reader; what is cut off may only be missing."""
-
-    def is_partial(result: Result) -> bool:
-        return all(data is None or data == blob.plain[key] for key, data in result.items())
-
-    check_reader(
-        lambda pieces: run(pieces, blob.pieces)[0],
-        bytes(blob.data),
-        blob.plain,
-        is_partial=is_partial,
-        step=step,
-    )
+from tests.support.coded import Blob, Result, check, digest, noise, run
+from tests.support.readers import cuts
 
 
 class TestIntactStreams:

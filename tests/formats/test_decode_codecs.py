@@ -2,9 +2,8 @@
 
 import gzip
 import hashlib
-import random
 import tracemalloc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from tempfile import TemporaryFile
 
 import pytest
@@ -15,10 +14,8 @@ from hypothesis import strategies as st
 from lazyfs.formats.codec import Codec
 from lazyfs.formats.decode import PENDING_SIZE, Piece, RangeDecoder
 from lazyfs.formats.stream import INFLATE_STEP, SPOOL_SIZE
-from tests.support.readers import check_reader
+from tests.support.coded import Blob, check, noise, run
 from tests.support.zstdchunked import frame, skippable
-
-Result = dict[int, bytes | None]
 
 
 def sized_frame(data: bytes) -> bytes:
@@ -37,71 +34,6 @@ def blob(request):
     return Blob(*COMPRESSORS[request.param])
 
 
-class Blob:
-    """A blob under construction, and the chunks that are wanted of it."""
-
-    def __init__(self, codec: Codec, compress: Callable[[bytes], bytes]) -> None:
-        self.codec = codec
-        self.compress = compress
-        self.data = bytearray()
-        self.pieces: list[Piece] = []
-        self.plain: Result = {}
-
-    def gap(self, size: int) -> "Blob":
-        self.data += b"\xa5" * size
-        return self
-
-    def stream(self, *parts: bytes | int, frames: int = 1, after: bytes = b"") -> "Blob":
-        """Add a stream: bytes are wanted chunks, numbers are so many bytes that nobody wants."""
-        start, plain, spans = len(self.data), bytearray(), []
-        for part in parts:
-            if isinstance(part, bytes):
-                spans.append((len(plain), part))
-            plain += part if isinstance(part, bytes) else b"\x5a" * part
-        cut = -(-len(plain) // frames) or 1
-        for at in range(0, len(plain) or 1, cut):
-            self.data += self.compress(bytes(plain[at : at + cut]))
-        self.data += after
-        for inner, part in spans:
-            key = len(self.plain)
-            digest = hashlib.sha256(part).digest()
-            end = len(self.data)
-            self.pieces.append(Piece(key, start, end, inner, len(part), digest, self.codec))
-            self.plain[key] = part
-        return self
-
-
-def run(pieces: Iterable[bytes], wanted: list[Piece], start: int = 0) -> tuple[Result, list[str]]:
-    """Return what comes out, by key, and the errors; each key must come once."""
-    decoder = RangeDecoder(wanted, start)
-    decoded = [item for data in pieces for item in decoder.feed(data)]
-    decoded += decoder.finish()
-    assert sorted(item.key for item in decoded) == sorted(piece.key for piece in wanted)
-    by_key = {piece.key: piece for piece in wanted}
-    for item in decoded:
-        assert (item.data is None) != (item.error is None)
-        if item.data is not None:
-            assert hashlib.sha256(item.data).digest() == by_key[item.key].digest
-    return {item.key: item.data for item in decoded}, [i.error for i in decoded if i.error]
-
-
-def noise(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
-def check(blob: Blob, *, step: int = 1) -> None:
-    def is_partial(result: Result) -> bool:
-        return all(data is None or data == blob.plain[key] for key, data in result.items())
-
-    check_reader(
-        lambda pieces: run(pieces, blob.pieces)[0],
-        bytes(blob.data),
-        blob.plain,
-        is_partial=is_partial,
-        step=step,
-    )
-
-
 class TestIntactStreams:
     def test_one_chunk(self, blob):
         check(blob.stream(b"payload", 512))
@@ -116,7 +48,7 @@ class TestIntactStreams:
         check(blob.stream(*parts).stream(b"next"))
 
     def test_several_frames(self, blob):
-        check(blob.stream(b"x" * 10, 512, noise(2000), 512, b"y", frames=5).stream(b"z"))
+        check(blob.stream(b"x" * 10, 512, noise(2000), 512, b"y", members=5).stream(b"z"))
 
     def test_frames_of_other_things_behind(self):
         blob = Blob(*COMPRESSORS["zstd"])

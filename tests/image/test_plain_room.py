@@ -1,6 +1,7 @@
 """Plain images where there is no room for their files: verified all the same, and fetched anew."""
 
 import gzip
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from lazyfs.digest import digest_of
 from lazyfs.image.open import open_image
 from lazyfs.image.prepare import prepare
 from lazyfs.store.paths import StoreFull
-from tests.formats.test_layer_pass import FILES, tar_of, words
+from tests.formats.test_layer_pass import FILES, tar_of
 from tests.image.test_plain import ACCESS, read, request
 from tests.image.test_prepare import small_disk
 from tests.support.images import OCI_GZIP, Layer, make_layout
@@ -19,8 +20,9 @@ from tests.support.registry import FakeRegistry
 
 pytestmark = [pytest.mark.anyio, *needs_root]
 
-LARGE = [*FILES, ("large", words(6_000_000, 4))]
-TWICE = [("large", words(100, 1)), ("large", words(2_500_000, 2))]
+DIGITS = random.Random(4).randbytes(3_000_000).hex().encode()
+LARGE = [*FILES, ("large", DIGITS)]
+TWICE = [("large", b"before"), ("large", DIGITS[:2_500_000])]
 
 
 def layer(files: list[tuple[str, bytes]]) -> Layer:
@@ -64,7 +66,7 @@ async def test_files_that_have_no_room_twice(
         prepared = await prepare(request(f"oci:{tmp_path}/layout", tmp_path))
         assert len(caplog.records) == 1
         async with open_image(prepared, ACCESS) as image:
-            assert await read(image, "large") == words(2_500_000, 2)
+            assert await read(image, "large") == DIGITS[:2_500_000]
 
 
 async def test_where_not_even_the_index_has_room(
