@@ -44,7 +44,7 @@ def _is_due(store: Store, layer: Descriptor, pinned: Digest) -> bool:
     record = load_pass(store, layer.digest)
     if record is None or (record.index_digest and record.index_digest != str(pinned)):
         return True
-    return not can_be_had(store, parse_digest(record.toc_digest), layer.size)
+    return not can_be_had(store, parse_digest(record.toc_digest))
 
 
 async def load_plain(
@@ -107,7 +107,7 @@ def known_layer(store: Store, layer: Descriptor, diff_id: Digest) -> LoadedToc |
         return None
     digest = parse_digest(record.toc_digest)
     data, table = load_toc(store, digest), load_table(store, digest)
-    if data is None or table is None or not can_be_had(store, digest, layer.size):
+    if data is None or table is None or not can_be_had(store, digest):
         return None
     toc = decode_toc(data, expected=digest, blob_size=layer.size, codec=table.format.codec)
     toc = placed(toc, load_spans(store, digest, layer.size) or ())

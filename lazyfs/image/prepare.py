@@ -33,6 +33,7 @@ from lazyfs.rootfs.erofs_writer import build_index
 from lazyfs.store.images import ImageRecord, LayerRecord, load_image, save_image
 from lazyfs.store.paths import Store, StoreFull, volatile_store
 from lazyfs.store.scratch import sweep
+from lazyfs.store.spans import can_be_had
 
 if TYPE_CHECKING:
     from lazyfs.formats.layer_index import LayerIndex
@@ -190,10 +191,7 @@ def _has_layer(store: Store, layer: LayerRecord, pinned: Digest | None) -> bool:
         return False
     if layer.verified_by not in (PASS, INDEX):
         return True
-    # Imported here: most images have no such layer.
-    from lazyfs.store.spans import can_be_had  # noqa: PLC0415
-
-    return pinned is None and can_be_had(store, digest, layer.size)
+    return pinned is None and can_be_had(store, digest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,15 @@ def lock_presence(folder: Path) -> tuple[int, bool]:
         os.close(fd)
 
 
+def is_complete(folder: Path) -> bool:
+    """Say whether all chunks of a layer are marked as resident, by a look at its map alone."""
+    try:
+        states = (folder / "presence").read_bytes()[HEADER_SIZE:]
+    except OSError:
+        return False
+    return bool(states) and not states.strip(bytes([RESIDENT]))
+
+
 class LayerContent:
     """The content of one layer, opened; made when it is missing.
 
