@@ -5,8 +5,11 @@ handed out as they come.  Mirrors are asked before the registry itself, as the c
 it; only the registry is written to.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+
+import trio
 
 from lazyfs.digest import Digest, DigestMismatch, verify_digest
 from lazyfs.errors import LazyfsError, UsageError
@@ -19,6 +22,7 @@ from lazyfs.registry.endpoints import PULL, PUSH, REFERRERS, RESOLVE, Endpoint
 from lazyfs.registry.errors import TooLarge
 from lazyfs.registry.place import Place
 from lazyfs.registry.push import Pusher
+from lazyfs.registry.redirects import discard
 from lazyfs.registry.refer import ask_referrers
 from lazyfs.registry.referrers import Referrers, Support
 from lazyfs.registry.registries_conf import Blocked
@@ -26,6 +30,8 @@ from lazyfs.registry.retry import RetryPolicy
 from lazyfs.registry.route import Route, try_places
 from lazyfs.registry.source import AccessOptions, Document, EndpointState, SourceStatistics
 from lazyfs.registry.stream import BlobStream, Ledger
+
+log = logging.getLogger(__name__)
 
 
 class RegistryClient:
@@ -67,6 +73,24 @@ class RegistryClient:
         return Route(places, subject, self._policy, self.statistics)
 
     # Reading.
+
+    async def connect(self, count: int) -> None:
+        """Have *count* connections to whom is asked first; never raises.
+
+        Each asks for the API's version: the answer, which may be a refusal, is of no interest.
+        """
+
+        async def ask() -> None:
+            try:
+                place = self._route(PULL, None).place
+                url = f"{place.endpoint.api}/"
+                await discard(await place.transport.send("GET", url, dict(place.endpoint.headers)))
+            except LazyfsError as exc:
+                log.debug("%s", exc.message)  # whoever needs it will be told
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(count):
+                nursery.start_soon(ask)
 
     async def fetch_manifest(self, reference: str | Digest) -> Document:
         """Return the manifest or index named by a tag or a digest, its bytes verified.

@@ -123,6 +123,9 @@ class ImageLayout:
         """Learn that bytes of a blob are wrong; there is nowhere else to look."""
         return False
 
+    async def connect(self, count: int) -> None:
+        """Do nothing: there is nobody to connect to."""
+
     def endpoints(self) -> tuple[EndpointState, ...]:
         """Return nothing: a directory has no endpoints."""
         return ()

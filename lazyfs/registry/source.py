@@ -59,6 +59,10 @@ class Source(Protocol):
     repository: str
     statistics: SourceStatistics
 
+    async def connect(self, count: int) -> None:
+        """Have *count* connections, for requests that are about to be made; never raises."""
+        ...
+
     async def fetch_manifest(self, reference: str | Digest) -> Document:
         """Return the manifest or index named by a tag or a digest, its bytes verified.
 

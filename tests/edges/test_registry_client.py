@@ -2,10 +2,12 @@
 
 import gzip
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from lazyfs.digest import DigestMismatch, digest_of
 from lazyfs.errors import VerificationFailed
@@ -17,11 +19,13 @@ from tests.support import faults
 from tests.support.clients import NAME, ONCE, connected, described, stored
 from tests.support.images import layer_from_fixture, make_layout
 from tests.support.registry import FakeRegistry
+from tests.support.registry_wire import Answer, Request
 
 pytestmark = pytest.mark.anyio
 
 MANIFEST = json.dumps({"schemaVersion": 2, "config": {}, "layers": []}).encode()
 DATA = bytes(range(256)) * 1000
+SECONDS = 20
 
 
 @pytest.fixture
@@ -34,6 +38,37 @@ def registry() -> Iterator[FakeRegistry]:
 def manifest(registry: FakeRegistry) -> str:
     """The digest of a manifest tagged v1."""
     return registry.put_manifest(NAME, MANIFEST, OCI_MANIFEST, "v1")
+
+
+# Connections.
+
+
+async def test_connections_that_are_made_first_are_used(
+    registry: FakeRegistry, manifest: str
+) -> None:
+    held = threading.Barrier(3)
+
+    def hold(request: Request, answer: Answer) -> Answer:
+        held.wait(SECONDS)  # three at a time
+        return answer
+
+    registry.faults.add(hold, path="/manifests/", times=3)
+    async with connected(registry) as client:
+        await client.connect(3)
+        assert registry.connections == 3
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(client.fetch_manifest, "v1")
+        assert registry.connections == 3
+    assert [each.target for each in registry.requests[:3]] == ["/v2/"] * 3
+
+
+@pytest.mark.parametrize("behaviour", [faults.status(401), faults.status(500), faults.cut(-1)])
+async def test_connecting_in_vain(registry: FakeRegistry, behaviour: faults.Behaviour) -> None:
+    registry.faults.add(behaviour, times=None)
+    async with connected(registry) as client:
+        await client.connect(2)
+        assert registry.count() == 2, "nothing is tried again"
 
 
 # Manifests.

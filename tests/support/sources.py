@@ -68,6 +68,9 @@ class MemorySource:
         self.others -= 1
         return self.others > 0
 
+    async def connect(self, count: int) -> None:
+        """Do nothing: there is nobody to connect to."""
+
     def endpoints(self) -> tuple[EndpointState, ...]:
         """Return nothing: memory has no endpoints."""
         return ()
