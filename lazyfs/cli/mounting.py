@@ -25,12 +25,13 @@ from lazyfs.mount.point import (
 )
 from lazyfs.service.identity import remove_abandoned
 from lazyfs.service.record import make_runtime_directory
-from lazyfs.service.supervise import Link, run_in_background, run_in_foreground
+from lazyfs.service.supervise import Link, Tell, run_in_background, run_in_foreground
 from lazyfs.service.systemd import notify
 
 if TYPE_CHECKING:
     from lazyfs.digest import Digest
-    from lazyfs.image.prepare import Prepared
+    from lazyfs.image.early import Foreseen
+    from lazyfs.image.prepare import Foresee, Prepared
     from lazyfs.registry.source import AccessOptions
 
 FUSE_CONF = "/etc/fuse.conf"
@@ -252,10 +253,14 @@ def _prepare(
     access: "AccessOptions",
     verify: str,
     pinned: str | None,
+    tell: Tell,
 ) -> bytes:
     import msgspec
 
-    prepared = prepare_shown(image, platform, cache_dir, access, verify, pinned)
+    def foresee(foreseen: "Foreseen") -> None:
+        tell(foreseen.encode())
+
+    prepared = prepare_shown(image, platform, cache_dir, access, verify, pinned, foresee=foresee)
     if original is not None:
         prepared = msgspec.structs.replace(prepared, original=original)
     if sys.stderr.isatty():
@@ -271,6 +276,7 @@ def prepare_shown(
     verify: str = "toc",
     pinned: str | None = None,
     mode: str = "auto",
+    foresee: "Foresee" = lambda foreseen: None,
 ) -> "Prepared":
     """Prepare an image; show how far it is where layers have to be fetched whole."""
     from contextlib import ExitStack
@@ -293,7 +299,8 @@ def prepare_shown(
             progress=lambda size: advance[0](size),
             on_total=begin,
         )
-        return trio.run(prepare, Request(image, platform, cache_dir, access, verify, plain))
+        request = Request(image, platform, cache_dir, access, verify, plain)
+        return trio.run(partial(prepare, request, foresee=foresee))
 
 
 def _pin(text: str) -> "Digest":

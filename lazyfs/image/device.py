@@ -1,6 +1,7 @@
 """A layer of an open image: its table, its content, and what is on its way."""
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 from lazyfs.errors import LazyfsError
@@ -62,6 +63,14 @@ class Device:
     def is_wanted(self, chunk: int) -> bool:
         """Say whether *chunk* is neither resident nor on its way."""
         return self.content.states[chunk] != RESIDENT and chunk not in self.flights
+
+    def within(self, start: int, end: int) -> list[int]:
+        """Return the wanted chunks that blob bytes *start* to *end* hold, in blob order."""
+        table, order = self.table, self.order
+        first = bisect_left(order, start, key=table.blob_offset)
+        beyond = bisect_left(order, end, lo=first, key=table.blob_offset)
+        held = (order[position] for position in range(first, beyond))
+        return [chunk for chunk in held if table.blob_end(chunk) <= end and self.is_wanted(chunk)]
 
     def take_off(self, run: Run) -> None:
         """Put the chunks of *run*, which are wanted, on their way."""

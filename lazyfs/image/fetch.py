@@ -7,7 +7,7 @@ nursery.  docs/concurrency.md says what is atomic between awaits.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 
 import trio
@@ -15,6 +15,7 @@ import trio
 from lazyfs.errors import LazyfsError, StoreError, VerificationFailed
 from lazyfs.image.counts import FetchStatistics, Purpose
 from lazyfs.image.device import Device
+from lazyfs.image.early import EarlyRange
 from lazyfs.image.origin import Origin
 from lazyfs.image.pace import Pace
 from lazyfs.image.plan import SEGMENT_SIZE, Run, plan_runs
@@ -53,7 +54,8 @@ class Fetcher:
     """Makes ranges of devices resident, and reads them.
 
     *report* is told of each chunk that is corrupt for good.  ``hits`` counts the reads that
-    ``read_nowait`` answered.  ``foresee`` is told of each chunk that a reader missed and now has.
+    ``read_nowait`` answered.  ``begins`` is told of each chunk that a reader begins to wait for,
+    ``foresee`` when it is here.
     """
 
     def __init__(
@@ -64,11 +66,13 @@ class Fetcher:
         nursery: trio.Nursery,
         *,
         report: Callable[[str], None],
+        pace: Pace | None = None,
     ) -> None:
         self.hits = 0
         self.statistics = FetchStatistics()
         self.recorder = Recorder(devices)
-        self.pace = Pace(trio.current_time)
+        self.pace = pace or Pace(trio.current_time)
+        self.begins: Callable[[Device, int], None] | None = None
         self.foresee: Callable[[Device, int], None] | None = None
         self.demand = Demand(trio.current_time, self.pace)
         self._devices = {device.number: device for device in devices}
@@ -207,6 +211,9 @@ class Fetcher:
                 if dev.is_sequential:
                     self.demand.note_sequential()
             flights = [(chunk, dev.flights[chunk]) for chunk in missing if chunk in dev.flights]
+            if self.begins is not None:
+                for chunk in missing:
+                    self.begins(dev, chunk)
             # Somebody waits, also where the request was begun for nobody.
             with nullcontext() if wanted else self.demand.request(0):
                 for chunk, flight in flights:
@@ -247,6 +254,17 @@ class Fetcher:
         for run in plan_runs(dev.table, chunks, gap=self.pace.gap_size, purpose=purpose):
             dev.take_off(run)
             self._nursery.start_soon(self._run_demand, dev, run)
+
+    def adopt(self, early: Iterable[EarlyRange]) -> None:
+        """Decode what was asked for before the image was open: it is on its way from now on."""
+        devices = {dev.descriptor.digest: dev for dev in self._devices.values()}
+        for each in early:
+            dev = devices.get(each.descriptor.digest)
+            chunks = [] if dev is None else dev.within(each.start, each.end)
+            if dev is not None and chunks:
+                run = Run(each.start, each.end, chunks, purpose=Purpose.PROFILE, early=each)
+                dev.take_off(run)
+                self._nursery.start_soon(self._fetch, dev, run)
 
     async def _run_demand(self, dev: Device, run: Run) -> None:
         is_demand = run.purpose is Purpose.DEMAND
@@ -339,7 +357,7 @@ class Fetcher:
         gap = self.pace.gap_size
         parts = plan_runs(dev.table, run.chunks, gap=gap, purpose=run.purpose)
         for part in parts:
-            part.flights = run.flights
+            part.flights, part.early = run.flights, run.early
         return parts
 
     async def _transfer(self, dev: Device, run: Run) -> dict[int, str]:

@@ -4,7 +4,7 @@ Two things begin it: the image's config names the program that the image is for,
 misses a program, a script or a module names another one.  What they need is fetched side by side,
 before the kernel asks for it; as soon as a file of it is here, and so verified, it is asked for
 what it needs in its turn.  Where that is wrong it costs bandwidth: at most FORECAST_SIZE, in at
-most four requests at once beside those that somebody waits for.  Nothing waits for it.
+most six requests at once beside those that somebody waits for.  Nothing waits for it.
 """
 
 import heapq
@@ -39,7 +39,7 @@ WHOLE_SIZE = 8 << 20
 MODULE_SIZE = 1 << 20
 FILES = 2000
 ORIGIN_RE = re.compile(rb"\$(?:ORIGIN\b|\{ORIGIN\})")
-REQUESTS = 4
+REQUESTS = 6
 
 
 @dataclass(slots=True, order=True)
@@ -94,6 +94,7 @@ class Forecast:
         """Fetch for the program that the config names; return when that leads no further."""
         self._throttle = throttle
         self._fetcher.foresee = self.missed
+        self._fetcher.begins = self.misses
         programs, arguments = self._finder.command(self._config)
         for python in self._finder.pythons():
             self._pythons[python.device, python.offset] = python
@@ -109,6 +110,13 @@ class Forecast:
         """Return when what has been named so far leads no further."""
         if self._pending:
             await self._is_idle.wait()
+
+    def misses(self, dev: Device, chunk: int) -> None:
+        """Note that a reader waits for *chunk*: what its name tells need not wait for its bytes."""
+        module = self._modules.get((dev.number, dev.table.device_offset(chunk)))
+        if module is not None and self._library is not None and self._left > 0:
+            found = self._finder.companions(module, self._library)
+            self._fetch([(file, 0, min(file.size, MODULE_SIZE)) for file in found])
 
     def missed(self, dev: Device, chunk: int) -> None:
         """Note that a reader has missed *chunk*, which is here now."""
@@ -284,14 +292,22 @@ class Forecast:
         if library is None or self._library is not None:
             return
         self._library = library
+        if not self._finder.library_folders:
+            self._want(self._finder.system_files(), self._follow_library)
+        self._want(self._finder.python_libraries(program, library), self._follow_library)
         self._want(self._finder.python_start(library), self._follow_module)
-        for module in self._finder.modules(library):
-            self._modules[module.device, module.offset] = module
+        self._nursery.start_soon(self._note_modules, library)
+
+    async def _note_modules(self, library: Library) -> None:
+        """Learn where modules lie: thousands, so what has been asked for goes out first."""
+        for modules in self._finder.modules(library):
+            await trio.lowlevel.checkpoint()
+            for module in modules:
+                self._modules[module.device, module.offset] = module
 
     async def _follow_module(self, file: File) -> None:
         if not file.path.endswith((b".py", b".pyc", b".pth")) or file.size > MODULE_SIZE:
-            if file.path.endswith(b".so"):
-                await self._follow_library(file)
+            await self._follow_library(file)  # nothing more where it is none
             return
         data = await self._read(file, 0, file.size)
         try:

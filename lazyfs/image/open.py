@@ -15,13 +15,14 @@ from lazyfs.digest import parse_digest
 from lazyfs.errors import StoreError
 from lazyfs.image.counts import fetch_document
 from lazyfs.image.device import Device
+from lazyfs.image.early import Early
 from lazyfs.image.fetch import Fetcher
 from lazyfs.image.forecast import Forecast
 from lazyfs.image.identity import mount_attributes
 from lazyfs.image.origin import Origin
 from lazyfs.image.prefetch import FORECASTING, NO_LIMITS, Limits, MakeRoom, prefetch
 from lazyfs.image.prepare import Prepared
-from lazyfs.image.profile import replay
+from lazyfs.image.profile import replay, replay_alike
 from lazyfs.image.twins import Twins
 from lazyfs.mount.contents import NativeLayer
 from lazyfs.oci.config import BadConfig, decode_config
@@ -36,7 +37,7 @@ from lazyfs.store.images import LayerRecord, load_image
 from lazyfs.store.layers import load_table
 from lazyfs.store.paths import Store
 from lazyfs.store.points import RestartPoints
-from lazyfs.store.profiles import load_profile, save_profile
+from lazyfs.store.profiles import load_alike, load_profile, save_profile
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class OpenImage:
 
         Begins by looking for chunks that other layers of the store hold already.
         """
-        if not self.prepared.is_volatile:
+        if not self.prepared.is_volatile and self.contents.twins.are_possible():
             await trio.to_thread.run_sync(self.contents.twins.search)
         profile = load_profile(self.store, parse_digest(self.prepared.image.manifest_digest))
         profiled = None
@@ -109,7 +110,13 @@ class OpenImage:
         if limits.make_room is not None:
             limits = replace(limits, make_room=partial(self._make_room, limits.make_room))
         if profiled is None and mode in FORECASTING and not self._has_landmark():
-            await self.forecast.run(limits.throttle)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.forecast.run, limits.throttle)
+                alike = load_alike(self.store, self.origin.repository)
+                if alike is not None:
+                    await trio.lowlevel.checkpoint()  # what is known comes before what is likely
+                    common = replay_alike(alike, self.devices)
+                    await prefetch(self.contents, self.devices, "profile", common, limits)
         await prefetch(self.contents, self.devices, mode, profiled, limits)
 
     def _has_landmark(self) -> bool:
@@ -126,7 +133,7 @@ class OpenImage:
         """Keep the order of first reads for the next mount; a full disk is no trouble."""
         digest = parse_digest(self.prepared.image.manifest_digest)
         old = load_profile(self.store, digest)
-        profile = self.contents.recorder.profile(self.prepared.image, old)
+        profile = self.contents.recorder.profile(self.prepared.image, old, self.origin.repository)
         if profile is None or profile == old or self.prepared.is_volatile:
             return
         try:
@@ -196,9 +203,9 @@ class OpenImage:
 
 @asynccontextmanager
 async def open_image(
-    prepared: Prepared, access: AccessOptions, *, mount_id: str = ""
+    prepared: Prepared, access: AccessOptions, *, mount_id: str = "", early: Early | None = None
 ) -> AsyncIterator[OpenImage]:
-    """Open what ``prepare`` prepared; no request is made before a read misses.
+    """Open what ``prepare`` prepared; no request is made before a read misses, but by *early*.
 
     The fetcher's tasks live in a nursery of this context; leaving it cancels them.
     """
@@ -206,7 +213,9 @@ async def open_image(
     stored = load_image(store, parse_digest(prepared.image.manifest_digest))
     if stored is None:
         raise ImageGone(f"store {store.root}: got no index of {prepared.resolved}, expected one")
-    origin = Origin(parse_reference(prepared.requested), access)
+    origin = None if early is None else early.origin
+    if origin is None:
+        origin = Origin(parse_reference(prepared.requested), access)
     health = Health()
     error: Exception | None = None
     async with AsyncExitStack() as stack:
@@ -222,7 +231,10 @@ async def open_image(
         twins = Twins(store, devices)
         stack.callback(twins.close)
         nursery = await stack.enter_async_context(trio.open_nursery())
-        contents = Fetcher(devices, origin, twins, nursery, report=health.report)
+        pace = None if early is None else early.pace
+        contents = Fetcher(devices, origin, twins, nursery, report=health.report, pace=pace)
+        if early is not None:
+            contents.adopt(early.take())
         image = OpenImage(
             prepared=prepared,
             store=store,

@@ -6,10 +6,14 @@ request; it covers the blob from its first chunk's stream to its last chunk's en
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from lazyfs.image.counts import Purpose
 from lazyfs.image.flights import Flight
 from lazyfs.rootfs.table import LayerTable
+
+if TYPE_CHECKING:
+    from lazyfs.image.early import EarlyRange
 
 SEGMENT_SIZE = 4 << 20
 """Where a run grows beyond this, the next one begins: several requests in parallel fill a link
@@ -21,6 +25,7 @@ class Run:
     """One range request: blob bytes ``start`` to ``end`` and the chunks wanted of it.
 
     ``flights`` are those of its chunks that have not ended, by chunk; ``purpose`` is why.
+    ``early`` is the range that was asked for before the image was open, if this is one.
     """
 
     start: int
@@ -28,6 +33,7 @@ class Run:
     chunks: list[int]
     flights: dict[int, Flight] = field(default_factory=dict)
     purpose: Purpose = Purpose.DEMAND
+    early: "EarlyRange | None" = None
 
     def fit(self, table: LayerTable) -> None:
         """Ask for no more than the chunks that are left need."""

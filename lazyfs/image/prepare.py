@@ -17,11 +17,14 @@ import trio
 
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import LazyfsError, StoreError
+from lazyfs.formats.claims import Claims
+from lazyfs.image.early import Foreseen, ForeseenLayer
 from lazyfs.image.identity import image_attributes
 from lazyfs.image.known import note_name
+from lazyfs.image.offline import last_known
 from lazyfs.image.origin import Origin
 from lazyfs.image.plain import INDEX, PASS, PlainOptions, is_plain
-from lazyfs.image.resolve import Resolver
+from lazyfs.image.resolve import Resolved, Resolver
 from lazyfs.image.tocs import LoadedToc, layer_claims, load_tocs
 from lazyfs.oci.config import ImageConfig
 from lazyfs.oci.descriptor import Descriptor
@@ -39,6 +42,9 @@ if TYPE_CHECKING:
     from lazyfs.formats.layer_index import LayerIndex
 
 log = logging.getLogger(__name__)
+
+CONNECTIONS = 2
+"""Besides the one that the manifest comes by: for the tails of that many layers more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,25 +99,31 @@ class Prepared(msgspec.Struct, frozen=True):
         return msgspec.json.decode(data, type=Prepared)
 
 
+Foresee = Callable[[Foreseen], None]
+
+
 async def prepare(
-    request: Request, on_resolved: Callable[[str], None] = lambda name: None
+    request: Request,
+    on_resolved: Callable[[str], None] = lambda name: None,
+    foresee: Foresee = lambda foreseen: None,
 ) -> Prepared:
     """Resolve *request* and see that the store holds the image's rootfs index.
 
     One request for a manifest (two with an index), then the config and the tails of all layers in
     parallel; none for a digest that the store knows.  *on_resolved* is told what to call the image
-    once its name is resolved: what fails afterwards is no matter of the name.
+    once its name is resolved: what fails afterwards is no matter of the name.  *foresee* is told of
+    an image that is not here as soon as its manifest is.
     """
     try:
         store = Store(request.cache_dir)
         sweep(store)
-        return await _prepare(request, store, on_resolved, is_volatile=False)
+        return await _prepare(request, store, on_resolved, foresee, is_volatile=False)
     except StoreFull as exc:
         log.warning("%s; the image is served without being stored", exc.message)
     try:
         store = volatile_store()
         try:
-            return await _prepare(request, store, on_resolved, is_volatile=True)
+            return await _prepare(request, store, on_resolved, foresee, is_volatile=True)
         except BaseException:
             shutil.rmtree(store.root, ignore_errors=True)
             raise
@@ -123,13 +135,18 @@ async def prepare(
 
 
 async def _prepare(
-    request: Request, store: Store, on_resolved: Callable[[str], None], *, is_volatile: bool
+    request: Request,
+    store: Store,
+    on_resolved: Callable[[str], None],
+    foresee: Foresee,
+    *,
+    is_volatile: bool,
 ) -> Prepared:
     reference = parse_reference(request.reference)
     origin = Origin(reference, request.access)
     try:
         resolver = Resolver(store, origin)
-        resolved = await resolver.resolve(reference.identifier, wanted_platform(request.platform))
+        resolved = await _resolved(request, store, origin, resolver)
         manifest, digest = resolved.manifest, resolved.document.digest
         on_resolved(f"{origin.repository}@{digest}")
         stored = load_image(store, digest)
@@ -137,7 +154,7 @@ async def _prepare(
         if stored is not None and _has_layers(store, stored.record, pinned):
             record = stored.record
         else:
-            images = _Images(store, origin, resolver, request, is_volatile)
+            images = _Images(store, origin, resolver, request, is_volatile, foresee)
             record = await images.build(manifest, digest)
         index_digest = None if resolved.index_digest is None else str(resolved.index_digest)
         if not is_volatile:
@@ -156,6 +173,32 @@ async def _prepare(
         )
     finally:
         await origin.aclose()
+
+
+async def _resolved(request: Request, store: Store, origin: Origin, resolver: Resolver) -> Resolved:
+    """Resolve the request; meanwhile connect for what is asked for then, side by side.
+
+    Not where a tag is known: it will mean what it meant, mostly, and nothing more is asked for.
+    """
+    reference = origin.reference
+    platform = wanted_platform(request.platform)
+    is_new = isinstance(reference, Reference) and reference.digest is None
+    if not is_new or origin.is_offline or last_known(store, reference, platform) is not None:
+        return await resolver.resolve(reference.identifier, platform)
+    error: LazyfsError | None = None
+    resolved: Resolved | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(origin.source.connect, CONNECTIONS)
+        await trio.lowlevel.checkpoint()  # these first: they are to be done when the manifest is
+        try:
+            resolved = await resolver.resolve(reference.identifier, platform)
+        except LazyfsError as exc:
+            error = exc  # raised below: the nursery would wrap it in a group
+        nursery.cancel_scope.cancel()
+    if resolved is None:
+        assert error is not None
+        raise error
+    return resolved
 
 
 def _note_name(
@@ -203,10 +246,21 @@ class _Images:
     resolver: Resolver
     request: Request
     is_volatile: bool
+    foresee: Foresee
 
     async def build(self, manifest: Manifest, digest: Digest) -> ImageRecord:
-        for layer in manifest.layers:
-            layer_claims(layer, "blob")  # say what is wrong before anything is fetched
+        # Says what is wrong before anything is fetched.
+        claims = [layer_claims(layer, "blob") for layer in manifest.layers]
+        if self.origin.kind == "registry":
+            self.foresee(
+                Foreseen(
+                    self.request.reference,
+                    self.origin.repository,
+                    str(digest),
+                    tuple(map(_foreseen, manifest.layers, claims)),
+                    str(self.store.root),
+                )
+            )
         config, loaded = await self._fetch_all(manifest, digest)
         tocs = [each.toc for each in loaded]
         record = ImageRecord(
@@ -305,6 +359,12 @@ class _Images:
             indexes.update(await self._fetch_pinned(manifest, digest, others))
             await fetch_plain(others)
         return configs[0], [found[n] for n in range(len(manifest.layers))]
+
+
+def _foreseen(layer: Descriptor, claims: Claims) -> ForeseenLayer | None:
+    if claims.key is None:
+        return None
+    return ForeseenLayer(layer.media_type, str(layer.digest), layer.size, str(claims.key))
 
 
 def _layer_record(layer: Descriptor, diff_id: Digest, loaded: LoadedToc) -> LayerRecord:

@@ -5,18 +5,23 @@ record ends after a minute or 64 MiB of compressed bytes, so that a backup or a 
 later reads everything does not become the profile.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import trio
 
 from lazyfs.image.device import Device
+from lazyfs.image.pace import GAP_MIN
+from lazyfs.image.plan import plan_runs
 from lazyfs.rootfs.layout import LAYOUT_VERSION
+from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.images import ImageRecord
-from lazyfs.store.profiles import Profile
+from lazyfs.store.profiles import DIGEST_DIGITS, DIGEST_LIMIT, RANGE_LIMIT, Profile
 
 RECORD_SECONDS = 60.0
 RECORD_SIZE = 64 << 20
 GROUP_SIZE = 2 << 20
+END = (-1, -1)  # no access
 
 
 class Recorder:
@@ -37,7 +42,9 @@ class Recorder:
         if self._size > RECORD_SIZE or trio.current_time() > self._ends:
             self.is_recording = False
 
-    def profile(self, record: ImageRecord, old: Profile | None) -> Profile | None:
+    def profile(
+        self, record: ImageRecord, old: Profile | None, repository: str = ""
+    ) -> Profile | None:
         """Return what was recorded, followed by what *old* has beyond it; None if nothing was read.
 
         Together they stay within the bounds of one record, so what is no longer read drops out.
@@ -56,7 +63,45 @@ class Recorder:
                 if size > RECORD_SIZE:
                     break
                 accesses[layer, chunk] = None
-        return Profile(record.manifest_digest, LAYOUT_VERSION, layers, tuple(accesses))
+        tables = [device.table for device in self._devices.values()]
+        named = itertools.islice(accesses, DIGEST_LIMIT)
+        return Profile(
+            record.manifest_digest,
+            LAYOUT_VERSION,
+            layers,
+            tuple(accesses),
+            tuple(itertools.islice(_ranges(accesses, tables), RANGE_LIMIT)),
+            tuple(_short(tables[layer].digest(chunk)) for layer, chunk in named),
+            repository,
+        )
+
+
+def _short(digest: bytes) -> str:
+    return digest[: DIGEST_DIGITS // 2].hex()
+
+
+def _ranges(
+    accesses: Iterable[tuple[int, int]], tables: Sequence[LayerTable]
+) -> Iterator[tuple[int, int, int]]:
+    """Yield (layer, start, end) of blobs: where *accesses* lie, in the groups of ``replay``.
+
+    For whoever asks for them before the layers' tables are here.
+    """
+    group: dict[int, set[int]] = {}
+    size = 0
+    for layer, chunk in itertools.chain(accesses, [END]):
+        if (layer, chunk) != END:
+            table = tables[layer]
+            group.setdefault(layer, set()).add(chunk)
+            size += table.blob_end(chunk) - table.blob_offset(chunk)
+            if size < GROUP_SIZE:
+                continue
+        for number in sorted(group):
+            table = tables[number]
+            chunks = sorted(group[number] - table.holes, key=table.blob_offset)
+            for run in plan_runs(table, chunks, gap=GAP_MIN):
+                yield number, run.start, run.end
+        group, size = {}, 0
 
 
 def replay(
@@ -71,11 +116,43 @@ def replay(
         return
     known = dict(zip(toc_digests, devices, strict=True))
     places = [known.get(digest) for digest in profile.layers]
+    named = ((places[layer], chunk) for layer, chunk in profile.accesses)
+    found = ((device, chunk) for device, chunk in named if device and chunk < device.table.count)
+    yield from _grouped(found, devices)
+
+
+def replay_alike(profile: Profile, devices: Sequence[Device]) -> Iterator[tuple[Device, list[int]]]:
+    """Yield, like ``replay``, the chunks that another image's profile names and this one has too.
+
+    Files that are not the same in both are left out.  Where it is wrong it costs bandwidth, at most
+    what a record may hold.
+    """
+    places: dict[str, tuple[Device, int]] = {}
+    wanted = set(profile.digests)
+    for device in devices:
+        for chunk, digest in enumerate(device.table.digests()):
+            short = _short(digest)
+            if short in wanted:
+                places.setdefault(short, (device, chunk))
+    size = 0
+    found = []
+    for short in dict.fromkeys(profile.digests):
+        if short in places:
+            device, chunk = places[short]
+            size += device.table.blob_end(chunk) - device.table.blob_offset(chunk)
+            if size > RECORD_SIZE:
+                break
+            found.append((device, chunk))
+    yield from _grouped(found, devices)
+
+
+def _grouped(
+    accesses: Iterable[tuple[Device, int]], devices: Sequence[Device]
+) -> Iterator[tuple[Device, list[int]]]:
     group: dict[int, list[int]] = {}
     size = 0
-    for layer, chunk in profile.accesses:
-        device = places[layer]
-        if device is None or chunk >= device.table.count or not device.is_wanted(chunk):
+    for device, chunk in accesses:
+        if not device.is_wanted(chunk):
             continue
         group.setdefault(device.number, []).append(chunk)
         size += device.table.blob_end(chunk) - device.table.blob_offset(chunk)

@@ -7,7 +7,7 @@ needed they are asked for.  What is named and is not in the image is left out.
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lazyfs.errors import LazyfsError
@@ -46,6 +46,13 @@ PYTHON_COMMON = (
 """Loaded by 59 to 77 % of the 155 modules of the standard library that load any (3.11); the next
 one is loaded by 44 %."""
 PYTHON_FILES = (b"/usr/lib/locale/C.utf8/LC_CTYPE",)
+GCONV_CACHE = b"/gconv/gconv-modules.cache"  # beside the C library
+PYTHON_LIBRARIES = (b"libm.so.6",)
+STATIC_SIZE = 4 << 20
+STATIC_LIBRARIES = (b"libz.so.1", b"libexpat.so.1")
+"""A Python is linked with the mathematics library.  One that is larger than STATIC_SIZE, as that of
+Debian, has modules within it that others keep in files, and is linked with what these need."""
+COMPANIONS_SIZE = 64 << 10
 PTH_LIMIT = 20
 NO_MODULES = (
     b".", b"..", b"test", b"tests", b"idlelib", b"lib2to3", b"site-packages", b"dist-packages",
@@ -220,7 +227,34 @@ class Finder:
         for folder in folders:
             hooks = [name for name in self._names(folder) if name.endswith(b".pth")][:PTH_LIMIT]
             found += self.files([folder + b"/" + hook for hook in hooks])
-        return [*found, *self.files(PYTHON_FILES)]
+        caches = [folder + GCONV_CACHE for folder in self.library_folders]
+        return [*found, *self.files(PYTHON_FILES), *self.files(caches)]
+
+    def python_libraries(self, program: File, library: Library) -> list[File]:
+        """Return what a Python is linked with, which it says itself once all of it is here."""
+        names = [b"libpython3.%d.so.1.0" % library.minor, *PYTHON_LIBRARIES]
+        if program.size > STATIC_SIZE:
+            names += STATIC_LIBRARIES
+        return self.libraries(names, [library.folder.rpartition(b"/")[0]])
+
+    def companions(self, module: File, library: Library) -> list[File]:
+        """Return what is imported with *module*, going by names alone.
+
+        The part of it that is written in C, ``_json`` for ``json``; of a small package all modules.
+        """
+        folder, _, name = module.path.rpartition(b"/")
+        above = folder.removesuffix(b"/__pycache__")
+        is_package = name.startswith(b"__init__.")
+        name = above.rpartition(b"/")[2] if is_package else name.partition(b".")[0]
+        own = self._module(library, library.folder + b"/lib-dynload", b"_" + name)
+        found = [] if own is None else [own]
+        if is_package and above != library.folder:
+            ending = name_ending(module.path)
+            names = sorted(each for each in self._names(folder) if each.endswith(ending))
+            parts = self.files([folder + b"/" + each for each in names])
+            if sum(part.size for part in parts) <= COMPANIONS_SIZE:
+                found += parts
+        return found
 
     def python_modules(
         self, module: bytes, names: Sequence[bytes], library: Library | None
@@ -261,18 +295,23 @@ class Finder:
             found = self.files(_spellings(library, folder, name))
         return found[0] if found else None
 
-    def modules(self, library: Library) -> list[File]:
-        """Return the files of the standard library that are modules."""
-        found: list[File] = []
+    def modules(self, library: Library) -> Iterator[list[File]]:
+        """Yield the files of the standard library that are modules, those of each folder."""
         pending = [library.folder]
         while pending and len(self._folders) < MAX_FOLDERS:
             folder = pending.pop()
+            found: list[File] = []
             for name, kind in self._names(folder).items():
                 if kind is Kind.DIRECTORY and name not in NO_MODULES:
                     pending.append(folder + b"/" + name)
                 elif name.endswith((b".pyc", b".py")):
                     found += self.files([folder + b"/" + name])
-        return found
+            yield found
+
+
+def name_ending(path: bytes) -> bytes:
+    """Return how the names of modules end that lie beside the one at *path*."""
+    return b"." + path.rpartition(b"/")[2].partition(b".")[2]
 
 
 def _raw(text: str) -> bytes:

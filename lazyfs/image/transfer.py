@@ -1,6 +1,7 @@
 """One range request: its body becomes verified, stored chunks while it still arrives."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 
 import trio
 
@@ -53,12 +54,13 @@ async def transfer(
     started = pace.started()
     is_answered = False
     try:
-        async with source.open_range(dev.descriptor, run.start, run.end) as body:
+        async with _open(source, dev, run) as body:
             async for data in body:
-                if not is_answered:
-                    pace.answered(started)
-                    is_answered = True
-                pace.received(len(data))
+                if run.early is None:
+                    if not is_answered:
+                        pace.answered(started)
+                        is_answered = True
+                    pace.received(len(data))
                 buffered.append(data)
                 size += len(data)
                 if size >= FEED_SIZE:
@@ -70,6 +72,14 @@ async def transfer(
         pace.ended()
         decoder.close()
     return bad
+
+
+def _open(
+    source: Source, dev: Device, run: Run
+) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    if run.early is not None:
+        return run.early.open_range(source, run.start, run.end)
+    return source.open_range(dev.descriptor, run.start, run.end)
 
 
 def _pieces(dev: Device, chunks: Sequence[int]) -> list[Piece]:

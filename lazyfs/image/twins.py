@@ -47,6 +47,11 @@ class Twins:
         self._busy = 0  # threads that use the other layers' descriptors
         self._has_searched = False
 
+    def are_possible(self) -> bool:
+        """Say whether the store has other layers than these."""
+        own = {device.content.folder for device in self._devices}
+        return any(folder not in own for folder in self._store.layers.glob("*"))
+
     def search(self) -> None:
         """Find the twins."""
         with self._using_layers() as is_open:

@@ -23,8 +23,9 @@ from typing import Any
 import trio
 
 from lazyfs.errors import LazyfsError
+from lazyfs.image.early import Early, Foreseen, open_early
 from lazyfs.image.open import OpenImage, open_image
-from lazyfs.image.prefetch import Limits
+from lazyfs.image.prefetch import FORECASTING, Limits
 from lazyfs.image.prepare import Prepared
 from lazyfs.image.profile import RECORD_SECONDS
 from lazyfs.image.throttle import Throttle
@@ -88,9 +89,8 @@ def serve(settings: MountSettings, link: Link) -> None:
     """Wait for the prepared image, mount it, and serve until the mount is gone."""
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     set_up_memory()
-    prepared = Prepared.decode(link.wait_prepared())
     os.chdir(settings.working_directory)
-    trio.run(_serve, settings, prepared, link, None)
+    trio.run(_serve_prepared, settings, link)
 
 
 def succeed(succession: Succession) -> None:
@@ -102,13 +102,33 @@ def succeed(succession: Succession) -> None:
     trio.run(_serve, legacy.settings, legacy.prepared, None, succession)
 
 
+async def _serve_prepared(settings: MountSettings, link: Link) -> None:
+    """Begin with what can begin while the image is prepared; then serve it."""
+    async with open_early() as early:
+        await trio.lowlevel.wait_readable(link.fileno())
+        foreseen = link.wait_foreseen()
+        if foreseen is not None:
+            if settings.prefetch != "none":
+                is_profiled = settings.prefetch in FORECASTING and not settings.background_limit
+                early.begin(Foreseen.decode(foreseen), settings.access, is_profiled=is_profiled)
+            await trio.lowlevel.wait_readable(link.fileno())
+        prepared = Prepared.decode(link.wait_prepared())
+        await _serve(settings, prepared, link, None, early)
+
+
 async def _serve(
-    settings: MountSettings, prepared: Prepared, link: Link | None, succession: Succession | None
+    settings: MountSettings,
+    prepared: Prepared,
+    link: Link | None,
+    succession: Succession | None,
+    early: Early | None = None,
 ) -> None:
     failure: BaseException | None = None
     # Signals first: from the moment of the mount on, none may end us without unmounting.
     with trio.open_signal_receiver(*ENDING_SIGNALS) as signals:
-        async with open_image(prepared, settings.access, mount_id=settings.mount_id) as image:
+        async with open_image(
+            prepared, settings.access, mount_id=settings.mount_id, early=early
+        ) as image:
             session = open_session(
                 settings.driver,
                 image,

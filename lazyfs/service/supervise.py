@@ -8,6 +8,7 @@ of preparing goes away with its process.
 In the background the command prepares and its child serves:
 
     command ── fork ──▶ server: detach, import, wait
+       │ ── once the manifest is known: it ──▶ connect, ask for what a profile names
        │ prepare (errors and progress go to the terminal)
        │ ───────────── prepared ─────────────▶ open, mount
        │ ◀──────── ready, or an error ──────── serve
@@ -30,6 +31,7 @@ import time
 import traceback
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -48,6 +50,7 @@ INTERRUPTED = 130
 class Word(Enum):
     """What a message on the channel says."""
 
+    FORESEEN = b"F"
     PREPARED = b"P"
     READY = b"R"
     ERROR = b"E"
@@ -79,12 +82,11 @@ class Channel:
 
     def expect(self, word: Word) -> bytes:
         """Wait for the message *word* and return its payload; raise what the other side raised."""
-        got, payload = self.receive()
-        if got is Word.ERROR:
-            raise error_of(json.loads(payload))
-        if got is not word:
-            raise ChannelClosed(f"channel: got {got.name}, expected {word.name}")
-        return payload
+        return expected(word, *self.receive())
+
+    def fileno(self) -> int:
+        """Return what can be read from when a message has come."""
+        return self._connection.fileno()
 
     def close(self) -> None:
         """Close this side; the other one notices."""
@@ -104,16 +106,44 @@ class Channel:
         return b"".join(pieces)
 
 
+def expected(word: Word, got: Word, payload: bytes) -> bytes:
+    """Return the payload of *word*; raise what the other side raised, if it *got* that."""
+    if got is Word.ERROR:
+        raise error_of(json.loads(payload))
+    if got is not word:
+        raise ChannelClosed(f"channel: got {got.name}, expected {word.name}")
+    return payload
+
+
 class Link:
     """What a server sees of the process that started it."""
 
     def __init__(self, channel: Channel, announce: Callable[[], None] | None = None) -> None:
         self._channel = channel
         self._announce = announce
+        self._waiting: list[tuple[Word, bytes]] = []
+
+    def fileno(self) -> int:
+        """Return what can be read from when something has been said."""
+        return self._channel.fileno()
+
+    def wait_foreseen(self) -> bytes | None:
+        """Wait for the first message; return what is known of the image before it is prepared.
+
+        None if the message is another one, which is kept.  Raises ChannelClosed.
+        """
+        word, payload = self._channel.receive()
+        if word is Word.FORESEEN:
+            return payload
+        self._waiting.append((word, payload))
+        return None
 
     def wait_prepared(self) -> bytes:
         """Wait for what the preparing process made; raises ChannelClosed, or its error."""
-        return self._channel.expect(Word.PREPARED)
+        while True:
+            word, payload = self._waiting.pop() if self._waiting else self._channel.receive()
+            if word is not Word.FORESEEN:
+                return expected(Word.PREPARED, word, payload)
 
     def announce_ready(self) -> None:
         """Say that the mount is live; raises ChannelClosed when nobody wants it any more."""
@@ -124,7 +154,9 @@ class Link:
         self._channel.close()
 
 
-Prepare = Callable[[], bytes]
+Tell = Callable[[bytes], None]
+Prepare = Callable[[Tell], bytes]
+"""Prepares an image; tells the server what it may begin with meanwhile."""
 Serve = Callable[[Link], None]
 
 
@@ -147,7 +179,7 @@ def run_in_background(
     is_live = False
     try:
         channel_error: ChannelClosed | None = None
-        payload = prepare()
+        payload = prepare(partial(_foresee, channel))
         try:
             channel.send(Word.PREPARED, payload)
         except ChannelClosed as error:
@@ -233,7 +265,7 @@ def _be_preparer(prepare: Prepare, connection: socket.socket, parent: int) -> No
     channel = Channel(connection)
     try:
         die_with_parent(parent)
-        channel.send(Word.PREPARED, prepare())
+        channel.send(Word.PREPARED, prepare(partial(_foresee, channel)))
         code = 0
     except ChannelClosed:
         pass
@@ -252,6 +284,13 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
         raise ChannelClosed("the parent ended before it could be watched")
+
+
+def _foresee(channel: Channel, payload: bytes) -> None:
+    try:
+        channel.send(Word.FORESEEN, payload)
+    except ChannelClosed:
+        pass  # whoever waits for it to serve will notice
 
 
 def _report(channel: Channel, error: BaseException) -> None:

@@ -4,6 +4,8 @@ A profile is a hint.  One that is wrong, or forged, costs bandwidth and nothing 
 is fetched and verified like everything.
 """
 
+from pathlib import Path
+
 import msgspec
 
 from lazyfs.digest import Digest
@@ -13,6 +15,11 @@ from lazyfs.store.paths import Store, store_error
 PROFILE_VERSION = 1
 FILE_LIMIT = 16 << 20
 CHUNK_LIMIT = 1 << 20
+RANGE_LIMIT = 1 << 14
+DIGEST_LIMIT = 1 << 16
+DIGEST_DIGITS = 16
+ALIKE = 32
+"""So many profiles, the newest ones, are looked at for one of the same repository."""
 
 
 class BadProfile(FormatError):
@@ -23,13 +30,20 @@ class Profile(msgspec.Struct, frozen=True):
     """First accesses in order: pairs of a layer's place in ``layers`` and a chunk number.
 
     ``layers`` are TOC digests, bottom first; the chunk numbers are those of the layer tables that
-    ``layout`` (the version of the device layout) makes of them.
+    ``layout`` (the version of the device layout) makes of them.  ``ranges`` say where these chunks
+    lie: (layer, start, end) of its blob in bytes, in the order in which they are best asked for.
+    ``digests`` are the first DIGEST_DIGITS hexadecimal digits of the chunks' own, in the order of
+    ``accesses``, and ``repository`` is where the image is from: by these other images of the
+    repository find what they have in common with it.
     """
 
     manifest_digest: str
     layout: int
     layers: tuple[str, ...]
     accesses: tuple[tuple[int, int], ...]
+    ranges: tuple[tuple[int, int, int], ...] = ()
+    digests: tuple[str, ...] = ()
+    repository: str = ""
     version: int = PROFILE_VERSION
 
 
@@ -48,15 +62,20 @@ def decode_profile(data: bytes) -> Profile:
         raise BadProfile(f"profile: {exc}") from exc
     if profile.version != PROFILE_VERSION:
         raise BadProfile(f"profile: got version {profile.version}, expected {PROFILE_VERSION}")
-    if len(profile.accesses) > CHUNK_LIMIT:
-        raise BadProfile(
-            f"profile: got {len(profile.accesses)} accesses, expected at most {CHUNK_LIMIT}"
-        )
+    longest = max(len(profile.accesses), len(profile.ranges), len(profile.digests))
+    if longest > CHUNK_LIMIT:
+        raise BadProfile(f"profile: got {longest} accesses, expected at most {CHUNK_LIMIT}")
     for layer, chunk in profile.accesses:
         if not 0 <= layer < len(profile.layers) or chunk < 0:
             raise BadProfile(
                 f"profile: got layer {layer}, chunk {chunk}, expected a layer below "
                 f"{len(profile.layers)} and a chunk of it"
+            )
+    for layer, start, end in profile.ranges:
+        if not 0 <= layer < len(profile.layers) or not 0 <= start < end:
+            raise BadProfile(
+                f"profile: got layer {layer}, bytes {start}-{end}, expected a layer below "
+                f"{len(profile.layers)} and a range of it"
             )
     return profile
 
@@ -67,6 +86,24 @@ def load_profile(store: Store, manifest_digest: Digest) -> Profile | None:
         return decode_profile(store.profile_path(manifest_digest).read_bytes())
     except (OSError, BadProfile):
         return None
+
+
+def load_alike(store: Store, repository: str) -> Profile | None:
+    """Return the newest profile of an image of *repository*, or None."""
+    found: list[tuple[float, Path]] = []
+    for path in store.profiles.glob("*"):
+        try:
+            found.append((path.stat().st_mtime, path))
+        except OSError:
+            continue  # removed meanwhile
+    for _, path in sorted(found, reverse=True)[:ALIKE]:
+        try:
+            profile = decode_profile(path.read_bytes())
+        except (OSError, BadProfile):
+            continue
+        if profile.repository == repository:
+            return profile
+    return None
 
 
 def remove_profile(store: Store, manifest_digest: Digest) -> bool:

@@ -14,7 +14,7 @@ from lazyfs.image.forecast import FORECAST_SIZE
 from lazyfs.image.open import OpenImage, open_image
 from lazyfs.image.prefetch import Limits
 from lazyfs.image.prepare import Request, prepare
-from lazyfs.image.program import Finder
+from lazyfs.image.program import STATIC_SIZE, Finder
 from lazyfs.image.throttle import Throttle
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.walk import walk_path
@@ -201,11 +201,53 @@ async def test_python_starts_and_imports(tmp_path: Path) -> None:
         )
         await read(image, module("json/__init__"))
         await image.forecast.wait_settled()
-        # ``os`` is within the program, ``asyncio`` is imported by a function only.
+        # ``os`` is within the program, ``asyncio`` is imported by a function only.  The part that
+        # is written in C goes by its name.
         more = {"json/decoder"}
-        assert {path for path in fetched(image) if "/python3.11/" in path} == set(
+        own = {f"{PYTHON}/lib-dynload/_json.{TAG[:-4]}-x86_64-linux-gnu.so"}
+        assert {path for path in fetched(image) if "/python3.11/" in path} == own | set(
             map(module, start | more)
         )
+
+
+async def test_what_a_python_is_linked_with_goes_by_its_name(tmp_path: Path) -> None:
+    def library(name: str) -> str:
+        return f"{TRIPLET}/{name}"
+
+    names = [library(name) for name in ("libm.so.6", "libz.so.1", "libexpat.so.1")]
+    names += ["usr/lib/libpython3.11.so.1.0", library("gconv/gconv-modules.cache")]
+    more = [file(name, noise(40_000, 70 + n)) for n, name in enumerate(names)]
+    static = make_elf([b"libc.so.6"], interpreter=LOADER, filler=bytes(STATIC_SIZE))
+    large = [file("usr/bin/python3.11", static), symlink("usr/bin/python3", "python3.11")]
+    small = [item for item in python() if "lib/" not in str(item.name)]
+    for number, items in enumerate((large, small)):
+        async with opened(tmp_path / str(number), system() + more + items, ["python3"]) as image:
+            await image.prefetch("profile")
+            found = fetched(image) & set(names)
+            assert found == set(names) - ({names[1], names[2]} if items is small else set())
+
+
+@knows_bytecode
+async def test_the_parts_of_a_small_package_come_with_it(tmp_path: Path) -> None:
+    def module(name: str) -> str:
+        return f"{PYTHON}/json/__pycache__/{name}.{TAG}"
+
+    parts = {
+        module(name): bytecode(b"X = %r\n" % noise(8000, 80 + n)) for n, name in enumerate("ab")
+    }
+    parts[module("__init__")] = bytecode(b"pass\n")
+    spread = [
+        (file(name, data), file(f"srv/{n}", noise(40_000, 90 + n)))
+        for n, (name, data) in enumerate(parts.items())
+    ]
+    items = [item for pair in spread for item in pair]
+    start = [item for item in python() if "/json/" not in str(item.name)]
+    async with opened(tmp_path, system() + start + items, ["python3"]) as image:
+        await image.prefetch("profile")
+        assert not fetched(image) & parts.keys()
+        await read(image, module("__init__"))
+        await image.forecast.wait_settled()
+        assert fetched(image) & parts.keys() >= {module("a"), module("b")}
 
 
 async def test_a_python_that_a_shell_starts(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ from lazyfs.service import supervise
 from lazyfs.service.supervise import run_in_background, run_in_foreground
 
 log = Path(sys.argv[1])
-def prepare():
+def prepare(tell):
     {prepare}
 def serve(link):
     {serve}
@@ -230,3 +230,30 @@ def test_a_link_raises_what_preparing_raised(channels):
     left.send(Word.ERROR, json.dumps(document_of(MountFailed("no"))).encode())
     with pytest.raises(MountFailed, match="no"):
         Link(right).wait_prepared()
+
+
+def test_what_is_foreseen_comes_before_what_is_prepared(channels):
+    left, right = channels
+    link = Link(right)
+    assert link.fileno() == right.fileno()
+    for word, payload in ((Word.FORESEEN, b"it"), (Word.FORESEEN, b"again"), (Word.PREPARED, b"x")):
+        left.send(word, payload)
+    assert link.wait_foreseen() == b"it"
+    assert link.wait_prepared() == b"x"
+    left.send(Word.PREPARED, b"at once")
+    assert link.wait_foreseen() is None
+    assert link.wait_prepared() == b"at once"
+    left.send(Word.ERROR, json.dumps(document_of(MountFailed("no"))).encode())
+    assert link.wait_foreseen() is None
+    with pytest.raises(MountFailed, match="no"):
+        link.wait_prepared()
+    left.close()
+    with pytest.raises(ChannelClosed):
+        link.wait_foreseen()
+
+
+def test_what_is_foreseen_arrives(tmp_path):
+    serve = "assert link.wait_foreseen() == b'soon'; " + GOOD_SERVE
+    for way, said in ((BACKGROUND, ""), (FOREGROUND, "live\n")):
+        parts = {"prepare": f"tell(b'soon'); {GOOD_PREPARE}", "serve": serve, "run": way}
+        assert outcome(tmp_path, **parts) == (said, "")
