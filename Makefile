@@ -2,7 +2,7 @@
 
 PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
-PARALLEL := -n 2 --dist worksteal
+PARALLEL := -n 3 --dist worksteal
 BENCH_ARGS ?=
 SOAK_ARGS ?=
 
@@ -22,7 +22,7 @@ setup-interop: ## the same, and the foreign programs that some tests and the ben
 demo: setup ## mount a small real image lazily, run from it, tamper with it: under a minute
 	@$(PYTHON) -m tools.demo
 
-test: setup ## all tests, two at a time; PYTEST_ARGS="-n0 -k name -x" to choose
+test: setup ## all tests, three at a time; PYTEST_ARGS="-n0 -k name -x" to choose
 	$(PYTHON) -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 test-fuse: setup ## only the tests that mount

@@ -52,7 +52,7 @@ def reading(path, offset: int = 0, size: int = 1 << 20, flags: int = 0) -> subpr
         f"os.write(1, buffer[:os.preadv(file, [buffer], {offset})])"
     )
     return subprocess.Popen(
-        ["/usr/bin/env", "python3", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-I", "-S", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
 
 

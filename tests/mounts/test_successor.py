@@ -69,12 +69,13 @@ def is_gone(pid: int) -> bool:
 
 @pytest.mark.parametrize("driver", ["native", *KERNEL])
 def test_no_read_fails_while_servers_are_killed(tmp_path, driver):
-    report = kill_under_load(tmp_path, kills=10, driver=driver)
+    """A few times; ``make kill-soak`` does it until one is content."""
+    report = kill_under_load(tmp_path, kills=5, driver=driver)
     assert report.failures == []
-    assert report.kills == 10
+    assert report.kills == 5
     assert report.looks > 100
     assert report.requests > 10, "chunks were to be fetched meanwhile"
-    assert report.log.count("the server died; starting another") == 10
+    assert report.log.count("the server died; starting another") == 5
     assert "Traceback" not in report.log
 
 

@@ -28,7 +28,7 @@ case "$command" in
     help) cat "$folder/help-$1" 2>/dev/null || cat "$folder/help"; exit 0 ;;
 esac
 [ -e "$folder/log-$command" ] && cat "$folder/log-$command" >>"$log"
-[ -e "$folder/sleep-$command" ] && sleep 60
+[ -e "$folder/sleep-$command" ] && sleep "$(cat "$folder/sleep-$command")"
 [ -e "$folder/out-$command" ] && cat "$folder/out-$command"
 [ -e "$folder/err-$command" ] && cat "$folder/err-$command" >&2
 [ -e "$folder/status-$command" ] && exit "$(cat "$folder/status-$command")"
