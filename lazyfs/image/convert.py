@@ -33,6 +33,7 @@ from lazyfs.formats.writer import (
 from lazyfs.image.destination import open_destination
 from lazyfs.image.origin import Origin
 from lazyfs.image.prioritize import prioritize
+from lazyfs.image.push_tocs import push_tocs
 from lazyfs.image.rebuild import ConvertedLayer, build_config, build_manifest, config_type_of
 from lazyfs.image.spool import (
     FORMATS,
@@ -43,7 +44,6 @@ from lazyfs.image.spool import (
     rewrite_layer,
     unpack_layer,
 )
-from lazyfs.image.toc_image import push_tocs
 from lazyfs.oci.config import CONFIG_LIMIT, decode_config
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import (

@@ -19,9 +19,9 @@ from lazyfs.image.convert import (
     siblings_of,
 )
 from lazyfs.image.profiled import NoProfile
+from lazyfs.image.push_tocs import push_tocs
 from lazyfs.image.rebuild import build_index
 from lazyfs.image.spool import fetch_layer
-from lazyfs.image.toc_image import push_tocs
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import (
     DOCKER_CONFIG,

@@ -5,55 +5,17 @@ after it, and one layer for each of its layers, which an annotation names.  Noth
 nor need anything: the main image's manifest has the digest of each TOC.
 """
 
-from collections.abc import Sequence
-
 import trio
 
-from lazyfs.digest import Digest, digest_of, parse_digest
+from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import FormatError, NotFound
 from lazyfs.formats.limits import DEFAULT_LIMITS
-from lazyfs.formats.writer import WriterOptions, build_toc_blob
 from lazyfs.image.origin import Origin
-from lazyfs.image.rebuild import write_manifest
 from lazyfs.oci.descriptor import Descriptor
-from lazyfs.oci.manifest import (
-    OCI_CONFIG,
-    OCI_LAYER_GZIP,
-    OCI_MANIFEST,
-    Manifest,
-    decode_manifest,
-)
-from lazyfs.registry.source import Destination
+from lazyfs.oci.manifest import Manifest, decode_manifest
 
 TAG_SUFFIX = "-esgztoc"
 LAYER_DIGEST_KEY = "containerd.io/snapshot/stargz/layer.digest"
-EMPTY_CONFIG = b"{}"
-
-
-async def push_tocs(
-    destination: Destination,
-    tag: str,
-    tocs: Sequence[tuple[Digest, bytes]],
-    options: WriterOptions,
-) -> None:
-    """Push an image of *tocs*, each with the digest of its layer; nothing where there are none.
-
-    It goes before the image itself: who finds that one finds its tables of contents too.
-    """
-    if not tocs:
-        return
-    listed = []
-    for layer, toc in dict(tocs).items():
-        data = build_toc_blob(toc, options.compression_level)
-        blob = Descriptor(
-            OCI_LAYER_GZIP, digest_of(data), len(data), {LAYER_DIGEST_KEY: str(layer)}
-        )
-        await destination.push_blob(blob, data)
-        listed.append(blob)
-    config = Descriptor(OCI_CONFIG, digest_of(EMPTY_CONFIG), len(EMPTY_CONFIG))
-    await destination.push_blob(config, EMPTY_CONFIG)
-    manifest = write_manifest(config, listed)
-    await destination.push_manifest(manifest, OCI_MANIFEST, tag + TAG_SUFFIX)
 
 
 class NoTocImage(NotFound):
