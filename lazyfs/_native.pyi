@@ -1,4 +1,4 @@
-"""The native driver's core: ``native/include/lazyfs_core.h`` for Python.  May be missing."""
+"""The native core: ``native/include/lazyfs_core.h`` for Python.  May be missing."""
 
 from typing_extensions import Buffer
 
@@ -83,3 +83,38 @@ class Server:
 
     def statistics(self) -> dict[str, int]:
         """Return counts; names as in the header."""
+
+class Toc:
+    """A scanned table of contents; entries count from 0, in the producer's order."""
+
+    def facts(self) -> tuple[int, int, int, int | None, bytes]:
+        """Return counts of entries and chunks, device size, prefetch end, tarSplitDigest."""
+
+    def xattrs(self) -> list[tuple[int, bytes, bytes]]:
+        """Return (entry, path, JSON object) where there are any; NULs between a path's names."""
+
+    def table(self, payload_end: int, /) -> tuple[bytes, int, int, bool] | None:
+        """Return a layer table's records, and of its header: the last piece's end in the device,
+        the payload size, whether they are in blob order.  None: the twin has to say what is wrong.
+        """
+
+class Tree:
+    """The layers of an image, merged."""
+
+    def xattrs(self) -> list[tuple[int, int]]:
+        """Return (layer, entry) of inodes with extended attributes, in the order of nids."""
+
+    def write(
+        self, start: int, bodies: tuple[bytes, ...], root: bytes | None, /
+    ) -> tuple[bytearray, bytes, int] | None:
+        """Return the index without superblock and devices, provenance records, count of inodes.
+
+        Inodes begin at byte *start*; *bodies* are of what ``xattrs`` returned, *root* replaces the
+        root's.  None: the twin has to do it.
+        """
+
+def scan_toc(data: Buffer, codec: int, limits: tuple[int, ...], /) -> Toc | None:
+    """Return what the JSON of a TOC says, None where that is unusual or wrong."""
+
+def merge_tocs(layers: tuple[Toc, ...], /) -> Tree | None:
+    """Lay *layers* over each other, bottom first; None where that is unusual or wrong."""

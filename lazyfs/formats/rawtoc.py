@@ -5,6 +5,7 @@ tar numbers, Linux owners and devices, sha256 digests.  Unknown keys are
 ignored, wrong types and ranges are refused.
 """
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -19,6 +20,7 @@ Owner = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 # What Linux packs into a device number.
 Major = Annotated[int, msgspec.Meta(ge=0, le=2**12 - 1)]
 Minor = Annotated[int, msgspec.Meta(ge=0, le=2**20 - 1)]
+Xattrs = tuple[tuple[bytes, bytes], ...]
 
 
 class BadToc(FormatError):
@@ -73,14 +75,19 @@ class _Sketch(msgspec.Struct):
 _DECODER = msgspec.json.Decoder(RawToc)
 
 
-def decode_raw(data: bytes, limits: Limits) -> RawToc:
-    """Return the TOC in *data*, or raise BadToc."""
+def check_size(data: bytes, limits: Limits) -> None:
+    """Raise BadToc for more JSON, or more entries in it, than *limits* allow."""
     if len(data) > limits.toc_size:
         raise BadToc(f"TOC: got {len(data)} bytes, expected at most {limits.toc_size}")
     # Before decoding: an entry takes ten times the memory of the shortest text of one.  A brace
     # opens an entry, its xattrs, or stands in a name.
     if data.count(b"{") > 2 * limits.entries + 1024:
         raise BadToc(f"TOC: got too many entries, expected at most {limits.entries}")
+
+
+def decode_raw(data: bytes, limits: Limits) -> RawToc:
+    """Return the TOC in *data*, or raise BadToc."""
+    check_size(data, limits)
     try:
         toc = _DECODER.decode(data)
     except (msgspec.MsgspecError, ValueError) as exc:
@@ -93,6 +100,28 @@ def decode_raw(data: bytes, limits: Limits) -> RawToc:
     if count > limits.entries:
         raise BadToc(f"TOC: got {count} entries, expected at most {limits.entries}")
     return toc
+
+
+def read_xattrs(raw: Mapping[str, bytes], limits: Limits) -> Xattrs:
+    """Return extended attributes sorted by name, or raise ValueError."""
+    xattrs = sorted((name.encode(), value) for name, value in raw.items())
+    for name, value in xattrs:
+        if not 0 < len(name) <= limits.xattr_name_size or b"\0" in name:
+            raise ValueError(
+                f"got xattr name {name[:300]!r}, expected 1 to {limits.xattr_name_size} bytes"
+                " without NUL"
+            )
+        if len(value) > limits.xattr_value_size:
+            raise ValueError(
+                f"got {len(value)} bytes in xattr {name!r},"
+                f" expected at most {limits.xattr_value_size}"
+            )
+    list_size = sum(len(name) + 1 for name, _ in xattrs)
+    if list_size > limits.xattr_list_size:
+        raise ValueError(
+            f"got {list_size} bytes of xattr names, expected at most {limits.xattr_list_size}"
+        )
+    return tuple(xattrs)
 
 
 def sha256_bytes(text: str) -> bytes:

@@ -19,7 +19,16 @@ from lazyfs.formats.codec import MAX_RATIO, Codec
 from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
 from lazyfs.formats.modtime import parse_modtime
 from lazyfs.formats.paths import normalise_path
-from lazyfs.formats.rawtoc import BadToc, RawEntry, decode_raw, sha256_bytes
+from lazyfs.formats.rawtoc import (
+    BadToc,
+    RawEntry,
+    Xattrs,
+    check_size,
+    decode_raw,
+    read_xattrs,
+    sha256_bytes,
+)
+from lazyfs.formats.scan import scan
 
 __all__ = ["BadToc", "Chunk", "Kind", "Limits", "Toc", "TocEntry", "decode_toc"]
 
@@ -79,7 +88,7 @@ class TocEntry(msgspec.Struct, frozen=True, gc=False):
     link: bytes = b""
     dev_major: int = 0
     dev_minor: int = 0
-    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+    xattrs: Xattrs = ()
     digest: bytes | None = None
     chunks: tuple[Chunk, ...] = ()
 
@@ -93,7 +102,7 @@ class Toc(msgspec.Struct, frozen=True):
     """
 
     digest: Digest
-    entries: tuple[TocEntry, ...]
+    entries: Sequence[TocEntry]
     prefetch_end: int | None = None
     tar_split_digest: Digest | None = None
 
@@ -131,30 +140,48 @@ def decode_toc(
     digest = expected or vouched or digest_of(data)
     if expected is not None:
         verify_digest(data, expected, "TOC")
+    check_size(data, limits)
+    ratio = max(limits.stream_ratio, MAX_RATIO[codec])
+
+    def read() -> tuple[TocEntry, ...]:
+        raw_entries = decode_raw(data, limits).entries or ()
+        return _Reader(raw_entries, blob_size, codec, ratio, limits).read()
+
+    scanned = scan(data, blob_size, codec, ratio, limits, read)
+    if scanned is not None:
+        tar_split = _parse_tar_split(scanned.tar_split.decode())
+        return Toc(digest, scanned, scanned.prefetch_end, tar_split)
     raw = decode_raw(data, limits)
-    entries = _Reader(raw.entries or (), blob_size, codec, limits).read()
+    entries = _Reader(raw.entries or (), blob_size, codec, ratio, limits).read()
     last = {entry.path: number for number, entry in enumerate(entries)}
     _check_parents(entries, last, limits)
     _check_hardlinks(entries, last)
-    tar_split = None
-    if raw.tar_split_digest:
-        try:
-            tar_split = parse_digest(raw.tar_split_digest)
-        except BadDigest as exc:
-            raise BadToc(f"TOC: tarSplitDigest: {exc.message}") from exc
+    tar_split = _parse_tar_split(raw.tar_split_digest)
     return Toc(digest, entries, _prefetch_end(entries, last), tar_split)
+
+
+def _parse_tar_split(text: str) -> Digest | None:
+    try:
+        return parse_digest(text) if text else None
+    except BadDigest as exc:
+        raise BadToc(f"TOC: tarSplitDigest: {exc.message}") from exc
 
 
 class _Reader:
     """The one pass over the raw entries; what is wrong with one of them is a ValueError here."""
 
     def __init__(
-        self, raw_entries: Sequence[RawEntry], blob_size: int, codec: Codec, limits: Limits
+        self,
+        raw_entries: Sequence[RawEntry],
+        blob_size: int,
+        codec: Codec,
+        ratio: int,
+        limits: Limits,
     ) -> None:
         self._raw_entries = raw_entries
         self._blob_size = blob_size
         self._codec = codec
-        self._ratio = max(limits.stream_ratio, MAX_RATIO[codec])
+        self._ratio = ratio
         self._limits = limits
         self._device_size = 0
         self._times: dict[str, tuple[int, int]] = {"": (0, 0)}
@@ -209,7 +236,7 @@ class _Reader:
             link,
             raw.dev_major if kind in DEVICES else 0,
             raw.dev_minor if kind in DEVICES else 0,
-            self._xattrs(raw.xattrs) if raw.xattrs else (),
+            read_xattrs(raw.xattrs, self._limits) if raw.xattrs else (),
             digest,
             chunks,
         )
@@ -229,27 +256,6 @@ class _Reader:
         if b"\0" in link:
             raise ValueError("got a NUL byte in a symlink target, expected none")
         return link
-
-    def _xattrs(self, raw: Mapping[str, bytes]) -> tuple[tuple[bytes, bytes], ...]:
-        limits = self._limits
-        xattrs = sorted((name.encode(), value) for name, value in raw.items())
-        for name, value in xattrs:
-            if not 0 < len(name) <= limits.xattr_name_size or b"\0" in name:
-                raise ValueError(
-                    f"got xattr name {name[:300]!r}, expected 1 to {limits.xattr_name_size} bytes"
-                    " without NUL"
-                )
-            if len(value) > limits.xattr_value_size:
-                raise ValueError(
-                    f"got {len(value)} bytes in xattr {name!r},"
-                    f" expected at most {limits.xattr_value_size}"
-                )
-        list_size = sum(len(name) + 1 for name, _ in xattrs)
-        if list_size > limits.xattr_list_size:
-            raise ValueError(
-                f"got {list_size} bytes of xattr names, expected at most {limits.xattr_list_size}"
-            )
-        return tuple(xattrs)
 
     def _payload(
         self, raw: RawEntry, parts: Sequence[RawEntry], digest: bytes | None

@@ -22,6 +22,7 @@ from lazyfs.rootfs.erofs_xattrs import DroppedXattr, XattrBodies, xattr_count
 from lazyfs.rootfs.layout import device_size
 from lazyfs.rootfs.merge import Directory, Node, merge
 from lazyfs.rootfs.provenance import build_provenance
+from lazyfs.rootfs.scanned import WrittenInodes, write_scanned
 
 # The root follows the device table, and its nid has 16 bits.
 MAX_DEVICES = (0xFFFF * SLOT_SIZE - erofs.DEVICE_TABLE_OFFSET) // erofs.DEVICE_SLOT_SIZE
@@ -58,13 +59,22 @@ def build_index(
     devices = [
         (tag, device_size(toc) // BLOCK_SIZE) for tag, toc in zip(device_tags, tocs, strict=True)
     ]
-    numbering = _Numbering(len(devices), root_xattrs)
-    numbering.number(merge(tocs))
-    image = _emit(numbering)
-    _write_devices(image, devices)
-    _write_superblock(image, numbering, len(devices), _uuid(tocs))
+    start = erofs.DEVICE_TABLE_OFFSET + len(devices) * erofs.DEVICE_SLOT_SIZE
+    written = write_scanned(tocs, start, root_xattrs) or _write(tocs, start, root_xattrs)
+    _write_devices(written.image, devices)
+    _write_superblock(
+        written.image, start // SLOT_SIZE, written.inode_count, len(devices), _uuid(tocs)
+    )
     return BuiltIndex(
-        bytes(image),
+        bytes(written.image), written.provenance, written.inode_count, written.dropped_xattrs
+    )
+
+
+def _write(tocs: Sequence[Toc], start: int, root_xattrs: Mapping[bytes, bytes]) -> WrittenInodes:
+    numbering = _Numbering(start, root_xattrs)
+    numbering.number(merge(tocs))
+    return WrittenInodes(
+        _emit(numbering),
         build_provenance(numbering.nodes),
         len(numbering.nodes),
         numbering.bodies.dropped(),
@@ -78,8 +88,8 @@ class _Numbering:
     any; ``blocks`` is by nid the first data block, counted from the first of all.
     """
 
-    def __init__(self, device_count: int, root_xattrs: Mapping[bytes, bytes]) -> None:
-        self.end = erofs.DEVICE_TABLE_OFFSET + device_count * erofs.DEVICE_SLOT_SIZE
+    def __init__(self, start: int, root_xattrs: Mapping[bytes, bytes]) -> None:
+        self.end = start
         self.root_nid = self.end // SLOT_SIZE
         self.nodes: list[Node] = []
         self.bodies = XattrBodies()
@@ -287,13 +297,13 @@ def _write_devices(image: bytearray, devices: Sequence[tuple[str, int]]) -> None
 
 
 def _write_superblock(
-    image: bytearray, numbering: _Numbering, device_count: int, uuid: bytes
+    image: bytearray, root_nid: int, inode_count: int, device_count: int, uuid: bytes
 ) -> None:
     start = erofs.SUPERBLOCK_OFFSET
     erofs.SUPERBLOCK.pack_into(
         image, start,
-        erofs.MAGIC, 0, erofs.COMPATIBLE, erofs.BLOCK_BITS, 0, numbering.root_nid,
-        len(numbering.nodes), 0, 0, len(image) // BLOCK_SIZE, 0, 0, uuid, b"",
+        erofs.MAGIC, 0, erofs.COMPATIBLE, erofs.BLOCK_BITS, 0, root_nid,
+        inode_count, 0, 0, len(image) // BLOCK_SIZE, 0, 0, uuid, b"",
         erofs.CHUNKED_FILE | erofs.DEVICE_TABLE, 0, device_count,
         erofs.DEVICE_TABLE_OFFSET // erofs.DEVICE_SLOT_SIZE, 0, 0, 0, 0,
     )  # fmt: skip

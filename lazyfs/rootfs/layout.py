@@ -8,6 +8,7 @@ needs another ``LAYOUT_VERSION``.
 """
 
 from lazyfs.errors import FormatError
+from lazyfs.formats.scan import ScannedEntries
 from lazyfs.formats.toc import Toc
 
 LAYOUT_VERSION = 1
@@ -46,6 +47,8 @@ def device_size(toc: Toc) -> int:
 
     Raises BadLayout if it is larger than MAX_DEVICE_SIZE.
     """
+    if isinstance(toc.entries, ScannedEntries):
+        return toc.entries.device_size
     mask = BLOCK_SIZE - 1
     end = sum(entry.size + (-entry.size & mask) for entry in toc.entries if entry.chunks)
     _check_size(end)

@@ -55,8 +55,12 @@ def build_provenance(nodes: Iterable[Node]) -> bytes:
             records.append(pack(node.nid, node.layer, 0, b""))
         else:
             records.append(pack(node.nid, node.layer, HAS_DIGEST, digest))
-    header = HEADER.pack(MAGIC, RECORD.size, 0, len(records))
-    body = b"".join([header, *records])
+    return complete_provenance(b"".join(records))
+
+
+def complete_provenance(records: bytes) -> bytes:
+    """Return the table that holds *records*."""
+    body = HEADER.pack(MAGIC, RECORD.size, 0, len(records) // RECORD.size) + records
     return body + hashlib.sha256(body).digest()
 
 

@@ -29,6 +29,7 @@ from mmap import mmap
 from lazyfs.errors import FormatError
 from lazyfs.formats.codec import Codec
 from lazyfs.formats.layers import BY_NUMBER, Format
+from lazyfs.formats.scan import ScannedEntries
 from lazyfs.formats.toc import Toc
 from lazyfs.rootfs.layout import BLOCK_SIZE, LAYOUT_VERSION, BadLayout, device_offsets
 
@@ -53,15 +54,31 @@ def build_table(toc: Toc, payload_end: int, layer_format: Format = Format.ESTARG
 
     Raises BadLayout for a chunk that begins at or behind *payload_end*.
     """
+    found = None
+    if isinstance(toc.entries, ScannedEntries):
+        found = toc.entries.native.table(payload_end)
+    records, end, payload_size, in_blob_order = found or _records(toc, payload_end)
+    end += -end % BLOCK_SIZE
+    prefetch_end = NO_ADVICE if toc.prefetch_end is None else toc.prefetch_end
+    header = HEADER.pack(
+        MAGIC, LAYOUT_VERSION, RECORD.size, len(records) // RECORD.size, end, payload_end,
+        prefetch_end, payload_size, in_blob_order, layer_format.number,
+    )  # fmt: skip
+    table = header + records
+    return table + hashlib.sha256(table).digest()
+
+
+def _records(toc: Toc, payload_end: int) -> tuple[bytes | bytearray, int, int, bool]:
+    """Return the records, where the last piece ends, the payload size, and the order."""
     chunks = (chunk for entry in toc.entries for chunk in entry.chunks)
     starts = sorted({chunk.blob_offset for chunk in chunks if chunk.codec != Codec.HOLE})
     if starts and starts[-1] >= payload_end:
         raise BadLayout(f"chunk: got blob offset {starts[-1]}, expected below {payload_end}")
     ends = dict(itertools.pairwise([*starts, payload_end]))
     count = sum(len(entry.chunks) for entry in toc.entries)
-    table = bytearray(HEADER.size + count * RECORD.size)
+    records = bytearray(count * RECORD.size)
     pack_into = RECORD.pack_into
-    position = HEADER.size
+    position = 0
     end = payload_size = blob_end = 0
     in_blob_order = True
     previous = (0, 0)
@@ -71,23 +88,16 @@ def build_table(toc: Toc, payload_end: int, layer_format: Format = Format.ESTARG
             blob_offset = blob_end if chunk.codec == Codec.HOLE else chunk.blob_offset
             blob_end = blob_end if chunk.codec == Codec.HOLE else ends[blob_offset]
             pack_into(
-                table, position, base + chunk.offset, chunk.size, blob_offset,
+                records, position, base + chunk.offset, chunk.size, blob_offset,
                 chunk.inner_offset, blob_end, chunk.digest, chunk.codec,
             )  # fmt: skip
-            position += 80
+            position += RECORD.size
             end = base + chunk.offset + chunk.size
             payload_size += chunk.size
             place = (blob_offset, chunk.inner_offset)
             in_blob_order = in_blob_order and previous <= place
             previous = place
-    end += -end % BLOCK_SIZE
-    prefetch_end = NO_ADVICE if toc.prefetch_end is None else toc.prefetch_end
-    HEADER.pack_into(
-        table, 0, MAGIC, LAYOUT_VERSION, RECORD.size, count, end, payload_end,
-        prefetch_end, payload_size, in_blob_order, layer_format.number,
-    )  # fmt: skip
-    table += hashlib.sha256(table).digest()
-    return bytes(table)
+    return records, end, payload_size, in_blob_order
 
 
 class LayerTable:

@@ -35,6 +35,7 @@ enum lfs_result {
 	LFS_ABSENT,	/* no such name, record, attribute or request */
 	LFS_CORRUPT,	/* the bytes contradict themselves, or end too early */
 	LFS_WRONG_KIND, /* this kind of inode has nothing of that kind */
+	LFS_UNUSUAL,	/* right or wrong: for the Python twin to say */
 };
 
 /* ------------------------------------------------------------------------ */
@@ -446,6 +447,110 @@ void lfs_server_stop(struct lfs_server *server);
  * and frees everything.  Requests that still wait end when 'device_fd' is
  * closed. */
 void lfs_server_destroy(struct lfs_server *server);
+
+/* ------------------------------------------------------------------------ */
+/* From tables of contents to the rootfs index                               */
+/* ------------------------------------------------------------------------ */
+
+/*
+ * What lazyfs/formats and lazyfs/rootfs do in Python, for what is usual: the
+ * results are the same to the byte.  Whatever is rare, wrong or too large is
+ * LFS_UNUSUAL, as is a lack of memory, and then the Python twin does the work
+ * and says what is wrong.  These functions allocate, in proportion to what they
+ * are given; no two threads may use one object at once.
+ */
+
+struct lfs_toc;	 /* one layer's table of contents */
+struct lfs_tree; /* the layers of an image, merged */
+
+/* The fields of lazyfs/formats/limits.py; 'ratio' is what a stream may inflate
+ * to, and payloads lie in 'blob_size' bytes. */
+struct lfs_toc_limits {
+	uint64_t blob_size, ratio, entries;
+	uint64_t path_size, component_size, depth, implied_size, link_size;
+	uint64_t chunk_size, stream_size, device_size, block_size;
+	uint8_t codec; /* of every chunk, as the layer table has it */
+};
+
+/* What a scanned table of contents says as a whole; 'prefetch_end' is valid
+ * where 'has_prefetch_end' is set, 'tar_split' not terminated. */
+struct lfs_toc_facts {
+	uint64_t entry_count, chunk_count, device_size, prefetch_end;
+	bool has_prefetch_end;
+	const uint8_t *tar_split;
+	size_t tar_split_size;
+};
+
+/* Extended attributes of an entry: the JSON object as it was in the document.
+ * Names in 'path' are separated by NULs. */
+struct lfs_toc_xattrs {
+	uint32_t entry;
+	const uint8_t *path, *json;
+	size_t path_size, json_size;
+};
+
+/* lfs_toc_scan() reads the JSON of a table of contents, which need not stay. */
+enum lfs_result lfs_toc_scan(struct lfs_toc **toc, const uint8_t *json,
+			     size_t size, const struct lfs_toc_limits *limits);
+void lfs_toc_free(struct lfs_toc *toc);
+void lfs_toc_facts(const struct lfs_toc *toc, struct lfs_toc_facts *facts);
+
+/* lfs_toc_next_xattrs() finds the first entry from number '*from' on that has
+ * extended attributes, and sets '*from' behind it; or LFS_ABSENT. */
+enum lfs_result lfs_toc_next_xattrs(const struct lfs_toc *toc, uint32_t *from,
+				    struct lfs_toc_xattrs *found);
+
+#define LFS_RECORD_SIZE 80 /* of a layer table */
+
+/* What the header of a layer table says of its records. */
+struct lfs_toc_extent {
+	uint64_t end, payload_size;
+	bool in_blob_order;
+};
+
+/* lfs_toc_table() writes the records of the layer table, 80 bytes for each
+ * chunk; 'payload_end' is the blob offset where payloads end. */
+enum lfs_result lfs_toc_table(const struct lfs_toc *toc, uint64_t payload_end,
+			      uint8_t *records, struct lfs_toc_extent *extent);
+
+/* lfs_tree_merge() lays 'count' layers over each other, bottom first; they must
+ * stay while the tree does. */
+enum lfs_result lfs_tree_merge(struct lfs_tree **tree,
+			       struct lfs_toc *const *tocs, size_t count);
+void lfs_tree_free(struct lfs_tree *tree);
+
+/* An inode that has extended attributes: where the entry is that says so. */
+struct lfs_tree_place {
+	uint32_t layer, entry;
+};
+
+/* The body of an inode's extended attributes. */
+struct lfs_body {
+	const uint8_t *bytes;
+	size_t size;
+};
+
+/* lfs_tree_xattrs() writes at most 'max' places in the order of the inodes, and
+ * returns how many there are. */
+size_t lfs_tree_xattrs(const struct lfs_tree *tree,
+		       struct lfs_tree_place *places, size_t max);
+
+/* lfs_tree_number() gives every inode its place in an image whose inodes begin
+ * at byte 'start'.  'bodies' are as many as lfs_tree_xattrs() has places;
+ * 'root' is the root's, and takes the place of its own, unless it is NULL. */
+enum lfs_result lfs_tree_number(struct lfs_tree *tree, uint64_t start,
+				const struct lfs_body *bodies, size_t count,
+				const struct lfs_body *root);
+
+/* After lfs_tree_number(): sizes in bytes, of the image and of the records of
+ * the provenance table. */
+void lfs_tree_sizes(const struct lfs_tree *tree, uint64_t *inode_count,
+		    uint64_t *image_size, uint64_t *provenance_size);
+
+/* lfs_tree_write() writes both; all bytes of the image must be zero before, and
+ * the bodies still be there.  Superblock and devices are left out. */
+enum lfs_result lfs_tree_write(const struct lfs_tree *tree, uint8_t *image,
+			       uint8_t *provenance);
 
 #ifdef __cplusplus
 }

@@ -31,4 +31,22 @@ static inline uint64_t lfs_load64(const uint8_t *bytes)
 	return le64toh(value);
 }
 
+static inline void lfs_store16(uint8_t *bytes, uint16_t value)
+{
+	value = htole16(value);
+	memcpy(bytes, &value, sizeof(value));
+}
+
+static inline void lfs_store32(uint8_t *bytes, uint32_t value)
+{
+	value = htole32(value);
+	memcpy(bytes, &value, sizeof(value));
+}
+
+static inline void lfs_store64(uint8_t *bytes, uint64_t value)
+{
+	value = htole64(value);
+	memcpy(bytes, &value, sizeof(value));
+}
+
 #endif /* LAZYFS_BYTES_H */

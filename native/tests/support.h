@@ -63,6 +63,20 @@ void exercise_index(const struct lfs_index *index);
 void exercise_table(const struct lfs_table *table);
 void exercise_provenance(const struct lfs_provenance *provenance);
 
+/* A table of contents of a layer with two files, 'file' and 'dir/big', among
+ * others. */
+extern const char TOC_SAMPLE[];
+
+/* scan_toc() returns NULL for what is not usual.  write_index() does all that
+ * follows, with bodies of extended attributes that it makes up; the image is
+ * the caller's, and NULL where that is not usual.  put_superblock() makes it one
+ * that can be opened.  exercise_toc() does it all with two layers of these
+ * bytes, and has only to come back. */
+struct lfs_toc *scan_toc(const uint8_t *json, size_t size);
+uint8_t *write_index(struct lfs_toc *const *tocs, size_t count, size_t *size);
+void put_superblock(uint8_t *image, size_t size, unsigned device_count);
+void exercise_toc(const uint8_t *json, size_t size);
+
 uint32_t random_number(void); /* the same numbers in each run */
 
 /* A server on a socket, of which the other end plays the kernel. */

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fuzz.h"
+
+#include <string.h>
+
+#include "support.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	exercise_toc(data, size);
+	return 0;
+}
+
+size_t fuzz_seed(uint8_t *data, size_t max)
+{
+	size_t size = strlen(TOC_SAMPLE);
+
+	CHECK(max >= size);
+	memcpy(data, TOC_SAMPLE, size);
+	return size;
+}
