@@ -241,6 +241,11 @@ def clone(
     Its files are downloaded once.  What the sandboxes have in memory is the same in all of them,
     random numbers, ids and secrets included: they must renew what has to differ.
     """
+    from lazyfs.cli.mounter import bases_for_sandboxes
+
+    bases = bases_for_sandboxes(cache_dir, access)
+    # The child that makes mounts has what was imported, and imports the rest beside us.
+    click.get_current_context().with_resource(bases.ready())
     from lazyfs.cli.restore import document_of_restored, tools_for_restores
     from lazyfs.snapshot.clone import clone as start
     from lazyfs.snapshot.restore import Order
@@ -256,7 +261,7 @@ def clone(
         if not as_json:
             click.echo(each.sandbox.id)
 
-    tools = tools_for_restores(name.store, s3_endpoint, cache_dir, access)
+    tools = tools_for_restores(name.store, s3_endpoint, bases)
     order = Order(
         Wanted(name.name, runtime_path=program),
         stem,

@@ -133,6 +133,7 @@ def mount(
         log_json=ctx.obj["log_json"],
         verify=verify_mode,
         pinned=pinned,
+        prepared=ctx.obj.get("prepared"),
     )
     from lazyfs.cli.mounting import make_mount
 

@@ -84,6 +84,7 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Confirm | Non
         access,
         wanted["verify"],
         wanted["index"],
+        _known(request, wanted),
     )
 
     def serve(link: Link, log_path: Path) -> None:
@@ -245,6 +246,13 @@ def _original(image: str, settings: dict[str, str]) -> str | None:
     return words
 
 
+def _known(request: MountRequest, wanted: dict[str, Any]) -> bytes | None:
+    """Return what was prepared by whoever asks, unless the mount is to be another one."""
+    is_same = wanted["cache_dir"] == request.cache_dir
+    is_usual = (wanted["verify"], wanted["index"], wanted["platform"]) == ("toc", None, None)
+    return request.prepared if is_same and is_usual else None
+
+
 def _prepare(
     image: str,
     original: str | None,
@@ -253,6 +261,7 @@ def _prepare(
     access: "AccessOptions",
     verify: str,
     pinned: str | None,
+    known: bytes | None,
     tell: Tell,
 ) -> bytes:
     import msgspec
@@ -260,7 +269,14 @@ def _prepare(
     def foresee(foreseen: "Foreseen") -> None:
         tell(foreseen.encode())
 
-    prepared = prepare_shown(image, platform, cache_dir, access, verify, pinned, foresee=foresee)
+    if known is None:
+        prepared = prepare_shown(
+            image, platform, cache_dir, access, verify, pinned, foresee=foresee
+        )
+    else:
+        from lazyfs.image.prepare import Prepared
+
+        prepared = Prepared.decode(known)
     if original is not None:
         prepared = msgspec.structs.replace(prepared, original=original)
     if sys.stderr.isatty():

@@ -16,7 +16,8 @@ class MountRequest:
     """The arguments of ``lazyfs mount``, as they were given: ``words`` are those after ``-o``.
 
     ``directory`` and a layout's path may be relative to the working directory.  ``begun`` is when
-    the command began, by the monotonic clock, which is that of all processes.
+    the command began, by the monotonic clock, which is that of all processes.  ``prepared`` is what
+    whoever asks has prepared already, as ``Prepared`` travels.
     """
 
     image: str
@@ -36,3 +37,4 @@ class MountRequest:
     log_json: bool
     verify: str = "toc"
     pinned: str | None = None
+    prepared: bytes | None = None

@@ -10,7 +10,6 @@ import click
 from lazyfs.cli.access import access_options
 from lazyfs.cli.options import (
     cache_dir_option,
-    default_runtime_dir,
     default_state_dir,
     json_option,
     s3_endpoint_option,
@@ -20,6 +19,7 @@ from lazyfs.errors import UsageError
 
 if TYPE_CHECKING:
     from lazyfs.registry.access import AccessOptions
+    from lazyfs.snapshot.bases import Bases
     from lazyfs.snapshot.restore import Restored, Tools
     from lazyfs.snapshot.review import Review
 
@@ -99,6 +99,13 @@ def restore(
         )
     if sandbox_id is None and not dry_run:
         raise UsageError("option --id: got nothing, expected what to call the sandbox")
+    if template is not None and legacy_from_template is not None:
+        raise UsageError("options --template, --legacy-from-template: got both, expected one")
+    from lazyfs.cli.mounter import bases_for_sandboxes
+
+    bases = bases_for_sandboxes(cache_dir, access, rehash=rehash)
+    # The child that makes mounts has what was imported, and imports the rest beside us.
+    click.get_current_context().with_resource(bases.ready())
     from lazyfs.snapshot.environment import load_secrets
     from lazyfs.snapshot.gates import Allowed
     from lazyfs.snapshot.restore import Order
@@ -107,8 +114,6 @@ def restore(
     from lazyfs.snapshot.stores import parse_snapshot_name
     from lazyfs.snapshot.template import load_template
 
-    if template is not None and legacy_from_template is not None:
-        raise UsageError("options --template, --legacy-from-template: got both, expected one")
     file = legacy_from_template or template
     name = parse_snapshot_name(snapshot)
     wanted = Wanted(
@@ -120,7 +125,7 @@ def restore(
         allowed=Allowed(allow_spec_drift, ignore_cpu, ignore_runtime),
         rebase=rebase,
     )
-    tools = tools_for_restores(name.store, s3_endpoint, cache_dir, access, rehash=rehash)
+    tools = tools_for_restores(name.store, s3_endpoint, bases)
     if dry_run:
         found = review(wanted, tools.snapshots, tools.bases, tools.choose, tools.host)
         _say_review(found, as_json=as_json)
@@ -141,18 +146,9 @@ def restore(
     say_restored(start(order, tools), as_json=as_json)
 
 
-def tools_for_restores(
-    store: str,
-    s3_endpoint: str | None,
-    cache_dir: Path,
-    access: "AccessOptions",
-    *,
-    rehash: bool = False,
-) -> "Tools":
-    """Return what a restore works with; *rehash* as for ``ImageBases``."""
+def tools_for_restores(store: str, s3_endpoint: str | None, bases: "Bases") -> "Tools":
+    """Return what a restore works with."""
     from lazyfs.oci.platforms import platform_of_machine
-    from lazyfs.service.bases import ImageBases
-    from lazyfs.service.mount_command import MountCommand
     from lazyfs.snapshot.privileges import rootless
     from lazyfs.snapshot.restore import Tools
     from lazyfs.snapshot.runtimes import Chooser
@@ -161,11 +157,10 @@ def tools_for_restores(
     from lazyfs.snapshot.stores import open_objects
 
     system = os.uname()
-    mount = MountCommand(cache_dir, access)
     return Tools(
         sandboxes=Sandboxes(default_state_dir() / "sandboxes"),
         snapshots=Snapshots(open_objects(store, s3_endpoint=s3_endpoint, must_exist=True)),
-        bases=ImageBases(cache_dir, default_runtime_dir(), access, mount, rehash=rehash),
+        bases=bases,
         choose=Chooser(default_state_dir()),
         host=platform_of_machine(system.sysname, system.machine),
         say=lambda line: click.echo(f"lazyfs: {line}", err=True),

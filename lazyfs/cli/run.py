@@ -12,7 +12,6 @@ import click
 from lazyfs.cli.access import access_options
 from lazyfs.cli.options import (
     cache_dir_option,
-    default_runtime_dir,
     default_state_dir,
     json_option,
     platform_option,
@@ -204,18 +203,16 @@ def tools_for_runs(
     cache_dir: Path, access: "AccessOptions", mount_words: tuple[str, ...]
 ) -> "Tools":
     """Return what a run works with."""
-    from lazyfs.service.bases import ImageBases
-    from lazyfs.service.mount_command import MountCommand
+    from lazyfs.cli.mounter import bases_for_sandboxes
     from lazyfs.snapshot.privileges import rootless
     from lazyfs.snapshot.run import Tools
     from lazyfs.snapshot.runtimes import Chooser
     from lazyfs.snapshot.sandbox import Sandboxes
 
     words = tuple(word for option in mount_words for word in ("-o", option))
-    mount = MountCommand(cache_dir, access, words)
     return Tools(
         sandboxes=Sandboxes(default_state_dir() / "sandboxes"),
-        bases=ImageBases(cache_dir, default_runtime_dir(), access, mount),
+        bases=bases_for_sandboxes(cache_dir, access, words),
         choose=Chooser(default_state_dir()),
         say=lambda line: click.echo(f"lazyfs: {line}", err=True),
         rootless=rootless(),

@@ -75,12 +75,15 @@ def _serve(
         notify(environment, "STOPPING=1")
 
 
-def do_handed_over(words: Sequence[str], client: Client) -> int:
-    """Do what the command line *words* of another process says, in its place."""
+def do_handed_over(words: Sequence[str], client: Client, prepared: bytes | None = None) -> int:
+    """Do what the command line *words* of another process says, in its place.
+
+    *prepared* is what that has prepared for a mount already.
+    """
     from lazyfs.cli.main import cli
 
     try:
-        cli.main(words, prog_name="lazyfs", obj={"client": client})
+        cli.main(words, prog_name="lazyfs", obj={"client": client, "prepared": prepared})
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     return 0

@@ -6,6 +6,7 @@ A tag is resolved for a fresh run only, once; everything afterwards is by digest
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -168,13 +169,22 @@ class ImageBases(NodeMounts):
                 config=obtained.config,
                 mount_ref=obtained.prepared.resolved,
                 note=obtained.note,
+                prepared=_encoded(obtained.prepared),
             )
         return bases
+
+    def ready(self) -> AbstractContextManager[None]:
+        """Be ready to mount at once, within the block; see ``MountCommand.ready``."""
+        return self._mount.ready()
+
+    def give_up(self) -> None:
+        """Undo mounts that are in the making, in other threads, where an error is raised then."""
+        self._mount.give_up()
 
     def mount(self, base: Base, directory: Path) -> None:
         """Mount *base* on *directory*, which exists; return when the mount is live."""
         try:
-            self._mount(base.mount_ref, directory, base.image.original_ref)
+            self._mount(base.mount_ref, directory, base.image.original_ref, base.prepared)
         except LazyfsError as exc:
             raise reason_of(exc, base.image.original_ref) from exc
 
@@ -276,4 +286,15 @@ def _base(
     note = None
     if reference.digest is not None and reference.tag is not None:
         note = f"{name}: the tag {reference.tag} is ignored: the digest decides"
-    return Base(image=image, config=config, mount_ref=prepared.resolved, note=note)
+    return Base(
+        image=image,
+        config=config,
+        mount_ref=prepared.resolved,
+        note=note,
+        prepared=_encoded(prepared),
+    )
+
+
+def _encoded(prepared: Prepared) -> bytes | None:
+    """Return what a mount can begin with; a folder in memory belongs to who has made it."""
+    return None if prepared.is_volatile else prepared.encode()

@@ -66,24 +66,54 @@ def hand_over(
     Returns the exit code when that is done, and said.  *begun* is when the command began, by the
     monotonic clock, which is that of all processes.  Raises TurnedAway, or Lost.
     """
-    open_standard_streams()
-    connection = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+    connection = connect(folder)
     try:
-        try:
-            _meet(connection, folder)
-            _ask(connection, words, environment, begun)
-            connection.settimeout(None)
-        except OSError as error:
-            raise TurnedAway(str(error)) from error
-        try:
-            answer = receive_fields(connection)
-        except KeyboardInterrupt:
-            _wait_undone(connection)
-            raise
-        except OSError as error:
-            raise Lost(f"service: got {error}, expected a live mount") from error
+        return converse(connection, words, environment, begun, STREAMS)
     finally:
         connection.close()
+
+
+def connect(folder: str) -> socket:
+    """Connect to this user's service of *folder*; raises TurnedAway."""
+    connection = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC)
+    try:
+        _connect(connection, folder)
+    except OSError as error:
+        connection.close()
+        raise TurnedAway(str(error)) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def converse(
+    connection: socket,
+    words: "Sequence[str]",
+    environment: "Mapping[str, str]",
+    begun: float,
+    streams: "Sequence[int]",
+    patience: float = PATIENCE_SECONDS,
+) -> int:
+    """Do as ``hand_over`` on a connection, with other standard streams.
+
+    *patience* is how many seconds the other side has to say hello.
+    """
+    open_standard_streams()
+    try:
+        connection.settimeout(patience)
+        _meet(connection)
+        _ask(connection, words, environment, begun, streams)
+        connection.settimeout(None)
+    except OSError as error:
+        raise TurnedAway(str(error)) from error
+    try:
+        answer = receive_fields(connection)
+    except KeyboardInterrupt:
+        _wait_undone(connection)
+        raise
+    except OSError as error:
+        raise Lost(f"service: got {error}, expected a live mount") from error
     if answer is not None and len(answer) == 2 and answer[0] == "done":
         return int(answer[1])
     if answer is not None and len(answer) == 2 and answer[0] == "away":
@@ -124,8 +154,8 @@ def _receive(connection: socket, data: bytes, size: int) -> bytes:
     return data
 
 
-def _meet(connection: socket, folder: str) -> None:
-    """Connect, and see that whoever answers can do our work; raises TurnedAway or OSError."""
+def _connect(connection: socket, folder: str) -> None:
+    """Connect, and see that it is to one of ours; raises TurnedAway or OSError."""
     connection.settimeout(PATIENCE_SECONDS)
     # By way of its folder, since a socket's address is short
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -136,6 +166,10 @@ def _meet(connection: socket, folder: str) -> None:
     uid = peer_uid(connection)
     if uid != os.geteuid():  # it would get our credentials
         raise TurnedAway(f"{folder}/{CONTROL_SOCKET} is user {uid}'s")
+
+
+def _meet(connection: socket) -> None:
+    """See that whoever answers can do our work; raises TurnedAway or OSError."""
     hello = receive_fields(connection)
     if hello is None or hello[0] != "hello" or len(hello) < 2:
         raise TurnedAway("it did not say hello")
@@ -148,7 +182,11 @@ def _meet(connection: socket, folder: str) -> None:
 
 
 def _ask(
-    connection: socket, words: "Sequence[str]", environment: "Mapping[str, str]", begun: float
+    connection: socket,
+    words: "Sequence[str]",
+    environment: "Mapping[str, str]",
+    begun: float,
+    streams: "Sequence[int]",
 ) -> None:
     """Send the request; raises TurnedAway or OSError."""
     message = encode_fields(
@@ -162,7 +200,7 @@ def _ask(
     here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         rights = b"".join(
-            [number.to_bytes(NUMBER_SIZE, sys.byteorder) for number in (here, *STREAMS)]
+            [number.to_bytes(NUMBER_SIZE, sys.byteorder) for number in (here, *streams)]
         )
         sent = connection.sendmsg([message], [(SOL_SOCKET, SCM_RIGHTS, rights)])
     finally:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import trio
 
 QUIET_SECONDS = 5.0
+SETTLE_SECONDS = 1.0
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of mallopt(3)
 TRIM_SIZE = 64 << 20
 MAP_SIZE = 8 << 20
@@ -46,8 +47,13 @@ def trim_memory() -> None:
         malloc_trim(0)
 
 
-async def keep_trimmed(activity: Callable[[], int]) -> None:
-    """Trim when *activity*, a count that grows, has grown and then stood still for a while."""
+async def keep_small(activity: Callable[[], int]) -> None:
+    """Settle once whoever waited for the mount has had a look at it, which we must answer.
+
+    From then on trim when *activity*, a count that grows, has grown and then stood still for a while.
+    """
+    await trio.sleep(SETTLE_SECONDS)
+    settle_memory()
     seen = trimmed = activity()
     while True:
         await trio.sleep(QUIET_SECONDS)

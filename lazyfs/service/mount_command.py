@@ -1,60 +1,128 @@
-"""Mounting by a process of its own: ``lazyfs mount``, so that several come up side by side.
+"""Mounting for a command that runs sandboxes: several come up side by side.
 
-A process with threads, as that which runs sandboxes, must not fork a server; and the command hands
-the mount to ``lazyfs serve`` where that runs.
+By ``lazyfs serve`` where that runs; by a child that was forked in time; or else by a command of its
+own, ``lazyfs mount``, since a process with threads must not fork a server.
 """
 
 import json
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lazyfs.errors import EXIT_CODES, LazyfsError, MountFailed
 from lazyfs.registry.access import AccessOptions
 from lazyfs.service.failures import ServerLost
+from lazyfs.service.forks import Forks, Maker, forking
+from lazyfs.service.handover import TurnedAway
 
 MOUNT_SECONDS = 600.0  # the tables of contents of a large image, over a slow link
 FAMILIES = {code: family for family, code in EXIT_CODES}
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True, slots=True)
+
 class MountCommand:
-    """How to mount: *words* are options of ``lazyfs mount`` that the user gave."""
+    """How to mount: *words* are options of ``lazyfs mount`` that the user gave.
 
-    cache_dir: Path
-    access: AccessOptions
-    words: tuple[str, ...] = ()
+    Without *maker*, always by a command.
+    """
 
-    def __call__(self, image: str, directory: Path, original: str) -> None:
+    def __init__(
+        self,
+        cache_dir: Path,
+        access: AccessOptions,
+        words: tuple[str, ...] = (),
+        maker: Maker | None = None,
+    ) -> None:
+        self._cache_dir = cache_dir
+        self._access = access
+        self._words = words
+        self._maker = maker
+        self._forks: Forks | None = None
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Be ready to mount at once, within the block; another block within changes nothing.
+
+        To be entered before there are threads.
+        """
+        maker = self._maker
+        if maker is None or self._forks is not None:
+            yield
+            return
+        with forking(maker) as self._forks:
+            try:
+                yield
+            finally:
+                self._forks = None
+
+    def give_up(self) -> None:
+        """Undo mounts that are in the making; whoever waits for them gets an error."""
+        if self._forks is not None:
+            self._forks.give_up()
+
+    def __call__(
+        self, image: str, directory: Path, original: str, prepared: bytes | None = None
+    ) -> None:
         """Mount *image*, a digest, on *directory*; it says that *original* was asked for.
 
-        Raises what the command met.
+        *prepared* is what was found out of the image a moment ago.  Raises what was met.
         """
-        login = self.access.login
-        command = [
-            *(sys.executable, "-m", "lazyfs", "-q", "mount", "--json"),
-            *("--cache-dir", str(self.cache_dir), *_access_words(self.access), *self.words),
+        login = self._access.login
+        words = [
+            *("-q", "mount", "--json", *_access_words(self._access)),
+            *("--cache-dir", str(self._cache_dir), *self._words),
             *("-o", f"requested={_escaped(original)}", *_privileged_words()),
             *("--", image, str(directory)),
         ]
+        said = "" if login is None else f"{login[1]}\n"
         try:
-            done = subprocess.run(
-                command,
-                input="" if login is None else f"{login[1]}\n",
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=MOUNT_SECONDS,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as exc:
-            raise ServerLost(f"mount {directory}: got {exc}, expected a live mount") from exc
-        if done.returncode != 0:
-            raise _error_of(done.returncode, done.stderr)
+            code, errors = self._by_fork(words, said, prepared)
+        except TurnedAway as reason:
+            log.debug("mount %s: by a command: %s", directory, reason)
+            code, errors = _by_command(words, said, directory)
+        if code != 0:
+            raise _error_of(code, errors)
+
+    def _by_fork(self, words: list[str], said: str, prepared: bytes | None) -> tuple[int, str]:
+        """Mount without another interpreter; return as ``_by_command``.  Raises TurnedAway."""
+        if self._forks is None:
+            raise TurnedAway("there is nobody who forks")
+        with _in_memory(said) as given, _in_memory() as errors, open(os.devnull, "wb") as nowhere:
+            streams = (given.fileno(), nowhere.fileno(), errors.fileno())
+            code = self._forks.run(words, self._access.environment, streams, prepared)
+            errors.seek(0)
+            return code, errors.read().decode(errors="replace")
+
+
+def _in_memory(text: str = "") -> IO[bytes]:
+    """Return a file that has a descriptor and is nowhere on the disk: passwords go through it."""
+    file = os.fdopen(os.memfd_create("lazyfs"), "w+b", buffering=0)
+    file.write(text.encode())
+    file.seek(0)
+    return file
+
+
+def _by_command(words: list[str], said: str, directory: Path) -> tuple[int, str]:
+    """Run ``lazyfs`` to its end; return its exit code, and what it said on standard error."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "lazyfs", *words],
+            input=said,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=MOUNT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise ServerLost(f"mount {directory}: got {exc}, expected a live mount") from exc
+    return done.returncode, done.stderr
 
 
 def _access_words(access: AccessOptions) -> list[str]:

@@ -40,7 +40,7 @@ from lazyfs.service.control import (
     short_path,
 )
 from lazyfs.service.keeping import Keeping, Legacy
-from lazyfs.service.memory import keep_trimmed, set_up_memory, settle_memory
+from lazyfs.service.memory import keep_small, set_up_memory
 from lazyfs.service.record import (
     MountRecord,
     devices_path,
@@ -256,8 +256,7 @@ async def _go_live(server: _Server, nursery: trio.Nursery, link: Link | None) ->
             server.ready_seconds = time.monotonic() - settings.begun
     nursery.start_soon(server.keeping.run)
     nursery.start_soon(_give_way, server)
-    settle_memory()
-    nursery.start_soon(keep_trimmed, partial(_activity, server.image))
+    nursery.start_soon(keep_small, partial(_activity, server.image))
     if link is not None:  # a successor has not seen the first reads
         nursery.start_soon(_keep_profile, server)
 

@@ -214,7 +214,7 @@ class WarmService:
                 signal.set_wakeup_fd(-1)
                 os.close(signals)
                 self._listener.close()
-                _be_child(connection, self._build, self._work)
+                be_child(connection, self._build, self._work)
             self._children.add(pid)
         return True
 
@@ -245,7 +245,8 @@ def _drain(descriptor: int) -> bytes:
         return b""
 
 
-def _be_child(connection: socket.socket, born: str, work: Work) -> NoReturn:
+def be_child(connection: socket.socket, born: str, work: Work) -> NoReturn:
+    """Be the child of one connection: do its work, in a session of its own, and end."""
     code = CRASHED
     try:
         os.setsid()

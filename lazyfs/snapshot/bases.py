@@ -5,6 +5,7 @@ gets a ``Witness`` and nothing that could ask a registry.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ class Base:
 
     ``image`` has the container's name and the user's own words; ``config`` is the image's config
     document.  ``mount_ref`` is what to mount: never a tag.  ``note`` is said to the user once.
+    ``prepared`` spares a mount what was found out already, where whoever mounts can use it.
     """
 
     image: Image
@@ -25,6 +27,7 @@ class Base:
     mount_ref: str
     note: str | None = None
     hints: tuple[str, ...] = field(default=())
+    prepared: bytes | None = None
 
 
 class Witness(Protocol):
@@ -62,8 +65,16 @@ class Bases(Witness, Protocol):
         """
         ...
 
+    def ready(self) -> AbstractContextManager[None]:
+        """Be ready to mount at once, within the block; to be entered before there are threads."""
+        ...
+
     def mount(self, base: Base, directory: Path) -> None:
         """Mount *base* on *directory*, which exists; return when the mount is live."""
+        ...
+
+    def give_up(self) -> None:
+        """Undo mounts that are in the making, in other threads, where an error is raised then."""
         ...
 
     def unmount(self, directory: Path) -> None:

@@ -43,7 +43,7 @@ def clone(
             except LazyfsError as error:
                 failed.append((sandbox_id, error))
 
-        with ThreadPoolExecutor(WORKERS) as pool:
+        with tools.bases.ready(), ThreadPoolExecutor(WORKERS) as pool:
             list(pool.map(start, sandbox_ids))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

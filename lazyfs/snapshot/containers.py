@@ -5,9 +5,10 @@ import stat
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lazyfs.snapshot.errors import NotReady, RuntimeFailed
 from lazyfs.snapshot.local import local_errors
@@ -22,6 +23,7 @@ RESOLV_CONF = Path("/etc/resolv.conf")
 POLL_SECONDS = 0.05
 ASK_SECONDS = 2.0
 VOLUMES = "volumes"
+Made = TypeVar("Made")
 
 
 def build_specs(
@@ -112,6 +114,23 @@ class Inside:
                 place = []
             waiting += [each for each in reversed(target.split("/")) if each not in ("", ".")]
         return self._root.joinpath(*place)
+
+
+def side_by_side(
+    mounting: Sequence[Callable[[], Made]], give_up: Callable[[], None]
+) -> tuple[Made, ...]:
+    """Make all mounts of a sandbox; return when all have been made, or failed, what was made.
+
+    An interrupt ends those that are in the making, by *give_up*.
+    """
+    with ThreadPoolExecutor(len(mounting)) as pool:
+        waiting = [pool.submit(each) for each in mounting]
+        try:
+            wait(waiting)
+        except BaseException:
+            give_up()
+            raise
+    return tuple(each.result() for each in waiting)
 
 
 def wait_ready(template: Template, runtime: Runtime, plan: SandboxPlan) -> None:

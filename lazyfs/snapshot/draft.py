@@ -15,7 +15,7 @@ import msgspec
 from lazyfs.snapshot.errors import CheckpointLost, NoSpace, RuntimeFailed, SnapshotError
 from lazyfs.snapshot.journal import SandboxBroken
 from lazyfs.snapshot.manifest import KIND, VERSION, File, Image, Manifest, Runtime, Snapshot
-from lazyfs.snapshot.sandbox import Sandbox, write_durably
+from lazyfs.snapshot.sandbox import Sandbox, write_durably, write_whole
 
 DRAFT_LIMIT = 2 << 20  # bytes
 NEEDED = "checkpoint.img"
@@ -55,8 +55,13 @@ class Draft(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def save_draft(sandbox: Sandbox, draft: Draft) -> Draft:
-    """Write the draft so that a crash, of the machine too, leaves this one or the last."""
-    write_durably(sandbox.draft_path, msgspec.json.encode(draft))
+    """Write the draft so that a crash, of the machine too, leaves this one or the last.
+
+    One without files is of no use to another start of the machine.  It is not synced, which would
+    have to wait for what the runtime has written.
+    """
+    write = write_durably if draft.files else write_whole
+    write(sandbox.draft_path, msgspec.json.encode(draft))
     return draft
 
 
@@ -64,7 +69,9 @@ def load_draft(sandbox: Sandbox) -> Draft | None:
     """Return the draft, None if there is none.  Raises SandboxBroken."""
     try:
         with sandbox.draft_path.open("rb") as file:
-            return msgspec.json.decode(file.read(DRAFT_LIMIT), type=Draft)
+            data = file.read(DRAFT_LIMIT)
+        # Empty: it was not synced when the machine lost power, and its files are lost as well.
+        return msgspec.json.decode(data, type=Draft) if data else None
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError, RecursionError) as exc:

@@ -25,6 +25,12 @@ class SnapshotError(LazyfsError):
         self.details = details or {}
 
 
+class Interrupted(SnapshotError):
+    """What was done to a sandbox was broken off: killed, by a signal, or by a fault in lazyfs."""
+
+    code = "E_INTERRUPTED"
+
+
 class TemplateInvalid(SnapshotError, UsageError):
     """A template, or a reference in it, is not what it must be; the message names the field."""
 

@@ -13,6 +13,8 @@ from lazyfs.snapshot.manifest import Parent
 from lazyfs.snapshot.runtime import RuntimeFacts
 
 JOURNAL_VERSION = 1
+DEFAULT_OVERLAY = "root:memory"
+DEFAULT_NETWORK = "none"
 
 
 class SandboxBroken(SnapshotError):
@@ -91,8 +93,8 @@ class Journal(_Part, frozen=True):
     version: int = JOURNAL_VERSION
     runtime: JournalRuntime | None = None
     containers: tuple[JournalContainer, ...] = ()
-    overlay: str = "root:memory"
-    network: str = "none"
+    overlay: str = DEFAULT_OVERLAY
+    network: str = DEFAULT_NETWORK
     flags: tuple[str, ...] = ()
     cache_dir: str = ""
     template_name: str = ""

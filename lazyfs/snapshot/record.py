@@ -62,8 +62,8 @@ class _Layer(msgspec.Struct, frozen=True, rename="camel"):
     size: int
 
 
-def save_record(path: Path, record: BaseRecord) -> None:
-    """Write *record*: all of it or nothing, on the disk when this returns.
+def save_record(path: Path, record: BaseRecord, *, is_synced: bool = True) -> None:
+    """Write *record*: all of it or nothing, on the disk when this returns, if *is_synced*.
 
     Raises BaseUnresolved for what no manifest could say; OSError.
     """
@@ -74,13 +74,15 @@ def save_record(path: Path, record: BaseRecord) -> None:
         with open(partial, "wb", opener=_private) as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if is_synced:
+                os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    if is_synced:
+        _sync_folder(path.parent)
 
 
 def load_record(path: Path) -> BaseRecord | None:

@@ -12,7 +12,13 @@ from pathlib import Path
 
 from lazyfs.errors import LazyfsError, UsageError
 from lazyfs.snapshot.checkpoint import INTERRUPTED, Tools, end, resume
-from lazyfs.snapshot.errors import RuntimeFailed, RuntimeMismatch, SnapshotError, Unsupported
+from lazyfs.snapshot.errors import (
+    Interrupted,
+    RuntimeFailed,
+    RuntimeMismatch,
+    SnapshotError,
+    Unsupported,
+)
 from lazyfs.snapshot.journal import Journal, State
 from lazyfs.snapshot.record import remove_record
 from lazyfs.snapshot.runtime import Choose, ContainerState, Runtime
@@ -20,12 +26,6 @@ from lazyfs.snapshot.sandbox import Sandbox
 
 RESTS = ("bundles", "restores", "runtime")
 ALIVE = (ContainerState.CREATED, ContainerState.RUNNING, ContainerState.PAUSED)
-
-
-class Interrupted(SnapshotError):
-    """The command that worked on the sandbox was killed."""
-
-    code = "E_INTERRUPTED"
 
 
 class RuntimeDied(SnapshotError):

@@ -7,9 +7,10 @@ is called leaves nothing, and what fails after it is ended and removed, too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,12 +23,24 @@ from lazyfs.snapshot import gates
 from lazyfs.snapshot.bases import Base, Bases
 from lazyfs.snapshot.bundle import write_bundle
 from lazyfs.snapshot.checkpoint import end
-from lazyfs.snapshot.containers import build_specs, wait_ready
+from lazyfs.snapshot.containers import build_specs, side_by_side, wait_ready
 from lazyfs.snapshot.directory_store import DirectoryStore
-from lazyfs.snapshot.errors import BaseCorrupt, BaseUnavailable, NotReady, SnapshotError
+from lazyfs.snapshot.errors import (
+    BaseCorrupt,
+    BaseUnavailable,
+    Interrupted,
+    NotReady,
+    SnapshotError,
+)
 from lazyfs.snapshot.evidence import MOUNT_ID, REBASED
 from lazyfs.snapshot.extensions import specs_of, unpack_profiles
-from lazyfs.snapshot.journal import Journal, JournalContainer, State
+from lazyfs.snapshot.journal import (
+    DEFAULT_NETWORK,
+    DEFAULT_OVERLAY,
+    Journal,
+    JournalContainer,
+    State,
+)
 from lazyfs.snapshot.local import local_errors
 from lazyfs.snapshot.logs import forget_logs
 from lazyfs.snapshot.manifest import Image, Parent
@@ -47,8 +60,9 @@ from lazyfs.snapshot.sandbox import (
     Sandboxes,
     SandboxExists,
     SandboxMissing,
+    sync_path,
     utc_now,
-    write_durably,
+    write_whole,
 )
 from lazyfs.snapshot.snapshots import Snapshots
 from lazyfs.snapshot.spec import Rootless, diff_specs, spec_digest
@@ -56,16 +70,9 @@ from lazyfs.snapshot.stoppable import Stoppable
 from lazyfs.snapshot.template import SecretKey
 
 Say = Callable[[str], None]
-DEFAULT_OVERLAY = "root:memory"
 RESUMABLE = (State.STOPPED, State.FAILED)
 BASE = "base"  # of a sandbox's folder: images that were embedded beside the snapshot
 RESTORED = ("bundles", BASE, "restores", "runtime", "base-record.json")  # what a restore makes
-
-
-class RestoreBroken(SnapshotError):
-    """A restore was broken off: by a signal, or by a fault in lazyfs."""
-
-    code = "E_INTERRUPTED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,11 @@ def restore(order: Order, tools: Tools) -> Restored:
     Raises the reasons of ``review``; SandboxExists; BaseUnavailable, BaseCorrupt, BaseDrift;
     FileMissing, FileCorrupt, NoSpace; SpecMismatch; RuntimeFailed, NotReady.
     """
+    with tools.bases.ready():
+        return _start(order, tools)
+
+
+def _start(order: Order, tools: Tools) -> Restored:
     _check_free(tools.sandboxes, order.sandbox_id)
     found = review(order.wanted, tools.snapshots, tools.bases, tools.choose, tools.host)
     notices = list(found.notices)
@@ -198,8 +210,12 @@ def _restore(
     for container in plan.containers:
         write_bundle(container.bundle, specs[container.name])
     images = _record(sandbox, found, bases, tools)
-    write_durably(sandbox.template_path, msgspec.json.encode(found.template.to_document()))
-    wait_read = found.runtime.restore(plan, files)
+    write_whole(sandbox.template_path, msgspec.json.encode(found.template.to_document()))
+    with ThreadPoolExecutor(1) as pool:
+        # Whoever comes after a crash finds them already; after one of the machine nothing runs.
+        syncing = pool.submit(_sync, sandbox)
+        wait_read = found.runtime.restore(plan, files)
+        syncing.result()
     wait_ready(found.template, found.runtime, plan)
     sandbox.step(journal, State.RUNNING)
     wait_read()
@@ -217,14 +233,15 @@ def _begin(sandbox: Sandbox, order: Order, found: Review, store: str) -> Journal
         name, digest = found.template.name, found.template.digest
     else:
         name, digest = template.name, template.digest
-    journal = sandbox.begin(
+    return sandbox.begin(
         State.RESTORING,
+        made_by=found.facts,
         containers=tuple(
             JournalContainer(each.name, sandbox.container_id(each.name))
             for each in found.template.all_containers
         ),
         overlay=runtime.overlay or DEFAULT_OVERLAY,
-        network=runtime.network or "none",
+        network=runtime.network or DEFAULT_NETWORK,
         flags=runtime.flags or (),
         cache_dir=order.cache_dir,
         template_name=name,
@@ -235,7 +252,6 @@ def _begin(sandbox: Sandbox, order: Order, found: Review, store: str) -> Journal
         store_url=store,
         s3_endpoint=order.s3_endpoint,
     )
-    return sandbox.save(journal.with_runtime(found.facts))
 
 
 def _bring(
@@ -256,7 +272,6 @@ def _bring(
         except BaseException:
             stoppable.stop()
             raise
-        wait([downloading], return_when=FIRST_EXCEPTION)
         downloading.result()
     return bases
 
@@ -281,10 +296,8 @@ def _mount(sandbox: Sandbox, order: Order, found: Review, tools: Tools) -> dict[
     for base in bases.values():
         if base.note is not None:
             tools.say(base.note)
-    with ThreadPoolExecutor(len(bases)) as pool:
-        mounting = [pool.submit(_mount_one, sandbox, base, tools) for base in bases.values()]
-    for each in mounting:
-        each.result()  # all have ended by now
+    work = [partial(_mount_one, sandbox, base, tools) for base in bases.values()]
+    side_by_side(work, tools.bases.give_up)
     return bases
 
 
@@ -321,10 +334,7 @@ def _obtain(sandbox: Sandbox, order: Order, found: Review, tools: Tools) -> dict
         return resolved
     obtained = _obtain_recorded(sandbox, order, found, tools)
     recorded = {image.name: image for image in found.manifest.images}
-    return {
-        name: Base(recorded[name], base.config, base.mount_ref, base.note, base.hints)
-        for name, base in obtained.items()
-    }
+    return {name: replace(base, image=recorded[name]) for name, base in obtained.items()}
 
 
 def _obtain_recorded(
@@ -385,8 +395,13 @@ def _record(
         mount_id = tools.bases.identity(rootfs)[MOUNT_ID]
         recorded.append(RecordedImage(image, mount_id, str(rootfs)))
     record = BaseRecord(RECORD_VERSION, sandbox.id, utc_now(), tuple(recorded))
-    save_record(sandbox.record_path, record)
+    save_record(sandbox.record_path, record, is_synced=False)
     return tuple(each.image for each in recorded)
+
+
+def _sync(sandbox: Sandbox) -> None:
+    for path in (sandbox.record_path, sandbox.template_path, sandbox.folder):
+        sync_path(path)
 
 
 def _undo(
@@ -407,7 +422,7 @@ def _undo(
         end(sandbox, sandbox.plan(journal), runtime, bases)
         sandbox.clear(*RESTORED)
         if not is_new:
-            reason = error if isinstance(error, SnapshotError) else RestoreBroken(repr(error))
+            reason = error if isinstance(error, SnapshotError) else Interrupted(repr(error))
             with suppress(LazyfsError):
                 sandbox.fail(journal, reason)
     if is_new and (journal is None or journal.state is State.RESTORING):

@@ -8,9 +8,9 @@ process, no mount, no record and no folder.
 
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -20,11 +20,17 @@ from lazyfs.errors import LazyfsError
 from lazyfs.snapshot.bases import Base, Bases
 from lazyfs.snapshot.bundle import write_bundle
 from lazyfs.snapshot.checkpoint import end
-from lazyfs.snapshot.containers import build_specs, wait_ready
-from lazyfs.snapshot.errors import NotReady, SnapshotError
+from lazyfs.snapshot.containers import build_specs, side_by_side, wait_ready
+from lazyfs.snapshot.errors import Interrupted, NotReady
 from lazyfs.snapshot.evidence import MOUNT_ID
 from lazyfs.snapshot.gates import check_mounted
-from lazyfs.snapshot.journal import Journal, JournalContainer, State
+from lazyfs.snapshot.journal import (
+    DEFAULT_NETWORK,
+    DEFAULT_OVERLAY,
+    Journal,
+    JournalContainer,
+    State,
+)
 from lazyfs.snapshot.local import local_errors
 from lazyfs.snapshot.logs import forget_logs, last_lines
 from lazyfs.snapshot.manifest import Image
@@ -49,17 +55,9 @@ from lazyfs.snapshot.spec import Rootless
 from lazyfs.snapshot.template import SecretKey, Template
 
 Say = Callable[[str], None]
-DEFAULT_OVERLAY = "root:memory"
-DEFAULT_NETWORK = "none"
 RESTARTABLE = (None, State.STOPPED, State.FAILED)
 MADE = ("bundles", "runtime", "restores", "template.json", "base-record.json")  # by a run
 AFTER_SECONDS = 30.0  # for another command to let go of a sandbox whose process has ended
-
-
-class RunBroken(SnapshotError):
-    """A run was broken off: by a signal, or by a fault in lazyfs."""
-
-    code = "E_INTERRUPTED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +132,11 @@ def run_attached(order: Order, tools: Tools) -> int:
 
 
 def _run(order: Order, tools: Tools, *, is_attached: bool) -> Started:
+    with tools.bases.ready():
+        return _start(order, tools, is_attached=is_attached)
+
+
+def _start(order: Order, tools: Tools, *, is_attached: bool) -> Started:
     try:
         sandbox, is_new = tools.sandboxes.create(order.sandbox_id), True
     except SandboxExists:
@@ -233,9 +236,8 @@ class _Attempt:
 
     def _mount(self, bases: Mapping[str, Base]) -> BaseRecord:
         """Mount all images side by side; return what the mounts say they are."""
-        with ThreadPoolExecutor(len(bases)) as pool:
-            mounting = [pool.submit(self._mount_one, base) for base in bases.values()]
-        recorded = tuple(each.result() for each in mounting)  # all have ended by now
+        work = [partial(self._mount_one, base) for base in bases.values()]
+        recorded = side_by_side(work, self._tools.bases.give_up)
         return BaseRecord(RECORD_VERSION, self._sandbox.id, utc_now(), recorded)
 
     def _mount_one(self, base: Base) -> RecordedImage:
@@ -278,7 +280,7 @@ class _Attempt:
             sandbox.remove()
             forget_logs(sandbox.log_dir, error)
         elif journal is not None and has_begun:
-            reason = error if isinstance(error, LazyfsError) else RunBroken(repr(error))
+            reason = error if isinstance(error, LazyfsError) else Interrupted(repr(error))
             sandbox.fail(journal, cast(Exception, reason))
 
 

@@ -40,7 +40,7 @@ from lazyfs.snapshot.journal import (
     encode_journal,
 )
 from lazyfs.snapshot.pinning import unpin_images
-from lazyfs.snapshot.runtime import ContainerPlan, SandboxPlan
+from lazyfs.snapshot.runtime import ContainerPlan, RuntimeFacts, SandboxPlan
 from lazyfs.store.paths import NO_SPACE
 
 JOURNAL_LIMIT = 1 << 20  # bytes
@@ -183,7 +183,10 @@ class Sandbox:
             return None
 
     def journal(self) -> Journal | None:
-        """Return what is going on; None if nothing ever was.  Raises SandboxBroken."""
+        """Return what is going on; None if nothing ever was.  Raises SandboxBroken.
+
+        An empty file is nothing, too: what a loss of power leaves of a journal that had only begun.
+        """
         try:
             with self.journal_path.open("rb") as file:
                 data = file.read(JOURNAL_LIMIT)
@@ -191,15 +194,23 @@ class Sandbox:
             return None
         except OSError as exc:
             raise _broken(self.journal_path, exc) from exc
-        return decode_journal(data)
+        return decode_journal(data) if data else None
 
-    def begin(self, state: State, **facts: Any) -> Journal:
-        """Begin a life of the sandbox: STARTING or RESTORING.  Raises SandboxBroken."""
+    def begin(self, state: State, *, made_by: RuntimeFacts | None = None, **facts: Any) -> Journal:
+        """Begin a life of the sandbox: STARTING or RESTORING, with *made_by* where that is known.
+
+        The first one's journal is on the disk with the next step: there is no sandbox until then.
+        Raises SandboxBroken.
+        """
         before = self.journal()
         check_step(self.id, None if before is None else before.state, state)
         now = self._clock()
         journal = Journal(sandbox_id=self.id, state=state, created_at=now, updated_at=now, **facts)
-        return self.save(journal)
+        if made_by is not None:
+            journal = journal.with_runtime(made_by)
+        write = write_whole if before is None else write_durably
+        write(self.journal_path, encode_journal(journal))
+        return journal
 
     def step(self, journal: Journal, state: State, **changes: Any) -> Journal:
         """Save *journal* with another state, and with *changes*; return it."""
@@ -338,19 +349,40 @@ def write_durably(path: Path, data: bytes) -> None:
 
     Only its owner may read it.  Two at once would meet: the lock is to be held.
     """
+    _write(path, data, is_synced=True)
+    sync_path(path.parent)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Do as ``write_durably``, for processes only.
+
+    For what is of no use once the machine has lost power: that may leave an empty file.
+    """
+    _write(path, data, is_synced=False)
+
+
+def sync_path(path: Path) -> None:
+    """Bring a file, or what a folder says of its files, to the disk."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as exc:
+        raise _broken(path, exc) from exc
+
+
+def _write(path: Path, data: bytes, *, is_synced: bool) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.unlink(missing_ok=True)
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if is_synced:
+                os.fsync(file.fileno())
         temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
     except OSError as exc:
         temporary.unlink(missing_ok=True)
         raise _broken(path, exc) from exc

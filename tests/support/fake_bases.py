@@ -9,6 +9,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,12 @@ class FakeBases:
         self.corrupt.discard(digest)
         self.cache[digest] = got
         return got
+
+    def ready(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def give_up(self) -> None:
+        self._called("give up")
 
     def mount(self, base: Base, directory: Path) -> None:
         self._called("mount")

@@ -3,12 +3,14 @@
     python -m tools.bench.snapshots                 64 MiB and 1 GiB, and a node that has nothing
     python -m tools.bench.snapshots --size 64 --runs 3 --no-node
 
-Both sides make the same calls of the same program, in turns, in one run.  What is measured in this
-process is without the start of an interpreter; what is measured of commands is with it.
+Both sides make the same calls of the same program, in turns, in one run.  What begins with "lazyfs"
+is a command, with the start of its interpreter and on a node that has nothing; the rest is without.
 """
 
 import argparse
+import importlib
 import json
+import multiprocessing
 import os
 import shutil
 import statistics
@@ -16,16 +18,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
+from lazyfs.cli.mounter import mounter
+from lazyfs.cli.serve import NEEDED
 from lazyfs.oci.platforms import platform_of_machine
 from lazyfs.registry.access import AccessOptions
 from lazyfs.service.bases import ImageBases
-from lazyfs.service.mount_command import MountCommand
 from lazyfs.service.mounts import NodeMounts
-from lazyfs.snapshot import checkpoint, containers, restore, run
+from lazyfs.snapshot import checkpoint, restore, run
 from lazyfs.snapshot.objects import ObjectStore
 from lazyfs.snapshot.recover import delete
 from lazyfs.snapshot.review import Wanted
@@ -45,6 +50,7 @@ SECONDS = 300.0
 SAME = 1.15  # the bar of what both sides do
 NODE = 0.3  # the bar of a node that has nothing
 WIDTH = 52
+SPAWN = multiprocessing.get_context("spawn")
 PYTHON = (
     "/usr/bin/python3",
     "-c",
@@ -109,7 +115,7 @@ class Side:
         self.sandboxes = Sandboxes(state / "sandboxes")
         self.runtime = runtime
         access = AccessOptions(environment=dict(os.environ))
-        self.bases = ImageBases(cache, records, access, MountCommand(cache, access))
+        self.bases = ImageBases(cache, records, access, mounter(cache, access))
         self.mounts = NodeMounts(records, cache)
         self.opened: list[
             float
@@ -178,7 +184,11 @@ def wait_lines(plan: SandboxPlan, more: int = 1) -> None:
 
 
 def compare_sizes(folder: Path, program: Path, size: int, runs: int) -> None:
-    """Save and restore a process that holds *size* MiB, on both sides in turns."""
+    """Save and restore a process that holds *size* MiB, on both sides in turns.
+
+    The same work comes before each measurement, and who is first changes: memory that was let go of
+    a moment ago is faster than what the machine has not touched for long.
+    """
     folder.mkdir()
     holder = folder / "holder"
     source = Path(__file__).with_name("holder.c")
@@ -195,84 +205,132 @@ def compare_sizes(folder: Path, program: Path, size: int, runs: int) -> None:
     shutil.copy(holder, rootfs / "bin")
     plain: Samples = {}
     lazy: Samples = {}
-    runtime = Runsc(program)
-    side = Side(folder / "lazy", runtime)
+    side = Side(folder / "lazy", Runsc(program))
     for number in range(runs):
-        os.sync()
-        save_plainly(folder, runtime, rootfs, words, plain, number)
-        os.sync()
-        side.start(template, "c")
-        snapshot_id = side.checkpoint("c", lazy)
-        side.delete("c")
-        files = folder / "files"
-        snapshots = Snapshots(checkpoint.open_store(str(side.store), None))
-        snapshots.download(snapshots.load(snapshot_id), files)
-        os.sync()  # what was written is not the next one's to pay for
-        order = restore.Order(Wanted(snapshot_id), "h", files=files)
-        seconds = restored(side, order)
-        note(lazy, "restore, files here", seconds)
-        os.sync()
-        seconds = restored(side, replace(order, files=None, sandbox_id="s"))
-        note(lazy, "restore, files in the store", seconds)
-        shutil.rmtree(files)
-        shutil.rmtree(side.store)
+        plans = [make_plan(folder / f"{word}-{number}", rootfs, {"holder": words}) for word in "cr"]
+        image, files = folder / "image", folder / "files"
+        made: list[str] = []
+
+        def save(plan: SandboxPlan = plans[0], image: Path = image, made: list[str] = made) -> None:
+            os.sync()
+            save_plainly(plan, side.runtime, image, plain)
+
+        def save_lazily(made: list[str] = made) -> None:
+            os.sync()
+            side.start(template, "c")
+            made.append(side.checkpoint("c", lazy))
+            side.delete("c")
+
+        def restore_plainly(plan: SandboxPlan = plans[1], image: Path = image) -> None:
+            note(plain, "restore", restored_plainly(plan, side.runtime, image))
+
+        def restore_lazily(made: list[str] = made, files: Path = files) -> None:
+            order = restore.Order(Wanted(made[0]), "h", files=files)
+            note(lazy, "restore, files here", restored(side, order))
+
+        try:
+            in_turns(number, save, save_lazily)
+            snapshots = Snapshots(checkpoint.open_store(str(side.store), None))
+            snapshots.download(snapshots.load(made[0]), files)
+            in_turns(number, restore_plainly, restore_lazily)
+            order = restore.Order(Wanted(made[0]), "s")
+            note(lazy, "restore, files in the store", restored(side, order))
+            os.sync()
+            seconds = answer_of_command(folder / "command", side.store, made[0], program, "holder")
+            note(lazy, "lazyfs restore, files in the store", seconds)
+        finally:
+            for plan in plans:
+                side.runtime.delete(plan)
+                shutil.rmtree(plan.state_dir.parent)
+            for place in (image, files, side.store):
+                shutil.rmtree(place, ignore_errors=True)
     print(f"\na process that holds {size} MiB, {runs} runs; seconds: median (min-max)")
     title("lazyfs", "plain runsc, a directory")
     row("checkpoint: until it is saved", lazy, plain, "checkpoint", SAME)
     row("checkpoint: until it is in the store", lazy, plain, "checkpoint", None)
     row("restore, files here", lazy, plain, "restore", SAME)
     row("restore, files in the store", lazy, plain, "restore", None)
+    row("lazyfs restore, files in the store", lazy, plain, "restore", None)
 
 
-def save_plainly(
-    folder: Path,
-    runtime: Runsc,
-    rootfs: Path,
-    words: tuple[str, ...],
-    samples: Samples,
-    number: int,
-) -> None:
-    place, image = folder / f"plain-{number}", folder / "image"
-    plan = make_plan(place, rootfs, {"holder": words})
+def in_turns(number: int, *works: Callable[[], None]) -> None:
+    """Do *works* one after the other, beginning with another one each time."""
+    first = number % len(works)
+    for work in (*works[first:], *works[:first]):
+        work()
+
+
+def save_plainly(plan: SandboxPlan, runtime: Runsc, image: Path, samples: Samples) -> None:
     image.mkdir()
-    try:
-        runtime.start(plan)
-        wait_lines(plan)
+    runtime.start(plan)
+    wait_lines(plan)
+    begun = time.monotonic()
+    runtime.checkpoint(plan, image)
+    note(samples, "checkpoint", time.monotonic() - begun)
+    runtime.delete(plan)
+
+
+def restored_plainly(plan: SandboxPlan, runtime: Runsc, image: Path) -> float:
+    """Return the seconds until a sandbox that runsc restores answers; remove it."""
+    os.sync()  # what was written is not this one's to pay for
+    with ThreadPoolExecutor(1) as pool:
         begun = time.monotonic()
-        runtime.checkpoint(plan, image)
-        note(samples, "checkpoint", time.monotonic() - begun)
-        runtime.delete(plan)
-        os.sync()
-        begun = time.monotonic()
-        wait = runtime.restore(plan, image)
-        wait_lines(plan)
-        note(samples, "restore", time.monotonic() - begun)
-        wait()
-    finally:
-        runtime.delete(plan)
-        shutil.rmtree(place)
-        shutil.rmtree(image)
+        restoring = pool.submit(runtime.restore, plan, image)
+        seconds = wait_said(plan.log_dir / "holder.log", lambda: has_failed(restoring)) - begun
+        restoring.result()()
+    runtime.delete(plan)
+    return seconds
 
 
 def restored(side: Side, order: restore.Order) -> float:
-    """Return the seconds until a restored sandbox answers; remove it."""
-    begun = time.monotonic()
-    said: list[float] = []
-    original = containers.wait_ready
+    """Return the seconds until a sandbox that lazyfs restores answers; remove it.
 
-    def answered(template: Template, runtime: Runtime, plan: SandboxPlan) -> None:
-        original(template, runtime, plan)
-        wait_lines(plan)
-        said.append(time.monotonic() - begun)
-
-    # Before it waits for what is read in the background.
-    restore.wait_ready = answered  # type: ignore[attr-defined]
+    In a process of its own that has imported all and begins when told: a command has no threads
+    from what it did before.
+    """
+    os.sync()
+    ours, theirs = SPAWN.Pipe()
+    arguments = (side.store.parent, side.runtime.path, order, theirs)
+    process = SPAWN.Process(target=restore_when_told, args=arguments)
+    process.start()
+    theirs.close()
     try:
-        side.restore(order)
+        ours.recv()
+        ours.send(None)
+        begun = ours.recv()
+        log = side.sandboxes.root / order.sandbox_id / "logs" / "holder.log"
+        seconds = wait_said(log, lambda: process.exitcode not in (None, 0)) - begun
     finally:
-        restore.wait_ready = original  # type: ignore[attr-defined]
+        process.join(SECONDS)
+    if process.exitcode != 0:
+        raise RuntimeError(f"restore: ended with {process.exitcode}")
     side.delete(order.sandbox_id)
-    return said[0]
+    return float(seconds)
+
+
+def restore_when_told(folder: Path, program: Path, order: restore.Order, told: Connection) -> None:
+    side = Side(folder, Runsc(program))
+    side.runtime.probe()
+    for name in NEEDED:
+        importlib.import_module(name)
+    told.send(None)
+    told.recv()
+    told.send(time.monotonic())
+    side.restore(order)
+
+
+def has_failed(work: Future[Any]) -> bool:
+    return work.done() and work.exception() is not None
+
+
+def wait_said(log: Path, is_lost: Callable[[], bool]) -> float:
+    """Wait until something was said; return when that was, by the monotonic clock."""
+    deadline = time.monotonic() + SECONDS
+    while not (log.exists() and log.stat().st_size):
+        if is_lost() or time.monotonic() > deadline:
+            raise TimeoutError(f"{log}: nothing was said")
+        time.sleep(0.001)
+    return time.monotonic()
 
 
 def compare_nodes(folder: Path, program: Path, runs: int) -> None:
@@ -311,13 +369,16 @@ def compare_nodes(folder: Path, program: Path, runs: int) -> None:
     row("restore", lazy, plain, "pull + unpack + restore", NODE, "until it answers")
 
 
-def answer_of_command(folder: Path, store: Path, snapshot_id: str, program: Path) -> float:
+def answer_of_command(
+    folder: Path, store: Path, snapshot_id: str, program: Path, container: str = "main"
+) -> float:
+    """Return the seconds until a sandbox answers that the command restores where nothing is."""
     environment = {
         **os.environ,
         **{f"LAZYFS_{w}_DIR": str(folder / w.lower()) for w in ("CACHE", "STATE", "RUNTIME")},
     }
     words = [sys.executable, "-m", "lazyfs", "-q"]
-    log = folder / "state" / "sandboxes" / "r" / "logs" / "main.log"
+    log = folder / "state" / "sandboxes" / "r" / "logs" / f"{container}.log"
     begun = time.monotonic()
     target = f"{store}/{snapshot_id}"
     with subprocess.Popen(

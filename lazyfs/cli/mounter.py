@@ -1,0 +1,38 @@
+"""What commands that run sandboxes mount with."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lazyfs.cli.options import default_runtime_dir
+from lazyfs.cli.serve import NEEDED, do_handed_over
+from lazyfs.service.bases import ImageBases
+from lazyfs.service.forks import Maker
+from lazyfs.service.mount_command import MountCommand
+
+if TYPE_CHECKING:
+    from lazyfs.registry.access import AccessOptions
+
+
+def bases_for_sandboxes(
+    cache_dir: Path,
+    access: "AccessOptions",
+    words: tuple[str, ...] = (),
+    *,
+    rehash: bool = False,
+) -> ImageBases:
+    """Return what finds and mounts images; *words* are options of ``lazyfs mount``.
+
+    *rehash* as for ``ImageBases``.
+    """
+    mount = mounter(cache_dir, access, words)
+    return ImageBases(cache_dir, default_runtime_dir(), access, mount, rehash=rehash)
+
+
+def mounter(cache_dir: Path, access: "AccessOptions", words: tuple[str, ...] = ()) -> MountCommand:
+    """Return what mounts images."""
+    uses_service = click.BOOL.convert(os.environ.get("LAZYFS_SERVICE") or True, None, None)
+    folder = default_runtime_dir() if uses_service else None
+    return MountCommand(cache_dir, access, words, Maker(do_handed_over, NEEDED, folder))
