@@ -8,6 +8,7 @@ import hashlib
 import mmap
 import os
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from lazyfs.snapshot.runtime import RuntimeFacts
 ASK_SECONDS = 20
 RULES = "1"  # raise it when what is found of the same program changes
 CPUINFO = Path("/proc/cpuinfo")
+SETTLED_SECONDS = 2.0  # a file that is older cannot change within the same tick of its ctime
 CPUINFO_LIMIT = 1 << 16  # bytes: the first processor is in them
 
 VERSION_RE = re.compile(r"^(runsc|crun|runc|bubblewrap|bwrap)(?: version)? (\S+)", re.MULTILINE)
@@ -58,13 +60,21 @@ class _Kept(msgspec.Struct, frozen=True, rename="camel"):
     abilities: tuple[str, ...]
 
 
+class _Read(msgspec.Struct, frozen=True, rename="camel"):
+    """A program that was hashed, and in which *state* its file was; see ``_read_binary``."""
+
+    state: tuple[int, ...]
+    digest: str
+    can_subcontainers: bool
+
+
 def probe_program(path: Path, cache_dir: Path | None = None) -> RuntimeFacts:
     """Return what the program at *path* is and can do.
 
     *cache_dir* keeps the answers between processes: a small file per program.  Raises
     RuntimeFailed if it cannot be run, Unsupported if it is none of the runtimes.
     """
-    digest, can_subcontainers = _read_binary(path)
+    digest, can_subcontainers = _read_binary(path, cache_dir)
     facts = _found.get(digest)
     if facts is None and cache_dir is not None:
         facts = _load(cache_dir, digest)
@@ -84,29 +94,52 @@ def probe_program(path: Path, cache_dir: Path | None = None) -> RuntimeFacts:
     )
 
 
-def binary_digest(path: Path) -> str:
-    """Return the digest of the program at *path*.  Raises RuntimeFailed."""
-    return _read_binary(path)[0]
+def binary_digest(path: Path, cache_dir: Path | None = None) -> str:
+    """Return the digest of the program at *path*; as ``probe_program``.  Raises RuntimeFailed."""
+    return _read_binary(path, cache_dir)[0]
 
 
-def _read_binary(path: Path) -> tuple[str, bool]:
+def _read_binary(path: Path, cache_dir: Path | None) -> tuple[str, bool]:
     """Return a program's digest, and whether it can restore several containers.
 
-    Hashing 60 MB takes as long as saving a small sandbox: a file that has not changed since this
-    process read it is not read again.
+    Hashing 60 MB takes as long as saving a small sandbox: a file that has not changed since it was
+    read is not read again.  Nobody can give a file that was changed its former ctime.
     """
     try:
         with path.open("rb") as file:
             found = os.fstat(file.fileno())
             key = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            if key not in _binaries and (kept := _load_read(cache_dir, path)) is not None:
+                _binaries[kept.state] = kept.digest, kept.can_subcontainers
             if key not in _binaries:
                 with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
                     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
                     _binaries[key] = digest, data.find(SUBCONTAINERS) >= 0
+                if time.time() - found.st_ctime > SETTLED_SECONDS:
+                    _save_read(cache_dir, path, _Read(key, *_binaries[key]))
             return _binaries[key]
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         raise RuntimeFailed(f"{path}: {reason}, expected a program") from exc
+
+
+def _read_path(cache_dir: Path, path: Path) -> Path:
+    name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]
+    return cache_dir / f"read-{name}.json"
+
+
+def _load_read(cache_dir: Path | None, path: Path) -> _Read | None:
+    if cache_dir is None:
+        return None
+    try:
+        return msgspec.json.decode(_read_path(cache_dir, path).read_bytes(), type=_Read)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _save_read(cache_dir: Path | None, path: Path, read: _Read) -> None:
+    if cache_dir is not None:
+        _write(_read_path(cache_dir, path), msgspec.json.encode(read))
 
 
 def _ask(path: Path, digest: str, can_subcontainers: bool) -> RuntimeFacts:
@@ -223,11 +256,14 @@ def _save(cache_dir: Path, facts: RuntimeFacts) -> None:
         platform=facts.platform,
         abilities=tuple(sorted(facts.abilities)),
     )
-    target = _kept_path(cache_dir, facts.binary_digest)
-    temporary = target.with_suffix(".tmp")
+    _write(_kept_path(cache_dir, facts.binary_digest), msgspec.json.encode(kept))
+
+
+def _write(target: Path, data: bytes) -> None:
+    temporary = target.with_suffix(f".{os.getpid()}")
     try:
-        cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary.write_bytes(msgspec.json.encode(kept))
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary.write_bytes(data)
         temporary.replace(target)
     except OSError:
         pass  # it is asked again next time

@@ -69,7 +69,7 @@ class Chooser:
             program = self.find(name) if name else next(filter(None, map(self.find, MAKERS)), None)
         if program is None:
             raise _none(name)
-        if digest is not None and (got := binary_digest(program)) != digest:
+        if digest is not None and (got := self._digest(program)) != digest:
             raise RuntimeMismatch(
                 f"{name or FIRST}: got {program} with {got}, expected {digest}",
                 hint="give the program that made the snapshot with --runsc PATH, or put it into "
@@ -88,10 +88,13 @@ class Chooser:
                 return Path(found)
         return None
 
+    def _digest(self, program: Path) -> str:
+        return binary_digest(program, self._cache_dir)
+
     def _of_digest(self, name: str, path: Path | None, digest: str) -> Path | None:
         """Return *path*, or what goes by *name*; what is kept of *digest* if that is another."""
         program = path or self.find(name)
-        if program is not None and program.exists() and binary_digest(program) == digest:
+        if program is not None and program.exists() and self._digest(program) == digest:
             return program
         kept = self.version_store / f"{name}-{digest.removeprefix('sha256:')}"
         return kept if os.access(kept, os.X_OK) else program

@@ -1,5 +1,7 @@
 """What is found of a runtime's program, and that it is asked once."""
 
+import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from lazyfs.snapshot import probe
 from lazyfs.snapshot.errors import RuntimeFailed, Unsupported
 from lazyfs.snapshot.probe import (
     abilities_of,
+    binary_digest,
     choose_platform,
     load_cpu_features,
     parse_cpu_features,
@@ -116,7 +119,7 @@ def test_answers_outlive_the_process(tmp_path, monkeypatch):
     monkeypatch.setattr(probe, "_found", {})
     assert probe_program(fake.path, kept) == first
     assert fake.questions() == 1
-    (path,) = kept.iterdir()
+    (path,) = (each for each in kept.iterdir() if not each.name.startswith("read-"))
     path.write_text("{")
     monkeypatch.setattr(probe, "_found", {})
     assert probe_program(fake.path, kept) == first
@@ -156,3 +159,41 @@ def test_features_of_the_processor():
     assert parse_cpu_features("Features\t: fp asimd\n") == ("asimd", "fp")
     assert parse_cpu_features("vmx flags\t: x\n") == ()
     assert all(re.fullmatch(r"[a-z0-9_]+", word) for word in load_cpu_features())
+
+
+def test_a_program_that_has_not_changed_is_not_hashed_again(tmp_path, monkeypatch):
+    """Not by another process either; a file that was changed is, whatever time it was given."""
+    fake = FakeRunsc(tmp_path / "fake")
+    kept = tmp_path / "kept"
+    hashed = []
+    sha256 = hashlib.sha256
+
+    def noted(data):
+        if not isinstance(data, bytes):  # a map of the program
+            hashed.append(len(data))
+        return sha256(data)
+
+    def read(path):
+        """Return the digest, as a process does that knows nothing."""
+        monkeypatch.setattr(probe, "_binaries", {})
+        return binary_digest(path, kept)
+
+    monkeypatch.setattr(probe.hashlib, "sha256", noted)
+    monkeypatch.setattr(probe, "SETTLED_SECONDS", -1e9)
+    first = read(fake.path)
+    assert read(fake.path) == first
+    assert len(hashed) == 1
+    (record,) = kept.glob("read-*.json")
+    record.write_bytes(record.read_bytes()[:-3])  # broken off
+    assert read(fake.path) == first
+    assert len(hashed) == 2
+    status = fake.path.stat()
+    data = bytearray(fake.path.read_bytes())
+    data[-1] ^= 1
+    fake.path.write_bytes(data)
+    os.utime(fake.path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert read(fake.path) != first
+    monkeypatch.setattr(probe, "SETTLED_SECONDS", 1e9)
+    record.unlink()
+    read(fake.path)
+    assert not record.exists()  # it may still change, and look the same

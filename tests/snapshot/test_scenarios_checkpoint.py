@@ -521,10 +521,11 @@ def test_only_what_runs_is_checkpointed(tmp_path: Path, state: str) -> None:
     assert ("--continue" in (told.value.hint or "")) == (state == "interrupted")
 
 
+@pytest.mark.parametrize("is_draft_lost", [False, True])
 def test_files_that_were_lost_after_a_crash_of_the_machine_are_not_believed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    is_draft_lost: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until they are compressed, the runtime's files may not have reached the disk."""
+    """Until they are compressed, the runtime's files, and the draft, may not be on the disk."""
     here = machine(tmp_path)
     here.run()
     monkeypatch.setattr("lazyfs.snapshot.publish.store_file", lambda *a, **k: _crash())
@@ -532,6 +533,9 @@ def test_files_that_were_lost_after_a_crash_of_the_machine_are_not_believed(
         here.checkpoint()
     monkeypatch.undo()
     monkeypatch.setattr("lazyfs.snapshot.checkpoint.boot_id", lambda: "another start")
+    if is_draft_lost:
+        assert here.sandbox().draft_path.stat().st_size
+        here.sandbox().draft_path.write_bytes(b"")
     with pytest.raises(CheckpointLost):
         here.resume()
     assert here.snapshots.ids() == []
