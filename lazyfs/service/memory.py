@@ -50,7 +50,7 @@ def trim_memory() -> None:
 async def keep_small(activity: Callable[[], int]) -> None:
     """Settle once whoever waited for the mount has had a look at it, which we must answer.
 
-    From then on trim when *activity*, a count that grows, has grown and then stood still for a while.
+    From then on trim when *activity*, a count that grows, has grown and stood still for a while.
     """
     await trio.sleep(SETTLE_SECONDS)
     settle_memory()
