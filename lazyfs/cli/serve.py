@@ -1,9 +1,11 @@
 """``lazyfs serve``: keeps a process ready that makes mounts without starting an interpreter."""
 
 import gc
+import hashlib
 import importlib
 import os
 import socket
+import ssl
 from collections.abc import Sequence
 
 import click
@@ -61,6 +63,9 @@ def _serve(
 ) -> None:
     for name in NEEDED:
         importlib.import_module(name)
+    # The first of each sets OpenSSL up, which would take every child 5 ms.
+    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    hashlib.new("sha256", b"", usedforsecurity=False)
     gc.collect()
     gc.freeze()  # a collection in a child would copy every page that it visits
 

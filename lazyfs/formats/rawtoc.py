@@ -81,7 +81,8 @@ def check_size(data: bytes, limits: Limits) -> None:
         raise BadToc(f"TOC: got {len(data)} bytes, expected at most {limits.toc_size}")
     # Before decoding: an entry takes ten times the memory of the shortest text of one.  A brace
     # opens an entry, its xattrs, or stands in a name.
-    if data.count(b"{") > 2 * limits.entries + 1024:
+    most = 2 * limits.entries + 1024
+    if len(data) > most and data.count(b"{") > most:
         raise BadToc(f"TOC: got too many entries, expected at most {limits.entries}")
 
 
