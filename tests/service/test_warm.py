@@ -104,6 +104,12 @@ class Toy:
     def works(self) -> bool:
         return self.ask("confirm", "") == 0
 
+    def is_there(self) -> bool:
+        try:
+            return self.works()
+        except TurnedAway:
+            return False
+
     def connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(SECONDS)
