@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from lazyfs.errors import Unavailable
-from lazyfs.image.device import Device
+from lazyfs.image.device import AROUND_MAX, AROUND_SIZE, Device
 from lazyfs.image.fetch import ChunkCorrupt, FetchBroken, Fetcher
 from lazyfs.image.prefetch import prefetch
 from lazyfs.image.twins import Twins
@@ -435,3 +435,23 @@ async def test_a_twin_that_has_rotted_is_not_copied(tmp_path: Path) -> None:
         assert await bench.read(0) == bench.data(0)
         assert len(bench.source.requests) == 1
         bench.fetcher.twins.close()
+
+
+async def test_who_stays_near_gets_more_at_once(tmp_path: Path) -> None:
+    """A folder that is read in another order than the blob's; whoever jumps gets little."""
+    count = 300
+    layer = make_layer([4_000] * count)
+    async with opened(layer, tmp_path / "near") as bench:
+        for number in reversed(range(count)):
+            assert await bench.read(number) == bench.data(number)
+        near = bench.source.requests
+    sizes = [end - start for start, end in near]
+    assert sizes[:4] == sorted(sizes[:4])
+    assert max(sizes) <= 2 * AROUND_MAX + 4_000
+    assert len(near) < len(layer.blob) / (4 * AROUND_SIZE)
+
+    apart = make_layer([4_000, 4_000, 700_000] * 6)
+    async with opened(apart, tmp_path / "apart") as bench:
+        for number in (15, 0, 9, 3, 12, 6):
+            assert await bench.read(number) == bench.data(number)
+        assert max(end - start for start, end in bench.source.requests) <= 2 * AROUND_SIZE
