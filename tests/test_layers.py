@@ -24,6 +24,7 @@ FLOORS = {
     "registry": 3,
     "store": 3,
     "mount": 3,
+    "interrupts": 3,
     "image": 4,
     "snapshot": 4,
     "service": 5,

@@ -12,6 +12,7 @@ import click
 
 from lazyfs.cli.options import Decorated
 from lazyfs.errors import UsageError
+from lazyfs.interrupts import run_trio
 
 if TYPE_CHECKING:
     from lazyfs.digest import Digest
@@ -168,8 +169,6 @@ def convert_and_print(
     all_platforms: bool = False,
 ) -> None:
     """Convert an image, or all of an index, and print what came out."""
-    import trio
-
     from lazyfs.image.convert import ConvertOptions, convert_image, convert_reference
     from lazyfs.image.prepare import wanted_platform
 
@@ -205,7 +204,7 @@ def convert_and_print(
             "images": images,
         }
 
-    document = trio.run(all_of_them if all_platforms else one)
+    document = run_trio(all_of_them if all_platforms else one)
     click.echo(json.dumps(document) if as_json else document["resolved"])
 
 

@@ -9,6 +9,7 @@ import click
 from lazyfs.cli.access import access_options
 from lazyfs.cli.options import cache_dir_option, json_option, platform_option
 from lazyfs.cli.progress import progress_option, show_progress
+from lazyfs.interrupts import run_trio
 
 if TYPE_CHECKING:
     from lazyfs.image.indexing import BuiltIndex
@@ -68,14 +69,12 @@ def push(
 
     Builds it first where it is not here.  IMAGE itself is not changed.
     """
-    import trio
-
     from lazyfs.image.indexing import push_index
     from lazyfs.image.prepare import Request
 
     built = _build(image, cache_dir, platform, access, False, progress)
     request = Request(image, platform, cache_dir, access)
-    digest = trio.run(push_index, request, built)
+    digest = run_trio(push_index, request, built)
     if as_json:
         click.echo(json.dumps(_document(built) | {"pushed": str(digest)}, indent=2))
         return
@@ -100,12 +99,10 @@ def show(
 
     Anybody who can push can add one: pin one that you have from its maker.
     """
-    import trio
-
     from lazyfs.image.indexing import published_indexes
     from lazyfs.image.prepare import Request
 
-    resolved, found = trio.run(published_indexes, Request(image, platform, cache_dir, access))
+    resolved, found = run_trio(published_indexes, Request(image, platform, cache_dir, access))
     if as_json:
         document = {
             "resolved": resolved,
@@ -133,8 +130,6 @@ def _build(
 ) -> "BuiltIndex":
     from contextlib import ExitStack
 
-    import trio
-
     from lazyfs.image.indexing import build_index_of
     from lazyfs.image.prepare import Request
 
@@ -152,7 +147,7 @@ def _build(
                 on_total=begin,
             )
 
-    return trio.run(run)
+    return run_trio(run)
 
 
 def _show(built: "BuiltIndex", as_json: bool) -> None:

@@ -8,6 +8,7 @@ import click
 
 from lazyfs.cli.access import access_options
 from lazyfs.cli.options import cache_dir_option, json_option, platform_option, verify_option
+from lazyfs.interrupts import run_trio
 
 if TYPE_CHECKING:
     from lazyfs.image.describe import DescribedImage, DescribedLayer
@@ -66,8 +67,6 @@ def inspect(
         decided = decision(image, access)
         click.echo(json.dumps(decided, indent=2) if as_json else "\n".join(endpoint_lines(decided)))
         return 0
-    import trio
-
     from lazyfs.image.describe import describe
     from lazyfs.image.known import reference_of
     from lazyfs.image.prepare import Request
@@ -75,7 +74,7 @@ def inspect(
 
     store = open_store(cache_dir)
     named = image if store is None else reference_of(store, image) or image
-    described = trio.run(describe, Request(named, platform, cache_dir, access, verify_mode))
+    described = run_trio(describe, Request(named, platform, cache_dir, access, verify_mode))
     document, lines = document_of(described) | {"reference": image}, lines_of(described)
     if content is not None:
         from lazyfs.cli.inspect_content import content_lines, with_content

@@ -16,6 +16,7 @@ import click
 
 from lazyfs import __version__
 from lazyfs.errors import EXIT_CODES, LazyfsError, UsageError
+from lazyfs.interrupts import Interrupts
 
 log = logging.getLogger(__name__)
 
@@ -211,11 +212,17 @@ def cli(ctx: click.Context, verbose: int, quiet: bool, log_format: str) -> None:
 
 def main(words: Sequence[str] | None = None, alone: str = "") -> NoReturn:
     """Run a command line, and leave at once; *alone* is why no service does it."""
+    interrupts = Interrupts()
     code = 0
     try:
+        interrupts.install()
         cli.main(words, prog_name="lazyfs", obj={"alone": alone})
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else FAILED
+    except KeyboardInterrupt:  # when all was done
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        interrupts.end()
     leave(code)
 
 

@@ -16,6 +16,7 @@ from lazyfs.cli.options import VERIFY_MODES, default_runtime_dir, default_state_
 from lazyfs.cli.quantities import parse_budget, parse_rate
 from lazyfs.cli.request import DRIVERS, PREFETCH_MODES, MountRequest
 from lazyfs.errors import MountFailed, StoreError, UsageError
+from lazyfs.interrupts import run_trio
 from lazyfs.mount.options import MountOptions, is_allow_other_permitted, parse_options
 from lazyfs.mount.point import (
     check_covers_none,
@@ -297,8 +298,6 @@ def prepare_shown(
     """Prepare an image; show how far it is where layers have to be fetched whole."""
     from contextlib import ExitStack
 
-    import trio
-
     from lazyfs.image.plain import PlainOptions
     from lazyfs.image.prepare import Request, prepare
 
@@ -316,7 +315,7 @@ def prepare_shown(
             on_total=begin,
         )
         request = Request(image, platform, cache_dir, access, verify, plain)
-        return trio.run(partial(prepare, request, foresee=foresee))
+        return run_trio(partial(prepare, request, foresee=foresee))
 
 
 def _pin(text: str) -> "Digest":

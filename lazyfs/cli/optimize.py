@@ -1,8 +1,6 @@
 """``lazyfs optimize``: convert an image so that what a program reads comes first."""
 
 import shutil
-import signal
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from lazyfs.cli.conversion import Wanted, advice_of, conversion_options, convert
 from lazyfs.cli.options import default_runtime_dir, json_option, platform_option
 from lazyfs.cli.request import DRIVERS, MountRequest
 from lazyfs.errors import LazyfsError, MountFailed
+from lazyfs.interrupts import uninterrupted
 from lazyfs.service.standing import process_start
 
 if TYPE_CHECKING:
@@ -65,41 +64,41 @@ def optimize(
     from lazyfs.cli.conversion import writer_options
 
     writer_options(wanted)  # what does not go together is said before anything is fetched
-    # Leave by way of every finally.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    folder = Path(tempfile.mkdtemp(prefix="lazyfs-optimize-"))
-    try:
-        request = MountRequest(
-            image=source,
-            directory=str(folder / "rootfs"),
-            foreground=False,
-            cache_dir=folder / "cache",
-            platform=platform,
-            access=access,
-            words=(),
-            driver=driver,
-            prefetch="none",
-            cache_size="90%",
-            background_limit="0",
-            begun=process_start(),
-            stats=False,
-            verbosity=ctx.obj["verbosity"],
-            log_json=ctx.obj["log_json"],
-        )
-        (folder / "rootfs").mkdir()
-        with _mounted(request) as config:
-            _watch(folder / "rootfs", config(), words, timeout)
-        convert_and_print(
-            source,
-            destination,
-            wanted,
-            access,
-            platform,
-            as_json=as_json,
-            advise=advice_of(folder / "cache"),
-        )
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with uninterrupted() as held:
+        folder = Path(tempfile.mkdtemp(prefix="lazyfs-optimize-"))
+        try:
+            request = MountRequest(
+                image=source,
+                directory=str(folder / "rootfs"),
+                foreground=False,
+                cache_dir=folder / "cache",
+                platform=platform,
+                access=access,
+                words=(),
+                driver=driver,
+                prefetch="none",
+                cache_size="90%",
+                background_limit="0",
+                begun=process_start(),
+                stats=False,
+                verbosity=ctx.obj["verbosity"],
+                log_json=ctx.obj["log_json"],
+            )
+            (folder / "rootfs").mkdir()
+            with _mounted(request, held) as config, held.opened():
+                _watch(folder / "rootfs", config(), words, timeout)
+            with held.opened():
+                convert_and_print(
+                    source,
+                    destination,
+                    wanted,
+                    access,
+                    platform,
+                    as_json=as_json,
+                    advise=advice_of(folder / "cache"),
+                )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _watch(root: Path, config: Mapping[str, Any], words: tuple[str, ...], seconds: float) -> None:
@@ -112,7 +111,9 @@ def _watch(root: Path, config: Mapping[str, Any], words: tuple[str, ...], second
 
 
 @contextmanager
-def _mounted(request: MountRequest) -> Iterator[Callable[[], Mapping[str, Any]]]:
+def _mounted(
+    request: MountRequest, held: uninterrupted
+) -> Iterator[Callable[[], Mapping[str, Any]]]:
     """Mount, and unmount in every case; yields what returns the image's config."""
     from lazyfs.cli.mounting import make_mount
     from lazyfs.mount.point import real_path, state_of, unmount
@@ -136,7 +137,8 @@ def _mounted(request: MountRequest) -> Iterator[Callable[[], Mapping[str, Any]]]
         return {} if data is None else decode_config(data).raw
 
     try:
-        make_mount(request, lambda _: None)
+        with held.opened():
+            make_mount(request, lambda _: None)
         yield config
     finally:
         _, entry = state_of(mountpoint)

@@ -12,6 +12,7 @@ from lazyfs.cli.access import access_options
 from lazyfs.cli.options import cache_dir_option, json_option, platform_option
 from lazyfs.cli.reading import name_fields, printable
 from lazyfs.errors import StoreError, UsageError
+from lazyfs.interrupts import run_trio
 
 if TYPE_CHECKING:
     from lazyfs.digest import Digest
@@ -147,11 +148,9 @@ def _load(
 
 
 def _find(store: "Store", image: str, platform: str | None, access: "AccessOptions") -> "Digest":
-    import trio
-
     from lazyfs.image.profiled import find_manifest
 
-    return trio.run(find_manifest, store, image, platform, access)
+    return run_trio(find_manifest, store, image, platform, access)
 
 
 def _read(file: str) -> bytes:

@@ -10,6 +10,7 @@ from lazyfs.cli.access import access_options
 from lazyfs.cli.options import cache_dir_option, json_option, platform_option
 from lazyfs.cli.progress import progress_option, show_progress
 from lazyfs.cli.reading import run_with_image
+from lazyfs.interrupts import run_trio
 
 if TYPE_CHECKING:
     from lazyfs.errors import LazyfsError
@@ -108,8 +109,6 @@ def _not_kept(cache_dir: Path, resident_size: int, size: int) -> "LazyfsError":
 
 def is_complete(image: str, platform: str | None, cache_dir: Path) -> bool:
     """Say whether all of an image, named by digest, is here; nothing is asked or hashed."""
-    import trio
-
     from lazyfs.digest import parse_digest
     from lazyfs.errors import LazyfsError
     from lazyfs.image.prepare import Request, prepare
@@ -119,7 +118,7 @@ def is_complete(image: str, platform: str | None, cache_dir: Path) -> bool:
 
     request = Request(image, platform, cache_dir, AccessOptions(is_offline=True))
     try:
-        prepared = trio.run(prepare, request)
+        prepared = run_trio(prepare, request)
         store = Store(cache_dir)
         sizes = [
             resident_size(store, parse_digest(layer.toc_digest)) for layer in prepared.image.layers

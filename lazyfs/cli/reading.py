@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from lazyfs.interrupts import run_trio
+
 if TYPE_CHECKING:
     from lazyfs.image.open import OpenImage
     from lazyfs.registry.source import AccessOptions
@@ -25,8 +27,6 @@ def run_with_image(
     verify: str = "toc",
 ) -> Result:
     """Prepare and open the image that *reference* names, and return what *use* makes of it."""
-    import trio
-
     from lazyfs.image.open import open_image
     from lazyfs.image.prepare import Request, prepare
 
@@ -35,7 +35,7 @@ def run_with_image(
         async with open_image(prepared, access) as image:
             return await use(image)
 
-    return trio.run(run)
+    return run_trio(run)
 
 
 def printable(name: bytes) -> str:

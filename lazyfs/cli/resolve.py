@@ -11,6 +11,7 @@ from lazyfs.cli.access import access_options
 from lazyfs.cli.options import cache_dir_option, json_option, platform_option
 from lazyfs.cli.sandbox_options import require_pinned_option
 from lazyfs.errors import UsageError
+from lazyfs.interrupts import run_trio
 
 if TYPE_CHECKING:
     from lazyfs.image.prepare import Request
@@ -78,13 +79,12 @@ def resolve(
         raise UsageError(f"--write: got the reference {source!r}, expected a template to write to")
     if require_pinned and not is_writing:
         templates.require_pinned(template, what)
-    import trio
 
     from lazyfs.image.prepare import Request
     from lazyfs.snapshot import lockfile as locks
 
     request = Request("", platform or template.platform, cache_dir, access)
-    images = trio.run(resolve_images, template, request)
+    images = run_trio(resolve_images, template, request)
     is_changed = is_writing and locks.rewrite_file(
         Path(source),
         {each.reference: locks.pin(each.reference, each.locked.digest) for each in images},

@@ -22,6 +22,7 @@ from lazyfs.image.origin import Origin
 from lazyfs.image.prepare import Prepared, Request, prepare, wanted_platform
 from lazyfs.image.profiled import WrongImage, check_profile
 from lazyfs.image.resolve import Resolver
+from lazyfs.interrupts import run_trio
 from lazyfs.oci.platforms import parse_platform
 from lazyfs.oci.reference import LayoutReference, Reference, parse_reference
 from lazyfs.registry.access import AccessOptions
@@ -78,7 +79,7 @@ class ImageBases(NodeMounts):
         references = {text: _reference(text) for text in sorted(set(wanted.values()))}
         # What is spelled in two ways is one reference, and asked for once.
         meant = {str(reference): text for text, reference in references.items()}
-        found = trio.run(partial(self._resolve_all, references, meant, platform, pull))
+        found = run_trio(partial(self._resolve_all, references, meant, platform, pull))
         bases = {}
         for name, text in wanted.items():
             prepared, config = found[str(references[text])]
@@ -160,7 +161,7 @@ class ImageBases(NodeMounts):
             allow_partial,
             rehash=self._rehash,
         )
-        found = trio.run(work)
+        found = run_trio(work)
         bases = {}
         for image in images:
             obtained = found[image.manifest_digest]
@@ -209,7 +210,7 @@ class ImageBases(NodeMounts):
 
         A tag that cannot be asked for is warned of, and left out.
         """
-        now = trio.run(self._now, {image.original_ref: image for image in images})
+        now = run_trio(self._now, {image.original_ref: image for image in images})
         return {
             image.name: now[image.original_ref]
             for image in images

@@ -9,12 +9,11 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-import trio
-
 from lazyfs.digest import parse_digest
 from lazyfs.errors import FormatError, LazyfsError
 from lazyfs.image.origin import Origin
 from lazyfs.image.resolve import Resolver
+from lazyfs.interrupts import run_trio
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import Manifest, decode_manifest
 from lazyfs.oci.reference import parse_reference
@@ -45,7 +44,7 @@ def embed_images(
     for image in by_digest.values():
         with tempfile.TemporaryDirectory(prefix="lazyfs-embed-") as folder:
             try:
-                trio.run(_embed, image, snapshots, snapshot_id, Path(folder), cache_dir, access)
+                run_trio(_embed, image, snapshots, snapshot_id, Path(folder), cache_dir, access)
             except LazyfsError as exc:
                 raise reason_of(exc, image.original_ref) from exc
     return frozenset(by_digest)

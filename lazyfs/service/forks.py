@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from lazyfs.interrupts import REQUESTS
 from lazyfs.service.failures import ServerLost
 from lazyfs.service.handover import (
     CONTROL_SOCKET,
@@ -167,6 +168,8 @@ def _be_forker(control: socket.socket, maker: Maker) -> NoReturn:
     try:
         os.setsid()  # Ctrl-C is the parent's, which tells who is concerned
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        for number in REQUESTS:  # the parent holds them
+            signal.signal(number, signal.SIG_DFL)
         keep = control.fileno()
         limit = os.sysconf("SC_OPEN_MAX")
         os.closerange(3, keep)  # locks among them

@@ -29,6 +29,7 @@ from lazyfs.image.prefetch import FORECASTING, Limits
 from lazyfs.image.prepare import Prepared
 from lazyfs.image.profile import RECORD_SECONDS
 from lazyfs.image.throttle import Throttle
+from lazyfs.interrupts import run_trio
 from lazyfs.mount.connection import renewed
 from lazyfs.mount.drivers import open_session
 from lazyfs.mount.options import fuse_options
@@ -90,7 +91,7 @@ def serve(settings: MountSettings, link: Link) -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     set_up_memory()
     os.chdir(settings.working_directory)
-    trio.run(_serve_prepared, settings, link)
+    run_trio(_serve_prepared, settings, link)
 
 
 def succeed(succession: Succession) -> None:

@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lazyfs.errors import LazyfsError
+from lazyfs.interrupts import uninterrupted
 from lazyfs.service.failures import ServerLost, document_of, error_of, is_interrupt
 from lazyfs.service.streams import open_standard_streams
 
@@ -87,6 +88,14 @@ class Channel:
     def fileno(self) -> int:
         """Return what can be read from when a message has come."""
         return self._connection.fileno()
+
+    def leave(self) -> Word | None:
+        """Take nothing more, which the other side notices; return the word that is here already."""
+        try:
+            self._connection.shutdown(socket.SHUT_RD)
+            return self.receive()[0]
+        except (OSError, ChannelClosed):
+            return None
 
     def close(self) -> None:
         """Close this side; the other one notices."""
@@ -170,37 +179,45 @@ def run_in_background(
     """
     open_standard_streams()
     ours, theirs = socket.socketpair()
-    pid = os.fork()
-    if pid == 0:
-        ours.close()
-        _be_server(serve, theirs, log_path)
-    theirs.close()
-    channel = Channel(ours)
-    is_live = False
-    try:
-        channel_error: ChannelClosed | None = None
-        payload = prepare(partial(_foresee, channel))
+    with uninterrupted() as held:
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            _be_server(serve, theirs, log_path)
+        theirs.close()
+        channel = Channel(ours)
+        is_live = False
         try:
-            channel.send(Word.PREPARED, payload)
-        except ChannelClosed as error:
-            channel_error = error  # it may have said why before it went
-        try:
-            channel.expect(Word.READY)
-        except ChannelClosed as error:
-            raise ServerLost(
-                f"server: got its end ({channel_error or error}), expected a live mount",
-                hint=f"its log: {log_path}",
-            ) from error
-        is_live = True
-        if confirm is not None:
-            confirm()
-    except BaseException:
+            with held.opened():
+                _prepare_for(channel, prepare, log_path)
+                is_live = True
+                if confirm is not None:
+                    confirm()
+        except BaseException:
+            is_live = is_live or channel.leave() is Word.READY
+            channel.close()
+            if is_live:  # it has stopped listening to us
+                os.kill(pid, signal.SIGTERM)
+            wait_ended(pid, LEAVE_SECONDS)
+            raise
         channel.close()
-        if is_live:  # it has stopped listening to us
-            os.kill(pid, signal.SIGTERM)
-        wait_ended(pid, LEAVE_SECONDS)
-        raise
-    channel.close()
+
+
+def _prepare_for(channel: Channel, prepare: Prepare, log_path: Path) -> None:
+    """Prepare what the server behind *channel* is to serve; return when the mount is live."""
+    channel_error: ChannelClosed | None = None
+    payload = prepare(partial(_foresee, channel))
+    try:
+        channel.send(Word.PREPARED, payload)
+    except ChannelClosed as error:
+        channel_error = error  # it may have said why before it went
+    try:
+        channel.expect(Word.READY)
+    except ChannelClosed as error:
+        raise ServerLost(
+            f"server: got its end ({channel_error or error}), expected a live mount",
+            hint=f"its log: {log_path}",
+        ) from error
 
 
 def run_in_foreground(prepare: Prepare, serve: Serve, announce: Callable[[], None]) -> None:
@@ -211,19 +228,24 @@ def run_in_foreground(prepare: Prepare, serve: Serve, announce: Callable[[], Non
     open_standard_streams()
     ours, theirs = socket.socketpair()
     parent = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        ours.close()
-        _be_preparer(prepare, theirs, parent)
-    theirs.close()
-    channel = Channel(ours)
-    try:
-        serve(Link(channel, announce))
-    except ChannelClosed as error:
-        raise ServerLost("preparing: got its end, expected a prepared image") from error
-    finally:
-        channel.close()
-        wait_ended(pid, LEAVE_SECONDS)
+    with uninterrupted() as held:
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            _be_preparer(prepare, theirs, parent, held)
+        theirs.close()
+        channel = Channel(ours)
+        try:
+            with held.opened():
+                serve(Link(channel, announce))
+        except ChannelClosed as error:
+            raise ServerLost("preparing: got its end, expected a prepared image") from error
+        except KeyboardInterrupt:
+            os.kill(pid, signal.SIGTERM)  # a terminal has told it, others have not
+            raise
+        finally:
+            channel.close()
+            wait_ended(pid, LEAVE_SECONDS)
 
 
 def wait_ended(pid: int, seconds: float) -> bool:
@@ -260,10 +282,13 @@ def _be_server(serve: Serve, connection: socket.socket, log_path: Path) -> NoRet
         os._exit(code)
 
 
-def _be_preparer(prepare: Prepare, connection: socket.socket, parent: int) -> NoReturn:
+def _be_preparer(
+    prepare: Prepare, connection: socket.socket, parent: int, held: uninterrupted
+) -> NoReturn:
     code = CRASHED
     channel = Channel(connection)
     try:
+        held.release()
         die_with_parent(parent)
         channel.send(Word.PREPARED, prepare(partial(_foresee, channel)))
         code = 0
@@ -316,6 +341,7 @@ def detach(keep: int, log_path: Path) -> None:
     os.umask(0o077)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until the server handles it
     null = os.open(os.devnull, os.O_RDWR)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
     log = os.open(log_path, flags, 0o600)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lazyfs.errors import LazyfsError, NotFound, UsageError
+from lazyfs.interrupts import uninterrupted
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 FRESH = ("/tmp", "/run", "/var/tmp")
@@ -100,16 +101,20 @@ def run_for(line: Sequence[str], seconds: float) -> bool:
 
     Returns whether it ended by itself.  Raises WorkloadFailed if it did, but not well.
     """
-    try:
-        process = subprocess.Popen(line, stdin=subprocess.DEVNULL, start_new_session=True, stdout=2)
-    except (OSError, ValueError) as exc:
-        raise WorkloadFailed(f"{line[0]}: got {exc}, expected it to start") from exc
-    try:
-        status = process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return False
-    finally:
-        _end(process)
+    with uninterrupted() as held:
+        try:
+            process = subprocess.Popen(
+                line, stdin=subprocess.DEVNULL, start_new_session=True, stdout=2
+            )
+        except (OSError, ValueError) as exc:
+            raise WorkloadFailed(f"{line[0]}: got {exc}, expected it to start") from exc
+        try:
+            with held.opened():
+                status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        finally:
+            _end(process)
     if status:
         got = f"exit status {status}" if status > 0 else f"signal {-status}"
         raise WorkloadFailed(

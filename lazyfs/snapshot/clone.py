@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from lazyfs.errors import LazyfsError
@@ -11,6 +10,7 @@ from lazyfs.snapshot.restore import Order, Restored, Tools, restore
 from lazyfs.snapshot.review import review
 from lazyfs.snapshot.sandbox import check_id
 from lazyfs.snapshot.snapshots import new_id
+from lazyfs.snapshot.threads import Threads
 
 WORKERS = 2  # restores at once; each keeps more than one core busy for a moment
 
@@ -43,7 +43,7 @@ def clone(
             except LazyfsError as error:
                 failed.append((sandbox_id, error))
 
-        with tools.bases.ready(), ThreadPoolExecutor(WORKERS) as pool:
+        with tools.bases.ready(), Threads(WORKERS) as pool:
             list(pool.map(start, sandbox_ids))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

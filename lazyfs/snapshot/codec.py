@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +20,7 @@ from lazyfs.snapshot.errors import FileCorrupt
 from lazyfs.snapshot.local import local_errors
 from lazyfs.snapshot.manifest import File
 from lazyfs.snapshot.sparse import copy_sparse, segments, write_sparse
+from lazyfs.snapshot.threads import Threads
 from lazyfs.snapshot.zstd_frames import (
     LARGEST_WINDOW,
     BadFrame,
@@ -97,7 +98,7 @@ def decode_file(stream: BinaryIO, file: File, write: Write) -> None:
     All that is given is within the recorded size, but only verified once this returns.
     """
     source = _Source(stream, file)
-    with ThreadPoolExecutor(1) as hashing:
+    with Threads(1) as hashing:
         sink = _Sink(file, write, hashing)
         _decode(source, sink, file)
         source.finish()
@@ -120,7 +121,7 @@ def _compress(file: int, size: int, name: str, target: Path) -> File:
     stored_size = frames = 0
     is_done = False
     try:
-        with open(target, "xb") as output, ThreadPoolExecutor(WORKERS) as pool:
+        with open(target, "xb") as output, Threads(WORKERS) as pool:
             for data in _compressed(file, size, raw.update, pool):
                 output.write(data)
                 stored.update(data)
@@ -142,7 +143,7 @@ def _compressed(
     file: int,
     size: int,
     hash_raw: Callable[[bytes | bytearray | memoryview], None],
-    pool: ThreadPoolExecutor,
+    pool: Threads,
 ) -> Iterator[bytes]:
     """Yield the frames of a file in order; at least one, so that it is a zstd file."""
     waiting: deque[Future[bytes]] = deque()
@@ -299,7 +300,7 @@ class _Sink:
     Each piece is hashed in the thread of *hashing* while it is written and the next one comes.
     """
 
-    def __init__(self, file: File, write: Write, hashing: ThreadPoolExecutor) -> None:
+    def __init__(self, file: File, write: Write, hashing: Threads) -> None:
         self._file = file
         self._write = write
         self._hash = hashlib.sha256()
@@ -340,7 +341,7 @@ class _Sink:
 
 def _decompress(source: _Source, sink: _Sink) -> None:
     waiting: deque[Future[bytes]] = deque()
-    pool = ThreadPoolExecutor(WORKERS)
+    pool = Threads(WORKERS)
     try:
         while (header := read_header(source.read)) is not None:
             size = header.content_size

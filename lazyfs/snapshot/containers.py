@@ -6,7 +6,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ from lazyfs.snapshot.runtime import ContainerState, Runtime, SandboxPlan
 from lazyfs.snapshot.sandbox import Sandbox
 from lazyfs.snapshot.spec import Rootless, build_spec
 from lazyfs.snapshot.template import Readyz, SecretKey, Template
+from lazyfs.snapshot.threads import Threads, wait_all
 
 LINKS = 40  # that a path may lead through, as the kernel has it
 FILE_LIMIT = 1 << 20  # bytes of a file that is looked up
@@ -123,13 +123,9 @@ def side_by_side(
 
     An interrupt ends those that are in the making, by *give_up*.
     """
-    with ThreadPoolExecutor(len(mounting)) as pool:
+    with Threads(len(mounting), give_up) as pool:
         waiting = [pool.submit(each) for each in mounting]
-        try:
-            wait(waiting)
-        except BaseException:
-            give_up()
-            raise
+        wait_all(waiting)
     return tuple(each.result() for each in waiting)
 
 

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from lazyfs.interrupts import is_interrupt_waiting, uninterrupted
 from lazyfs.snapshot.errors import RuntimeFailed
 
 OUTPUT_LIMIT = 1 << 20  # bytes of what a program says that are looked at
 # Passed on to what runs on this terminal.  SIGINT comes from the terminal to both.
 FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 INSIST_SECONDS = 1.0  # between two interrupts that mean it
+LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,28 +52,30 @@ def run_program(
     """
     stream = subprocess.PIPE if output is None else output
     command = [os.fspath(word) for word in words]
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            env=env,
-            cwd=cwd,
-            start_new_session=True,
-        )
-    except (OSError, ValueError) as exc:
-        raise _no_start(command, exc) from exc
-    try:
-        out, err = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired as exc:
-        _end_session(process)
-        raise TimeExpired(
-            f"{' '.join(command)[:300]}: got no end after {seconds:g} s, expected one"
-        ) from exc
-    except BaseException:
-        _end_session(process)
-        raise
+    with uninterrupted() as held:
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                env=env,
+                cwd=cwd,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as exc:
+            raise _no_start(command, exc) from exc
+        try:
+            with held.opened():
+                out, err = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired as exc:
+            _end_session(process)
+            raise TimeExpired(
+                f"{' '.join(command)[:300]}: got no end after {seconds:g} s, expected one"
+            ) from exc
+        except BaseException:
+            _end_session(process)
+            raise
     return Done(process.returncode, _text(out), _text(err))
 
 
@@ -80,8 +84,10 @@ def run_on_terminal(words: Sequence[str | Path], *, cwd: Path | None = None) -> 
 
     An interrupt is the program's to act on; two within a second end it, since the first process of
     a container need not listen to any, and raise KeyboardInterrupt.  Other signals that would end
-    us are passed on.
+    us are passed on.  What came before we were asked is for us.
     """
+    if is_interrupt_waiting():
+        raise KeyboardInterrupt
     command = [os.fspath(word) for word in words]
     signals = _Signals()
     handlers: dict[int, Any] = {signal.SIGINT: signals.interrupt}
@@ -98,6 +104,8 @@ def run_on_terminal(words: Sequence[str | Path], *, cwd: Path | None = None) -> 
         except (OSError, ValueError) as exc:
             raise _no_start(command, exc) from exc
         signals.begin(process)
+        while not wait_gone([process.pid], LOOK_SECONDS):
+            pass  # a signal that came just before we waited is handled now
         status = process.wait()
     finally:
         for number, handler in before.items():

@@ -6,7 +6,6 @@ put only where none is, and a pointer that names the snapshot stays.
 
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from lazyfs.snapshot.objects import ObjectStore
 from lazyfs.snapshot.pointers import Pointer, move_pointer, read_pointer
 from lazyfs.snapshot.sandbox import Sandbox
 from lazyfs.snapshot.snapshots import Snapshots
+from lazyfs.snapshot.threads import Threads
 
 Say = Callable[[str], None]
 WORKERS = 2  # files side by side; each is compressed by several threads
@@ -102,7 +102,7 @@ def compress(sandbox: Sandbox, folder: Path, draft: Draft, mode: str) -> Draft:
     shutil.rmtree(stored, ignore_errors=True)
     stored.mkdir(mode=0o700)
     names = sorted(draft.raw, key=lambda name: -draft.raw[name])  # the long one begins
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with Threads(WORKERS) as pool:
         waiting = [
             pool.submit(store_file, folder / IMAGE / name, stored, mode=mode) for name in names
         ]

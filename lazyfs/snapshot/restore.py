@@ -7,8 +7,7 @@ is called leaves nothing, and what fails after it is ended and removed, too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ import msgspec
 from msgspec import UnsetType
 
 from lazyfs.errors import LazyfsError
+from lazyfs.interrupts import uninterrupted
 from lazyfs.oci.platforms import Platform
 from lazyfs.snapshot import gates
 from lazyfs.snapshot.bases import Base, Bases
@@ -68,6 +68,7 @@ from lazyfs.snapshot.snapshots import Snapshots
 from lazyfs.snapshot.spec import Rootless, diff_specs, spec_digest
 from lazyfs.snapshot.stoppable import Stoppable
 from lazyfs.snapshot.template import SecretKey
+from lazyfs.snapshot.threads import Threads, wait_all
 
 Say = Callable[[str], None]
 RESUMABLE = (State.STOPPED, State.FAILED)
@@ -135,15 +136,18 @@ def _start(order: Order, tools: Tools) -> Restored:
     for notice in notices:
         tools.say(notice)
     drift = _drift(order, found, tools) if order.check_drift else {}
-    try:
-        sandbox, is_new = tools.sandboxes.create(order.sandbox_id), True
-    except SandboxExists:
-        sandbox, is_new = tools.sandboxes.open(order.sandbox_id), False
-    with sandbox.lock(order.wait):
-        if not is_new:
+    with uninterrupted() as held, ExitStack() as stack:
+        try:
+            sandbox, is_new = tools.sandboxes.create(order.sandbox_id), True
+            stack.enter_context(sandbox.lock())
+        except SandboxExists:
+            sandbox, is_new = tools.sandboxes.open(order.sandbox_id), False
+            with held.opened():
+                stack.enter_context(sandbox.lock(order.wait))
             _check_state(sandbox)
         try:
-            images = _restore(sandbox, order, found, tools, notices)
+            with held.opened():
+                images = _restore(sandbox, order, found, tools, notices)
         except BaseException as error:
             keeps = order.keep_failed and isinstance(error, NotReady)
             _undo(sandbox, found.runtime, tools.bases, error, is_new=is_new, keeps=keeps)
@@ -211,7 +215,7 @@ def _restore(
         write_bundle(container.bundle, specs[container.name])
     images = _record(sandbox, found, bases, tools)
     write_whole(sandbox.template_path, msgspec.json.encode(found.template.to_document()))
-    with ThreadPoolExecutor(1) as pool:
+    with Threads(1) as pool:
         # Whoever comes after a crash finds them already; after one of the machine nothing runs.
         syncing = pool.submit(_sync, sandbox)
         wait_read = found.runtime.restore(plan, files)
@@ -262,17 +266,18 @@ def _bring(
     snapshots = Snapshots(cast(ObjectStore, stoppable))
     with local_errors(files, "make"):
         files.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with ThreadPoolExecutor(1) as pool:
-        if order.files is not None:
-            downloading = pool.submit(link_files, order.files, files)
-        else:
-            downloading = pool.submit(snapshots.download, found.loaded, files)
+    with Threads(1) as pool:
         try:
+            if order.files is not None:
+                downloading = pool.submit(link_files, order.files, files)
+            else:
+                downloading = pool.submit(snapshots.download, found.loaded, files)
             bases = _mount(sandbox, order, found, tools)
+            wait_all([downloading])
+            downloading.result()
         except BaseException:
             stoppable.stop()
             raise
-        downloading.result()
     return bases
 
 

@@ -6,9 +6,8 @@ The record of what was mounted is on the disk before a process starts.  Whatever
 process, no mount, no record and no folder.
 """
 
-import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import cast
 import msgspec
 
 from lazyfs.errors import LazyfsError
+from lazyfs.interrupts import uninterrupted
 from lazyfs.snapshot.bases import Base, Bases
 from lazyfs.snapshot.bundle import write_bundle
 from lazyfs.snapshot.checkpoint import end
@@ -109,7 +109,8 @@ def run(order: Order, tools: Tools) -> Started:
     Raises SandboxExists, Busy, Unsupported, TemplateInvalid; TagUnresolvable, BaseUnavailable,
     BaseCorrupt, PlatformMismatch, BaseDrift; RuntimeFailed, NotReady.
     """
-    return _run(order, tools, is_attached=False)
+    with uninterrupted() as held:
+        return _run(order, tools, held, is_attached=False)
 
 
 def run_attached(order: Order, tools: Tools) -> int:
@@ -117,39 +118,37 @@ def run_attached(order: Order, tools: Tools) -> int:
 
     Nothing of it is left, but for a checkpoint that another command has begun meanwhile.
     """
-    started = _run(order, tools, is_attached=True)
-    sandbox = started.sandbox
-    try:
-        # Not under the lock: others may checkpoint it.
-        return started.runtime.run_attached(started.plan)
-    finally:
-        with uninterrupted(), suppress(LazyfsError), sandbox.lock(AFTER_SECONDS):
-            journal = sandbox.journal()
-            if journal is not None and journal.state is State.RUNNING:
-                end(sandbox, started.plan, started.runtime, tools.bases)
-                remove_record(sandbox.record_path)
-                sandbox.remove()
+    with uninterrupted() as held:
+        started = _run(order, tools, held, is_attached=True)
+        sandbox = started.sandbox
+        try:
+            # Not under the lock: others may checkpoint it.
+            return started.runtime.run_attached(started.plan)
+        finally:
+            with suppress(LazyfsError), sandbox.lock(AFTER_SECONDS):
+                journal = sandbox.journal()
+                if journal is not None and journal.state is State.RUNNING:
+                    end(sandbox, started.plan, started.runtime, tools.bases)
+                    remove_record(sandbox.record_path)
+                    sandbox.remove()
 
 
-def _run(order: Order, tools: Tools, *, is_attached: bool) -> Started:
-    with tools.bases.ready():
-        return _start(order, tools, is_attached=is_attached)
-
-
-def _start(order: Order, tools: Tools, *, is_attached: bool) -> Started:
-    try:
-        sandbox, is_new = tools.sandboxes.create(order.sandbox_id), True
-    except SandboxExists:
-        sandbox, is_new = tools.sandboxes.open(order.sandbox_id), False
-    with sandbox.lock(order.wait):
-        if not is_new:
+def _run(order: Order, tools: Tools, held: uninterrupted, *, is_attached: bool) -> Started:
+    with tools.bases.ready(), ExitStack() as stack:
+        try:
+            sandbox, is_new = tools.sandboxes.create(order.sandbox_id), True
+            stack.enter_context(sandbox.lock())
+        except SandboxExists:
+            sandbox, is_new = tools.sandboxes.open(order.sandbox_id), False
+            with held.opened():
+                stack.enter_context(sandbox.lock(order.wait))
             _check_state(sandbox)
         attempt = _Attempt(sandbox, order, tools)
         try:
-            return attempt.make(is_attached=is_attached)
+            with held.opened():
+                return attempt.make(is_attached=is_attached)
         except BaseException as error:
-            with uninterrupted():
-                attempt.undo(error, is_new=is_new)
+            attempt.undo(error, is_new=is_new)
             raise
 
 
@@ -266,7 +265,7 @@ class _Attempt:
         """Leave nothing of a start that failed; a sandbox that was there before stays, FAILED."""
         sandbox = self._sandbox
         journal = sandbox.journal()
-        has_begun = journal is not None and journal.state is State.STARTING
+        has_begun = journal is not None and journal.state in (State.STARTING, State.RUNNING)
         if journal is not None and has_begun:
             if self._order.keep_failed and isinstance(error, NotReady):
                 sandbox.fail(journal, error)
@@ -282,20 +281,6 @@ class _Attempt:
         elif journal is not None and has_begun:
             reason = error if isinstance(error, LazyfsError) else Interrupted(repr(error))
             sandbox.fail(journal, cast(Exception, reason))
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Let no Ctrl-C interrupt the block: somebody who is impatient presses it again."""
-    try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not the main thread, which alone is interrupted
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def locked_line(image: Image) -> str:

@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -34,6 +34,7 @@ from lazyfs.snapshot.s3_names import (
     endpoint_of_environment,
     etag_of,
 )
+from lazyfs.snapshot.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -231,7 +232,7 @@ class S3Store:
         with self._call(key, "write") as client:
             upload_id = client.create_multipart_upload(**name)["UploadId"]
         is_done = False
-        pool = ThreadPoolExecutor(PARTS_AT_ONCE)
+        pool = Threads(PARTS_AT_ONCE)
         try:
 
             def send(number: int, start: int) -> Part:

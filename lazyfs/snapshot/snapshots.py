@@ -12,7 +12,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
@@ -42,6 +41,7 @@ from lazyfs.snapshot.manifest import (
 )
 from lazyfs.snapshot.objects import ObjectMissing, ObjectStore, Stored, stopping
 from lazyfs.snapshot.pointers import Pointer
+from lazyfs.snapshot.threads import Threads, wait_all
 
 WORKERS = 2  # files on their way at once; each is compressed or decompressed by several threads
 Item = TypeVar("Item")
@@ -328,10 +328,10 @@ class Snapshots:
             stopping.set(stop)
             work(item, stop)
 
-        pool = ThreadPoolExecutor(WORKERS)
+        pool = Threads(WORKERS)
         try:
             futures = [pool.submit(run, item) for item in items]
-            wait(futures, return_when=FIRST_EXCEPTION)
+            wait_all(futures)
             failed = [each for each in futures if each.done() and each.exception() is not None]
             for future in failed or futures:
                 future.result()
