@@ -21,7 +21,7 @@ IMPORTS = (
     "import lazyfs.cli.main, lazyfs.cli.mounting, lazyfs.image.prepare, lazyfs.registry.client"
 )
 WANTED = ("demand", "ahead", "profile", "program")
-MOUNT_ROUND_TRIPS = 4  # connect, manifest, connect again for its layers, their TOCs
+MOUNT_ROUND_TRIPS = 4  # connect, manifest, the layers' TOCs, what is fetched first
 SECONDS = 60
 
 
