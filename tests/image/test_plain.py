@@ -1,5 +1,6 @@
 """Images with plain layers: one pass, verified; by an index as lazily as any; never by a lie."""
 
+import functools
 import gzip
 import shutil
 from collections.abc import Iterator
@@ -52,6 +53,7 @@ MANY = [*FILES, ("big", words(3_500_000, 9))]
 UPPER = [("a/small", b"above\n"), ("upper", words(1_500_000, 3))]
 
 
+@functools.cache
 def layer(tar: bytes, kind: str = OCI_GZIP) -> Layer:
     pack = {OCI_GZIP: lambda data: gzip.compress(data, mtime=0), OCI_TAR: bytes}
     blob = zstandard.compress(tar) if kind == OCI_ZSTD else pack[kind](tar)

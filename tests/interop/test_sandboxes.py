@@ -250,7 +250,7 @@ def test_left_running(world: World) -> None:
 def test_many_from_one_snapshot(new_world: World) -> None:
     here, there = new_world.node(), new_world.node()
     # Twenty that count all the time would leave nothing for anybody else.
-    new_world.write_template(new_world.tag, COUNTER.replace("sleep 0.05", "sleep 4"))
+    new_world.write_template(new_world.tag, COUNTER.replace("sleep 0.2", "sleep 4"))
     built = json.loads(
         here.do(
             "golden", "build", new_world.template, "--to", new_world.store, "--warm", "0.3",

@@ -20,7 +20,7 @@ SUITES = (OLD, NEW)
 BUSYBOX = Path("/usr/bin/busybox")
 COMMANDS = ("sh", "sleep", "cat", "echo", "ls", "id", "touch", "hostname", "true", "env", "dd")
 COUNTER = (
-    'read base </etc/base; i=0; while true; do i=$((i+1)); echo "$i $base"; sleep 0.05; '
+    'read base </etc/base; i=0; while true; do i=$((i+1)); echo "$i $base"; sleep 0.2; '
     "read base </etc/base; done"
 )
 
