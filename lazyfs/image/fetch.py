@@ -84,6 +84,8 @@ class Fetcher:
         self._slots = trio.CapacityLimiter(DEMAND_REQUESTS)
         self._spare = Spare()
         self._is_full = False
+        self._adopted = 0
+        self._none_adopted = trio.Event()
 
     # Reading.
 
@@ -264,7 +266,21 @@ class Fetcher:
             if dev is not None and chunks:
                 run = Run(each.start, each.end, chunks, purpose=Purpose.PROFILE, early=each)
                 dev.take_off(run)
-                self._nursery.start_soon(self._fetch, dev, run)
+                self._adopted += 1
+                self._nursery.start_soon(self._run_adopted, dev, run)
+
+    async def _run_adopted(self, dev: Device, run: Run) -> None:
+        try:
+            await self._fetch(dev, run)
+        finally:
+            self._adopted -= 1
+            if not self._adopted:
+                self._none_adopted.set()
+
+    async def wait_adopted(self) -> None:
+        """Return when all that was adopted is here, or cannot be had."""
+        if self._adopted:
+            await self._none_adopted.wait()
 
     async def _run_demand(self, dev: Device, run: Run) -> None:
         is_demand = run.purpose is Purpose.DEMAND

@@ -69,6 +69,7 @@ async def prefetch(
     if profiled is None or mode == "landmark":
         profiled = chain(_landmark(fetcher, device) for device in devices)
     await _fetch_all(fetcher, _requests(fetcher, profiled), Purpose.PROFILE, limits)
+    await fetcher.wait_adopted()
     if mode == "all":
         await fetcher.warm_up()
         rest = chain(_segments(fetcher, device) for device in devices)

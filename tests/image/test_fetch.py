@@ -12,9 +12,12 @@ import trio
 import trio.testing
 
 from lazyfs.errors import Unavailable
+from lazyfs.image.counts import Purpose
 from lazyfs.image.device import AROUND_MAX, AROUND_SIZE, Device
+from lazyfs.image.early import EarlyRange
 from lazyfs.image.fetch import ChunkCorrupt, FetchBroken, Fetcher
 from lazyfs.image.prefetch import prefetch
+from lazyfs.image.pressure import Demand
 from lazyfs.image.twins import Twins
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.store.content import LayerContent, UnstoredContent
@@ -455,3 +458,22 @@ async def test_who_stays_near_gets_more_at_once(tmp_path: Path) -> None:
         for number in (15, 0, 9, 3, 12, 6):
             assert await bench.read(number) == bench.data(number)
         assert max(end - start for start, end in bench.source.requests) <= 2 * AROUND_SIZE
+
+
+async def test_filling_waits_for_what_came_early(tmp_path: Path) -> None:
+    layer = make_layer([100_000, 100_000, 100_000])
+    async with opened(layer, tmp_path) as bench:
+        table = bench.device.table
+        early = EarlyRange(bench.device.descriptor, table.blob_offset(1), table.blob_end(1))
+        bench.fetcher.adopt([early])
+        bench.fetcher.demand = Demand(lambda: 1e9, bench.fetcher.pace)
+        bench.fetcher.demand._ended = 0.0  # nobody has read for long
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(prefetch, bench.fetcher, [bench.device], "all")
+            await trio.testing.wait_all_tasks_blocked()
+            assert bench.source.requests == []
+            await early.fetch(bench.source, bench.fetcher.pace)
+        assert bench.source.requests[0] == (early.start, early.end)
+        assert [await bench.read(number) for number in range(3)] == [*layer.files.values()]
+        assert bench.fetcher.statistics.traffic[Purpose.DEMAND].requests == 0
+        assert bench.fetcher.statistics.traffic[Purpose.PROFILE].requests == 1
