@@ -218,8 +218,10 @@ async def open_early() -> AsyncIterator[Early]:
             yield early
         except Exception as exc:
             error = exc  # raised below: the nursery would wrap it in a group
-        nursery.cancel_scope.cancel()
-    if early.origin is not None:
-        await early.origin.aclose()
+        finally:
+            nursery.cancel_scope.cancel()
+            if early.origin is not None:
+                with trio.CancelScope(shield=True):
+                    await early.origin.aclose()
     if error is not None:
         raise error

@@ -47,6 +47,12 @@ class Profile(msgspec.Struct, frozen=True):
     version: int = PROFILE_VERSION
 
 
+class _Place(msgspec.Struct):
+    """What tells whether the rest of a profile is worth decoding."""
+
+    repository: str = ""
+
+
 def encode_profile(profile: Profile) -> bytes:
     """Return the JSON form; the same for the same profile."""
     return msgspec.json.encode(profile) + b"\n"
@@ -98,11 +104,11 @@ def load_alike(store: Store, repository: str) -> Profile | None:
             continue  # removed meanwhile
     for _, path in sorted(found, reverse=True)[:ALIKE]:
         try:
-            profile = decode_profile(path.read_bytes())
-        except (OSError, BadProfile):
+            data = path.read_bytes()
+            if msgspec.json.decode(data, type=_Place).repository == repository:
+                return decode_profile(data)
+        except (OSError, BadProfile, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             continue
-        if profile.repository == repository:
-            return profile
     return None
 
 
