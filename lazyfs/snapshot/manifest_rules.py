@@ -80,7 +80,7 @@ def _times(manifest: "Manifest") -> Iterator[str]:
     times += [(f"{place}.resolvedAt", image.resolved_at) for place, image in _images(manifest)]
     for place, text in times:
         try:
-            datetime.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")
+            datetime.fromisoformat(text[:19])
         except ValueError:
             yield f"{place}: got {quote(text)}, expected a time that exists"
 

@@ -67,6 +67,9 @@ def run_program(
             raise _no_start(command, exc) from exc
         try:
             with held.opened():
+                # Without pipes, communicate would look for the end at longer and longer intervals.
+                if output is not None and not wait_gone([process.pid], seconds):
+                    raise subprocess.TimeoutExpired(command, seconds)
                 out, err = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired as exc:
             _end_session(process)

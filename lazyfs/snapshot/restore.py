@@ -71,6 +71,7 @@ from lazyfs.snapshot.template import SecretKey
 from lazyfs.snapshot.threads import Threads, wait_all
 
 Say = Callable[[str], None]
+Mounted = tuple[dict[str, Base], dict[str, str]]  # by container; and the mounts' ids
 RESUMABLE = (State.STOPPED, State.FAILED)
 BASE = "base"  # of a sandbox's folder: images that were embedded beside the snapshot
 RESTORED = ("bundles", BASE, "restores", "runtime", "base-record.json")  # what a restore makes
@@ -198,7 +199,7 @@ def _restore(
     journal = _begin(sandbox, order, found, tools.snapshots.objects.url)
     plan = sandbox.plan(journal)
     files = sandbox.restore_dir(found.loaded.id)
-    bases = _bring(sandbox, order, found, tools, files)
+    bases, mount_ids = _bring(sandbox, order, found, tools, files)
     journal = _note_rebase(sandbox, journal, order, found)
     configs = {name: base.config for name, base in bases.items()}
     specs = build_specs(
@@ -213,7 +214,7 @@ def _restore(
     notices += _check_specs(found, order, specs, tools.say)
     for container in plan.containers:
         write_bundle(container.bundle, specs[container.name])
-    images = _record(sandbox, found, bases, tools)
+    images = _record(sandbox, found, bases, mount_ids)
     write_whole(sandbox.template_path, msgspec.json.encode(found.template.to_document()))
     with Threads(1) as pool:
         # Whoever comes after a crash finds them already; after one of the machine nothing runs.
@@ -258,9 +259,7 @@ def _begin(sandbox: Sandbox, order: Order, found: Review, store: str) -> Journal
     )
 
 
-def _bring(
-    sandbox: Sandbox, order: Order, found: Review, tools: Tools, files: Path
-) -> dict[str, Base]:
+def _bring(sandbox: Sandbox, order: Order, found: Review, tools: Tools, files: Path) -> Mounted:
     """Mount the images and download the files, side by side; end both when one fails."""
     stoppable = Stoppable(tools.snapshots.objects)
     snapshots = Snapshots(cast(ObjectStore, stoppable))
@@ -272,13 +271,13 @@ def _bring(
                 downloading = pool.submit(link_files, order.files, files)
             else:
                 downloading = pool.submit(snapshots.download, found.loaded, files)
-            bases = _mount(sandbox, order, found, tools)
+            mounted = _mount(sandbox, order, found, tools)
             wait_all([downloading])
             downloading.result()
         except BaseException:
             stoppable.stop()
             raise
-    return bases
+    return mounted
 
 
 def link_files(source: Path, target: Path) -> None:
@@ -289,7 +288,7 @@ def link_files(source: Path, target: Path) -> None:
             (target / path.name).hardlink_to(path)
 
 
-def _mount(sandbox: Sandbox, order: Order, found: Review, tools: Tools) -> dict[str, Base]:
+def _mount(sandbox: Sandbox, order: Order, found: Review, tools: Tools) -> Mounted:
     """Mount the recorded images, by digest, and compare what the mounts say they are."""
     _pin(sandbox, order, [image.manifest_digest for image in found.manifest.images], tools)
     bases = _obtain(sandbox, order, found, tools)
@@ -302,21 +301,24 @@ def _mount(sandbox: Sandbox, order: Order, found: Review, tools: Tools) -> dict[
         if base.note is not None:
             tools.say(base.note)
     work = [partial(_mount_one, sandbox, base, tools) for base in bases.values()]
-    side_by_side(work, tools.bases.give_up)
-    return bases
+    mount_ids = side_by_side(work, tools.bases.give_up)
+    return bases, dict(zip(bases, mount_ids, strict=True))
 
 
 def _pin(sandbox: Sandbox, order: Order, manifests: Sequence[str], tools: Tools) -> None:
     pin_images(sandbox.folder, order.cache_dir, manifests, tools.say)
 
 
-def _mount_one(sandbox: Sandbox, base: Base, tools: Tools) -> None:
+def _mount_one(sandbox: Sandbox, base: Base, tools: Tools) -> str:
+    """Mount an image, and compare; return the mount's id."""
     image = base.image
     rootfs = sandbox.rootfs(image.name)
     with local_errors(rootfs, "make"):
         rootfs.mkdir(mode=0o755, parents=True)
     tools.bases.mount(base, rootfs)
-    gates.check_mounted(image, mounted_image(image, tools.bases.identity(rootfs)))
+    attributes = tools.bases.identity(rootfs)
+    gates.check_mounted(image, mounted_image(image, attributes))
+    return attributes[MOUNT_ID]
 
 
 def _obtain(sandbox: Sandbox, order: Order, found: Review, tools: Tools) -> dict[str, Base]:
@@ -388,7 +390,7 @@ def _check_specs(
 
 
 def _record(
-    sandbox: Sandbox, found: Review, bases: Mapping[str, Base], tools: Tools
+    sandbox: Sandbox, found: Review, bases: Mapping[str, Base], mount_ids: Mapping[str, str]
 ) -> tuple[Image, ...]:
     """Write down which images the sandbox goes on with: as recorded, whatever tags mean now."""
     recorded = []
@@ -397,8 +399,7 @@ def _record(
         image = base.image
         if image.source != "assumed" and not found.is_data:
             image = msgspec.structs.replace(image, source="inherited", embedded=msgspec.UNSET)
-        mount_id = tools.bases.identity(rootfs)[MOUNT_ID]
-        recorded.append(RecordedImage(image, mount_id, str(rootfs)))
+        recorded.append(RecordedImage(image, mount_ids[name], str(rootfs)))
     record = BaseRecord(RECORD_VERSION, sandbox.id, utc_now(), tuple(recorded))
     save_record(sandbox.record_path, record, is_synced=False)
     return tuple(each.image for each in recorded)
