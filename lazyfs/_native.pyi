@@ -113,8 +113,11 @@ class Tree:
         root's.  None: the twin has to do it.
         """
 
-def scan_toc(data: Buffer, codec: int, limits: tuple[int, ...], /) -> Toc | None:
-    """Return what the JSON of a TOC says, None where that is unusual or wrong."""
+def scan_toc(data: bytes, codec: int, limits: tuple[int, ...], /) -> Toc | None:
+    """Return what the JSON of a TOC says, None where that is unusual or wrong.
+
+    Holds *data*, which must not change, as bytes do not.
+    """
 
 def merge_tocs(layers: tuple[Toc, ...], /) -> Tree | None:
     """Lay *layers* over each other, bottom first; None where that is unusual or wrong."""

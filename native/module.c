@@ -528,6 +528,7 @@ static PyType_Spec server_spec = {
 
 typedef struct {
 	PyObject_HEAD struct lfs_toc *toc;
+	Py_buffer json;
 } Toc;
 
 typedef struct {
@@ -587,21 +588,25 @@ static PyObject *scan_toc(PyObject *module, PyObject *args)
 	Py_BEGIN_ALLOW_THREADS
 	result = lfs_toc_scan(&toc, data.buf, (size_t)data.len, &limits);
 	Py_END_ALLOW_THREADS
-	PyBuffer_Release(&data);
-	if (result != LFS_OK)
+	if (result != LFS_OK) {
+		PyBuffer_Release(&data);
 		Py_RETURN_NONE;
+	}
 	self = make(state->toc);
 	if (!self) {
 		lfs_toc_free(toc);
+		PyBuffer_Release(&data);
 		return NULL;
 	}
 	self->toc = toc;
+	self->json = data;
 	return (PyObject *)self;
 }
 
 static void toc_dealloc(PyObject *object)
 {
 	lfs_toc_free(((Toc *)object)->toc);
+	PyBuffer_Release(&((Toc *)object)->json);
 	discard(object);
 }
 

@@ -489,7 +489,8 @@ struct lfs_toc_xattrs {
 	size_t path_size, json_size;
 };
 
-/* lfs_toc_scan() reads the JSON of a table of contents, which need not stay. */
+/* lfs_toc_scan() reads the JSON of a table of contents, which must stay as long
+ * as the result does. */
 enum lfs_result lfs_toc_scan(struct lfs_toc **toc, const uint8_t *json,
 			     size_t size, const struct lfs_toc_limits *limits);
 void lfs_toc_free(struct lfs_toc *toc);

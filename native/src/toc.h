@@ -63,8 +63,7 @@ struct toc_node {
 };
 
 struct lfs_toc {
-	uint8_t *json; /* a copy: what is not escaped is read in place */
-	uint8_t *arena;
+	uint8_t *arena; /* paths, and texts that were escaped */
 	size_t arena_used;
 	struct toc_entry *entries;
 	uint32_t count, room;

@@ -756,13 +756,11 @@ enum lfs_result lfs_toc_scan(struct lfs_toc **out, const uint8_t *json,
 		return LFS_UNUSUAL;
 	memset(&in, 0, sizeof(in));
 	toc->codec = limits->codec;
-	toc->json = malloc(size);
 	/* Escapes and paths: each at most as long as the text it is from. */
 	toc->arena = malloc(2 * size);
-	if (toc->json && toc->arena) {
-		memcpy(toc->json, json, size);
-		in.at = toc->json;
-		in.end = toc->json + size;
+	if (toc->arena) {
+		in.at = json;
+		in.end = json + size;
 		in.toc = toc;
 		in.limits = limits;
 		if (read_document(&in))
@@ -780,7 +778,6 @@ void lfs_toc_free(struct lfs_toc *toc)
 {
 	if (!toc)
 		return;
-	free(toc->json);
 	free(toc->arena);
 	free(toc->entries);
 	free(toc->chunks);
