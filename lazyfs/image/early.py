@@ -37,6 +37,10 @@ REQUESTS = 4
 """At once.  The TOCs, which everything else waits for, share the link with them."""
 
 
+WAKE_SIZE = 256 << 10
+"""Whoever reads is woken for so many bytes at a time: what is decoded at once, in ``transfer``."""
+
+
 class ForeseenLayer(msgspec.Struct, frozen=True):
     """A layer by its descriptor; ``toc_digest`` is what its annotations claim."""
 
@@ -87,6 +91,7 @@ class EarlyRange:
     async def fetch(self, source: Source, pace: Pace) -> None:
         """Ask *source* for the range; what goes wrong only ends it."""
         started = pace.started()
+        unseen = 0
         try:
             async with source.open_range(self.descriptor, self.start, self.end) as body:
                 async for data in body:
@@ -94,7 +99,10 @@ class EarlyRange:
                         pace.answered(started)
                     pace.received(len(data))
                     self._pieces.append(data)
-                    self._wake()
+                    unseen += len(data)
+                    if unseen >= WAKE_SIZE:
+                        self._wake()
+                        unseen = 0
         except LazyfsError as exc:
             log.debug("%s", exc.message)  # whoever reads on will be told
         finally:
