@@ -3,8 +3,6 @@
 import os
 import stat
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -156,6 +154,9 @@ def _check_running(runtime: Runtime, plan: SandboxPlan) -> None:
 
 
 def _wait_answer(name: str, readyz: Readyz, runtime: Runtime, plan: SandboxPlan) -> None:
+    import urllib.error  # noqa: PLC0415 - and with it http and email: few wait for an answer
+    import urllib.request  # noqa: PLC0415
+
     url = f"http://127.0.0.1:{readyz.http_get.port}{readyz.http_get.path}"
     deadline = time.monotonic() + readyz.timeout_seconds
     said = "no answer"

@@ -11,7 +11,6 @@ from pathlib import Path
 from lazyfs.snapshot.documents import quote
 from lazyfs.snapshot.errors import TemplateInvalid
 from lazyfs.snapshot.template import Container, SecretKey
-from lazyfs.snapshot.yaml_documents import parse_yaml
 
 PREFIX = "LAZYFS_SECRET_"
 SECRETS_LIMIT = 1 << 20  # bytes
@@ -69,6 +68,9 @@ def load_secrets(path: Path | None, environment: Mapping[str, str]) -> Secrets:
         raise TemplateInvalid(f"secrets {path}: {reason}") from exc
     if len(data) > SECRETS_LIMIT:
         raise TemplateInvalid(f"secrets {path}: got more than {SECRETS_LIMIT} bytes")
+    # Most commands read none.
+    from lazyfs.snapshot.yaml_documents import parse_yaml  # noqa: PLC0415
+
     document = parse_yaml(text, complain)
     if not isinstance(document, dict):
         raise TemplateInvalid(f"secrets {path}: got no names, expected NAME: {{KEY: VALUE}}")

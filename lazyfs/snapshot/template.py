@@ -18,7 +18,6 @@ from lazyfs.snapshot.documents import canonical_digest, cut, make, parse_json, q
 from lazyfs.snapshot.errors import TemplateInvalid
 from lazyfs.snapshot.template_rules import PAUSE as PAUSE
 from lazyfs.snapshot.template_rules import faults, reference_fault
-from lazyfs.snapshot.yaml_documents import parse_yaml
 
 TEMPLATE_LIMIT = 256 << 10  # bytes
 KIND = "ActorTemplate"
@@ -263,6 +262,9 @@ def decode_template(
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         raise complain(f"got bytes that are not UTF-8 at {exc.start}, expected text") from exc
+    # A restore reads none.
+    from lazyfs.snapshot.yaml_documents import parse_yaml  # noqa: PLC0415
+
     return template_of_document(parse_yaml(text, complain), what=what, name=name)
 
 
