@@ -46,6 +46,9 @@ log = logging.getLogger(__name__)
 CONNECTIONS = 2
 """Besides the one that the manifest comes by: for the tails of that many layers more."""
 
+GRACE_SECONDS = 0.02
+"""How long these are waited for once the manifest is here: it takes as long as they do."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -187,11 +190,18 @@ async def _resolved(request: Request, store: Store, origin: Origin, resolver: Re
         return await resolver.resolve(reference.identifier, platform)
     error: LazyfsError | None = None
     resolved: Resolved | None = None
+    connected = trio.Event()
+
+    async def connect() -> None:
+        await origin.source.connect(CONNECTIONS)
+        connected.set()
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(origin.source.connect, CONNECTIONS)
-        await trio.lowlevel.checkpoint()  # these first: they are to be done when the manifest is
+        nursery.start_soon(connect)
         try:
             resolved = await resolver.resolve(reference.identifier, platform)
+            with trio.move_on_after(GRACE_SECONDS):
+                await connected.wait()
         except LazyfsError as exc:
             error = exc  # raised below: the nursery would wrap it in a group
         nursery.cancel_scope.cancel()
