@@ -34,6 +34,7 @@ from lazyfs.oci.reference import LayoutReference, Reference, parse_reference
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.erofs_writer import build_index
 from lazyfs.store.images import ImageRecord, LayerRecord, load_image, save_image
+from lazyfs.store.passes import load_pass
 from lazyfs.store.paths import Store, StoreFull, volatile_store
 from lazyfs.store.scratch import sweep
 from lazyfs.store.spans import can_be_had
@@ -244,7 +245,11 @@ def _has_layer(store: Store, layer: LayerRecord, pinned: Digest | None) -> bool:
         return False
     if layer.verified_by not in (PASS, INDEX):
         return True
-    return pinned is None and can_be_had(store, digest)
+    if pinned is not None:
+        known = load_pass(store, parse_digest(layer.digest))
+        if known is None or (known.index_digest, known.toc_digest) != (str(pinned), str(digest)):
+            return False
+    return can_be_had(store, digest)
 
 
 @dataclass(frozen=True, slots=True)

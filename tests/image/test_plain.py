@@ -187,6 +187,10 @@ async def test_another_machine_mounts_lazily(registry: FakeRegistry, tmp_path: P
     async with open_image(prepared, ACCESS) as image:
         assert await read(image, "upper") == words(1_500_000, 3)
         await expect(image, dict(MANY) | dict(UPPER))
+    registry.forget_requests()
+    again = await prepare(request(resolved, tmp_path / "two", pinned=pinned))
+    assert again.image == prepared.image
+    assert registry.requests == []
 
 
 async def test_an_index_is_the_same_wherever_it_is_built(
