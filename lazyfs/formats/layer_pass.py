@@ -21,9 +21,10 @@ from lazyfs.digest import Digest, digest_of
 from lazyfs.formats.arrange import arrange
 from lazyfs.formats.codec import MAX_RATIO, Codec
 from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
+from lazyfs.formats.scan import ScannedEntries
 from lazyfs.formats.spans import SPAN_SIZE, PlainStream, Span, open_stream
 from lazyfs.formats.tar import BadTar, TarMember, TarScanner
-from lazyfs.formats.toc import Chunk, Kind, Toc, decode_toc
+from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry, decode_toc
 from lazyfs.formats.toc_json import Part, TocSpeller
 
 CHUNK_SIZE = 4 << 20
@@ -268,17 +269,23 @@ def placed(toc: Toc, spans: Sequence[Span]) -> Toc:
         return toc
 
     def place(chunk: Chunk) -> Chunk:
-        if chunk.blob_offset not in inside:
+        if chunk.blob_offset not in inside or chunk.codec is Codec.HOLE:
             return chunk
         return msgspec.structs.replace(chunk, codec=Codec.DEFLATE)
 
-    entries = tuple(
-        msgspec.structs.replace(entry, chunks=tuple(place(chunk) for chunk in entry.chunks))
-        if entry.chunks
-        else entry
-        for entry in toc.entries
-    )
-    return msgspec.structs.replace(toc, entries=entries)
+    def entries() -> Sequence[TocEntry]:
+        return tuple(
+            msgspec.structs.replace(entry, chunks=tuple(place(chunk) for chunk in entry.chunks))
+            if entry.chunks
+            else entry
+            for entry in toc.entries
+        )
+
+    if isinstance(toc.entries, ScannedEntries):
+        native, xattrs = toc.entries.native, toc.entries.xattrs
+        scanned = ScannedEntries(native, xattrs, entries, inside)
+        return msgspec.structs.replace(toc, entries=scanned)
+    return msgspec.structs.replace(toc, entries=entries())
 
 
 def limits_of(codec: Codec, limits: Limits = DEFAULT_LIMITS) -> Limits:

@@ -5,7 +5,7 @@ allow, and leaves whatever is rare or wrong to them.  So it has no messages of i
 nothing was compiled only time is lost.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, overload
 
 import msgspec
@@ -29,7 +29,8 @@ _XATTRS = msgspec.json.Decoder(dict[str, bytes])
 class ScannedEntries(Sequence["TocEntry"]):
     """The entries of a scanned TOC: made, all at once, when one of them is looked at.
 
-    ``xattrs`` are by entry, paths as in ``TocEntry``.
+    ``xattrs`` are by entry, paths as in ``TocEntry``.  ``inside``: the blob offsets of chunks that
+    begin inside a DEFLATE stream, which a TOC does not tell, so the native core does not know it.
     """
 
     def __init__(
@@ -37,9 +38,11 @@ class ScannedEntries(Sequence["TocEntry"]):
         native: "NativeToc",
         xattrs: Mapping[int, tuple[bytes, Xattrs]],
         read: Callable[[], Sequence["TocEntry"]],
+        inside: Set[int] = frozenset(),
     ) -> None:
         self.native = native
         self.xattrs = xattrs
+        self.inside = inside
         self._count, _, self.device_size, self.prefetch_end, self.tar_split = native.facts()
         self._read = read
         self._entries: Sequence[TocEntry] | None = None

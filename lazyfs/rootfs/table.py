@@ -56,7 +56,7 @@ def build_table(toc: Toc, payload_end: int, layer_format: Format = Format.ESTARG
     """
     found = None
     if isinstance(toc.entries, ScannedEntries):
-        found = toc.entries.native.table(payload_end)
+        found = _scanned_records(toc.entries, payload_end)
     records, end, payload_size, in_blob_order = found or _records(toc, payload_end)
     end += -end % BLOCK_SIZE
     prefetch_end = NO_ADVICE if toc.prefetch_end is None else toc.prefetch_end
@@ -66,6 +66,22 @@ def build_table(toc: Toc, payload_end: int, layer_format: Format = Format.ESTARG
     )  # fmt: skip
     table = header + records
     return table + hashlib.sha256(table).digest()
+
+
+def _scanned_records(
+    entries: ScannedEntries, payload_end: int
+) -> tuple[bytes | bytearray, int, int, bool] | None:
+    """Return the same of a scanned TOC; None where Python is to do it."""
+    found = entries.native.table(payload_end)
+    if found is None or not entries.inside:
+        return found
+    records = bytearray(found[0])
+    for position, (_, _, blob_offset, _, _, _, codec) in zip(
+        range(0, len(records), RECORD.size), RECORD.iter_unpack(found[0]), strict=True
+    ):
+        if blob_offset in entries.inside and codec != Codec.HOLE:
+            records[position + CODEC_BYTE] = Codec.DEFLATE
+    return records, *found[1:]
 
 
 def _records(toc: Toc, payload_end: int) -> tuple[bytes | bytearray, int, int, bool]:

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from lazyfs.errors import FormatError
 from lazyfs.formats import scan
 from lazyfs.formats.codec import Codec
+from lazyfs.formats.layer_pass import placed
 from lazyfs.formats.limits import Limits
 from lazyfs.formats.scan import ScannedEntries
+from lazyfs.formats.spans import Span
 from lazyfs.formats.toc import decode_toc
 from lazyfs.rootfs.erofs_writer import build_index
 from lazyfs.rootfs.table import build_table
@@ -102,6 +104,28 @@ USUAL = [
     ),
     raw_entry(".no.prefetch.landmark", "reg"),
 ]  # fmt: skip
+
+
+def test_what_begins_inside_a_stream():
+    """A plain layer's TOC does not say which of its chunks do; its spans do."""
+    spans = [Span(100, 0, Codec.GZIP), Span(200, 50, Codec.DEFLATE), Span(300, 70, Codec.DEFLATE)]
+
+    def made():
+        toc = placed(decode_toc(spelled(*USUAL), expected=None, blob_size=BLOB_SIZE), spans)
+        tags = ["layer"]
+        return toc, (
+            build_table(toc, BLOB_SIZE),
+            build_index([toc], root_xattrs=ROOT_XATTRS, device_tags=tags),
+            [chunk.codec for entry in toc.entries for chunk in entry.chunks],
+        )
+
+    toc, found = made()
+    assert isinstance(toc.entries, ScannedEntries)
+    assert found[2].count(Codec.DEFLATE) == 2
+    with in_python():
+        assert made()[1] == found
+
+
 ABOVE = [
     raw_entry("a/.wh.f", "reg"),
     raw_entry("a/.wh.nothing", "reg"),
