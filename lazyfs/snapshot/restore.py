@@ -138,13 +138,8 @@ def _start(order: Order, tools: Tools) -> Restored:
         tools.say(notice)
     drift = _drift(order, found, tools) if order.check_drift else {}
     with uninterrupted() as held, ExitStack() as stack:
-        try:
-            sandbox, is_new = tools.sandboxes.create(order.sandbox_id), True
-            stack.enter_context(sandbox.lock())
-        except SandboxExists:
-            sandbox, is_new = tools.sandboxes.open(order.sandbox_id), False
-            with held.opened():
-                stack.enter_context(sandbox.lock(order.wait))
+        sandbox, is_new = tools.sandboxes.claim(order.sandbox_id, order.wait, held, stack)
+        if not is_new:
             _check_state(sandbox)
         try:
             with held.opened():

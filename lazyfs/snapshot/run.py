@@ -135,13 +135,8 @@ def run_attached(order: Order, tools: Tools) -> int:
 
 def _run(order: Order, tools: Tools, held: uninterrupted, *, is_attached: bool) -> Started:
     with tools.bases.ready(), ExitStack() as stack:
-        try:
-            sandbox, is_new = tools.sandboxes.create(order.sandbox_id), True
-            stack.enter_context(sandbox.lock())
-        except SandboxExists:
-            sandbox, is_new = tools.sandboxes.open(order.sandbox_id), False
-            with held.opened():
-                stack.enter_context(sandbox.lock(order.wait))
+        sandbox, is_new = tools.sandboxes.claim(order.sandbox_id, order.wait, held, stack)
+        if not is_new:
             _check_state(sandbox)
         attempt = _Attempt(sandbox, order, tools)
         try:

@@ -20,7 +20,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from typing import Any
 import msgspec
 
 from lazyfs.errors import NotFound, UsageError
+from lazyfs.interrupts import uninterrupted
 from lazyfs.mount.point import load_mountinfo
 from lazyfs.snapshot.errors import Busy, NoSpace, SnapshotError
 from lazyfs.snapshot.journal import (
@@ -321,6 +322,25 @@ class Sandboxes:
         if not folder.is_dir():
             raise _missing(sandbox_id)
         return Sandbox(folder, self._clock)
+
+    def claim(
+        self, sandbox_id: str, wait: float, held: uninterrupted, stack: ExitStack
+    ) -> tuple[Sandbox, bool]:
+        """Make a sandbox, or take the one that is there, and lock it until *stack* ends.
+
+        Returns it, and whether it is new.  *wait* is for how many seconds another command is waited
+        for; interrupts, which *held* keeps away, may come meanwhile.  Raises what ``create``,
+        ``open`` and ``lock`` raise, but SandboxExists.
+        """
+        try:
+            sandbox = self.create(sandbox_id)
+        except SandboxExists:
+            sandbox = self.open(sandbox_id)
+            with held.opened():
+                stack.enter_context(sandbox.lock(wait))
+            return sandbox, False
+        stack.enter_context(sandbox.lock())
+        return sandbox, True
 
     def all(self) -> list[Sandbox]:
         """Return the sandboxes there are, by id; whatever else lies there is left out."""
