@@ -67,7 +67,8 @@ def sweep(store: Store) -> int:
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            freed += sum(entry.stat(follow_symlinks=False).st_blocks for entry in os.scandir(fd))
+            with os.scandir(fd) as entries:
+                freed += sum(entry.stat(follow_symlinks=False).st_blocks for entry in entries)
             shutil.rmtree(folder, ignore_errors=True)
         except OSError:  # somebody has it, or was faster
             continue
