@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import trio
 
 from lazyfs.digest import Digest, digest_of
-from lazyfs.errors import LazyfsError
 from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.erofs_writer import build_index
@@ -146,7 +145,3 @@ def _device(toc: Toc, layer: list[tuple[TocEntry, bytes]]) -> bytes:
         if data:
             device[offset : offset + len(data)] = data
     return bytes(device)
-
-
-class Trouble(LazyfsError):
-    """An error of no family that has an errno of its own."""

@@ -66,15 +66,6 @@ def serving(lazyfs: Lazyfs, *words: str, **options) -> Iterator[subprocess.Popen
         process.stdout.close()
 
 
-def wait_warm(process: subprocess.Popen, path: Path) -> None:
-    """Wait until a service has imported all and says hello; a client is less patient."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(SECONDS)
-        connection.connect(str(path))
-        assert connection.recv(1)
-    wait_until(lambda: not children_of(process.pid))
-
-
 def children_of(pid: int) -> set[int]:
     """Return the processes whose parent is *pid*; what has ended and waits to be reaped is none."""
     found = set()
