@@ -102,7 +102,7 @@ def build(
             "option --to: got nothing, and the template has no snapshotsConfig.location, expected "
             "a store"
         )
-    check_writable(to)  # or it would be tried again and again
+    check_writable(to)
     if warm is None:
         is_told = all(container.readyz is not None for container in wanted.containers)
         warm = 0.0 if is_told else WARM_SECONDS

@@ -32,7 +32,15 @@ from lazyfs.snapshot.keys import manifest_key
 from lazyfs.snapshot.local import local_errors
 from lazyfs.snapshot.manifest import Parent, check_unfinished
 from lazyfs.snapshot.objects import ObjectMissing, ObjectStore
-from lazyfs.snapshot.publish import POINTER_BEFORE, Made, PointerLost, Say, note_pointer, publish
+from lazyfs.snapshot.publish import (
+    POINTER_BEFORE,
+    Made,
+    PointerLost,
+    Say,
+    check_writable,
+    note_pointer,
+    publish,
+)
 from lazyfs.snapshot.record import remove_record
 from lazyfs.snapshot.runtime import Choose, ContainerState, Runtime, SandboxPlan
 from lazyfs.snapshot.sandbox import Sandbox
@@ -117,6 +125,7 @@ def checkpoint(sandbox: Sandbox, order: Order, tools: Tools, *, wait: float = 0.
         snapshot_id = order.snapshot_id or new_id()
         with suppress(ObjectMissing):  # what refuses to be read is told before the sandbox ends
             objects.get(manifest_key(snapshot_id), 0)
+        check_writable(objects, snapshot_id)  # and what refuses to be written
         planned = msgspec.structs.replace(
             journal.with_runtime(facts),
             snapshot_id=snapshot_id,

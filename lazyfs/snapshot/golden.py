@@ -22,7 +22,7 @@ from lazyfs.snapshot.extensions import GOLDEN
 from lazyfs.snapshot.journal import Failure, SandboxBroken
 from lazyfs.snapshot.keys import check_pointer
 from lazyfs.snapshot.manifest import Image, Manifest
-from lazyfs.snapshot.publish import Made
+from lazyfs.snapshot.publish import Made, check_writable
 from lazyfs.snapshot.sandbox import Sandbox, utc_now, write_durably
 from lazyfs.snapshot.snapshots import Snapshots, new_id
 from lazyfs.snapshot.template import Template
@@ -116,6 +116,7 @@ def build(order: Order, tools: Tools) -> Made:
     check_pointer(pointer_of(name))
     objects = tools.checkpoint.objects(order.store, order.s3_endpoint)
     before = newest(Snapshots(objects), name)
+    check_writable(objects, new_id())  # or it would be tried again and again
     status = Status(
         name=name,
         store=objects.url,

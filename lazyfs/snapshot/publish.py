@@ -4,7 +4,9 @@ Everything here can be done again: what is in the store already is not sent twic
 put only where none is, and a pointer that names the snapshot stays.
 """
 
+import logging
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +17,9 @@ import msgspec
 from lazyfs.digest import digest_of
 from lazyfs.snapshot.codec import store_file
 from lazyfs.snapshot.draft import IMAGE, STORED, Draft, check_files, save_draft
-from lazyfs.snapshot.errors import StoreConflict
+from lazyfs.snapshot.errors import StoreConflict, StoreFailed
 from lazyfs.snapshot.journal import Journal, State
+from lazyfs.snapshot.keys import folder_of
 from lazyfs.snapshot.manifest import File, Manifest, encode_manifest
 from lazyfs.snapshot.objects import ObjectStore
 from lazyfs.snapshot.pointers import Pointer, move_pointer, read_pointer
@@ -27,6 +30,9 @@ from lazyfs.snapshot.threads import Threads
 Say = Callable[[str], None]
 WORKERS = 2  # files side by side; each is compressed by several threads
 POINTER_BEFORE = "pointerBefore"
+PROBE = "probe"  # of whether a snapshot's files can be written
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,21 @@ def note_pointer(objects: ObjectStore, name: str | None) -> dict[str, Any]:
     """Return what the journal is to remember of a pointer before a snapshot is made."""
     found = read_pointer(objects, name) if name is not None else None
     return {} if found is None else {POINTER_BEFORE: msgspec.to_builtins(found)}
+
+
+def check_writable(objects: ObjectStore, snapshot_id: str) -> None:
+    """Write where a snapshot's files will go, and remove that again; raises StoreFailed, NoSpace.
+
+    What the mode of a directory or a bucket's name look like does not tell: the right to write may
+    lack, the disk may be full or its filesystem read-only.
+    """
+    key = f"{folder_of(snapshot_id)}{PROBE}"
+    with tempfile.NamedTemporaryFile(prefix="lazyfs-") as empty:
+        objects.put_file(key, Path(empty.name))
+    try:
+        objects.delete(key)
+    except StoreFailed as error:  # one who may write and not remove; gc sees to it
+        log.warning("%s", error.message)
 
 
 def publish(sandbox: Sandbox, journal: Journal, draft: Draft, objects: ObjectStore) -> Made:

@@ -17,6 +17,7 @@ from lazyfs.snapshot.errors import ManifestMissing, StoreConflict, StoreFailed
 from lazyfs.snapshot.keys import BadKey, manifest_key
 from lazyfs.snapshot.objects import ObjectMissing, stopping
 from lazyfs.snapshot.pointers import Pointer
+from lazyfs.snapshot.publish import check_writable
 from lazyfs.snapshot.s3_names import BadEndpoint
 from lazyfs.snapshot.s3_store import S3Store
 from lazyfs.snapshot.snapshots import Snapshots
@@ -195,6 +196,17 @@ def test_refused_is_not_missing(service, objects, tmp_path):
         assert caught.value.exit_code == 42
         assert "403" in caught.value.message
         assert "s3:ListBucket" in caught.value.hint
+
+
+def test_a_bucket_that_may_be_read_only_is_found_before_the_sandbox_ends(
+    service, objects, tmp_path
+):
+    service.faults.append(Fault(lambda method, *_: method == "PUT", "AccessDenied", times=99))
+    with pytest.raises(StoreFailed, match="403"):
+        check_writable(objects, ID)
+    service.faults.clear()
+    check_writable(objects, ID)
+    assert list(objects.list("")) == []
 
 
 def test_passing_trouble_is_tried_again(service, objects):

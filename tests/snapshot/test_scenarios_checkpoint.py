@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jsonschema
@@ -37,7 +39,7 @@ from lazyfs.store.profiles import Profile, decode_profile, encode_profile
 from tests.support.fake_runtime import ABILITIES, Crash, FakeRuntime
 from tests.support.mounting import ROOT
 from tests.support.snapshots import FaultyStore
-from tests.support.world import counter, machine, neighbour, pair
+from tests.support.world import Machine, counter, machine, neighbour, pair
 
 SCHEMA = ROOT / "docs" / "reference" / "snapshot-manifest.schema.json"
 
@@ -211,12 +213,20 @@ def test_a_store_that_fails_leaves_a_checkpoint_to_be_continued(tmp_path: Path) 
     assert neighbour(here).restore("@latest")
 
 
+@contextmanager
+def _failing_store(here: Machine, path: Path) -> Iterator[None]:
+    """Have a checkpoint go to a store that takes the first files, and then no more."""
+    here.objects = store = FaultyStore(path)
+    store.fail_put = {"pages.img.zstd"}
+    yield
+    here.objects = None
+
+
 def test_a_checkpoint_can_be_continued_to_another_store(tmp_path: Path) -> None:
     here = machine(tmp_path)
     here.run()
-    (tmp_path / "file").write_text("no directory")
-    with pytest.raises(StoreFailed):
-        here.checkpoint(store=str(tmp_path / "file" / "store"))
+    with _failing_store(here, tmp_path / "failing"), pytest.raises(StoreFailed):
+        here.checkpoint()
     made = here.resume(store=here.store)
     assert made is not None
     assert here.snapshots.ids() == [made.id]
@@ -225,9 +235,8 @@ def test_a_checkpoint_can_be_continued_to_another_store(tmp_path: Path) -> None:
 def test_a_checkpoint_can_be_continued_under_another_pointer(tmp_path: Path) -> None:
     here = machine(tmp_path)
     here.run()
-    (tmp_path / "file").write_text("no directory")
-    with pytest.raises(StoreFailed):
-        here.checkpoint(store=str(tmp_path / "file" / "store"))
+    with _failing_store(here, tmp_path / "failing"), pytest.raises(StoreFailed):
+        here.checkpoint()
     with pytest.raises(UsageError, match="pointer: got 'a b'"):
         here.resume(store=here.store, pointer="a b")
     made = here.resume(store=here.store, pointer="latest")
@@ -252,6 +261,20 @@ def test_a_store_that_cannot_be_read_ends_no_sandbox(tmp_path: Path) -> None:
     assert journal.state is State.RUNNING
     here.objects = None
     assert here.checkpoint().id in here.snapshots.ids()
+
+
+def test_a_store_that_cannot_be_written_ends_no_sandbox(tmp_path: Path) -> None:
+    here = machine(tmp_path)
+    here.run()
+    here.count(times=2)
+    (tmp_path / "file").write_text("no directory")
+    with pytest.raises(StoreFailed, match="expected to write it"):
+        here.checkpoint(store=str(tmp_path / "file" / "store"))
+    assert here.state() is State.RUNNING
+    assert "checkpoint" not in here.runtime.names()
+    assert here.count() == 3
+    assert here.checkpoint().id in here.snapshots.ids()
+    assert not any("probe" in key for key in here.stored())
 
 
 def test_a_kill_before_the_manifest_is_made_good(tmp_path: Path) -> None:

@@ -7,7 +7,13 @@ import pytest
 
 from lazyfs.snapshot import golden
 from lazyfs.snapshot.clone import clone
-from lazyfs.snapshot.errors import BaseUnavailable, ManifestMissing, RuntimeFailed, TemplateInvalid
+from lazyfs.snapshot.errors import (
+    BaseUnavailable,
+    ManifestMissing,
+    RuntimeFailed,
+    StoreFailed,
+    TemplateInvalid,
+)
 from lazyfs.snapshot.golden import Generation, Order, State, Status, build, generations
 from lazyfs.snapshot.journal import Failure
 from lazyfs.snapshot.publish import Made
@@ -18,6 +24,7 @@ from lazyfs.snapshot.sandbox import Sandbox, SandboxMissing
 from lazyfs.snapshot.template import Template, with_images
 from tests.support.fake_bases import image
 from tests.support.fake_runtime import FakeRuntime
+from tests.support.snapshots import FaultyStore
 from tests.support.world import TAG, Machine, counter, machine, neighbour
 
 
@@ -143,6 +150,19 @@ def test_what_cannot_become_right_is_tried_once(tmp_path: Path) -> None:
         builder.build()
     assert builder.slept == []
     assert builder.status().state is State.FAILED
+
+
+def test_a_store_that_cannot_be_written_is_found_before_anything_is_started(
+    tmp_path: Path,
+) -> None:
+    here = machine(tmp_path)
+    here.objects = store = FaultyStore(tmp_path / "store")
+    store.fail_put = {"probe"}
+    builder = Builder(here)
+    with pytest.raises(StoreFailed):
+        builder.build()
+    assert builder.slept == []
+    assert here.runtime.names() == []
 
 
 def test_a_failed_checkpoint_frees_the_sandbox(tmp_path: Path) -> None:
