@@ -88,7 +88,7 @@ def set_up_logging(
 ) -> None:
     """Send records to standard error; *verbosity* -1 is quiet, 1 informs, 2 debugs.
 
-    A server tells more than a command, and says when.
+    A server tells more than a command, unless it is to be quiet, and says when.
     """
     environment = os.environ if environment is None else environment
     handler = logging.StreamHandler(sys.stderr)
@@ -101,8 +101,8 @@ def set_up_logging(
         handler.setFormatter(TextFormatter(stamped=is_server or verbosity > 1))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    if is_server:
-        verbosity = max(verbosity, 1)
+    if is_server and verbosity == 0:
+        verbosity = 1
     root.setLevel(LEVELS.get(verbosity, logging.DEBUG))
     for name in LOUD_LIBRARIES:  # their news are our details
         logging.getLogger(name).setLevel(logging.DEBUG if verbosity > 2 else logging.WARNING)

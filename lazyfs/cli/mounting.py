@@ -93,7 +93,10 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Confirm | Non
         from lazyfs.service.server import MountSettings
         from lazyfs.service.server import serve as serve_mount
 
-        set_up_logging(request.verbosity, as_json=request.log_json, is_server=True)
+        # --quiet is about what the user sees: the log of a server in the background is asked for
+        # when something has gone wrong.
+        verbosity = request.verbosity if request.foreground else max(request.verbosity, 0)
+        set_up_logging(verbosity, as_json=request.log_json, is_server=True)
         settings = MountSettings(
             mountpoint=mountpoint,
             mount_id=mount_id,
@@ -109,7 +112,7 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Confirm | Non
             background_limit=background_limit,
             begun=request.begun,
             says_statistics=request.stats,
-            verbosity=request.verbosity,
+            verbosity=verbosity,
             is_log_json=request.log_json,
         )
         serve_mount(settings, link)

@@ -52,6 +52,8 @@ def list_snapshots(store: str, s3_endpoint: str | None, as_json: bool) -> None:
         document = {"store": snapshots.objects.url, "snapshots": rows, "pointers": named}
         click.echo(json.dumps(document, indent=2))
         return
+    if not rows and not named:  # as it is where the name of the store has a slip in it
+        click.echo(f"lazyfs: store {snapshots.objects.url}: no snapshots", err=True)
     for line in _lines(rows, datetime.now(UTC).timestamp(), states):
         click.echo(line)
     for each in named:

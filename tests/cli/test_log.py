@@ -32,6 +32,15 @@ def test_a_server_tells_more_and_says_when(capsys):
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO lazyfs.x: news\n", said)
 
 
+def test_a_quiet_server_says_errors_only(capsys):
+    set_up_logging(-1, is_server=True, environment={})
+    logging.getLogger("lazyfs.x").info("ending on signal 15")
+    logging.getLogger("lazyfs.x").warning("something")
+    assert capsys.readouterr().err == ""
+    logging.getLogger("lazyfs.x").error("trouble")
+    assert "ERROR lazyfs.x: trouble" in capsys.readouterr().err
+
+
 def test_json_lines(capsys):
     set_up_logging(1, as_json=True)
     try:

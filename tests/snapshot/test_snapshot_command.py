@@ -97,6 +97,14 @@ def test_list_as_json(lazyfs, objects):
     assert document["pointers"][0]["state"] == "committed"
 
 
+def test_list_says_that_there_is_nothing(lazyfs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    done = lazyfs("snapshot", "list", tmp_path / "empty")
+    assert done.exit_code == 0
+    assert done.stdout == ""
+    assert done.stderr == f"lazyfs: store {tmp_path}/empty: no snapshots\n"
+
+
 def test_list_goes_on_past_what_is_damaged(lazyfs, objects):
     (objects.path / manifest_key(ID)).write_bytes(b"{")
     document = json.loads(lazyfs("snapshot", "list", objects.path, "--json").stdout)
