@@ -125,14 +125,22 @@ class Stream(Protocol):
 
 
 class Blob:
-    """Counts and hashes what goes out, and the tar that it decompresses to."""
+    """Counts and hashes what goes out, and the tar that it decompresses to.
 
-    def __init__(self, write: Callable[[bytes], object]) -> None:
+    *tar_algorithm* is that of the diffID.
+    """
+
+    def __init__(self, write: Callable[[bytes], object], tar_algorithm: str) -> None:
         self._write = write
         self.size = 0
         self.digest = hashlib.sha256()
         self.tar_size = 0
-        self.tar_digest = hashlib.sha256()
+        self.tar_digest = hashlib.new(tar_algorithm, usedforsecurity=False)
+
+    @property
+    def diff_id(self) -> Digest:
+        """The tar's digest."""
+        return Digest(self.tar_digest.name, self.tar_digest.hexdigest())
 
     def put(self, data: bytes) -> None:
         """Write compressed bytes, or what lies between them."""
@@ -150,11 +158,16 @@ class LayerWriter(ABC):
     """Writes one layer, member by member, in the order of the calls."""
 
     def __init__(
-        self, write: Callable[[bytes], object], options: WriterOptions, submit: Submit | None = None
+        self,
+        write: Callable[[bytes], object],
+        options: WriterOptions,
+        submit: Submit | None = None,
+        *,
+        tar_algorithm: str = "sha256",
     ) -> None:
         self._options = options
         self._submit = submit
-        self._blob = Blob(write)
+        self._blob = Blob(write, tar_algorithm)
         self._stream = self._open()
         self._padding = b""  # of the last payload, not yet written
 

@@ -84,12 +84,15 @@ def write_verbatim(
     write: Callable[[bytes], object],
     options: WriterOptions,
     submit: Submit | None = None,
+    *,
+    tar_algorithm: str = "sha256",
 ) -> WrittenLayer:
     """Write a layer whose tar stays as it is; *members* must have passed check_keepable.
 
     *spell* returns the header of the member of that number; *tail* follows the last payload.
+    *tar_algorithm* is that of the diffID.
     """
-    writer = _open_writer(write, options, submit)
+    writer = _open_writer(write, options, submit, tar_algorithm)
     for number, member in enumerate(members):
         writer.add(member, read(member) if member.size else (), spell(number))
     return writer.finish(tail)
@@ -98,19 +101,23 @@ def write_verbatim(
 def build_toc_blob(toc: bytes, level: int) -> bytes:
     """Return a table of contents as its own gzip member, of a tar of one file."""
     pieces: list[bytes] = []
-    stream = GzipStream(Blob(pieces.append), level)
+    stream = GzipStream(Blob(pieces.append, "sha256"), level)
     _put_toc(stream, toc)
     stream.end()
     return b"".join(pieces)
 
 
 def _open_writer(
-    write: Callable[[bytes], object], options: WriterOptions, submit: Submit | None
+    write: Callable[[bytes], object],
+    options: WriterOptions,
+    submit: Submit | None,
+    tar_algorithm: str = "sha256",
 ) -> LayerWriter:
     if options.target is Target.ZSTD_CHUNKED:
-        return ZstdWriter(write, options)
+        return ZstdWriter(write, options, tar_algorithm=tar_algorithm)
     # Where members are filled up to a size, each has to be compressed before the next begins.
-    return EstargzWriter(write, options, None if options.min_chunk_size else submit)
+    submit = None if options.min_chunk_size else submit
+    return EstargzWriter(write, options, submit, tar_algorithm=tar_algorithm)
 
 
 class EstargzWriter(LayerWriter):
@@ -119,13 +126,18 @@ class EstargzWriter(LayerWriter):
     _stream: "GzipStream | PendingStream"
 
     def __init__(
-        self, write: Callable[[bytes], object], options: WriterOptions, submit: Submit | None = None
+        self,
+        write: Callable[[bytes], object],
+        options: WriterOptions,
+        submit: Submit | None = None,
+        *,
+        tar_algorithm: str = "sha256",
     ) -> None:
         self._toc = TocSpeller()
         self._pending: deque[PendingStream] = deque()
         self._starts: list[int] = []  # of the streams that are written
         self._unlisted: deque[tuple[TarMember, str, list[Part]]] = deque()
-        super().__init__(write, options, submit)
+        super().__init__(write, options, submit, tar_algorithm=tar_algorithm)
 
     def _open(self) -> "GzipStream | PendingStream":
         level = self._options.compression_level
@@ -196,7 +208,7 @@ class EstargzWriter(LayerWriter):
         return WrittenLayer(
             digest=Digest("sha256", self._blob.digest.hexdigest()),
             size=self._blob.size,
-            diff_id=Digest("sha256", self._blob.tar_digest.hexdigest()),
+            diff_id=self._blob.diff_id,
             uncompressed_size=self._blob.tar_size,
             toc=toc,
             toc_digest=toc_digest,

@@ -42,12 +42,18 @@ class ZstdWriter(LayerWriter):
 
     _stream: "ZstdStream"
 
-    def __init__(self, write: Callable[[bytes], object], options: WriterOptions) -> None:
+    def __init__(
+        self,
+        write: Callable[[bytes], object],
+        options: WriterOptions,
+        *,
+        tar_algorithm: str = "sha256",
+    ) -> None:
         self._toc = CompactSpeller()
         self._tar_split = _TarSplitSpeller()
         self._compressor = zstandard.ZstdCompressor(level=options.compression_level)
         self._crc = Crc64()
-        super().__init__(write, options)
+        super().__init__(write, options, tar_algorithm=tar_algorithm)
 
     def _open(self) -> "ZstdStream":
         return ZstdStream(self._blob, self._compressor)
@@ -95,7 +101,7 @@ class ZstdWriter(LayerWriter):
         return WrittenLayer(
             digest=Digest("sha256", blob.digest.hexdigest()),
             size=blob.size,
-            diff_id=Digest("sha256", blob.tar_digest.hexdigest()),
+            diff_id=blob.diff_id,
             uncompressed_size=blob.tar_size,
             toc=toc,
             toc_digest=digest_of(toc),

@@ -260,7 +260,9 @@ async def convert_manifest(
     except OSError as exc:
         raise StoreError(f"convert: {exc}", hint="TMPDIR says where temporary files go") from exc
     new_config = build_config(config_data, config, done, options.created)
-    described = Descriptor(config_type_of(manifest), digest_of(new_config), len(new_config))
+    described = replace(manifest.config, media_type=config_type_of(manifest))
+    if new_config != config_data:
+        described = replace(described, digest=digest_of(new_config), size=len(new_config))
     await destination.push_blob(described, new_config)
     new_manifest = build_manifest(document, manifest, described, done, options.created)
     conversion = Conversion(

@@ -18,6 +18,11 @@ from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import DOCKER_CONFIG, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, Manifest
 from lazyfs.registry.source import Document
 
+# Of a manifest, what is known; the rest stays as it is.
+FIELDS = (
+    *("schemaVersion", "mediaType", "artifactType", "config"),
+    *("layers", "subject", "annotations"),
+)
 CREATED_ANNOTATION = "org.opencontainers.image.created"
 
 
@@ -85,7 +90,8 @@ def build_manifest(
         built["subject"] = manifest.subject.document()
     if annotations:
         built["annotations"] = annotations
-    return _json(built)
+    others = {key: value for key, value in json.loads(document.data).items() if key not in FIELDS}
+    return _json(built | others)
 
 
 def write_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> bytes:

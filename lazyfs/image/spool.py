@@ -169,7 +169,14 @@ def keep_layer(
         tail = _between(source, ends[-1], end, "what follows the last file")
         read = partial(_payload, source)
         written = write_verbatim(
-            unpacked.members, spell, tail, read, file.write, options, pool.submit
+            unpacked.members,
+            spell,
+            tail,
+            read,
+            file.write,
+            options,
+            pool.submit,
+            tar_algorithm=diff_id.algorithm,
         )
     if written.diff_id != diff_id:
         raise DigestMismatch(f"layer as written: got diffID {written.diff_id}, expected {diff_id}")

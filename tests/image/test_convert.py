@@ -42,6 +42,7 @@ from tests.support.faults import cut
 from tests.support.images import (
     CREATED,
     Layer,
+    blob_path,
     char_device,
     directory,
     estargz_layer,
@@ -226,6 +227,23 @@ async def test_the_rest_of_the_image_stays(place: Place):
     assert config["created"] == CREATED
     assert config["architecture"] == HOST.architecture
     assert place.manifest()["annotations"] == {"org.opencontainers.image.title": "t"}
+
+
+async def test_what_is_unknown_in_the_manifest_stays(place: Place):
+    make_layout(place.source, [plain_layer(BASE)])
+    index = json.loads((place.source / "index.json").read_text())
+    (top,) = index["manifests"]
+    manifest = json.loads(read_blob(place.source, top["digest"]))
+    manifest["x-unknown"] = {"deep": [1, None]}
+    manifest["config"]["annotations"] = {"of": "the config"}
+    data = json.dumps(manifest).encode()
+    top["digest"], top["size"] = str(digest_of(data)), len(data)
+    blob_path(place.source, digest_of(data)).write_bytes(data)
+    (place.source / "index.json").write_text(json.dumps(index))
+    await place.convert()
+    assert place.manifest()["x-unknown"] == manifest["x-unknown"]
+    assert place.manifest()["config"]["annotations"] == {"of": "the config"}
+    assert place.manifest()["config"]["digest"] != manifest["config"]["digest"]
 
 
 async def test_docker_images_become_oci_images(place: Place):
