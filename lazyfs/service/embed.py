@@ -73,7 +73,8 @@ async def _embed(
             blobs[str(blob.digest)] = kept or await _fetch(origin, blob, folder)
     finally:
         await origin.aclose()
-    snapshots.embed(snapshot_id, document.data, document.media_type, blobs)
+    algorithm = document.digest.algorithm
+    snapshots.embed(snapshot_id, document.data, document.media_type, blobs, algorithm=algorithm)
 
 
 async def _fetch(origin: Origin, blob: Descriptor, folder: Path) -> Path:

@@ -65,13 +65,16 @@ def embed(
     manifest: bytes,
     media_type: str,
     blobs: Mapping[str, Path | bytes],
+    *,
+    algorithm: str = "sha256",
 ) -> None:
     """Keep the image of *manifest* for a snapshot: *blobs* are its config and layers, by digest.
 
-    Blobs that are stored already need not be given.  Raises BaseCorrupt for bytes that do not
-    have their digest, BaseUnavailable for a blob that is nowhere.
+    Blobs that are stored already need not be given.  *algorithm* is that of the digest by which the
+    snapshot names the manifest.  Raises BaseCorrupt for bytes that do not have their digest,
+    BaseUnavailable for a blob that is nowhere.
     """
-    digest = digest_of(manifest)
+    digest = digest_of(manifest, algorithm)
     needed = _blobs_of(manifest, media_type, digest)
     for blob in needed:
         content = blobs.get(str(blob.digest))
@@ -101,20 +104,18 @@ def embedded(objects: ObjectStore, manifest: Manifest, scratch: Path) -> Path | 
         return None
     if isinstance(objects, DirectoryStore):
         return objects.path / BASE.rstrip("/")
-    folder = scratch / "blobs" / "sha256"
     with local_errors(scratch, "make"):
-        folder.mkdir(parents=True, exist_ok=True)
+        scratch.mkdir(parents=True, exist_ok=True)
         (scratch / "oci-layout").write_bytes(LAYOUT)
         listed = []
         for text, image in wanted.items():
             digest = parse_digest(text)
-            data = _fetch(objects, digest, folder, oci.DOCUMENT_LIMIT)
-            if data is None:
+            path = _fetch(objects, digest, scratch, oci.DOCUMENT_LIMIT)
+            if path is None:
                 continue
-            path = folder / digest.hex
             listed.append(Listed(image.manifest_media_type, text, path.stat().st_size))
             for blob in _blobs_of(path.read_bytes(), image.manifest_media_type, digest):
-                _fetch(objects, blob.digest, folder, blob.size)
+                _fetch(objects, blob.digest, scratch, blob.size)
         (scratch / "index.json").write_bytes(msgspec.json.encode(_Index(manifests=listed)))
     return scratch
 
@@ -146,6 +147,11 @@ def verify(objects: ObjectStore, manifest: Manifest) -> list[BaseCorrupt | BaseU
 def blob_key(digest: Digest) -> str:
     """Return where a blob is kept."""
     return f"{BASE}blobs/{digest.algorithm}/{digest.hex}"
+
+
+def layout_path(layout: Path, digest: Digest) -> Path:
+    """Return where a blob lies in an image layout."""
+    return layout / "blobs" / digest.algorithm / digest.hex
 
 
 def blobs_of_image(objects: ObjectStore, listed: Listed) -> set[str]:
@@ -280,12 +286,13 @@ def _put(objects: ObjectStore, digest: Digest, content: Path | bytes, size: int)
         raise StoreFailed(f"blob {digest}: got {stored} bytes in the store, expected {size}")
 
 
-def _fetch(objects: ObjectStore, digest: Digest, folder: Path, limit: int) -> Path | None:
-    """Copy a blob to *folder*, verified; None where it is missing or wrong."""
-    target = folder / digest.hex
+def _fetch(objects: ObjectStore, digest: Digest, layout: Path, limit: int) -> Path | None:
+    """Copy a blob to *layout*, verified; None where it is missing or wrong."""
+    target = layout_path(layout, digest)
     if target.exists():
         return target
-    temporary = folder / f".{digest.hex}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{digest.hex}")
     hashed, size = hashlib.new(digest.algorithm, usedforsecurity=False), 0
     try:
         with objects.open(blob_key(digest)) as stream, open(temporary, "wb") as output:

@@ -19,7 +19,7 @@ from lazyfs.errors import UsageError
 from lazyfs.oci.reference import LayoutReference, Reference, parse_reference
 from lazyfs.snapshot.documents import make, parse_json, quote
 from lazyfs.snapshot.errors import TemplateInvalid
-from lazyfs.snapshot.manifest import MEANINGS, DigestText
+from lazyfs.snapshot.manifest import MEANINGS, ImageDigest
 from lazyfs.snapshot.template import Template, decode_template, with_images
 from lazyfs.snapshot.template_rules import reference_fault
 from lazyfs.snapshot.yaml_documents import Scalar, scalars
@@ -42,8 +42,8 @@ class LockedImage(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fi
     """
 
     repository: str
-    index_digest: DigestText | None
-    manifests: Annotated[dict[str, DigestText], Meta(min_length=1)]
+    index_digest: ImageDigest | None
+    manifests: Annotated[dict[str, ImageDigest], Meta(min_length=1)]
 
     @property
     def digest(self) -> str:

@@ -30,10 +30,12 @@ MANIFEST_LIMIT = 1 << 20  # bytes
 KNOWN_CRITICAL: frozenset[str] = frozenset()
 
 DIGEST = r"^sha256:[0-9a-f]{64}\Z"
+# Of images and what they are made of, the digest is the publisher's; ours are all sha256.
+IMAGE_DIGEST = r"^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})\Z"
 NAME = r"^[a-z0-9_]([-a-z0-9_]{0,61}[a-z0-9])?\Z"
 TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?Z\Z"
 SNAPSHOT_ID = r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}\Z"
-RESOLVED = r"^[^@\s]+@sha256:[0-9a-f]{64}\Z"
+RESOLVED = r"^[^@\s]+@(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})\Z"
 FILE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,199}\Z"
 OBJECT_NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,219}\Z"
 SCOPE = r"^(full|data)\Z"
@@ -47,6 +49,7 @@ KIND_PATTERN = rf"^{KIND}\Z"
 MEANINGS = {
     KIND_PATTERN: f'"{KIND}"',
     DIGEST: "sha256: and 64 lower-case hex digits",
+    IMAGE_DIGEST: "sha256: and 64 lower-case hex digits, or sha512: and 128",
     NAME: "1 to 63 of a-z, 0-9, '_' and '-' with no dash at an end",
     TIME: "a time like 2026-11-20T19:45:11Z",
     SNAPSHOT_ID: "an id like 20261120T194511Z-5b1c09ef",
@@ -63,6 +66,7 @@ MEANINGS = {
 }
 
 DigestText = Annotated[str, Meta(pattern=DIGEST)]
+ImageDigest = Annotated[str, Meta(pattern=IMAGE_DIGEST)]
 Name = Annotated[str, Meta(pattern=NAME)]
 Time = Annotated[str, Meta(pattern=TIME)]
 Size = Annotated[int, Meta(ge=0, le=(1 << 53) - 1)]
@@ -84,8 +88,8 @@ class Platform(_Part, frozen=True, omit_defaults=True):
 class Layer(_Part, frozen=True):
     """A layer of an image; ``size`` of the blob in bytes."""
 
-    digest: DigestText
-    diff_id: DigestText
+    digest: ImageDigest
+    diff_id: ImageDigest
     media_type: str
     size: Size
 
@@ -103,10 +107,10 @@ class Image(_Part, frozen=True, omit_defaults=True):
     resolved_ref: Annotated[str, Meta(pattern=RESOLVED)]
     pinned: bool
     platform: Platform
-    index_digest: DigestText | None
-    manifest_digest: DigestText
+    index_digest: ImageDigest | None
+    manifest_digest: ImageDigest
     manifest_media_type: str
-    config_digest: DigestText
+    config_digest: ImageDigest
     layers: tuple[Layer, ...]
     resolved_at: Time
     source: Annotated[str, Meta(pattern=SOURCE)]

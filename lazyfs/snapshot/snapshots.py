@@ -257,9 +257,13 @@ class Snapshots:
         manifest: bytes,
         media_type: str,
         blobs: Mapping[str, Path | bytes],
+        *,
+        algorithm: str = "sha256",
     ) -> None:
         """Keep an image beside the snapshots, for the snapshot that is to be; see ``embedding``."""
-        embedding.embed(self.objects, check_id(snapshot_id), manifest, media_type, blobs)
+        embedding.embed(
+            *(self.objects, check_id(snapshot_id), manifest, media_type, blobs), algorithm=algorithm
+        )
 
     def embedded(self, loaded: Loaded, scratch: Path) -> Path | None:
         """Return an image layout with the snapshot's embedded images, None if it has none.

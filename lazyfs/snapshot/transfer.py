@@ -9,6 +9,7 @@ from pathlib import Path
 from lazyfs.digest import parse_digest
 from lazyfs.snapshot.codec import check_stored
 from lazyfs.snapshot.directory_store import DirectoryStore
+from lazyfs.snapshot.embedding import layout_path
 from lazyfs.snapshot.errors import BaseUnavailable
 from lazyfs.snapshot.local import local_errors
 from lazyfs.snapshot.manifest import File
@@ -59,22 +60,26 @@ def _copy_images(loaded: Loaded, source: Snapshots, target: Snapshots) -> None:
         layout = source.embedded(loaded, scratch)
         if layout is None:
             return
-        blobs = layout / "blobs" / "sha256"
         for image in loaded.manifest.images:
             if image.embedded is not True:
                 continue
             digests = (image.config_digest, *(layer.digest for layer in image.layers))
-            paths = {digest: blobs / parse_digest(digest).hex for digest in digests}
-            path = blobs / parse_digest(image.manifest_digest).hex
-            absent = [each.name for each in (path, *paths.values()) if not each.is_file()]
+            paths = {digest: layout_path(layout, parse_digest(digest)) for digest in digests}
+            digest = parse_digest(image.manifest_digest)
+            path = layout_path(layout, digest)
+            needed = {image.manifest_digest: path, **paths}
+            absent = [name for name, each in needed.items() if not each.is_file()]
             if absent:
                 raise BaseUnavailable(
-                    f"image {image.name} of {loaded.id}: got no sha256:{absent[0]} beside the "
+                    f"image {image.name} of {loaded.id}: got no {absent[0]} beside the "
                     "snapshot, expected to copy it",
                     details={"container": image.name, "missing": absent},
                 )
             with local_errors(path, "read"):
                 manifest = path.read_bytes()
-            target.embed(loaded.id, manifest, image.manifest_media_type, dict(paths))
+            target.embed(
+                *(loaded.id, manifest, image.manifest_media_type, dict(paths)),
+                algorithm=digest.algorithm,
+            )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

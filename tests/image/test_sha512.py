@@ -5,15 +5,23 @@ import json
 from pathlib import Path
 
 import pytest
+import trio
 
 from lazyfs.digest import Digest, DigestMismatch, digest_of, parse_digest
+from lazyfs.formats.writer import Target, WriterOptions
+from lazyfs.image.convert import ConvertOptions, convert_image
 from lazyfs.image.indexes import build_artifact
 from lazyfs.image.indexing import build_index_of
 from lazyfs.image.open import open_image
 from lazyfs.image.plain import PlainOptions
 from lazyfs.image.prepare import Request, prepare
 from lazyfs.image.verify import verify_image
+from lazyfs.oci.platforms import parse_platform
+from lazyfs.registry.layout import ImageLayout
 from lazyfs.registry.source import AccessOptions
+from lazyfs.service.embed import embed_images
+from lazyfs.snapshot.directory_store import DirectoryStore
+from lazyfs.snapshot.snapshots import Snapshots
 from lazyfs.store.check import check_store
 from lazyfs.store.evict import remove_unused
 from lazyfs.store.paths import Store
@@ -24,10 +32,13 @@ from tests.support.images import (
     Layer,
     blob_path,
     estargz_layer,
+    host_platform,
     make_layout,
     read_blob,
     source_tar,
 )
+from tests.support.snapshots import ID
+from tests.support.snapshots import image as document_image
 
 pytestmark = pytest.mark.anyio
 
@@ -111,6 +122,40 @@ async def test_by_an_index(layout: Path, tmp_path: Path) -> None:
     assert [layer.verified_by for layer in prepared.image.layers] == ["toc", "index"]
     async with open_image(prepared, ACCESS) as image:
         await expect(image, dict(PLAIN))
+
+
+@pytest.mark.parametrize("target", list(Target))
+async def test_converted(layout: Path, tmp_path: Path, target: Target) -> None:
+    options = ConvertOptions(parse_platform(host_platform()), writer=WriterOptions(target=target))
+    source, made = ImageLayout(str(layout)), ImageLayout(str(tmp_path / "made"), create=True)
+    conversion = await convert_image(source, "latest", made, "latest", options)
+    assert [layer.is_copied for layer in conversion.layers] == [target is Target.ESTARGZ, False]
+    if target is Target.ZSTD_CHUNKED:  # the tar stays, and so what names it
+        assert conversion.layers[1].diff_id == digest_of(tar_of(PLAIN), "sha512")
+    prepared = await prepare(request(tmp_path / "made", tmp_path))
+    assert [layer.verified_by for layer in prepared.image.layers] == ["toc", "toc"]
+    async with open_image(prepared, ACCESS) as image:
+        await expect(image, dict(PLAIN))
+        assert (await verify_image(image, lambda size: None)).errors == []
+    again = await convert_image(made, "latest", made, "again", options)
+    assert again.manifest_digest == conversion.manifest_digest
+
+
+def test_kept_beside_a_snapshot(layout: Path, tmp_path: Path) -> None:
+    prepared = trio.run(prepare, request(layout, tmp_path))
+    digest = prepared.image.manifest_digest
+    named = document_image(
+        manifest_digest=digest,
+        resolved_ref=f"{prepared.resolved}",
+        original_ref=f"oci:{layout}",
+        config_digest=prepared.image.config_digest,
+    )
+    objects = DirectoryStore(tmp_path / "store")
+    cache = tmp_path / "cache"
+    kept = embed_images([named], Snapshots(objects), ID, cache_dir=cache, access=ACCESS)
+    assert kept == {digest}
+    beside = Request(f"oci:{objects.path}/base@{digest}", None, tmp_path / "other", ACCESS)
+    assert trio.run(prepare, beside).image.manifest_digest == digest
 
 
 @pytest.mark.parametrize("what", ["blob", "diffID"])

@@ -4,13 +4,18 @@ import json
 import os
 import shutil
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 import pytest
+import trio
 
-from lazyfs.digest import digest_of
+from lazyfs.digest import digest_of, parse_digest
+from lazyfs.registry.layout import ImageLayout
+from lazyfs.snapshot import embedding
+from lazyfs.snapshot.collect import collect
 from lazyfs.snapshot.directory_store import DirectoryStore
 from lazyfs.snapshot.errors import (
     BaseCorrupt,
@@ -538,10 +543,10 @@ def test_stores(tmp_path):
 # Embedded images and copies
 
 
-def oci_image(layers: int = 2) -> tuple[bytes, dict[str, bytes]]:
+def oci_image(layers: int = 2, algorithm: str = "sha256") -> tuple[bytes, dict[str, bytes]]:
     """Return the manifest of an image, and its blobs by digest."""
     contents = [b"{}", *(b"layer %d" % number for number in range(layers))]
-    blobs = {str(digest_of(data)): data for data in contents}
+    blobs = {str(digest_of(data, algorithm)): data for data in contents}
     described = [{"mediaType": "x/y", "digest": d, "size": len(b)} for d, b in blobs.items()]
     document = {"schemaVersion": 2, "config": described[0], "layers": described[1:]}
     return json.dumps(document).encode(), blobs
@@ -550,7 +555,7 @@ def oci_image(layers: int = 2) -> tuple[bytes, dict[str, bytes]]:
 def embedded_draft(folder: Path, snapshot_id: str, manifest: bytes, blobs: dict) -> Draft:
     digests = list(blobs)
     layers = tuple(Layer(digest, digest, "x/y", len(blobs[digest])) for digest in digests[1:])
-    digest = str(digest_of(manifest))
+    digest = str(digest_of(manifest, parse_digest(digests[0]).algorithm))
     found = image(
         manifest_digest=digest,
         resolved_ref=f"docker.io/library/counter@{digest}",
@@ -627,6 +632,41 @@ def test_a_copy_is_the_same(snapshots, objects, tmp_path):
     keys = [stored.key for stored in objects.list("")]
     assert [stored.key for stored in other.list("")] == keys
     assert not copy_snapshot(snapshots.load(ID), snapshots, Snapshots(other))
+
+
+def test_images_whose_digests_are_sha512(snapshots, objects, tmp_path):
+    manifest, blobs = oci_image(algorithm="sha512")
+    snapshots.embed(ID, manifest, TYPE, blobs, algorithm="sha512")
+    store(objects, embedded_draft(tmp_path, ID, manifest, blobs))
+    loaded = snapshots.load(ID)
+    assert embedding.verify(objects, loaded.manifest) == []
+    digest = digest_of(manifest, "sha512")
+    for kept in (objects, Elsewhere(objects)):
+        layout = ImageLayout(str(Snapshots(kept).embedded(loaded, tmp_path / "scratch")))
+        assert trio.run(layout.fetch_manifest, digest).data == manifest
+        for name, data in blobs.items():
+            assert layout.blob_path(parse_digest(name)).read_bytes() == data
+    other = FaultyStore(tmp_path / "other")
+    assert copy_snapshot(loaded, snapshots, Snapshots(other))
+    assert embedding.verify(other, loaded.manifest) == []
+    assert set(blobs_of(other)) == {str(digest), *blobs}
+    collect(other, now=time.time() + 9, grace=0)
+    assert set(blobs_of(other)) == {str(digest), *blobs}
+
+
+class Elsewhere:
+    """A store that is no directory: what is in it has to be copied."""
+
+    def __init__(self, objects: FaultyStore) -> None:
+        self._objects = objects
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._objects, name)
+
+
+def blobs_of(objects: FaultyStore) -> list[str]:
+    """Return the digests of the blobs of embedded images, as their keys have them."""
+    return [":".join(each.key.split("/")[-2:]) for each in objects.list("base/blobs/")]
 
 
 def test_a_copy_of_what_is_damaged(snapshots, objects, made, tmp_path):
