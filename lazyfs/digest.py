@@ -6,7 +6,8 @@ their canonical lower-case form.
 
 import hashlib
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from lazyfs.errors import FormatError, VerificationFailed
 
@@ -22,8 +23,7 @@ class DigestMismatch(VerificationFailed):
     """Bytes whose digest is not the expected one."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Digest:
+class Digest(msgspec.Struct, frozen=True, order=True):
     """A digest; ``str()`` gives the canonical text."""
 
     algorithm: str

@@ -175,7 +175,7 @@ def _embed(
     sandbox: "Sandbox", order: "Order", tools: "Tools", cache_dir: Path, access: "AccessOptions"
 ) -> "Order":
     """Keep the images that the record names beside the snapshot that is to be."""
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     from lazyfs.service.embed import embed_images
     from lazyfs.snapshot.errors import RecordMissing

@@ -4,11 +4,11 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from lazyfs.cli.options import Decorated
 from lazyfs.errors import UsageError
@@ -27,8 +27,7 @@ MAX_SIZE = 256 << 20  # what a mount accepts: a chunk sits in memory to be verif
 TARGETS = ("estargz", "zstd-chunked")
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """What to make, as the command line says it; sizes in bytes, ``level`` None is the target's."""
 
     target: str

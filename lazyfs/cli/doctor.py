@@ -8,11 +8,11 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from lazyfs.cli.options import default_state_dir, json_option, s3_endpoint_option
 
@@ -27,8 +27,7 @@ PROBE = b"written by lazyfs doctor, and left by mistake"
 RUNTIMES = ("runsc", "crun", "runc", "bwrap")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """One thing that was looked at.
 
     ``means`` says what does not work where it lacks; ``is_needed``: nothing mounts without it.
@@ -39,7 +38,7 @@ class Finding:
     found: str
     means: str | None = None
     is_needed: bool = False
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = msgspec.field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """Return the JSON form."""

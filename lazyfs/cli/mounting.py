@@ -4,13 +4,13 @@ import gc
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import replace
 
 from lazyfs.cli.options import VERIFY_MODES, default_runtime_dir, default_state_dir
 from lazyfs.cli.quantities import parse_budget, parse_rate

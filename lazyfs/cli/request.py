@@ -1,8 +1,7 @@
 """What ``lazyfs mount`` was asked for, by the command line."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from lazyfs.registry.access import AccessOptions
@@ -11,8 +10,7 @@ DRIVERS = ("auto", "native", "pyfuse3", "erofs")
 PREFETCH_MODES = ("none", "landmark", "profile", "all")
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)  # less to compile
-class MountRequest:
+class MountRequest(NamedTuple):
     """The arguments of ``lazyfs mount``, as they were given: ``words`` are those after ``-o``.
 
     ``directory`` and a layout's path may be relative to the working directory.  ``begun`` is when

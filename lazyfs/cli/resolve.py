@@ -1,11 +1,11 @@
 """``lazyfs resolve``: what references mean now, written into a template or a lock file."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from lazyfs.cli.access import access_options
 from lazyfs.cli.options import cache_dir_option, json_option, platform_option
@@ -22,8 +22,7 @@ TEMPLATE_SUFFIXES = (".yaml", ".yml", ".json")
 PATH_PREFIXES = ("/", "./", "../")
 
 
-@dataclass(frozen=True, slots=True)
-class ResolvedImage:
+class ResolvedImage(msgspec.Struct, frozen=True):
     """What a reference means: on one platform, and on all that it has."""
 
     reference: str

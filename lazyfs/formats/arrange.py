@@ -16,7 +16,6 @@ replace the attributes of the same directory in a lower layer (a 1777 ``/tmp``, 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -29,8 +28,7 @@ NO_PREFETCH_LANDMARK = b".no.prefetch.landmark"
 RESERVED = frozenset((TOC_NAME, PREFETCH_LANDMARK, NO_PREFETCH_LANDMARK))
 
 
-@dataclass(frozen=True, slots=True)
-class Arrangement:
+class Arrangement(msgspec.Struct, frozen=True):
     """The members of a layer in the order in which they will be written.
 
     The first ``prioritized`` of them are what a mount should fetch ahead.  ``missing`` are

@@ -9,7 +9,8 @@ so where several are there all of them must hold.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from lazyfs.digest import BadDigest, Digest, parse_digest
 from lazyfs.errors import FormatError
@@ -37,8 +38,7 @@ class BadAnnotation(FormatError):
     code = "E_BAD_ANNOTATION"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Blob bytes ``offset`` to ``offset + size``, which hold ``raw_size`` plain bytes."""
 
     offset: int
@@ -51,8 +51,7 @@ class Place:
         return self.offset + self.size
 
 
-@dataclass(frozen=True, slots=True)
-class Claims:
+class Claims(msgspec.Struct, frozen=True):
     """What annotations say; None where they say nothing.
 
     ``toc_digest`` is of the TOC's plain bytes, ``checksum`` of its zstd frame, which lies at

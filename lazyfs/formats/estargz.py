@@ -5,7 +5,7 @@ member that holds the TOC as the only file of a tar, then the footer.  No I/O he
 the tail of the blob, learn where the TOC is, and bring its member.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 from lazyfs.digest import Digest
 from lazyfs.errors import FormatError
@@ -41,16 +41,14 @@ class NotEstargz(FormatError):
     code = "E_NOT_ESTARGZ"
 
 
-@dataclass(frozen=True, slots=True)
-class TocLocation:
+class TocLocation(msgspec.Struct, frozen=True):
     """The blob range [start, end) of the TOC's gzip member."""
 
     start: int
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(msgspec.Struct, frozen=True):
     """A layer's TOC, the JSON it came from, and where its payloads end in the blob."""
 
     toc: Toc

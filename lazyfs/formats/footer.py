@@ -14,7 +14,8 @@ refusal can say what a blob is instead.
 """
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from lazyfs.errors import FormatError
 
@@ -49,8 +50,7 @@ class BadFooter(FormatError):
     code = "E_NOT_ESTARGZ"
 
 
-@dataclass(frozen=True, slots=True)
-class Footer:
+class Footer(msgspec.Struct, frozen=True):
     """Where the TOC's gzip member starts, in bytes from the start of the blob."""
 
     toc_offset: int

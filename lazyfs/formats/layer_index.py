@@ -17,8 +17,8 @@ whoever vouches for the index.  A span that lies gives bytes that are refused.
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import zstandard
 
 from lazyfs.digest import HEX_LENGTH, Digest, digest_of
@@ -42,8 +42,7 @@ class BadLayerIndex(FormatError):
     """Bytes that are not the index of a layer."""
 
 
-@dataclass(frozen=True, slots=True)
-class LayerIndex:
+class LayerIndex(msgspec.Struct, frozen=True):
     """An index, read; sizes in bytes.  Digests are those that the index claims."""
 
     blob_digest: Digest

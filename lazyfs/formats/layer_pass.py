@@ -13,9 +13,9 @@ No I/O here: payloads go to a callback.
 import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 
 import msgspec
+from msgspec.structs import replace
 
 from lazyfs.digest import Digest, digest_of
 from lazyfs.formats.arrange import arrange
@@ -31,8 +31,7 @@ CHUNK_SIZE = 4 << 20
 HEAD_SIZE = 4  # what tells one compression from another
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(msgspec.Struct, frozen=True):
     """A payload that lies elsewhere than the TOC's layout has it; all in bytes of the device."""
 
     source: int
@@ -40,8 +39,7 @@ class Move:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class PassedLayer:
+class PassedLayer(msgspec.Struct, frozen=True):
     """What a pass leaves; sizes in bytes.
 
     ``written_size`` is the size of the device that was written; ``moves`` are all payloads if any

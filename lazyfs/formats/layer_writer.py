@@ -16,9 +16,10 @@ worth of what they yield is in memory; the table of contents is, whole (about 40
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
+
+import msgspec
 
 from lazyfs.digest import Digest
 from lazyfs.formats.arrange import PREFETCH_LANDMARK
@@ -45,8 +46,7 @@ class Target(Enum):
         self.level = level
 
 
-@dataclass(frozen=True, slots=True)
-class WriterOptions:
+class WriterOptions(msgspec.Struct, frozen=True):
     """How to cut and compress; sizes in bytes, ``level`` None is the target's own.
 
     ``is_toc_external``: the table of contents is not put into the blob.
@@ -78,8 +78,7 @@ class WriterOptions:
         return self.target.level if self.level is None else self.level
 
 
-@dataclass(frozen=True, slots=True)
-class WrittenLayer:
+class WrittenLayer(msgspec.Struct, frozen=True):
     """What came out; sizes in bytes, ``uncompressed_size`` and ``diff_id`` are of the tar.
 
     ``annotations`` are what the layer's descriptor must say for lazy mounting.  Payloads end at
@@ -93,7 +92,7 @@ class WrittenLayer:
     toc: bytes
     toc_digest: Digest
     toc_offset: int
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 class Pending(Protocol):

@@ -6,8 +6,9 @@ another reader might believe the other of the two.  No I/O here: callers bring t
 blob, learn where the TOC is, and bring its bytes.
 """
 
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from lazyfs.errors import FormatError
 from lazyfs.formats.claims import CONTAINERS, STARGZ, BadAnnotation, Claims
@@ -77,8 +78,7 @@ PLAIN = {
 DIALECTS = {STARGZ: Format.ZSTD_STARGZ, CONTAINERS: Format.ZSTD_CONTAINERS}
 
 
-@dataclass(frozen=True, slots=True)
-class TocPlace:
+class TocPlace(msgspec.Struct, frozen=True):
     """Where a layer's TOC is: blob bytes ``start`` to ``end``, none of them where it is elsewhere.
 
     Payloads lie before ``payload_end``.
@@ -91,8 +91,7 @@ class TocPlace:
     zstd: ZstdFooter | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LayerToc:
+class LayerToc(msgspec.Struct, frozen=True):
     """A layer's verified TOC, and the JSON it came from.
 
     ``frame`` is the zstd frame that the JSON lay compressed in, where it did.

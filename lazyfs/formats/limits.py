@@ -5,13 +5,12 @@ author may be hostile even when the digest is right.  Each limit is far above wh
 need and low enough that a mount survives the worst that passes.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 from lazyfs.formats.codec import MAX_RATIO, Codec
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """Bounds for one layer; sizes in bytes.
 
     ``toc_size`` bounds the JSON (an entry takes about 400 bytes), ``member_size`` the gzip member

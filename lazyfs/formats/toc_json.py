@@ -14,7 +14,8 @@ JSON cannot carry them, and the replacement characters in ``name`` do not tell s
 import json
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from lazyfs.formats.tar import BadTar, HeaderText, TarMember
 from lazyfs.formats.tar_header import name_of
@@ -33,8 +34,7 @@ HEAD = b'{\n\t"version": 1,\n\t"entries": ['
 TAIL = b"\n\t]\n}"
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """One chunk of a file as written: sizes and offsets in bytes, ``digest`` in text form.
 
     ``stated_size`` is the value of ``chunkSize``: 0 for a last part that is shorter than a chunk.

@@ -19,8 +19,9 @@ import struct
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from lazyfs.digest import Digest, digest_of
 from lazyfs.formats.arrange import NO_PREFETCH_LANDMARK, TOC_NAME, Arrangement

@@ -12,7 +12,8 @@ Spec: stargz-snapshotter docs/overview.md, "zstd:chunked"; containers/storage do
 """
 
 import struct
-from dataclasses import dataclass
+
+import msgspec
 
 from lazyfs.digest import verify_digest
 from lazyfs.errors import FormatError
@@ -35,8 +36,7 @@ class BadZstdFooter(FormatError):
     code = "E_NOT_ESTARGZ"
 
 
-@dataclass(frozen=True, slots=True)
-class ZstdFooter:
+class ZstdFooter(msgspec.Struct, frozen=True):
     """Where TOC and tar-split lie, and whose dialect it is; ``size`` is the footer's own."""
 
     toc: Place

@@ -13,11 +13,13 @@ import logging
 import os
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import msgspec
 import trio
+from msgspec.structs import replace
 
 from lazyfs.digest import Digest, digest_of
 from lazyfs.errors import FormatError, LazyfsError, StoreError, UsageError
@@ -68,8 +70,7 @@ Report = Callable[[ConvertedLayer], object]
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class ConvertOptions:
+class ConvertOptions(msgspec.Struct, frozen=True):
     """What to make of an image.
 
     ``prioritized`` are files that a mount should fetch ahead, in the order in which they are
@@ -83,7 +84,7 @@ class ConvertOptions:
 
     platform: Platform
     prioritized: tuple[str, ...] = ()
-    writer: WriterOptions = field(default_factory=WriterOptions)
+    writer: WriterOptions = msgspec.field(default_factory=WriterOptions)
     keeps_diff_ids: bool = False
     advise: Callable[[Digest], Sequence[str]] | None = None
     created: int | None = None
@@ -104,8 +105,7 @@ class ConvertOptions:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Conversion:
+class Conversion(msgspec.Struct, frozen=True):
     """What was converted into what."""
 
     source_digest: Digest
@@ -139,8 +139,7 @@ class _Layer:
         self.result = self.directory / f"{self.number}.result"
 
 
-@dataclass(frozen=True, slots=True)
-class Converted:
+class Converted(msgspec.Struct, frozen=True):
     """An image whose layers and config are pushed, and whose *manifest* is not yet.
 
     ``tocs`` are tables of contents that go elsewhere, each with the digest of its layer.

@@ -5,8 +5,10 @@ speaking of the source's manifests, by digest.
 """
 
 import tempfile
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
 
 from lazyfs.digest import Digest
 from lazyfs.errors import FormatError, StoreError
@@ -36,8 +38,7 @@ from lazyfs.registry.source import Destination, Source
 REFERENCE_TYPE = "vnd.docker.reference.type"  # of what BuildKit lists as if it were an image
 
 
-@dataclass(frozen=True, slots=True)
-class ConvertedIndex:
+class ConvertedIndex(msgspec.Struct, frozen=True):
     """What was converted: the new index's digest, and each image, in the index's order."""
 
     manifest_digest: Digest

@@ -2,9 +2,10 @@
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 if TYPE_CHECKING:
     from lazyfs.image.device import Device
@@ -28,8 +29,7 @@ class Purpose(IntEnum):
     """A program that starts needs it, by what its own bytes say."""
 
 
-@dataclass(slots=True)
-class Traffic:
+class Traffic(msgspec.Struct):
     """What was asked for with one purpose.
 
     ``size`` is compressed bytes; ``content_size`` is what chunks came of it, and were right.
@@ -82,8 +82,7 @@ def _traffic() -> dict[Purpose, Traffic]:
     return {purpose: Traffic() for purpose in Purpose}
 
 
-@dataclass(slots=True)
-class FetchStatistics:
+class FetchStatistics(msgspec.Struct):
     """Counts since the image was opened; sizes in bytes.
 
     ``misses`` are reads that had to wait, ``reader_waits`` how long; ``slot_waits`` is how long
@@ -96,9 +95,9 @@ class FetchStatistics:
     failed_requests: int = 0
     unstored_chunks: int = 0
     copied_size: int = 0
-    traffic: dict[Purpose, Traffic] = field(default_factory=_traffic)
-    reader_waits: Waits = field(default_factory=Waits)
-    slot_waits: Waits = field(default_factory=Waits)
+    traffic: dict[Purpose, Traffic] = msgspec.field(default_factory=_traffic)
+    reader_waits: Waits = msgspec.field(default_factory=Waits)
+    slot_waits: Waits = msgspec.field(default_factory=Waits)
 
     @property
     def requests(self) -> int:

@@ -5,9 +5,10 @@ TOCs is fetched.
 """
 
 import shutil
-from dataclasses import dataclass, replace
 
+import msgspec
 import trio
+from msgspec.structs import replace
 
 from lazyfs.digest import Digest
 from lazyfs.errors import FormatError, LazyfsError, NotFound, VerificationFailed
@@ -26,8 +27,7 @@ from lazyfs.oci.reference import parse_reference
 from lazyfs.store.paths import Store, StoreFull, volatile_store
 
 
-@dataclass(frozen=True, slots=True)
-class DescribedLayer:
+class DescribedLayer(msgspec.Struct, frozen=True):
     """One layer.  ``why`` says why it cannot be mounted lazily, None if it can.
 
     ``format`` is a name of ``format_of``, ``dialect`` tells two of one format apart.
@@ -48,8 +48,7 @@ class DescribedLayer:
     is_plain: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class DescribedImage:
+class DescribedImage(msgspec.Struct, frozen=True):
     """An image's identity and its layers, bottom first."""
 
     requested: str

@@ -11,9 +11,9 @@ import heapq
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import trio
 
 from lazyfs.errors import FormatError, LazyfsError
@@ -42,8 +42,7 @@ ORIGIN_RE = re.compile(rb"\$(?:ORIGIN\b|\{ORIGIN\})")
 REQUESTS = 6
 
 
-@dataclass(slots=True, order=True)
-class _Request:
+class _Request(msgspec.Struct, eq=False):
     """A run that is to be fetched: the smaller ``urgency`` first, then in order.
 
     ``begun`` and ``ended`` say how far it is.
@@ -51,10 +50,13 @@ class _Request:
 
     urgency: int
     number: int
-    dev: Device = field(compare=False)
-    chunks: list[int] = field(compare=False)
-    begun: trio.Event = field(default_factory=trio.Event, compare=False)
-    ended: trio.Event = field(default_factory=trio.Event, compare=False)
+    dev: Device
+    chunks: list[int]
+    begun: trio.Event = msgspec.field(default_factory=trio.Event)
+    ended: trio.Event = msgspec.field(default_factory=trio.Event)
+
+    def __lt__(self, other: "_Request") -> bool:
+        return (self.urgency, self.number) < (other.urgency, other.number)
 
 
 class Forecast:

@@ -7,8 +7,8 @@ an index is used that was built here, or whose manifest's digest somebody has pi
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 import trio
 
 from lazyfs.digest import Digest, digest_of, parse_digest
@@ -48,8 +48,7 @@ class IndexContradicted(VerificationFailed):
     code = "E_INDEX_CONTRADICTED"
 
 
-@dataclass(frozen=True, slots=True)
-class Artifact:
+class Artifact(msgspec.Struct, frozen=True):
     """An index that is ready to be pushed: ``manifest`` is the document, the rest its blobs."""
 
     manifest: bytes

@@ -5,8 +5,8 @@ the index beside the image, as a referrer; the image itself stays as it is.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import msgspec
 import trio
 
 from lazyfs.digest import Digest, parse_digest
@@ -40,16 +40,14 @@ class NothingToIndex(UsageError):
     code = "E_NOTHING_TO_INDEX"
 
 
-@dataclass(frozen=True, slots=True)
-class IndexedLayer:
+class IndexedLayer(msgspec.Struct, frozen=True):
     """A plain layer with its encoded index."""
 
     descriptor: Descriptor
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class BuiltIndex:
+class BuiltIndex(msgspec.Struct, frozen=True):
     """The index of an image: its plain layers, bottom first, and what can be pushed.
 
     ``lazy`` layers have tables of contents of their own.

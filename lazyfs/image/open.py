@@ -4,12 +4,13 @@ import logging
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import trio
+from msgspec.structs import replace
 
 from lazyfs.digest import parse_digest
 from lazyfs.errors import StoreError
@@ -58,8 +59,7 @@ class Health:
             self.text = text
 
 
-@dataclass(frozen=True, slots=True)
-class OpenImage:
+class OpenImage(msgspec.Struct, frozen=True):
     """An open image, as the drivers and the commands see it.
 
     ``contents`` reads the devices; ``attributes`` are the mount root's own names (the index has

@@ -1,7 +1,8 @@
 """Layers for whose TOC the manifest does not vouch, and how they are to be had."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from lazyfs.digest import Digest
 from lazyfs.formats.claims import claims_of
@@ -14,8 +15,7 @@ PASS, INDEX = "pass", "index"
 """What vouches for the TOC of a plain layer: a full pass, or whoever pinned an index."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlainOptions:
+class PlainOptions(msgspec.Struct, frozen=True):
     """How plain layers are had.
 
     ``pinned`` is the digest of an index to believe.  ``progress`` is told bytes of blobs,
@@ -23,8 +23,8 @@ class PlainOptions:
     """
 
     pinned: Digest | None = None
-    progress: Progress = field(default=lambda size: None)
-    on_total: Progress = field(default=lambda size: None)
+    progress: Progress = msgspec.field(default=lambda size: None)
+    on_total: Progress = msgspec.field(default=lambda size: None)
 
 
 def is_plain(layer: Descriptor) -> bool:

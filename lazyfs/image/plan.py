@@ -5,8 +5,9 @@ request; it covers the blob from its first chunk's stream to its last chunk's en
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from lazyfs.image.counts import Purpose
 from lazyfs.image.flights import Flight
@@ -20,8 +21,7 @@ SEGMENT_SIZE = 4 << 20
 that one connection does not, and the first bytes arrive no later."""
 
 
-@dataclass(slots=True)
-class Run:
+class Run(msgspec.Struct):
     """One range request: blob bytes ``start`` to ``end`` and the chunks wanted of it.
 
     ``flights`` are those of its chunks that have not ended, by chunk; ``purpose`` is why.
@@ -31,7 +31,7 @@ class Run:
     start: int
     end: int
     chunks: list[int]
-    flights: dict[int, Flight] = field(default_factory=dict)
+    flights: dict[int, Flight] = msgspec.field(default_factory=dict)
     purpose: Purpose = Purpose.DEMAND
     early: "EarlyRange | None" = None
 

@@ -11,8 +11,8 @@ a burst ends after a moment.  It ends where the store has no room left for what 
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import trio
 
 from lazyfs.image.counts import Purpose
@@ -41,8 +41,7 @@ MakeRoom = Callable[[int], Awaitable[bool]]
 """Asked before so many bytes of content are stored that nobody wants yet; False: leave it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """What prefetching is held to: how fast it may be, and how much the store takes."""
 
     throttle: Throttle | None = None

@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,8 +50,7 @@ GRACE_SECONDS = 0.02
 """How long these are waited for once the manifest is here: it takes as long as they do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """What to mount.
 
     *platform* None means this machine's; *verify* is one of ``VERIFY_MODES``; *plain* is for layers
@@ -63,7 +61,7 @@ class Request:
     cache_dir: Path
     access: AccessOptions
     verify: str = "toc"
-    plain: PlainOptions = field(default_factory=PlainOptions)
+    plain: PlainOptions = msgspec.field(default_factory=PlainOptions)
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -252,8 +250,7 @@ def _has_layer(store: Store, layer: LayerRecord, pinned: Digest | None) -> bool:
     return can_be_had(store, digest)
 
 
-@dataclass(frozen=True, slots=True)
-class _Images:
+class _Images(msgspec.Struct, frozen=True):
     """Builds the rootfs index of an image that is not here."""
 
     store: Store

@@ -2,7 +2,8 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import NotFound, UsageError
@@ -32,8 +33,7 @@ class WrongImage(UsageError):
     code = "E_WRONG_IMAGE"
 
 
-@dataclass(slots=True)
-class ProfiledFile:
+class ProfiledFile(msgspec.Struct):
     """One file as a profile names it, in the order of first reads; sizes in bytes.
 
     ``path`` is None for bytes that are in no file of the image: a landmark, or a file that an upper

@@ -7,9 +7,10 @@ Spec: OCI image-spec, config.md and manifest.md.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+import msgspec
 
 from lazyfs.digest import Digest
 from lazyfs.formats.claims import claims_of
@@ -26,8 +27,7 @@ FIELDS = (
 CREATED_ANNOTATION = "org.opencontainers.image.created"
 
 
-@dataclass(frozen=True, slots=True)
-class ConvertedLayer:
+class ConvertedLayer(msgspec.Struct, frozen=True):
     """A layer before and after; ``is_copied`` if it needed no conversion."""
 
     source: Descriptor

@@ -4,7 +4,7 @@ Everything asked for by digest is looked for in the store first, so a digest tha
 before needs no request.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 from lazyfs.digest import Digest
 from lazyfs.errors import FormatError, Unavailable
@@ -21,8 +21,7 @@ from lazyfs.store.paths import Store
 CONFIG_LIMIT = 4 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(msgspec.Struct, frozen=True):
     """A manifest, by digest, and how it was found; ``index_digest`` if it came from an index."""
 
     manifest: Manifest

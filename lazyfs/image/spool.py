@@ -10,11 +10,11 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
 import trio
 
 from lazyfs.digest import Digest, DigestMismatch
@@ -76,8 +76,7 @@ async def fetch_layer(source: Source, layer: Descriptor, path: Path) -> None:
         raise DigestMismatch(f"layer {layer.digest}: got {got} ({size} bytes)")
 
 
-@dataclass(frozen=True, slots=True)
-class Unpacked:
+class Unpacked(msgspec.Struct, frozen=True):
     """The file with a layer's tar, its members, and what their headers say."""
 
     tar: Path

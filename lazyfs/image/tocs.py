@@ -8,9 +8,9 @@ none, the blob's own digest can take its place: then all of the blob is read fir
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
 import trio
 
 from lazyfs.digest import Digest, DigestMismatch
@@ -53,8 +53,7 @@ class Unverifiable(NotEstargz):
     """The manifest does not vouch for the layer's TOC."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedToc:
+class LoadedToc(msgspec.Struct, frozen=True):
     """A verified TOC, the format of its layer, and which of VERIFY_MODES vouched for it."""
 
     toc: Toc

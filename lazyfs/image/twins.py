@@ -7,8 +7,9 @@ everything that was not verified in this session.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from threading import Condition
+
+import msgspec
 
 from lazyfs.errors import LazyfsError
 from lazyfs.image.device import Device
@@ -21,8 +22,7 @@ CANDIDATES = 32
 """How many layers are compared, the most recently used ones: each costs a few milliseconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Twin:
+class Twin(msgspec.Struct, frozen=True):
     """The same chunk in another layer's content."""
 
     content: LayerContent

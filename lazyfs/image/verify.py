@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
+import msgspec
 import trio
 
 from lazyfs.digest import Digest
@@ -16,8 +16,7 @@ from lazyfs.store.content import RESIDENT
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Verification:
+class Verification(msgspec.Struct):
     """What was found; sizes in bytes of content.
 
     ``stored_size`` was in the store and has been hashed again; ``resident_size`` is all that is in
@@ -29,8 +28,8 @@ class Verification:
     stored_size: int = 0
     resident_size: int = 0
     repaired: int = 0
-    errors: list[LazyfsError] = field(default_factory=list)
-    diff_ids: list[Digest] = field(default_factory=list)
+    errors: list[LazyfsError] = msgspec.field(default_factory=list)
+    diff_ids: list[Digest] = msgspec.field(default_factory=list)
 
 
 async def verify_image(image: OpenImage, progress: Callable[[int], None]) -> Verification:

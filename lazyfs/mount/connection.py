@@ -11,7 +11,8 @@ import fcntl
 import logging
 import os
 import struct
-from dataclasses import dataclass
+
+import msgspec
 
 FUSE_DEVICE = "/dev/fuse"
 FUSE_DEVICE_NUMBER = os.makedev(10, 229)
@@ -22,8 +23,7 @@ RESEND = struct.pack("=IiQ", 16, 7, 0)  # an out-header with a code and without 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
+class Connection(msgspec.Struct, frozen=True):
     """A connection that has been greeted, as one server leaves it to the next.
 
     ``descriptors`` are of /dev/fuse, the connection's first one and its clones; ``device`` is

@@ -4,9 +4,10 @@ No transport, no store and no kernel interface is visible here: a dictionary can
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from mmap import mmap
 from typing import Protocol, runtime_checkable
+
+import msgspec
 
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.provenance import Provenance
@@ -66,8 +67,7 @@ class MountedImage(Protocol):
 Mapped = bytes | bytearray | memoryview | mmap
 
 
-@dataclass(frozen=True, slots=True)
-class NativeLayer:
+class NativeLayer(msgspec.Struct, frozen=True):
     """Where a driver finds one layer's bytes without asking Python.
 
     ``states`` has a byte per record of the layer table, changed by others meanwhile; 2 says that

@@ -16,9 +16,9 @@ The server must never touch the mount that it serves: it would wait for itself.
 """
 
 import os
-from dataclasses import replace
 
 import trio
+from msgspec.structs import replace
 
 from lazyfs.errors import MountFailed
 from lazyfs.mount import point

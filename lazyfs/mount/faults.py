@@ -8,7 +8,8 @@ reads its file; per cause a few records are written, then one count per period.
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from lazyfs.errors import LazyfsError
 from lazyfs.mount.contents import MountedImage
@@ -21,8 +22,7 @@ PERIOD_SECONDS = 30.0
 MAX_CAUSES = 256  # remembered; more kinds of trouble than that start afresh
 
 
-@dataclass(slots=True)
-class _Cause:
+class _Cause(msgspec.Struct):
     since: float
     count: int = 0
 

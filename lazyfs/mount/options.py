@@ -5,7 +5,8 @@ may be follows mount(8), mount.fuse3(8) and what fstab lines carry for systemd.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+
+import msgspec
 
 from lazyfs.errors import UsageError
 
@@ -56,8 +57,7 @@ class BadMountOption(UsageError):
     code = "E_MOUNT_OPTION"
 
 
-@dataclass(frozen=True, slots=True)
-class MountOptions:
+class MountOptions(msgspec.Struct, frozen=True):
     """What the words after ``-o`` mean.
 
     ``flags`` go to the kernel; ``settings`` are words that stand for options of the command line
@@ -72,7 +72,7 @@ class MountOptions:
     threads: int | None = None
     fsname: str | None = None
     flags: tuple[str, ...] = ()
-    settings: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 def split_words(values: Iterable[str]) -> Iterator[str]:

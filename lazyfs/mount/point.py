@@ -13,9 +13,10 @@ import stat
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+
+import msgspec
 
 from lazyfs.errors import FormatError, MountFailed
 from lazyfs.mount.options import FILESYSTEM_TYPE
@@ -48,8 +49,7 @@ class BadMountpoint(MountFailed):
     code = "E_MOUNTPOINT"
 
 
-@dataclass(frozen=True, slots=True)
-class MountEntry:
+class MountEntry(msgspec.Struct, frozen=True):
     """A line of the mount table; ``device`` is "major:minor" of the filesystem."""
 
     mount_id: int

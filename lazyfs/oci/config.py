@@ -3,7 +3,6 @@
 Spec: OCI image-spec, config.md.  Docker's config has the same fields.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -21,15 +20,14 @@ class BadConfig(FormatError):
     code = "E_BAD_CONFIG"
 
 
-@dataclass(frozen=True, slots=True)
-class ImageConfig:
+class ImageConfig(msgspec.Struct, frozen=True):
     """An image config; ``raw`` is the whole document, as JSON's types."""
 
     os: str
     architecture: str
     variant: str
     diff_ids: tuple[Digest, ...]
-    raw: dict[str, Any] = field(default_factory=dict)
+    raw: dict[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def platform(self) -> Platform:

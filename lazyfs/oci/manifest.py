@@ -5,7 +5,6 @@ belongs to that type only, so that the same bytes never mean two images (CVE-202
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Annotated
 
 import msgspec
@@ -44,25 +43,23 @@ class BadManifest(FormatError):
     code = "E_BAD_MANIFEST"
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(msgspec.Struct, frozen=True):
     """One image: its config and its layers, bottom first."""
 
     media_type: str
     config: Descriptor
     layers: tuple[Descriptor, ...]
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = msgspec.field(default_factory=dict)
     subject: Descriptor | None = None
     artifact_type: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Index:
+class Index(msgspec.Struct, frozen=True):
     """Manifests of one image for several platforms, in the publisher's order of preference."""
 
     media_type: str
     manifests: tuple[Descriptor, ...]
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 class _Platform(msgspec.Struct):

@@ -6,7 +6,8 @@ has them: a machine runs what its lower variants and its 32-bit sibling run.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from lazyfs.errors import NotFound, UsageError
 
@@ -65,8 +66,7 @@ class NoPlatform(NotFound):
     code = "E_NO_PLATFORM"
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+class Platform(msgspec.Struct, frozen=True):
     """An operating system and a processor, in normalised spelling; variant may be empty."""
 
     os: str

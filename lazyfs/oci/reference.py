@@ -10,7 +10,8 @@ a reference means one image on every machine.
 
 import ipaddress
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from lazyfs.digest import BadDigest, Digest, parse_digest
 from lazyfs.errors import UsageError
@@ -44,8 +45,7 @@ class BadReference(UsageError):
     code = "E_REFERENCE"
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(msgspec.Struct, frozen=True):
     """An image in a registry.  With a digest the tag says only what the user had in mind.
 
     ``registry`` is a host with an optional port; ``text`` is what the user typed.
@@ -87,8 +87,7 @@ class Reference:
         return f"{self.name}{tag}{digest}"
 
 
-@dataclass(frozen=True, slots=True)
-class LayoutReference:
+class LayoutReference(msgspec.Struct, frozen=True):
     """An image in an OCI image layout: a directory, and a tag or digest in its index."""
 
     path: str

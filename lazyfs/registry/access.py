@@ -1,12 +1,12 @@
 """What a user may say about reaching registries; by itself, for commands that only pass it on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class AccessOptions:
+
+class AccessOptions(msgspec.Struct, frozen=True):
     """How to reach a registry.
 
     ``environment`` is what credential and proxy variables are read from (the command line passes
@@ -23,9 +23,14 @@ class AccessOptions:
     plain_http: bool = False
     is_verified: bool = True
     hosts_dir: Path | None = None
-    login: tuple[str, str] | None = field(default=None, repr=False)
+    login: tuple[str, str] | None = None
     is_anonymous: bool = False
     is_offline: bool = False
     connect_seconds: float = 10.0
     idle_seconds: float = 30.0
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Show neither the password nor those that the environment may hold."""
+        shown = (name for name in self.__struct_fields__ if name not in ("login", "environment"))
+        return f"AccessOptions({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"

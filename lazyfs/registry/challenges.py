@@ -7,7 +7,8 @@ be understood ends the reading, and whatever came before it counts.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 HEADER_LIMIT = 16 << 10
 TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -18,12 +19,11 @@ PARAMETER_RE = re.compile(rf'({TOKEN})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s,
 ESCAPE_RE = re.compile(r"\\(.)")
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(msgspec.Struct, frozen=True):
     """One scheme, in lower case, with its parameters, their names in lower case."""
 
     scheme: str
-    parameters: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 def parse_challenges(header: str) -> tuple[Challenge, ...]:

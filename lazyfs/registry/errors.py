@@ -20,7 +20,6 @@ Spec: OCI distribution-spec, "Error Codes".
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import msgspec
@@ -114,8 +113,7 @@ class TooLarge(FormatError):
 TEMPORARY = (ConnectionTrouble, Overloaded, BadAnswer, Silent)
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(msgspec.Struct, frozen=True):
     """One entry of a registry's error document."""
 
     code: str

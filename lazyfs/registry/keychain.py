@@ -53,8 +53,7 @@ class Credential:
     source: str = field(default="", compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class HelperCall:
+class HelperCall(msgspec.Struct, frozen=True):
     """``docker-credential-NAME get`` with ``server`` on its input may know."""
 
     name: str

@@ -6,10 +6,10 @@ Spec: OCI distribution-spec, "Pushing blobs" (POST then PUT, POST PATCH… PUT, 
 
 import re
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
+import msgspec
 import trio
 
 from lazyfs.digest import Digest, digest_of, verify_digest
@@ -44,8 +44,7 @@ class BlobUnreadable(StoreError):
     """A file that was to be pushed cannot be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileBody:
+class FileBody(msgspec.Struct, frozen=True):
     """A file, or *size* bytes of it from *start*, as a body that is read anew when it is sent."""
 
     path: Path

@@ -5,7 +5,6 @@ referrers: a list is for finding, never for trusting.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -30,8 +29,7 @@ class Support(Enum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
-class Referrers:
+class Referrers(msgspec.Struct, frozen=True):
     """What refers to a manifest.
 
     ``support`` tells an empty list of the API, which means "none", from a registry without the API
@@ -79,8 +77,7 @@ class _Pushed(msgspec.Struct, rename="camel"):
     annotations: dict[str, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Referrer:
+class Referrer(msgspec.Struct, frozen=True):
     """A manifest that is pushed, as its subject's list names it."""
 
     subject: Digest

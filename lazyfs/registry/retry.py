@@ -8,10 +8,10 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
+import msgspec
 import trio
 
 from lazyfs.errors import LazyfsError
@@ -23,8 +23,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(msgspec.Struct, frozen=True):
     """How often and how patiently; times in seconds.
 
     Waits double from ``first_seconds`` to ``longest_seconds``, each shortened by a random part of
@@ -37,7 +36,7 @@ class RetryPolicy:
     longest_seconds: float = 5.0
     obeyed_seconds: float = 30.0
     patience_seconds: float = 60.0
-    jitter: Callable[[], float] = field(default=random.random, repr=False)
+    jitter: Callable[[], float] = random.random
 
     def wait_seconds(self, failures: int, error: LazyfsError, wall_seconds: float) -> float:
         """Return how long to wait after the failure number *failures* (from 1)."""

@@ -6,8 +6,9 @@ is soon over, since another place is the better hope.
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from typing import TypeVar
+
+from msgspec.structs import replace
 
 from lazyfs.digest import Digest
 from lazyfs.errors import LazyfsError, UsageError

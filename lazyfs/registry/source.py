@@ -2,17 +2,17 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from lazyfs.digest import Digest
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.registry.access import AccessOptions as AccessOptions
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(msgspec.Struct, frozen=True):
     """A manifest or index as received; ``digest`` is of ``data``, and has been checked."""
 
     data: bytes
@@ -20,8 +20,7 @@ class Document:
     digest: Digest
 
 
-@dataclass(slots=True)
-class SourceStatistics:
+class SourceStatistics(msgspec.Struct):
     """Counts since the source was opened; sizes in bytes."""
 
     requests: int = 0
@@ -30,8 +29,7 @@ class SourceStatistics:
     errors: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointState:
+class EndpointState(msgspec.Struct, frozen=True):
     """How one endpoint of a source fares; ``reason`` is the last thing that was wrong with it.
 
     ``received_size`` is bytes of bodies, those of where it redirects to among them.

@@ -7,13 +7,13 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import LazyfsError, StoreError

@@ -21,10 +21,11 @@ import traceback
 from _socket import socket as Connection  # what socket.socket is made of
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
+
+import msgspec
 
 from lazyfs.interrupts import REQUESTS
 from lazyfs.service.failures import ServerLost
@@ -47,8 +48,7 @@ END_SECONDS = 10.0
 TASKS = Path("/proc/self/task")  # threads of any kind
 
 
-@dataclass(frozen=True, slots=True)
-class Maker:
+class Maker(msgspec.Struct, frozen=True):
     """How mounts are made: *work* is ``warm``'s, and is told what is *prepared*, if anything is.
 
     *needed* are modules to import for that; *folder*, a runtime directory, may have a service.

@@ -7,12 +7,13 @@ not find out in the middle of its work.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import trio
+from msgspec.structs import replace
 
 from lazyfs.digest import parse_digest
 from lazyfs.errors import LazyfsError, VerificationFailed
@@ -35,8 +36,7 @@ Config = dict[str, Any]
 Answer = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Obtained:
+class Obtained(msgspec.Struct, frozen=True):
     """An image that can be mounted: ``note`` is said to the user."""
 
     prepared: Prepared

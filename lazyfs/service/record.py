@@ -11,9 +11,9 @@ import os
 import select
 import stat
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import get_origin
+
+import msgspec
 
 from lazyfs.errors import StoreError
 
@@ -28,8 +28,7 @@ class BadRuntimeDirectory(StoreError):
     """The directory for records and sockets cannot be made, or is open to others."""
 
 
-@dataclass(frozen=True, slots=True)
-class MountRecord:
+class MountRecord(msgspec.Struct, frozen=True):
     """What there is to know about a mount without asking its server.
 
     ``started`` is RFC 3339, UTC; ``start_ticks`` is the kernel's start time of the process.
@@ -50,26 +49,21 @@ class MountRecord:
     driver: str
     started: str
     device: str = ""
-    attributes: dict[str, str] = field(default_factory=dict)
+    attributes: dict[str, str] = msgspec.field(default_factory=dict)
 
     def encode(self) -> bytes:
         """Return the JSON form."""
-        return json.dumps(asdict(self), indent=1).encode() + b"\n"
+        return json.dumps(msgspec.structs.asdict(self), indent=1).encode() + b"\n"
 
 
 def decode_record(data: bytes) -> MountRecord | None:
     """Return the record that *data* holds, or None if it is none of ours."""
     try:
         document = json.loads(data)
-        values = {each.name: document[each.name] for each in fields(MountRecord)}
-    except (ValueError, KeyError, TypeError, RecursionError):
+        values = {name: document[name] for name in MountRecord.__struct_fields__}
+        record = msgspec.convert(values, MountRecord)
+    except (ValueError, KeyError, TypeError, RecursionError, msgspec.ValidationError):
         return None
-    for each in fields(MountRecord):
-        if type(values[each.name]) is not (get_origin(each.type) or each.type):
-            return None
-    if not all(isinstance(value, str) for value in values["attributes"].values()):
-        return None
-    record = MountRecord(**values)
     return record if record.mount_id.isalnum() and record.pid > 0 else None
 
 

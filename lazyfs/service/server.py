@@ -14,12 +14,12 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import trio
 
 from lazyfs.errors import LazyfsError
@@ -63,8 +63,7 @@ MAX_CLIENTS = 16
 CRASHED = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Succession:
+class Succession(msgspec.Struct, frozen=True):
     """What a server goes on with whose predecessor died: its legacy, and the link to the keeper."""
 
     legacy: Legacy
@@ -72,18 +71,17 @@ class Succession:
     history: str
 
 
-@dataclass(slots=True)
-class _Server:
+class _Server(msgspec.Struct):
     settings: MountSettings
     prepared: Prepared
     image: OpenImage
     session: PyfuseSession
     keeping: Keeping
     upkeep: Upkeep
-    give_way: trio.Event = field(default_factory=trio.Event)
+    give_way: trio.Event = msgspec.field(default_factory=trio.Event)
     started: str = ""
     ready_seconds: float | None = None
-    started_clock: float = field(default_factory=time.monotonic)
+    started_clock: float = msgspec.field(default_factory=time.monotonic)
 
 
 def serve(settings: MountSettings, link: Link) -> None:

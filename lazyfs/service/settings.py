@@ -1,7 +1,8 @@
 """What a server is told when it starts."""
 
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from lazyfs.mount.options import MountOptions
 from lazyfs.registry.source import AccessOptions
@@ -10,8 +11,7 @@ from lazyfs.store.budget import DEFAULT_BUDGET, Budget
 FOREGROUND_LOG = Path("/dev/stderr")
 
 
-@dataclass(frozen=True, slots=True)
-class MountSettings:
+class MountSettings(msgspec.Struct, frozen=True):
     """What the command line asked for; all paths absolute.
 
     ``background_limit`` is in bytes a second, 0 for none.  ``begun`` is when the command began, in

@@ -6,15 +6,15 @@ gets a ``Witness`` and nothing that could ask a registry.
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+import msgspec
 
 from lazyfs.snapshot.manifest import Image
 
 
-@dataclass(frozen=True, slots=True)
-class Base:
+class Base(msgspec.Struct, frozen=True):
     """An image that is ready to be mounted: all of it by digest.
 
     ``image`` has the container's name and the user's own words; ``config`` is the image's config
@@ -26,7 +26,7 @@ class Base:
     config: Mapping[str, Any]
     mount_ref: str
     note: str | None = None
-    hints: tuple[str, ...] = field(default=())
+    hints: tuple[str, ...] = msgspec.field(default=())
     prepared: bytes | None = None
 
 

@@ -10,11 +10,11 @@ soon as they are complete, while they are still being compressed and uploaded.
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from lazyfs.errors import UsageError
 from lazyfs.snapshot.draft import IMAGE, Draft, boot_id, list_files, load_draft, save_draft
@@ -59,8 +59,7 @@ class NotRunning(SnapshotError, UsageError):
     exit_code = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(msgspec.Struct, frozen=True):
     """What is wanted of a checkpoint.
 
     ``store`` is the store's URL; ``pointer`` a name to move there; ``compress`` "zstd", "auto" or
@@ -78,11 +77,10 @@ class Order:
     allow_dead_mount: bool = False
     adopt: bool = False
     embedded: frozenset[str] = frozenset()
-    extensions: Mapping[str, Any] = field(default_factory=dict)
+    extensions: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Tools:
+class Tools(msgspec.Struct, frozen=True):
     """What a checkpoint works with; ``say`` gets a line for the user."""
 
     mounts: Mounts

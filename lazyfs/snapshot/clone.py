@@ -2,7 +2,8 @@
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from lazyfs.errors import LazyfsError
 from lazyfs.snapshot.local import local_errors

@@ -9,7 +9,8 @@ import calendar
 import logging
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+
+import msgspec
 
 from lazyfs.snapshot.embedding import (
     LISTED_KEYS,
@@ -27,8 +28,7 @@ log = logging.getLogger(__name__)
 GRACE = 24 * 3600.0  # seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Collected:
+class Collected(msgspec.Struct, frozen=True):
     """What was removed, or would be; ``spared`` are partial snapshots that stay, with the reason.
 
     ``uploads`` is None where it is not known without aborting them.

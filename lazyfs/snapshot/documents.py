@@ -8,7 +8,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -34,15 +33,13 @@ Made = TypeVar("Made")
 Complaint = Callable[[str], LazyfsError]
 
 
-@dataclass(frozen=True, slots=True)
-class _Fault:
+class _Fault(msgspec.Struct, frozen=True):
     """Stands in a document for what must not be there."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(msgspec.Struct, frozen=True):
     """What differs at ``path``; None: nothing is there.  Values are JSON's types."""
 
     path: str
@@ -151,8 +148,7 @@ def _walk(document: Any) -> Iterator[tuple["_Place", Any]]:
             waiting += [(_Place(place, step, level), inner) for step, inner in members]
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(msgspec.Struct, frozen=True):
     """A place in a document; spelled out only for a message, since keys can be long."""
 
     parent: "_Place | None"

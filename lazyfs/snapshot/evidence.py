@@ -8,7 +8,6 @@ import json
 import os
 import platform as machine
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,8 +57,7 @@ class Mounts(Witness, Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(msgspec.Struct, frozen=True):
     """A manifest to be, without its files."""
 
     snapshot: Snapshot

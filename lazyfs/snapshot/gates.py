@@ -7,8 +7,8 @@ those that it was made with.  Pure: a manifest and facts in; notices out, or the
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from lazyfs.errors import UsageError
@@ -35,8 +35,7 @@ class BadRestoreOption(UsageError):
     """An option does not fit the snapshot."""
 
 
-@dataclass(frozen=True, slots=True)
-class Allowed:
+class Allowed(msgspec.Struct, frozen=True):
     """The switches: a gate of each group is passed with a notice where its switch is on.
 
     ``spec_drift`` is of the portable group; ``cpu`` and ``runtime`` are of the host's.

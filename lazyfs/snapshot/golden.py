@@ -9,7 +9,6 @@ pauses, and then stays failed: nothing of it runs on, and nobody tries for ever.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -64,8 +63,7 @@ class Status(msgspec.Struct, frozen=True, rename="camel"):
     error: Failure | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Generation:
+class Generation(msgspec.Struct, frozen=True):
     """A golden snapshot in a store; ``number`` counts them, ``previous`` is the one before."""
 
     id: str
@@ -86,8 +84,7 @@ class Start(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Tools:
+class Tools(msgspec.Struct, frozen=True):
     """What a build works with; ``folder`` keeps the status of builds, ``sleep`` takes seconds."""
 
     start: Start
@@ -98,8 +95,7 @@ class Tools:
     sleep: Callable[[float], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(msgspec.Struct, frozen=True):
     """What is to be built, and where it goes; ``warm_seconds`` lie between ready and saved."""
 
     template: Template

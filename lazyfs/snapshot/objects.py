@@ -4,9 +4,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
+
+import msgspec
 
 from lazyfs.snapshot.errors import SnapshotError
 
@@ -21,8 +22,7 @@ class ObjectMissing(SnapshotError):
     exit_code = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True):
     """An object: *key* below the store's prefix, size in bytes, when written (Unix seconds)."""
 
     key: str

@@ -10,9 +10,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+import msgspec
 
 from lazyfs.interrupts import is_interrupt_waiting, uninterrupted
 from lazyfs.snapshot.errors import RuntimeFailed
@@ -24,8 +25,7 @@ INSIST_SECONDS = 1.0  # between two interrupts that mean it
 LOOK_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(msgspec.Struct, frozen=True):
     """How a program ended: its exit status (negative: the signal), and what it said."""
 
     status: int

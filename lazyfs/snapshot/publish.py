@@ -8,7 +8,6 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,7 @@ PROBE = "probe"  # of whether a snapshot's files can be written
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(msgspec.Struct, frozen=True):
     """A committed snapshot; ``state`` is what became of its sandbox."""
 
     manifest: Manifest

@@ -8,13 +8,13 @@ is called leaves nothing, and what fails after it is ended and removed, too.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 from msgspec import UnsetType
+from msgspec.structs import replace
 
 from lazyfs.errors import LazyfsError
 from lazyfs.interrupts import uninterrupted
@@ -77,8 +77,7 @@ BASE = "base"  # of a sandbox's folder: images that were embedded beside the sna
 RESTORED = ("bundles", BASE, "restores", "runtime", "base-record.json")  # what a restore makes
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(msgspec.Struct, frozen=True):
     """What is wanted: a snapshot as ``wanted`` says, going on as sandbox ``sandbox_id``.
 
     ``files``: a folder that has the snapshot's files already, verified; they are linked.
@@ -92,12 +91,11 @@ class Order:
     keep_failed: bool = False
     cache_dir: str = ""
     files: Path | None = None
-    secrets: Mapping[SecretKey, str] = field(default_factory=dict)
+    secrets: Mapping[SecretKey, str] = msgspec.field(default_factory=dict)
     wait: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Tools:
+class Tools(msgspec.Struct, frozen=True):
     """What a restore works with; ``say`` gets a line for the user."""
 
     sandboxes: Sandboxes
@@ -109,8 +107,7 @@ class Tools:
     rootless: Rootless | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Restored:
+class Restored(msgspec.Struct, frozen=True):
     """A sandbox that runs; container → digest of the manifest that its tag names now."""
 
     sandbox: Sandbox

@@ -1,9 +1,9 @@
 """What a restore finds out before it downloads anything: the manifest, the gates, the template."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 from msgspec import UnsetType
 
 from lazyfs.oci.platforms import Platform
@@ -23,8 +23,7 @@ DATA_ABILITY = "fscheckpoint"
 NOTHING = Allowed()
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """What is wanted of a restore.
 
     ``name`` is the snapshot's id, or a pointer's after "@".  ``template`` is what is to be run
@@ -34,15 +33,14 @@ class Wanted:
 
     name: str
     template: Template | None = None
-    assumed: Mapping[str, str] = field(default_factory=dict)
+    assumed: Mapping[str, str] = msgspec.field(default_factory=dict)
     trusts_template: bool = False
     runtime_path: Path | None = None
     allowed: Allowed = NOTHING
     rebase: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Review:
+class Review(msgspec.Struct, frozen=True):
     """A snapshot that passed the gates.  ``recorded`` is the template that it has in it."""
 
     loaded: Loaded

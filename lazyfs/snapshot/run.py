@@ -8,7 +8,6 @@ process, no mount, no record and no folder.
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -60,8 +59,7 @@ MADE = ("bundles", "runtime", "restores", "template.json", "base-record.json")  
 AFTER_SECONDS = 30.0  # for another command to let go of a sandbox whose process has ended
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(msgspec.Struct, frozen=True):
     """What is wanted: *template* as sandbox ``sandbox_id``.
 
     ``runtime``, ``overlay`` and ``network`` come before what the template says.  ``pull`` is
@@ -76,14 +74,13 @@ class Order:
     pull: str = "missing"
     overlay: str | None = None
     network: str | None = None
-    secrets: Mapping[SecretKey, str] = field(default_factory=dict)
+    secrets: Mapping[SecretKey, str] = msgspec.field(default_factory=dict)
     cache_dir: str = ""
     keep_failed: bool = False
     wait: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Tools:
+class Tools(msgspec.Struct, frozen=True):
     """What a run works with; ``say`` gets a line for the user."""
 
     sandboxes: Sandboxes
@@ -93,8 +90,7 @@ class Tools:
     rootless: Rootless | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(msgspec.Struct, frozen=True):
     """A sandbox that runs, or is about to on the terminal."""
 
     sandbox: Sandbox

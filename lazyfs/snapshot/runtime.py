@@ -1,10 +1,11 @@
 """What snapshots need of a runtime: gVisor's runsc, or another that can at least run."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 
 class ContainerState(StrEnum):
@@ -17,8 +18,7 @@ class ContainerState(StrEnum):
     ABSENT = "absent"
 
 
-@dataclass(frozen=True, slots=True)
-class RuntimeFacts:
+class RuntimeFacts(msgspec.Struct, frozen=True):
     """What a runtime's program is and can do, found by asking it, cached by its digest.
 
     ``name`` is "runsc", "crun", "runc" or "bwrap"; ``version`` the text that it prints;
@@ -35,8 +35,7 @@ class RuntimeFacts:
     cpu_features: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerPlan:
+class ContainerPlan(msgspec.Struct, frozen=True):
     """A container to be: ``bundle`` is the folder with config.json and rootfs (a mount)."""
 
     name: str
@@ -45,8 +44,7 @@ class ContainerPlan:
     is_root: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SandboxPlan:
+class SandboxPlan(msgspec.Struct, frozen=True):
     """A sandbox to be: the root container first.  ``state_dir`` is the runtime's own folder."""
 
     sandbox_id: str
@@ -55,7 +53,7 @@ class SandboxPlan:
     containers: tuple[ContainerPlan, ...]
     overlay: str = "root:memory"
     network: str = "none"
-    flags: tuple[str, ...] = field(default=())
+    flags: tuple[str, ...] = msgspec.field(default=())
 
     @property
     def root(self) -> ContainerPlan:

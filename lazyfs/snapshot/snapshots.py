@@ -12,9 +12,10 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
+
+import msgspec
 
 from lazyfs.digest import digest_of
 from lazyfs.snapshot import embedding, pointers
@@ -47,8 +48,7 @@ WORKERS = 2  # files on their way at once; each is compressed or decompressed by
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(msgspec.Struct, frozen=True):
     """A committed snapshot: its manifest, the bytes of that and their digest."""
 
     id: str
@@ -57,8 +57,7 @@ class Loaded:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(msgspec.Struct, frozen=True):
     """A snapshot as the store has it; ``modified`` is when something of it was last written."""
 
     id: str

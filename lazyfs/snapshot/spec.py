@@ -6,9 +6,10 @@ runtimes but where rights end: without root there is no cgroup, and ids are thos
 
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from lazyfs.snapshot.documents import Difference, canonical_digest, differences
 from lazyfs.snapshot.environment import environment_of
@@ -33,8 +34,7 @@ FREE_PREFIXES = (f"{GVISOR}internal.", f"{GVISOR}debug.")
 OPEN_FILES = (1024, 4096)  # soft and hard; no more than what any user may have
 
 
-@dataclass(frozen=True, slots=True)
-class Rootless:
+class Rootless(msgspec.Struct, frozen=True):
     """Who runs the sandbox without being root, and the ids lent to that user: (first, count)."""
 
     uid: int

@@ -5,9 +5,10 @@ A snapshot is ``STORE/ID`` or ``STORE@POINTER``.
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+import msgspec
 
 from lazyfs.errors import UsageError
 from lazyfs.snapshot.directory_store import DirectoryStore
@@ -27,8 +28,7 @@ class BadStore(UsageError):
     code = "E_STORE_NAME"
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotName:
+class SnapshotName(msgspec.Struct, frozen=True):
     """A snapshot as the user names it; ``name`` is its id, or a pointer's name after "@"."""
 
     store: str

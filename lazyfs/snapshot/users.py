@@ -4,7 +4,8 @@ Spec: OCI image-spec, config.md, "User".  Lines that are no entries are passed o
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from lazyfs.snapshot.documents import quote
 from lazyfs.snapshot.errors import TemplateInvalid
@@ -14,8 +15,7 @@ ID_LIMIT = (1 << 32) - 1
 Lookup = Callable[[str], bytes | None]
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(msgspec.Struct, frozen=True):
     """Numbers and home of a user; ``groups`` are those beside ``gid``, in order."""
 
     uid: int
@@ -24,8 +24,7 @@ class User:
     home: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(msgspec.Struct, frozen=True):
     name: str
     uid: int
     gid: int

@@ -5,9 +5,9 @@ Besides values there are the places of scalars in the text, for changing one and
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+import msgspec
 import yaml
 from yaml.constructor import SafeConstructor
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -21,8 +21,7 @@ PROPERTIES_RE = re.compile(r"(?:[&!]\S*\s+)+")  # an anchor or a tag before a sc
 TAG = "tag:yaml.org,2002:"
 
 
-@dataclass(frozen=True, slots=True)
-class Scalar:
+class Scalar(msgspec.Struct, frozen=True):
     """A scalar in a text: its value, and the characters that spell it, quotes included.
 
     ``style`` is YAML's: "'" or '"' for quoted, "|" or ">" for blocks, "" for plain.

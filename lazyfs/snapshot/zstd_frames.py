@@ -5,7 +5,8 @@ brings ``read``.  Only the outline is parsed; what is in the blocks is the libra
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from lazyfs.errors import FormatError
 
@@ -25,8 +26,7 @@ class BadFrame(FormatError):
     code = "E_ZSTD"
 
 
-@dataclass(frozen=True, slots=True)
-class FrameHeader:
+class FrameHeader(msgspec.Struct, frozen=True):
     """What a frame's first bytes (*data*) say; ``content_size`` is None where they do not."""
 
     data: bytes

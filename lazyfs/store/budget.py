@@ -1,14 +1,14 @@
 """How much of a disk the store may occupy."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from lazyfs.store.paths import store_error
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(msgspec.Struct, frozen=True):
     """A size in bytes, or else a share (0 to 1) of the filesystem that holds the store."""
 
     size: int | None = None

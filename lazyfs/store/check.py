@@ -6,8 +6,9 @@ reason.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from lazyfs.digest import Digest, digest_of, parse_digest
 from lazyfs.errors import FormatError, StoreError
@@ -25,8 +26,7 @@ from lazyfs.store.spans import load_spans
 Progress = Callable[[int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(msgspec.Struct, frozen=True):
     """Something that is rotten, or that could not be checked.
 
     ``path`` is relative to the store.  ``kind`` is document, index, provenance, toc, table, chunk
@@ -41,8 +41,7 @@ class Fault:
     is_dropped: bool = False
 
 
-@dataclass(slots=True)
-class Check:
+class Check(msgspec.Struct):
     """What was checked, in numbers and bytes of content, and what was found.
 
     ``lost_chunks`` had been marked before an unclean stop, and did not get to the disk: they were
@@ -55,8 +54,8 @@ class Check:
     chunks: int = 0
     content_size: int = 0
     lost_chunks: int = 0
-    rotten: list[Fault] = field(default_factory=list)
-    skipped: list[Fault] = field(default_factory=list)
+    rotten: list[Fault] = msgspec.field(default_factory=list)
+    skipped: list[Fault] = msgspec.field(default_factory=list)
 
 
 def check_store(store: Store, *, repair: bool, progress: Progress) -> Check:

@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -31,8 +30,7 @@ WAIT_SECONDS = 60.0  # for somebody else who hashes the layer
 TICK = 50_000_000  # nanoseconds: two changes within the kernel's clock tick have one time
 
 
-@dataclass(frozen=True, slots=True)
-class Survey:
+class Survey(msgspec.Struct, frozen=True):
     """What is stored of a layer's content: sizes in bytes, ``rotten`` a number of chunks.
 
     ``verified_size`` has its digests; nothing else is stored once this is made.  ``hashed_size`` of

@@ -15,8 +15,9 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from lazyfs.digest import parse_digest
 from lazyfs.store.documents import unneeded_documents
@@ -42,8 +43,7 @@ a mount holds no lock yet."""
 WAIT_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Eviction:
+class Eviction(msgspec.Struct, frozen=True):
     """What was given back, and what the store takes on the disk afterwards; bytes."""
 
     freed_size: int

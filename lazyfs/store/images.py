@@ -7,7 +7,6 @@ the index and the provenance table, and states their digests.
 import mmap
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -56,8 +55,7 @@ class ImageRecord(msgspec.Struct, frozen=True):
     version: tuple[int, int, int] = RECORD_VERSION
 
 
-@dataclass(frozen=True, slots=True)
-class StoredImage:
+class StoredImage(msgspec.Struct, frozen=True):
     """An image's record, its index and its provenance table, mapped and checked."""
 
     record: ImageRecord

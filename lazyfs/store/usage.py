@@ -7,8 +7,9 @@ their layers (pins.py).  Looking changes nothing.
 
 import fcntl
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from lazyfs.digest import Digest
 from lazyfs.errors import FormatError
@@ -22,8 +23,7 @@ from lazyfs.store.pins import pinned_images, pinned_layers
 BLOCK = 512  # unit of st_blocks, whatever the filesystem's own blocks are
 
 
-@dataclass(frozen=True, slots=True)
-class LayerUsage:
+class LayerUsage(msgspec.Struct, frozen=True):
     """One layer in the store: bytes on the disk, seconds since the epoch of its last use.
 
     ``pinned_by``: ids of the sandboxes that need it.
@@ -41,8 +41,7 @@ class LayerUsage:
         return self.is_in_use or bool(self.pinned_by)
 
 
-@dataclass(frozen=True, slots=True)
-class ImageUsage:
+class ImageUsage(msgspec.Struct, frozen=True):
     """One image in the store; ``allocated_size`` is that of its rootfs index, without layers.
 
     ``pinned_by``: ids of the sandboxes that need it.
@@ -60,16 +59,15 @@ class ImageUsage:
         return self.is_in_use or bool(self.pinned_by)
 
 
-@dataclass(frozen=True, slots=True)
-class Holdings:
+class Holdings(msgspec.Struct, frozen=True):
     """What a store holds: images by manifest digest, layers by TOC digest, oldest use first.
 
     ``other_size`` is what everything else takes on the disk: documents, profiles, names, passes,
     pins, what has rotted, what is being written.
     """
 
-    images: dict[str, ImageUsage] = field(default_factory=dict)
-    layers: dict[str, LayerUsage] = field(default_factory=dict)
+    images: dict[str, ImageUsage] = msgspec.field(default_factory=dict)
+    layers: dict[str, LayerUsage] = msgspec.field(default_factory=dict)
     other_size: int = 0
 
     @property

@@ -5,11 +5,11 @@ import io
 import tarfile
 import tracemalloc
 import zlib
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from lazyfs.digest import DigestMismatch, digest_of
 from lazyfs.errors import FormatError, LazyfsError

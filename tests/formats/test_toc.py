@@ -2,9 +2,9 @@
 
 import base64
 import json
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from lazyfs.digest import DigestMismatch, digest_of
 from lazyfs.formats.limits import DEFAULT_LIMITS, Limits

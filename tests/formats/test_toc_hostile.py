@@ -2,11 +2,11 @@
 
 import json
 import tracemalloc
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from lazyfs.digest import digest_of
 from lazyfs.errors import FormatError, VerificationFailed

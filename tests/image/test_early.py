@@ -6,13 +6,13 @@ import shutil
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 import trio
 import trio.testing
+from msgspec.structs import replace
 
 from lazyfs.digest import parse_digest
 from lazyfs.errors import Unavailable

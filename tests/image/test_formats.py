@@ -6,6 +6,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -297,14 +298,14 @@ async def test_external_tocs(tmp_path: Path, external: Path) -> None:
         digest = prepared.image.manifest_digest
         await prepare(request(f"{registry.host}/test/image@{digest}", tmp_path))
         assert registry.count("GET", "-esgztoc") == 0
-        fresh = replace(
+        fresh = msgspec.structs.replace(
             request(f"{registry.host}/test/image:v1@{digest}", tmp_path),
             cache_dir=tmp_path / "other",
         )
         assert (await prepare(fresh)).image == prepared.image
         # Without a tag the TOCs cannot be found: the layers are fetched whole.
         whole = await prepare(
-            replace(
+            msgspec.structs.replace(
                 request(f"{registry.host}/test/image@{digest}", tmp_path),
                 cache_dir=tmp_path / "third",
             )

@@ -1,10 +1,10 @@
 """A registry that is away: what can be had without it, and what is said."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from lazyfs.errors import Unavailable
 from lazyfs.image.open import open_image

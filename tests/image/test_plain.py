@@ -1,14 +1,15 @@
 """Images with plain layers: one pass, verified; by an index as lazily as any; never by a lie."""
 
+import dataclasses
 import functools
 import gzip
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import zstandard
+from msgspec.structs import replace
 
 from lazyfs.digest import Digest, digest_of, parse_digest
 from lazyfs.errors import FormatError, NotFound, VerificationFailed
@@ -156,7 +157,7 @@ async def test_a_layer_that_is_not_what_its_digest_says(tmp_path: Path) -> None:
 
 
 async def test_a_layer_that_is_not_what_the_config_says(tmp_path: Path) -> None:
-    made = replace(layer(tar_of(MANY)), diff_id=digest_of(b"other"))
+    made = dataclasses.replace(layer(tar_of(MANY)), diff_id=digest_of(b"other"))
     make_layout(tmp_path / "layout", [made])
     with pytest.raises(VerificationFailed, match="expected diffID"):
         await prepare(request(f"oci:{tmp_path / 'layout'}", tmp_path))

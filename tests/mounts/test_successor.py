@@ -225,7 +225,6 @@ def test_a_keeper_is_small(lazyfs, mountpoint):
 
 
 OLD_KERNEL = """
-import dataclasses
 import msgspec
 from lazyfs.service import keeping
 
@@ -233,7 +232,7 @@ decode = keeping.Legacy.decode
 
 def without_resending(data):
     legacy = decode(data)
-    old = dataclasses.replace(legacy.connection, flags=0)
+    old = msgspec.structs.replace(legacy.connection, flags=0)
     return msgspec.structs.replace(legacy, connection=old)
 
 keeping.Legacy.decode = staticmethod(without_resending)

@@ -1,6 +1,5 @@
 """Records of mounts on disk, and whether their servers live."""
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -9,6 +8,7 @@ import sys
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from lazyfs.service.record import (
     BadRuntimeDirectory,
@@ -30,7 +30,7 @@ SECONDS = 30
 
 
 def record(**changes) -> MountRecord:
-    return dataclasses.replace(
+    return replace(
         MountRecord(
             mount_id="00ff",
             pid=os.getpid(),
@@ -84,7 +84,7 @@ def test_what_is_no_record_is_skipped(tmp_path):
     assert list(load_records(tmp_path / "none")) == []
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(MountRecord)])
+@pytest.mark.parametrize("field", MountRecord.__struct_fields__)
 def test_each_field_is_needed_and_of_its_type(field):
     document = json.loads(record().encode())
     assert decode_record(json.dumps(document).encode()) == record()
@@ -141,7 +141,7 @@ def test_names_of_processes_do_not_confuse(tmp_path):
 def test_waiting_for_a_server(process):
     server = record(pid=process.pid, start_ticks=start_ticks_of(process.pid))
     assert not wait_server_end(server, 0)
-    assert wait_server_end(dataclasses.replace(server, start_ticks=1), 0)
+    assert wait_server_end(replace(server, start_ticks=1), 0)
     process.stdin.close()
     assert wait_server_end(server, SECONDS)
     process.wait(SECONDS)

@@ -1,11 +1,11 @@
 """Starting sandboxes, with real journals and files, and fake images and containers."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from lazyfs.snapshot import run as runs
 from lazyfs.snapshot.errors import (
