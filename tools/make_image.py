@@ -62,6 +62,12 @@ KINDS: dict[str, Callable[[debian.Packages], list[Tree]]] = {
     "small": lambda packages: [base(packages), synthetic.small_files()],
 }
 COMMANDS = {"python": ["python3"], "node": ["node"]}
+FORMATS = {
+    "estargz": [],
+    "estargz-64k": ["--min-chunk-size", "64KiB"],
+    "zstd-chunked": ["--to", "zstd-chunked"],
+}
+"""What an image is converted to: the tag it gets, and the converter's options."""
 
 
 def make_image(kind: str, destination: Path, cache: Path) -> None:
@@ -78,16 +84,16 @@ def make_image(kind: str, destination: Path, cache: Path) -> None:
         stamp.write_text(made_by)
 
 
-def convert(destination: Path) -> None:
-    """Add the tag ``estargz`` by lazyfs' own converter, unless it is there."""
+def convert(destination: Path, tag: str = "estargz") -> None:
+    """Add *tag*, one of FORMATS, by lazyfs' own converter, unless it is there."""
     try:
-        layout.read_tagged(destination, "estargz")
+        layout.read_tagged(destination, tag)
         return
     except KeyError:
         pass
-    line = [sys.executable, "-m", "lazyfs", "convert"]
+    line = [sys.executable, "-m", "lazyfs", "convert", *FORMATS[tag]]
     subprocess.run(
-        [*line, f"oci:{destination}:plain", f"oci:{destination}:estargz"], check=True, cwd=ROOT
+        [*line, f"oci:{destination}:plain", f"oci:{destination}:{tag}"], check=True, cwd=ROOT
     )
 
 

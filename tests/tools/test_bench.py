@@ -110,7 +110,8 @@ def test_traffic_is_told_against_the_image() -> None:
     for name, value in (("sent: read 1 %", 2e6), ("peak memory", 50e6), ("peak memory", 160e6)):
         lazy.add(name, value)
     lazy.add("fetched: first command", 1.25)
-    text = table.format_traffic(lazy, 40_000_000)
+    text = table.format_traffic(lazy, 40_000_000, 37_000_000)
+    assert "40.0 MB to mount, 37.0 MB to pull" in text
     assert "read 1 %: 2.00 MB" in text
     assert "5.0%" in text
     assert "160 MB; bar 150: OVER" in text

@@ -33,7 +33,7 @@ from tools.bench.processes import DockerRegistry, EmbeddedRegistry, RunningLink
 from tools.bench.samples import Samples
 from tools.bench.work import FIRST_COMMANDS, works
 from tools.images.debian import DebianFailed
-from tools.make_image import ROOT, convert, image_size, make_image
+from tools.make_image import FORMATS, ROOT, convert, image_size, make_image
 from tools.mounted import CommandFailed
 
 FOLDER = ROOT / ".bench"
@@ -44,7 +44,7 @@ BUSY = 0.5
 USUAL_LINKS = [LOOPBACK, "20ms/100mbit"]
 FIRST = "first command"
 ALL_LINKS = [LOOPBACK, "20ms/100mbit", "50ms/100mbit", "100ms/20mbit"]
-MATRIX_WORKS = [FIRST, "read everything"]
+MATRIX_WORKS = [FIRST, "read 1 %", "read 10 %", "read 50 %", "read everything"]
 USUAL_WORKS = [FIRST, "walk with stat", "small files", "read everything"]
 LINK_RE = re.compile(r"(\d+(?:\.\d+)?)ms/(\d+(?:\.\d+)?)mbit")
 
@@ -68,18 +68,20 @@ def compare_images(arguments: argparse.Namespace) -> None:
     results: list[dict[str, Any]] = []
     for image in arguments.image:
         make_image(image, images / image, FOLDER / "apt")
-        convert(images / image)
+        convert(images / image, arguments.format)
     with open_registry(arguments.registry, images) as registry:
         print(f"registry: {registry.name}")
         for image in arguments.image:
             if isinstance(registry, DockerRegistry):
-                for tag in ("plain", "estargz"):
+                for tag in ("plain", arguments.format):
                     push(registry.address, image, images / image, tag)
         for cell in cells(arguments, images):
             with through_link(registry.address, cell.link) as address:
                 result = compare(cell, address, registry.written_size, arguments)
                 results.append(result)
     for image in arguments.image:
+        if arguments.format != "estargz":
+            continue  # the figure is about a gzip member for each chunk
         figures = decode.measure(images / image)
         print(f"\n{image}: {decode.format_decoding(figures, table.DECODING_BARS)}", flush=True)
         results.append({"image": image, "decoding": figures})
@@ -113,6 +115,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--image", action="append", choices=sorted(FIRST_COMMANDS), help="default: python")
     add("--link", action="append", metavar="loopback|NNms/NNmbit", help="may be repeated")
     add("--work", action="append", choices=list(works("python")), help="may be repeated")
+    add("--format", choices=list(FORMATS), default="estargz", help="of what is mounted")
     add("--runs", type=int, default=5)
     add("--matrix", action="store_true", help="all images, all links, in single runs if need be")
     add("--minutes", type=float, default=120, help="what a matrix may take; default: 120")
@@ -152,7 +155,9 @@ def cells(arguments: argparse.Namespace, images: Path) -> list[matrix.Cell]:
     if not arguments.matrix:
         pairs = itertools.product(arguments.image, arguments.link)
         return [matrix.Cell(image, link, 0.0, arguments.runs) for image, link in pairs]
-    sizes = {image: float(image_size(images / image, "estargz")) for image in arguments.image}
+    sizes = {
+        image: float(image_size(images / image, arguments.format)) for image in arguments.image
+    }
     links = [(name, link_of(name).round_trip, link_of(name).rate) for name in arguments.link]
     planned = matrix.plan(sizes, links, 60 * arguments.minutes)
     if arguments.quick:
@@ -194,7 +199,7 @@ def compare(
     lazy.add("interpreter", limits.interpreter_seconds())
     with sides.scratch(FOLDER / f"run-{os.getpid()}") as folder:
         for _ in range(cell.runs):
-            reference = f"{address}/{image}:estargz"
+            reference = f"{address}/{image}:{arguments.format}"
             sides.measure_lazy(
                 reference, chosen, folder / "lazy", lazy, arguments.mount_option, sent_size
             )
@@ -207,18 +212,20 @@ def compare(
                 sides.measure_pulled(
                     unpack, f"{address}/{image}:plain", chosen, folder / "pulled", pulled[name]
                 )
-    size = image_size(FOLDER / "images" / image, "estargz")
+    size = image_size(FOLDER / "images" / image, arguments.format)
     rows = table.build_rows(lazy, pulled, image=image, link=cell.link)
     runs = "one run" if cell.runs == 1 else f"{cell.runs} runs"
-    print(table.format_table(f"{image}, {cell.link}, {runs}", rows, list(pulled)))
+    title = f"{image} as {arguments.format}, {cell.link}, {runs}"
+    print(table.format_table(title, rows, list(pulled)))
     for part in (
         table.format_limits(rows, lazy, pulled, link_of(cell.link)),
-        table.format_traffic(lazy, size),
+        table.format_traffic(lazy, size, image_size(FOLDER / "images" / image, "plain")),
     ):
         if part:
             print(part, flush=True)
     return {
         "image": image,
+        "format": arguments.format,
         "link": cell.link,
         "lazyfs": lazy.values,
         **{name: samples.values for name, samples in pulled.items()},

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 MAX_RUNS = 5
 START_SECONDS = 4.0  # a mount with a command, and what is cleaned up around it
-STARTS = 7  # mounts of a run that read no more than a command does
+STARTS = 8  # mounts of a run that read no more than a command does
+READS = 2.5  # what its other mounts fetch, in images
 UNPACK_RATE = 25e6  # compressed bytes a second: slow machines, not fast ones
 LOCAL_RATE = 60e6  # loopback, with all that decoding costs
 PULLERS = 2
@@ -47,4 +48,4 @@ def plan(
 def _run_seconds(size: float, round_trip: float, rate: float) -> float:
     transfer = size / (rate or LOCAL_RATE)
     starts = STARTS * (START_SECONDS + 30 * round_trip + min(size / 8, 6e6) / (rate or LOCAL_RATE))
-    return starts + (PULLERS + 1) * transfer + PULLERS * size / UNPACK_RATE
+    return starts + (PULLERS + READS) * transfer + PULLERS * size / UNPACK_RATE

@@ -107,9 +107,9 @@ def format_table(title: str, rows: Sequence[Row], others: Sequence[str]) -> str:
     return "\n".join([f"\n{title}", rule, lines[0], rule, *(line.rstrip() for line in lines[1:])])
 
 
-def format_traffic(lazy: Samples, image_size: int) -> str:
-    """Return the lines about bytes and memory."""
-    lines = [f"image: {image_size / 1e6:.1f} MB as eStargz"]
+def format_traffic(lazy: Samples, image_size: int, plain_size: int) -> str:
+    """Return the lines about bytes and memory; sizes of the layers as mounted, and as pulled."""
+    lines = [f"image: {image_size / 1e6:.1f} MB to mount, {plain_size / 1e6:.1f} MB to pull"]
     for name, values in lazy.values.items():
         if name.startswith("sent: "):
             sent = statistics.median(values)
