@@ -2,7 +2,7 @@
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from lazyfs.errors import LazyfsError
 from lazyfs.formats.stream import Points
@@ -32,7 +32,8 @@ class Device:
     ``number`` is the EROFS device number, 1 for the bottom layer.  A chunk's *position* is its
     place in blob order; chunks are read, prefetched and requested in that order.  ``used`` has a
     byte per chunk, 1 when it has been read; ``fetched`` the ``Purpose`` that it was fetched for,
-    or 0.  ``points`` are the restart points of a plain layer.
+    or 0.  ``points`` are the restart points of a plain layer, ``mend_points``
+    has them here.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class Device:
         table: LayerTable,
         content: LayerContent,
         points: Points | None = None,
+        mend_points: "Callable[[Device], Awaitable[None]] | None" = None,
     ) -> None:
         self.number = number
         self.descriptor = descriptor
         self.table = table
         self.content = content
         self.points = points
+        self.mend_points = mend_points
         self.flights: dict[int, Flight] = {}
         self.refused: dict[int, tuple[LazyfsError, float]] = {}
         self.order = table.by_blob()

@@ -95,13 +95,13 @@ async def build_index_of(
             for pair in {layer.digest: (layer, diff_id) for layer, diff_id in pairs}.values()
             if again or local_index(store, pair[0]) is None
         ]
-        before = {layer.digest: _claimed(store, layer) for layer, _ in missing}
+        before = {layer.digest: claimed_toc(store, layer) for layer, _ in missing}
         on_total(sum(layer.size for layer, _ in missing))
         tocs = (
             await pass_layers(store, origin.source, missing, progress=progress) if missing else []
         )
         for (layer, _), toc in zip(missing, tocs, strict=True):
-            await trio.to_thread.run_sync(_compare, store, layer, before[layer.digest], toc)
+            await trio.to_thread.run_sync(check_claim, store, layer, before[layer.digest], toc)
         subject = Descriptor(document.media_type, document.digest, len(document.data))
         layers = _indexed(store, [layer for layer, _ in pairs])
         return BuiltIndex(
@@ -125,7 +125,7 @@ def _indexed(store: Store, layers: list[Descriptor]) -> tuple[IndexedLayer, ...]
     return tuple(found)
 
 
-def _claimed(store: Store, layer: Descriptor) -> Toc | None:
+def claimed_toc(store: Store, layer: Descriptor) -> Toc | None:
     """Return the TOC that an index from elsewhere has, if it was used here."""
     record = load_pass(store, layer.digest)
     if record is None or not record.index_digest:
@@ -137,7 +137,8 @@ def _claimed(store: Store, layer: Descriptor) -> Toc | None:
     return decode_toc(data, expected=digest, blob_size=layer.size, codec=table.format.codec)
 
 
-def _compare(store: Store, layer: Descriptor, claimed: Toc | None, found: Toc) -> None:
+def check_claim(store: Store, layer: Descriptor, claimed: Toc | None, found: Toc) -> None:
+    """Raise IndexContradicted where a full pass has found another layer than an index claimed."""
     if claimed is None:
         return
     why = contradiction(store, claimed, found)

@@ -20,6 +20,7 @@ from lazyfs.image.early import Early
 from lazyfs.image.fetch import Fetcher
 from lazyfs.image.forecast import Forecast
 from lazyfs.image.identity import mount_attributes
+from lazyfs.image.mend_points import PointsMender
 from lazyfs.image.origin import Origin
 from lazyfs.image.prefetch import FORECASTING, NO_LIMITS, Limits, MakeRoom, prefetch
 from lazyfs.image.prepare import Prepared
@@ -222,7 +223,7 @@ async def open_image(
         stack.push_async_callback(origin.aclose)
         devices = []
         for number, layer in enumerate(prepared.image.layers, start=1):
-            device = _open_device(store, number, layer, is_volatile=prepared.is_volatile)
+            device = _open_device(store, number, layer, origin, prepared)
             stack.callback(device.content.close)
             devices.append(device)
         config = _load_config(store, prepared)
@@ -274,7 +275,9 @@ def _load_config(store: Store, prepared: Prepared) -> Mapping[str, Any]:
         return {}
 
 
-def _open_device(store: Store, number: int, layer: LayerRecord, *, is_volatile: bool) -> Device:
+def _open_device(
+    store: Store, number: int, layer: LayerRecord, origin: Origin, prepared: Prepared
+) -> Device:
     toc_digest = parse_digest(layer.toc_digest)
     table = load_table(store, toc_digest)
     if table is None:
@@ -283,10 +286,13 @@ def _open_device(store: Store, number: int, layer: LayerRecord, *, is_volatile: 
             hint="the cache was emptied meanwhile: mount again",
         )
     descriptor = Descriptor(layer.media_type, parse_digest(layer.digest), layer.size)
-    content = (UnstoredContent if is_volatile else LayerContent)(
+    content = (UnstoredContent if prepared.is_volatile else LayerContent)(
         store.layer_path(toc_digest), table
     )
     points = RestartPoints(store, toc_digest, layer.size)
-    if is_volatile:
+    if prepared.is_volatile:
         points.load()
-    return Device(number, descriptor, table, content, points)
+        return Device(number, descriptor, table, content, points)
+    image = parse_digest(prepared.image.manifest_digest)
+    mender = PointsMender(store, origin, image, layer, points)
+    return Device(number, descriptor, table, content, points, mender)

@@ -18,23 +18,28 @@ class RestartPoints:
         self._open = store, toc_digest, blob_size
         self._spans: dict[int, Span] | None = None
 
-    def load(self) -> None:
-        """Read them now, while the store is there."""
+    @property
+    def are_here(self) -> bool:
+        """Whether they have been read."""
+        return self._spans is not None
+
+    def load(self) -> bool:
+        """Read them, if that was not done; say whether they are here."""
+        if self._spans is not None:
+            return True
         # Imported here: most mounts never come so far.
         from lazyfs.store.spans import load_spans  # noqa: PLC0415
 
-        self._spans = {
-            span.blob_offset: span
-            for span in load_spans(*self._open) or ()
-            if span.codec is Codec.DEFLATE
-        }
+        spans = load_spans(*self._open)
+        if spans is not None:
+            self._spans = {span.blob_offset: span for span in spans if span.codec is Codec.DEFLATE}
+        return spans is not None
 
     def __call__(self, blob_offset: int) -> RestartPoint | None:
         """Return the point at *blob_offset*, None if there is none."""
         if self._spans is None:
             self.load()
-        assert self._spans is not None
-        span = self._spans.get(blob_offset)
+        span = None if self._spans is None else self._spans.get(blob_offset)
         try:
             return None if span is None else span.point()
         except BadCompression:

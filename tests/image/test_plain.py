@@ -16,11 +16,13 @@ from lazyfs.errors import FormatError, NotFound, VerificationFailed
 from lazyfs.formats.layer_index import decode_index, encode_index
 from lazyfs.image.describe import describe
 from lazyfs.image.indexes import (
+    Artifact,
     BadIndex,
     IndexContradicted,
     build_artifact,
 )
 from lazyfs.image.indexing import (
+    BuiltIndex,
     NothingToIndex,
     build_index_of,
     published_indexes,
@@ -36,6 +38,7 @@ from lazyfs.rootfs.walk import walk_path
 from lazyfs.store.check import check_store
 from lazyfs.store.paths import Store
 from tests.formats.test_layer_pass import FILES, tar_of, words
+from tests.support.faults import status
 from tests.support.images import (
     OCI_GZIP,
     OCI_TAR,
@@ -244,12 +247,8 @@ async def test_an_index_that_lies_serves_nothing(registry: FakeRegistry, tmp_pat
         assert image.health.text != "ok"
 
 
-async def test_a_full_pass_that_contradicts_an_index(
-    registry: FakeRegistry, tmp_path: Path
-) -> None:
-    reference = f"{registry.host}/image:latest"
-    wanted = request(reference, tmp_path / "one")
-    built = await build_index_of(wanted)
+def forged_modes(built: BuiltIndex) -> Artifact:
+    """Return an index that says that files may be written by everybody."""
     forged = []
     for each in built.layers:
         index = decode_index(each.data)
@@ -257,7 +256,16 @@ async def test_a_full_pass_that_contradicts_an_index(
         assert toc != index.toc_json
         index = replace(index, toc_json=toc, toc_digest=digest_of(toc))
         forged.append((each.descriptor, encode_index(index)))
-    artifact = build_artifact(built.subject, forged)
+    return build_artifact(built.subject, forged)
+
+
+async def test_a_full_pass_that_contradicts_an_index(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    reference = f"{registry.host}/image:latest"
+    wanted = request(reference, tmp_path / "one")
+    built = await build_index_of(wanted)
+    artifact = forged_modes(built)
     await push_index(wanted, replace(built, artifact=artifact))
     there = request(reference, tmp_path / "two", pinned=artifact.digest)
     await prepare(there)
@@ -309,6 +317,61 @@ async def test_spans_that_are_damaged_are_made_again(
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("how", ["gone", "flipped", "cut"])
+async def test_spans_that_are_damaged_while_an_image_is_open(
+    registry: FakeRegistry, tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepared = await prepare(request(f"{registry.host}/image:latest", tmp_path))
+    forget_contents(tmp_path)
+    async with open_image(prepared, ACCESS) as image:
+        damage_spans(tmp_path, how)
+        await expect(image, dict(MANY) | dict(UPPER))
+        assert image.health.text == "ok"
+    said = [record.message for record in caplog.records if "getting them again" in record.message]
+    assert len(said) == len(caplog.records) == 2, "once for each layer"
+    caplog.clear()
+    forget_contents(tmp_path)
+    async with open_image(prepared, ACCESS) as image:
+        await expect(image, dict(MANY) | dict(UPPER))
+    assert caplog.records == []
+
+
+async def test_an_index_that_is_damaged_while_an_image_is_open_is_fetched_again(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    pinned = await published(registry, tmp_path / "one")
+    there = request(f"{registry.host}/image:latest", tmp_path / "two", pinned=pinned)
+    prepared = await prepare(there)
+    whole = prepared.image.layers[2].size
+    async with open_image(prepared, ACCESS) as image:
+        damage_spans(tmp_path / "two", "flipped")
+        registry.forget_requests()
+        await read(image, "a/small")
+        assert sum(logged.size for logged in registry.requests) < whole / 2
+        await expect(image, dict(MANY) | dict(UPPER))
+    forget_contents(tmp_path / "two")
+    async with open_image(prepared, ACCESS) as image:  # and where it is in the registry no more
+        damage_spans(tmp_path / "two", "gone")
+        registry.faults.add(status(404), path=str(pinned), times=None)
+        await expect(image, dict(MANY) | dict(UPPER))
+        assert image.health.text == "ok"
+
+
+async def test_an_index_that_is_found_to_lie_while_its_image_is_open(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    wanted = request(f"{registry.host}/image:latest", tmp_path / "one")
+    built = await build_index_of(wanted)
+    artifact = forged_modes(built)
+    await push_index(wanted, replace(built, artifact=artifact))
+    there = request(f"{registry.host}/image:latest", tmp_path / "two", pinned=artifact.digest)
+    async with open_image(await prepare(there), ACCESS) as image:
+        damage_spans(tmp_path / "two", "gone")
+        registry.faults.add(status(404), path=str(artifact.digest), times=None)
+        with pytest.raises(IndexContradicted, match="other attributes"):
+            await read(image, "upper")
+
+
 async def test_spans_are_not_missed_where_all_content_is_here(
     registry: FakeRegistry, tmp_path: Path
 ) -> None:
@@ -341,13 +404,7 @@ async def test_another_index_is_used_where_it_is_asked_for(
     wanted = request(reference, tmp_path / "one")
     built = await build_index_of(wanted)
     pinned = await push_index(wanted, built)
-    forged = []
-    for each in built.layers:
-        index = decode_index(each.data)
-        toc = index.toc_json.replace(b'"mode": 420', b'"mode": 511')
-        index = replace(index, toc_json=toc, toc_digest=digest_of(toc))
-        forged.append((each.descriptor, encode_index(index)))
-    other = replace(built, artifact=build_artifact(built.subject, forged))
+    other = replace(built, artifact=forged_modes(built))
     assert await push_index(wanted, other) == other.artifact.digest
     digests = []
     for index_digest in (other.artifact.digest, pinned, pinned):
