@@ -33,6 +33,7 @@ ZERO_BLOCK = bytes(BLOCK_SIZE)
 
 # Extended headers sit in memory; Go's archive/tar draws the line at the same size.
 MAX_EXTENDED_SIZE = 1 << 20
+MAX_PENDING_SIZE = 4 * MAX_EXTENDED_SIZE  # of all before one member: two long names, two of PAX
 MAX_SIZE = 2**63 - 1
 MAX_ID = 2**32 - 1
 # Beyond any calendar, yet far from where arithmetic on time stamps overflows.
@@ -134,6 +135,8 @@ class TarScanner:
         self._pending = False  # an extended header waits for its member
         self._zero_blocks = 0
         self._count = 0
+        self._held_size = 0  # of names and extended headers of all members, at most
+        self._pending_size = 0  # of the extended headers before the next member
 
     def feed(self, data: bytes | memoryview) -> list[TarMember]:
         """Take the next piece of the stream; return the members whose headers are complete."""
@@ -199,6 +202,14 @@ class TarScanner:
             raise BadTar(f"tar member at {where}: {exc}") from exc
         self._records, self._long_name, self._long_link = {}, None, None
         self._pending = False
+        self._held_size += len(member.path) + len(member.link) + self._pending_size
+        self._pending_size = 0
+        # A table of contents that told them would be refused: better before they fill the memory.
+        if self._held_size > self._limits.toc_size:
+            raise BadTar(
+                f"tar: got more than {self._limits.toc_size} bytes of names and extended headers,"
+                " expected fewer"
+            )
         return member
 
     def _start_extended(self, kind: bytes, header: bytes) -> None:
@@ -209,6 +220,12 @@ class TarScanner:
             self._is_after_global = True
         else:
             self._pending = True
+            self._pending_size += size
+            if self._pending_size > MAX_PENDING_SIZE:
+                raise ValueError(
+                    f"got extended headers of {self._pending_size} bytes before one member,"
+                    f" expected at most {MAX_PENDING_SIZE}"
+                )
         if size:
             self._extended_type, self._extended_size = kind, size
             self._wanted = _padded(size)

@@ -485,3 +485,51 @@ def extended(records: dict[bytes, bytes]) -> bytes:
             size = len(str(size)) + len(key) + len(value) + 3
         content += b"%d %s=%s\n" % (size, key, value)
     return raw_extended(content)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"pax_headers": {"SCHILY.xattr.user.a": "x" * 60_000}},
+        {"uname": "u" * 60_000},
+        {"name": "./" * 30_000 + "f"},
+    ],
+)
+def test_what_members_say_is_bounded_by_the_memory_it_takes(more: dict):
+    """A few MB can be inflated to headers of many GB, all of them within their own limits."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for number in range(20):
+            member = tarfile.TarInfo(f"f{number}")
+            for name, value in more.items():
+                setattr(member, name, value)
+            archive.addfile(member)
+    tar = buffer.getvalue()
+    assert len(scan([tar])) == 20
+    with pytest.raises(BadTar, match="more than 1000000 bytes of names and extended headers"):
+        scan([tar], Limits(toc_size=1_000_000))
+
+
+def test_extended_headers_before_one_member_are_bounded():
+    records = [b"%d vendor.%07d=%s\n" % (1_000_020, number, b"x" * 999_996) for number in range(9)]
+    assert all(len(parse_records(record)) == 1 for record in records)
+    tar = b"".join(
+        build_header(TarMember(b"x", Kind.REGULAR, size=len(record)))
+        + record
+        + padding(len(record))
+        for record in records
+    )
+    tar = _retyped(tar, b"x", len(records[0]))
+    with pytest.raises(BadTar, match="bytes before one member"):
+        scan([tar])
+
+
+def _retyped(tar: bytes, kind: bytes, size: int) -> bytes:
+    """Return *tar*, of members of *size* bytes, with all of them of another type."""
+    changed = bytearray(tar)
+    for at in range(0, len(tar), 512 + -(-size // 512) * 512):
+        header = changed[at : at + 512]
+        header[156:157], header[148:156] = kind, b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        changed[at : at + 512] = header
+    return bytes(changed)
