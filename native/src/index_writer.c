@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The layers' trees laid over each other, and written as a rootfs index with
- * its provenance.  The rules are those of lazyfs/rootfs/{merge,erofs_writer,
- * erofs_directory,provenance}.py, whose bytes these are.
+ * A merged tree written as a rootfs index with its provenance.  The rules are
+ * those of lazyfs/rootfs/{erofs_writer,erofs_directory,provenance}.py, whose
+ * bytes these are.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -10,291 +10,20 @@
 
 #include "bytes.h"
 #include "erofs_format.h"
-#include "toc.h"
+#include "tree.h"
 
 #define PROVENANCE_SIZE 40
 #define HAS_DIGEST 1
-#define MAX_NAME_SIZE 255
 #define MAX_FILE_SIZE ((uint64_t)BLOCK_SIZE << 31)
 #define MAX_IMAGE_SIZE ((uint64_t)1 << 32)
 #define NO_BLOCK 0xFFFFFFFF
 #define IMPLICIT_MODE 0755
-#define MAX_LAYERS 0xFFFE
-#define MAX_DEPTH 1024
-
-/* A node of a layer, and what the merged tree makes of it. */
-struct inode {
-	struct toc_node node; /* links count through all layers */
-	uint32_t layer;
-	uint32_t parent; /* of a directory */
-	uint32_t nlink;	 /* 0: not in the tree */
-	uint32_t nid;
-	uint32_t block; /* its first data block */
-	struct lfs_body body;
-};
-
-struct lfs_tree {
-	struct lfs_toc *const *tocs;
-	struct inode *inodes;
-	uint32_t count;
-	uint32_t *order; /* numbers of those in the tree, as their nids */
-	uint32_t order_count;
-	uint32_t provenance_count;
-	uint32_t most_children;
-	uint64_t most_data; /* of one directory */
-	uint64_t end;	    /* of the inodes */
-	uint64_t block_count;
-};
 
 static const uint8_t EMPTY_DIGEST[DIGEST_SIZE] = {
 	0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4,
 	0xc8, 0x99, 0x6f, 0xb9, 0x24, 0x27, 0xae, 0x41, 0xe4, 0x64, 0x9b,
 	0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
 };
-
-static int compare_names(const struct toc_node *a, const struct toc_node *b)
-{
-	uint32_t least = a->name_size < b->name_size ? a->name_size
-						     : b->name_size;
-	int order = memcmp(a->name, b->name, least);
-
-	return order ? order
-		     : (a->name_size > b->name_size) -
-				  (a->name_size < b->name_size);
-}
-
-static const struct toc_entry *entry_of(const struct lfs_tree *tree,
-					const struct inode *inode)
-{
-	return inode->node.entry == NONE
-		       ? NULL
-		       : &tree->tocs[inode->layer]->entries[inode->node.entry];
-}
-
-/* ---- Merging ------------------------------------------------------------- */
-
-static uint32_t moved(uint32_t number, uint32_t base)
-{
-	return number == NONE ? NONE : number + base;
-}
-
-static void copy_nodes(struct lfs_tree *tree, uint32_t layer, uint32_t base)
-{
-	const struct lfs_toc *toc = tree->tocs[layer];
-	struct inode *inode;
-	uint32_t i;
-
-	for (i = 0; i < toc->node_count; i++) {
-		inode = &tree->inodes[base + i];
-		inode->node = toc->nodes[i];
-		inode->node.first_child = moved(inode->node.first_child, base);
-		inode->node.next = moved(inode->node.next, base);
-		inode->node.first_whiteout =
-			moved(inode->node.first_whiteout, base);
-		inode->node.target = moved(inode->node.target, base);
-		inode->layer = layer;
-	}
-}
-
-/* Remove from the directory 'lower' what 'upper' hides. */
-static void hide(struct lfs_tree *tree, uint32_t lower, uint32_t upper)
-{
-	struct inode *inodes = tree->inodes;
-	uint32_t white = inodes[upper].node.first_whiteout;
-	uint32_t *link = &inodes[lower].node.first_child;
-	int order;
-
-	if (inodes[upper].node.is_opaque) {
-		*link = NONE;
-		return;
-	}
-	while (white != NONE && *link != NONE) {
-		order = compare_names(&inodes[*link].node, &inodes[white].node);
-		if (order < 0) {
-			link = &inodes[*link].node.next;
-			continue;
-		}
-		if (order == 0)
-			*link = inodes[*link].node.next;
-		white = inodes[white].node.next;
-	}
-}
-
-/* Lay the tree of 'upper' over that of 'lower', which becomes the result.
- * 'pairs' has room for two numbers for each node of the upper layer. */
-static void lay_over(struct lfs_tree *tree, uint32_t lower, uint32_t upper,
-		     uint32_t *pairs)
-{
-	struct inode *inodes = tree->inodes;
-	size_t pending = 0;
-	uint32_t *link, above, after;
-	int order;
-
-	pairs[pending++] = lower;
-	pairs[pending++] = upper;
-	while (pending) {
-		upper = pairs[--pending];
-		lower = pairs[--pending];
-		hide(tree, lower, upper);
-		if (inodes[upper].node.entry != NONE) {
-			inodes[lower].node.entry = inodes[upper].node.entry;
-			inodes[lower].layer = inodes[upper].layer;
-		}
-		link = &inodes[lower].node.first_child;
-		above = inodes[upper].node.first_child;
-		while (above != NONE) {
-			order = *link == NONE
-					? 1
-					: compare_names(&inodes[*link].node,
-							&inodes[above].node);
-			if (order < 0) {
-				link = &inodes[*link].node.next;
-				continue;
-			}
-			after = inodes[above].node.next;
-			if (order == 0 &&
-			    inodes[*link].node.kind == KIND_DIRECTORY &&
-			    inodes[above].node.kind == KIND_DIRECTORY) {
-				pairs[pending++] = *link;
-				pairs[pending++] = above;
-			} else {
-				inodes[above].node.next =
-					order == 0 ? inodes[*link].node.next
-						   : *link;
-				*link = above;
-			}
-			link = &inodes[*link].node.next;
-			above = after;
-		}
-	}
-}
-
-/* Note an inode that is met for the first time. */
-static void enlist(struct lfs_tree *tree, uint32_t number)
-{
-	tree->order[tree->order_count++] = number;
-	if (tree->inodes[number].node.entry != NONE)
-		tree->provenance_count++;
-}
-
-/* Find the order of the inodes, depth first, and their numbers of names. */
-static bool walk(struct lfs_tree *tree)
-{
-	struct inode *inodes = tree->inodes, *child;
-	uint32_t next[MAX_DEPTH + 2], above[MAX_DEPTH + 2], number;
-	uint32_t children[MAX_DEPTH + 2];
-	unsigned depth = 0;
-
-	enlist(tree, 0);
-	inodes[0].nlink = 2;
-	next[0] = inodes[0].node.first_child;
-	above[0] = children[0] = 0;
-	for (;;) {
-		number = next[depth];
-		if (number == NONE) {
-			if (children[depth] > tree->most_children)
-				tree->most_children = children[depth];
-			if (depth-- == 0)
-				return true;
-			continue;
-		}
-		if (inodes[number].node.name_size > MAX_NAME_SIZE)
-			return false;
-		next[depth] = inodes[number].node.next;
-		children[depth]++;
-		if (inodes[number].node.kind == KIND_HARDLINK)
-			number = inodes[number].node.target;
-		child = &inodes[number];
-		if (child->node.kind != KIND_DIRECTORY) {
-			if (child->nlink++ == 0)
-				enlist(tree, number);
-			continue;
-		}
-		enlist(tree, number);
-		child->nlink = 2;
-		child->parent = above[depth];
-		inodes[above[depth]].nlink++;
-		if (depth > MAX_DEPTH)
-			return false;
-		depth++;
-		next[depth] = child->node.first_child;
-		above[depth] = number;
-		children[depth] = 0;
-	}
-}
-
-enum lfs_result lfs_tree_merge(struct lfs_tree **out,
-			       struct lfs_toc *const *tocs, size_t count)
-{
-	uint64_t total = 0, most = 0;
-	struct lfs_tree *tree;
-	uint32_t *pairs = NULL, base = 0;
-	bool is_merged = false;
-	size_t i;
-
-	if (count > MAX_LAYERS || !count)
-		return LFS_UNUSUAL;
-	for (i = 0; i < count; i++) {
-		total += tocs[i]->node_count;
-		if (tocs[i]->node_count > most)
-			most = tocs[i]->node_count;
-	}
-	tree = total < NONE / 2 ? calloc(1, sizeof(*tree)) : NULL;
-	if (!tree)
-		return LFS_UNUSUAL;
-	tree->tocs = tocs;
-	tree->count = (uint32_t)total;
-	tree->inodes = calloc(total, sizeof(*tree->inodes));
-	tree->order = malloc(total * sizeof(*tree->order));
-	pairs = malloc((2 * most + 2) * sizeof(*pairs));
-	if (tree->inodes && tree->order && pairs) {
-		for (i = 0; i < count; i++) {
-			copy_nodes(tree, (uint32_t)i, base);
-			if (i)
-				lay_over(tree, 0, base, pairs);
-			base += tocs[i]->node_count;
-		}
-		is_merged = walk(tree);
-	}
-	free(pairs);
-	if (!is_merged) {
-		lfs_tree_free(tree);
-		return LFS_UNUSUAL;
-	}
-	*out = tree;
-	return LFS_OK;
-}
-
-void lfs_tree_free(struct lfs_tree *tree)
-{
-	if (!tree)
-		return;
-	free(tree->inodes);
-	free(tree->order);
-	free(tree);
-}
-
-size_t lfs_tree_xattrs(const struct lfs_tree *tree,
-		       struct lfs_tree_place *places, size_t max)
-{
-	const struct toc_entry *entry;
-	const struct inode *inode;
-	size_t found = 0;
-	uint32_t i;
-
-	for (i = 0; i < tree->order_count; i++) {
-		inode = &tree->inodes[tree->order[i]];
-		entry = entry_of(tree, inode);
-		if (!entry || !entry->xattrs)
-			continue;
-		if (found < max) {
-			places[found].layer = inode->layer;
-			places[found].entry = inode->node.entry;
-		}
-		found++;
-	}
-	return found;
-}
 
 /* ---- Numbering ----------------------------------------------------------- */
 
@@ -311,7 +40,7 @@ static int compare_with_dots(const struct toc_node *node, unsigned dots)
 	struct toc_node other = {.name = (const uint8_t *)"..",
 				 .name_size = dots};
 
-	return compare_names(node, &other);
+	return tree_compare_names(node, &other);
 }
 
 /* List the names of a directory with the dots among them. */
@@ -374,7 +103,8 @@ static uint64_t write_directory(const struct item *items, uint32_t count,
 			name = (end - first) * EROFS_DIRENT_SIZE;
 			memset(data + size, 0, BLOCK_SIZE);
 			for (i = first; i < end; i++) {
-				dirent = data + size + (i - first) * EROFS_DIRENT_SIZE;
+				dirent = data + size +
+					 (i - first) * EROFS_DIRENT_SIZE;
 				lfs_store64(dirent, items[i].nid);
 				lfs_store16(dirent + 8, (uint16_t)name);
 				dirent[10] = items[i].kind;
@@ -415,7 +145,7 @@ static void place(struct lfs_tree *tree, struct inode *inode,
 static bool number_inode(struct lfs_tree *tree, struct inode *inode,
 			 uint64_t *position, struct item *items)
 {
-	const struct toc_entry *entry = entry_of(tree, inode);
+	const struct toc_entry *entry = tree_entry(tree, inode);
 	uint64_t size = EROFS_INODE_SIZE + inode->body.size, data_size;
 
 	if (inode->node.kind == KIND_REGULAR) {
@@ -424,8 +154,8 @@ static bool number_inode(struct lfs_tree *tree, struct inode *inode,
 		if (entry->size)
 			size += (8 - size % 8) % 8 + EROFS_CHUNK_INDEX_SIZE;
 	} else if (inode->node.kind == KIND_DIRECTORY) {
-		data_size = write_directory(items, list(tree, inode, items),
-					    NULL);
+		data_size =
+			write_directory(items, list(tree, inode, items), NULL);
 		if (data_size > tree->most_data)
 			tree->most_data = data_size;
 		place(tree, inode, position, &size, data_size);
@@ -435,7 +165,8 @@ static bool number_inode(struct lfs_tree *tree, struct inode *inode,
 		place(tree, inode, position, &size, entry->link_size);
 	}
 	inode->nid = (uint32_t)(*position / EROFS_SLOT_SIZE);
-	*position += size + (EROFS_SLOT_SIZE - size % EROFS_SLOT_SIZE) % EROFS_SLOT_SIZE;
+	*position += size + (EROFS_SLOT_SIZE - size % EROFS_SLOT_SIZE) %
+				    EROFS_SLOT_SIZE;
 	return *position + (tree->block_count + 2) * BLOCK_SIZE <
 	       MAX_IMAGE_SIZE;
 }
@@ -459,7 +190,7 @@ enum lfs_result lfs_tree_number(struct lfs_tree *tree, uint64_t start,
 	tree->block_count = tree->most_data = 0;
 	for (i = 0; i < tree->order_count && fits; i++) {
 		inode = &tree->inodes[tree->order[i]];
-		entry = entry_of(tree, inode);
+		entry = tree_entry(tree, inode);
 		memset(&inode->body, 0, sizeof(inode->body));
 		if (entry && entry->xattrs) {
 			fits = used < count;
@@ -551,7 +282,7 @@ static void write_inode(const struct lfs_tree *tree, uint32_t number,
 			uint8_t *image, struct item *items, uint8_t *scratch)
 {
 	const struct inode *inode = &tree->inodes[tree->order[number]];
-	const struct toc_entry *entry = entry_of(tree, inode);
+	const struct toc_entry *entry = tree_entry(tree, inode);
 	uint64_t at = (uint64_t)inode->nid * EROFS_SLOT_SIZE;
 	struct header header = {.format = EROFS_FORMAT_PLAIN};
 	uint64_t end = at + EROFS_INODE_SIZE;
@@ -560,7 +291,9 @@ static void write_inode(const struct lfs_tree *tree, uint32_t number,
 	if (inode->body.size) {
 		memcpy(image + end, inode->body.bytes, inode->body.size);
 		end += inode->body.size;
-		words = (uint16_t)((inode->body.size - EROFS_XATTR_HEADER_SIZE) / 4 +
+		words = (uint16_t)((inode->body.size -
+				    EROFS_XATTR_HEADER_SIZE) /
+					   4 +
 				   1);
 	}
 	header.mode = entry ? entry->mode : IMPLICIT_MODE;
@@ -585,8 +318,8 @@ static void write_inode(const struct lfs_tree *tree, uint32_t number,
 		header.mode |= S_IFIFO;
 		break;
 	default:
-		header.mode |= inode->node.kind == KIND_CHAR ? S_IFCHR
-							     : S_IFBLK;
+		header.mode |=
+			inode->node.kind == KIND_CHAR ? S_IFCHR : S_IFBLK;
 		header.data = (entry->minor & 0xFF) | entry->major << 8 |
 			      (entry->minor & ~0xFFu) << 12;
 	}
@@ -614,7 +347,7 @@ static void write_provenance(const struct lfs_tree *tree, uint8_t *record)
 
 	for (i = 0; i < tree->order_count; i++) {
 		inode = &tree->inodes[tree->order[i]];
-		entry = entry_of(tree, inode);
+		entry = tree_entry(tree, inode);
 		if (!entry)
 			continue;
 		digest = NULL;

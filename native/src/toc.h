@@ -64,7 +64,6 @@ struct toc_node {
 
 struct lfs_toc {
 	uint8_t *arena; /* paths, and texts that were escaped */
-	size_t arena_used;
 	struct toc_entry *entries;
 	uint32_t count, room;
 	struct toc_chunk *chunks;
