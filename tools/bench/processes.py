@@ -102,7 +102,7 @@ class DockerRegistry(RunningProcess):
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
-        config = folder / "config.yml"
+        config = folder / f"config-{self.port}.yml"  # others may use the folder, too
         config.write_text(
             f"version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n"
             f"storage: {{filesystem: {{rootdirectory: {folder}/data}}}}\n"
@@ -110,6 +110,7 @@ class DockerRegistry(RunningProcess):
         )
         super().__init__(["docker-registry", "serve", str(config)])
         wait_until_listening(self.port)
+        config.unlink()
 
     @staticmethod
     def is_installed() -> bool:
