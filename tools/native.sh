@@ -34,7 +34,7 @@ run_tests() {
         *) set -- ;;
         esac
         $CC $BASE $WARNINGS -Wconversion $SANITIZERS -Inative/src -Inative/tests \
-            native/src/*.c native/tests/support.c "$source" "$@" -o "$program"
+            native/src/*.c native/tests/support_*.c "$source" "$@" -o "$program"
         timeout 120 "$program" || { echo "failed: $program" >&2; exit 1; }
         echo "ok    $(basename "$program")"
     done
@@ -46,7 +46,7 @@ fuzz() {
     shift
     mkdir -p "$OUT/corpus-$target"
     clang $BASE -O1 -fsanitize=fuzzer,address,undefined -Inative/src -Inative/tests \
-        native/src/*.c native/tests/support.c "native/fuzz/fuzz_$target.c" -o "$OUT/fuzz_$target"
+        native/src/*.c native/tests/support_*.c "native/fuzz/fuzz_$target.c" -o "$OUT/fuzz_$target"
     "$OUT/fuzz_$target" "$OUT/corpus-$target" "$@"
 }
 

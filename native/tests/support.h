@@ -47,6 +47,9 @@ struct made {
 
 void make_image(struct made *made);
 
+/* Write 'size' bytes of a number, the least first. */
+void put_number(uint8_t *out, uint64_t value, unsigned size);
+
 /* Write a layer table of 'count' records of (device offset, size). */
 void make_table(uint8_t *bytes, uint64_t device_size,
 		const uint64_t (*records)[2], uint64_t count);
