@@ -4,23 +4,29 @@ One JSON object per line each way.  ``{"type": "ping"}`` is answered with ``{"ty
 ``{"type": "status"}`` with a status (docs/reference/json.md), ``{"type": "save-profile"}`` with
 ``{"type": "profile-saved"}`` when what was read first is in the store, anything else with
 ``{"type": "error", "message": …}``.  This side is plain sockets, so that asking needs no event
-loop; the answering side is in the server.
+loop; the server's own loop reads and writes.
 """
 
 import json
+import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lazyfs.errors import Unavailable
 
+log = logging.getLogger(__name__)
+
 MAX_QUESTION_SIZE = 1 << 16
 MAX_ANSWER_SIZE = 16 << 20
 MAX_SOCKET_PATH = 100  # the kernel takes 107 bytes
 ASK_SECONDS = 5.0
+
+Status = Callable[[], dict[str, Any]]
+"""Looks at a server, and takes its time."""
 
 
 class ServerSilent(Unavailable):
@@ -41,6 +47,28 @@ def decode_message(line: bytes) -> dict[str, Any] | None:
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
         return None
     return message
+
+
+def answer_question(line: bytes, status: Status) -> dict[str, Any]:
+    """Return the answer to one line from a client."""
+    question = decode_message(line)
+    if question is None:
+        return {"type": "error", "message": "question: got no JSON object with a type"}
+    if question["type"] == "ping":
+        return {"type": "pong"}
+    if question["type"] == "status":
+        try:
+            return status()
+        except Exception as error:  # a client must not end the mount
+            log.exception("status failed")
+            return {"type": "error", "message": f"status: {type(error).__name__}"}
+    if question["type"] == "save-profile":
+        return {"type": "profile-saved"}
+    if question["type"] == "restart":
+        if status()["keeperPid"] is None:
+            return {"type": "error", "message": "restart: got no keeper, expected one"}
+        return {"type": "restarting"}
+    return {"type": "error", "message": f"question: got {question['type']!r}, expected a known one"}
 
 
 @contextmanager

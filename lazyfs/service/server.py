@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -36,7 +36,8 @@ from lazyfs.mount.options import fuse_options
 from lazyfs.mount.session import PyfuseSession
 from lazyfs.service.control import (
     MAX_QUESTION_SIZE,
-    decode_message,
+    Status,
+    answer_question,
     encode_message,
     short_path,
 )
@@ -155,8 +156,8 @@ async def _serve(
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_drive, session, nursery.cancel_scope)
                     nursery.start_soon(_end_on_signal, signals, session, nursery.cancel_scope)
-                    nursery.start_soon(_prefetch, server)  # meanwhile the mount becomes live
-                    await _go_live(server, nursery, link)
+                    is_new = early is not None and early.origin is not None
+                    await _begin(server, nursery, link, is_new=is_new)
             except* (ChannelClosed, LazyfsError) as group:
                 failure = _first(group)
             except* Exception:
@@ -235,6 +236,21 @@ async def _leave(session: PyfuseSession) -> None:
         await session.unmount()
     except LazyfsError as error:
         log.error("%s", error)
+
+
+async def _begin(
+    server: _Server, nursery: trio.Nursery, link: Link | None, *, is_new: bool
+) -> None:
+    """Go live, and prefetch.
+
+    Of a *new* image requests go out first, and the mount becomes live meanwhile.  Of one that was
+    here prefetching begins with looking into what is stored, which nobody should wait for.
+    """
+    if is_new:
+        nursery.start_soon(_prefetch, server)
+    await _go_live(server, nursery, link)
+    if not is_new:
+        nursery.start_soon(_prefetch, server)
 
 
 async def _go_live(server: _Server, nursery: trio.Nursery, link: Link | None) -> None:
@@ -321,9 +337,6 @@ def _record_of(server: _Server) -> MountRecord:
             if isinstance(value, bytes)
         },
     )
-
-
-Status = Callable[[], dict[str, Any]]
 
 
 def _status_of(server: _Server) -> Status:
@@ -424,25 +437,3 @@ async def _answer_lines(connection: trio.socket.SocketType, server: _Server) -> 
                 answer = answer[await connection.send(answer) :]
             if document["type"] == "restarting":
                 server.give_way.set()
-
-
-def answer_question(line: bytes, status: Status) -> dict[str, Any]:
-    """Return the answer to one line from a client."""
-    question = decode_message(line)
-    if question is None:
-        return {"type": "error", "message": "question: got no JSON object with a type"}
-    if question["type"] == "ping":
-        return {"type": "pong"}
-    if question["type"] == "status":
-        try:
-            return status()
-        except Exception as error:  # a client must not end the mount
-            log.exception("status failed")
-            return {"type": "error", "message": f"status: {type(error).__name__}"}
-    if question["type"] == "save-profile":
-        return {"type": "profile-saved"}
-    if question["type"] == "restart":
-        if status()["keeperPid"] is None:
-            return {"type": "error", "message": "restart: got no keeper, expected one"}
-        return {"type": "restarting"}
-    return {"type": "error", "message": f"question: got {question['type']!r}, expected a known one"}

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from lazyfs.service.control import (
     MAX_SOCKET_PATH,
     ServerSilent,
+    answer_question,
     ask,
     decode_message,
     encode_message,
     short_path,
 )
-from lazyfs.service.server import answer_question
 
 
 def status():
