@@ -15,6 +15,14 @@ from lazyfs.formats.inflate import INFLATE_ERRORS, open_member
 PIECE_SIZE = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+SKIPPABLE_MAGIC = 0x184D2A50  # to …5F
+# What other compressions begin with, and none of these can be a file's name in a tar.
+OTHERS = {
+    b"\xfd7zX": "xz",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"PK\x03\x04": "zip",
+    **{b"BZh%d1AY&SY" % level: "bzip2" for level in range(1, 10)},
+}
 # The longest window that zstd's command line takes without being asked; bounds our memory.
 ZSTD_WINDOW_SIZE = 1 << 27
 
@@ -27,7 +35,20 @@ class BadCompression(FormatError):
 
 def is_compressed(head: bytes) -> bool:
     """Say whether a blob that starts with *head*, four bytes or more, is compressed."""
-    return head.startswith((GZIP_MAGIC, ZSTD_MAGIC))
+    return head.startswith(GZIP_MAGIC) or is_zstd(head)
+
+
+def is_zstd(head: bytes | bytearray) -> bool:
+    """Say whether *head*, four bytes or more, begins a frame; one that is skipped counts, too."""
+    magic = int.from_bytes(head[:4], "little")
+    return head.startswith(ZSTD_MAGIC) or (len(head) >= 4 and magic & ~0xF == SKIPPABLE_MAGIC)
+
+
+def check_head(head: bytes) -> None:
+    """Raise BadCompression where *head* begins what nobody takes for a layer, and name it."""
+    for magic, name in OTHERS.items():
+        if head.startswith(magic):
+            raise BadCompression(f"layer: got {name}, expected tar, gzip or zstd")
 
 
 def decompress(read: Read) -> Iterator[bytes]:
@@ -38,8 +59,9 @@ def decompress(read: Read) -> Iterator[bytes]:
     head = read(PIECE_SIZE)
     if head.startswith(GZIP_MAGIC):
         return _gunzip(head, read)
-    if head.startswith(ZSTD_MAGIC):
+    if is_zstd(head):
         return _unzstd(_Replay(head, read))
+    check_head(head)
     return _copy(head, read)
 
 
@@ -52,6 +74,10 @@ def _copy(head: bytes, read: Read) -> Iterator[bytes]:
 def _gunzip(data: bytes, read: Read) -> Iterator[bytes]:
     try:
         while data:
+            if data[:2] not in (GZIP_MAGIC, GZIP_MAGIC[:1]):
+                raise BadCompression(
+                    f"layer: got {data[:4]!r} after a gzip member, expected another one"
+                )
             inflater = open_member()
             while not inflater.eof:
                 is_end = not data and not (data := read(PIECE_SIZE))

@@ -121,7 +121,9 @@ class LayerPass:
     def finish(self) -> PassedLayer:
         """Say that the blob is complete; return what was found."""
         if self._stream is None:
-            raise BadTar(f"layer: got {len(self._head)} bytes, expected a tar")
+            if self._head:
+                raise BadTar(f"layer: got {len(self._head)} bytes, expected a tar")
+            self._stream = open_stream(b"", self._span_size)  # a tar of nothing is one
         self._stream.finish()
         self.close()
         self._scanner.finish()

@@ -17,7 +17,14 @@ from typing import NamedTuple, Protocol
 import zstandard
 
 from lazyfs.formats.codec import Codec
-from lazyfs.formats.compression import GZIP_MAGIC, ZSTD_MAGIC, ZSTD_WINDOW_SIZE, BadCompression
+from lazyfs.formats.compression import (
+    GZIP_MAGIC,
+    ZSTD_MAGIC,
+    ZSTD_WINDOW_SIZE,
+    BadCompression,
+    check_head,
+    is_zstd,
+)
 from lazyfs.formats.inflate import INFLATE_ERRORS, open_raw
 from lazyfs.formats.restart import (
     WINDOW_SIZE,
@@ -36,7 +43,6 @@ PIECE_SIZE = 64 << 10
 TRAILER_SIZE = 8
 MAX_GZIP_HEADER = 1 << 17
 FEXTRA, FNAME, FCOMMENT, FHCRC = 4, 8, 16, 2
-SKIPPABLE_MAGIC = 0x184D2A50  # to …5F
 RLE_BLOCK = 1
 MAX_BLOCK = 128 << 10
 NO_WINDOWS: Mapping[int, bytes] = MappingProxyType({})
@@ -92,8 +98,9 @@ def open_stream(head: bytes, span_size: int = SPAN_SIZE) -> PlainStream:
     """Return the stream of a layer that starts with *head*, four bytes or more."""
     if head.startswith(GZIP_MAGIC):
         return GzipStream(span_size)
-    if head.startswith(ZSTD_MAGIC) or _is_skippable(head):
+    if is_zstd(head):
         return ZstdStream(span_size)
+    check_head(head)
     return RawStream()
 
 
@@ -341,13 +348,11 @@ class ZstdStream:
         if self._frame is None:
             if len(buffer) < 5:
                 return 5
-            if _is_skippable(buffer):
-                return 8
-            if not buffer.startswith(ZSTD_MAGIC):
+            if not is_zstd(buffer):
                 raise BadCompression(
                     f"layer: got {bytes(buffer[:4])!r} after a zstd frame, expected another one"
                 )
-            return _frame_header_size(buffer[4])
+            return _frame_header_size(buffer[4]) if buffer.startswith(ZSTD_MAGIC) else 8
         if self._is_last:
             return 4
         if len(buffer) < 3:
@@ -360,7 +365,7 @@ class ZstdStream:
 
     def _begin_frame(self) -> bool:
         """Take a frame's header; say whether it is one with content."""
-        if _is_skippable(self._buffer):
+        if not self._buffer.startswith(ZSTD_MAGIC):
             self._skip = int.from_bytes(self._buffer[4:8], "little")
             self._drop(8)
             return False
@@ -386,10 +391,6 @@ class ZstdStream:
             if not self._has_checksum:
                 self._frame = None
         return plain
-
-
-def _is_skippable(head: bytes | bytearray) -> bool:
-    return len(head) >= 4 and int.from_bytes(head[:4], "little") & ~0xF == SKIPPABLE_MAGIC
 
 
 def _frame_header_size(descriptor: int) -> int:

@@ -188,7 +188,12 @@ class TarScanner:
         where = self._position - BLOCK_SIZE
         if self._zero_blocks:
             raise BadTar(f"tar: got a block at {where}, expected the archive's second end block")
-        _check_sum(content, where)
+        try:
+            _check_sum(content, where)
+        except BadTar as exc:
+            if self._count or content[257:262] == b"ustar":
+                raise
+            raise BadTar(f"layer: got {content[:16]!r}… at its start, expected a tar") from exc
         self._count += 1
         if self._count > self._limits.entries:
             raise BadTar(f"tar: got more than {self._limits.entries} members, expected fewer")

@@ -21,7 +21,7 @@ import msgspec
 import trio
 from msgspec.structs import replace
 
-from lazyfs.digest import Digest, digest_of
+from lazyfs.digest import Digest, DigestMismatch, digest_of
 from lazyfs.errors import FormatError, LazyfsError, StoreError, UsageError
 from lazyfs.formats.arrange import arrange
 from lazyfs.formats.claims import PREFIXES, TOC_DIGEST_KEYS
@@ -34,6 +34,7 @@ from lazyfs.formats.writer import (
 )
 from lazyfs.image.destination import open_destination
 from lazyfs.image.origin import Origin
+from lazyfs.image.plain import check_readable
 from lazyfs.image.prioritize import prioritize
 from lazyfs.image.push_tocs import push_tocs
 from lazyfs.image.rebuild import ConvertedLayer, build_config, build_manifest, config_type_of
@@ -237,6 +238,8 @@ async def convert_manifest(
     if options.advise is not None:
         advised = await trio.to_thread.run_sync(options.advise, document.digest)
         options = replace(options, prioritized=(*options.prioritized, *advised))
+    for descriptor in manifest.layers:
+        check_readable(descriptor)
     config_data = await source.fetch_blob(manifest.config, limit=CONFIG_LIMIT)
     config = decode_config(config_data)
     if len(config.diff_ids) != len(manifest.layers):
@@ -297,7 +300,12 @@ async def _convert_layers(
     async def unpack(layer: _Layer) -> None:
         await fetch_layer(source, layer.descriptor, layer.blob)
         tar = layer.blob.with_suffix(".tar")
-        layer.unpacked = await trio.to_thread.run_sync(unpack_layer, layer.blob, tar, layer.diff_id)
+        try:
+            layer.unpacked = await trio.to_thread.run_sync(
+                unpack_layer, layer.blob, tar, layer.diff_id
+            )
+        except DigestMismatch as exc:
+            raise DigestMismatch(f"layer {layer.descriptor.digest}: {exc.message}") from exc
 
     async def write(layer: _Layer) -> None:
         layer.done = await trio.to_thread.run_sync(_convert, layer, options)
@@ -335,7 +343,8 @@ async def _for_each(layers: Sequence[_Layer], step: Callable[[_Layer], Awaitable
 
 
 def _name(exc: FormatError, layer: _Layer) -> FormatError:
-    named = type(exc)(f"layer {layer.descriptor.digest}: {exc.message}", hint=exc.hint)
+    message = exc.message.removeprefix("layer: ")
+    named = type(exc)(f"layer {layer.descriptor.digest}: {message}", hint=exc.hint)
     named.__cause__ = exc
     return named
 

@@ -125,7 +125,8 @@ async def _run(
     finally:
         passing.close()
     if problem is not None:
-        raise type(problem)(f"layer {layer.digest}: {problem.message}", hint=problem.hint)
+        message = problem.message.removeprefix("layer: ")
+        raise type(problem)(f"layer {layer.digest}: {message}", hint=problem.hint)
     if passed.blob_digest != layer.digest:
         raise DigestMismatch(f"layer {layer.digest}: got {passed.blob_digest}")
     if passed.diff_id != diff_id:

@@ -5,8 +5,10 @@ from collections.abc import Callable
 import msgspec
 
 from lazyfs.digest import Digest
+from lazyfs.errors import FormatError
 from lazyfs.formats.claims import claims_of
 from lazyfs.oci.descriptor import Descriptor
+from lazyfs.oci.manifest import is_layer_encrypted
 
 Progress = Callable[[int], object]
 """Told a number of bytes."""
@@ -27,6 +29,25 @@ class PlainOptions(msgspec.Struct, frozen=True):
     on_total: Progress = msgspec.field(default=lambda size: None)
 
 
+class EncryptedLayer(FormatError):
+    """A layer that nobody can read who has no key."""
+
+    code = "E_ENCRYPTED_LAYER"
+
+
+def check_readable(layer: Descriptor) -> None:
+    """Raise EncryptedLayer for one, before anything of it is fetched."""
+    if is_layer_encrypted(layer.media_type):
+        raise EncryptedLayer(
+            f"layer {layer.digest}: got {layer.media_type}, expected one that is not encrypted",
+            hint="`skopeo copy --decryption-key KEY SRC DST` makes an image that can be read",
+        )
+
+
 def is_plain(layer: Descriptor) -> bool:
-    """Say whether the manifest vouches for no TOC of *layer*; raises BadAnnotation."""
+    """Say whether the manifest vouches for no TOC of *layer*.
+
+    Raises BadAnnotation and EncryptedLayer.
+    """
+    check_readable(layer)
     return claims_of(layer.annotations).key is None

@@ -21,6 +21,7 @@ from lazyfs.formats.estargz import NotEstargz
 from lazyfs.formats.layers import Format, LayerToc, TocPlace, find_layer_toc, read_layer_toc
 from lazyfs.formats.toc import Toc, decode_toc
 from lazyfs.image.origin import Origin
+from lazyfs.image.plain import check_readable
 from lazyfs.image.toc_image import NoTocImage, TocImage
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import is_layer_gzip, is_layer_zstd
@@ -64,8 +65,10 @@ class LoadedToc(msgspec.Struct, frozen=True):
 def layer_claims(layer: Descriptor, verify: str = "toc") -> Claims:
     """Return what the manifest claims of a layer's TOC.
 
-    Raises BadAnnotation, and Unverifiable where nothing is claimed, unless *verify* is "blob".
+    Raises BadAnnotation, EncryptedLayer, and Unverifiable where nothing is claimed, unless *verify*
+    is "blob".
     """
+    check_readable(layer)
     try:
         claims = claims_of(layer.annotations)
     except LazyfsError as exc:

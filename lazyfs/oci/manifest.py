@@ -147,6 +147,11 @@ def is_layer_tar(media_type: str) -> bool:
     return base_media_type(media_type).endswith(".tar")
 
 
+def is_layer_encrypted(media_type: str) -> bool:
+    """Say whether layers of this type are encrypted: ocicrypt, "Media types"."""
+    return base_media_type(media_type).endswith("+encrypted")
+
+
 def _refuse_schema1(data: bytes, media_type: str | None) -> None:
     version = msgspec.json.decode(data, type=_Version)
     called = (media_type or "", version.media_type)

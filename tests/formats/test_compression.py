@@ -1,7 +1,9 @@
 """Taking the compression off a layer."""
 
+import bz2
 import gzip
 import io
+import lzma
 import os
 import tracemalloc
 
@@ -9,6 +11,7 @@ import pytest
 import zstandard
 
 from lazyfs.formats.compression import PIECE_SIZE, BadCompression, decompress, is_compressed
+from lazyfs.formats.spans import open_stream
 from tests.support.readers import check_flips
 
 DATA = os.urandom(300_000) + bytes(3 * PIECE_SIZE) + b"end"
@@ -21,6 +24,7 @@ BLOBS = {
     "zstd of many frames": (
         zstandard.compress(DATA[:9]) + SKIPPABLE + zstandard.compress(DATA[9:]) + SKIPPABLE
     ),
+    "zstd as pzstd writes it": SKIPPABLE + zstandard.compress(DATA),
 }
 
 
@@ -38,6 +42,21 @@ def test_it_comes_off_however_the_blob_is_read(name: str):
     assert is_compressed(BLOBS[name][:4]) is (name != "tar")
 
 
+@pytest.mark.parametrize(
+    ("blob", "name"),
+    [
+        (lzma.compress(DATA), "xz"),
+        (bz2.compress(b"payload"), "bzip2"),
+        (b"PK\x03\x04" + bytes(600), "zip"),
+        (b"\x04\x22\x4d\x18" + bytes(600), "lz4"),
+    ],
+)
+def test_what_other_programs_compress_is_named(blob: bytes, name: str):
+    for take in (unpack, lambda data: open_stream(data).feed(data)):
+        with pytest.raises(BadCompression, match=f"got {name}, expected tar, gzip or zstd"):
+            take(blob)
+
+
 def test_nothing_is_nothing():
     assert unpack(b"") == b""
     assert not is_compressed(b"")
@@ -49,6 +68,11 @@ def test_gzip_cut_anywhere_is_refused():
         with pytest.raises(BadCompression):
             unpack(blob[:size])
     assert unpack(blob) == b"payload" * 40
+
+
+def test_junk_after_a_member_is_not_called_a_member_cut_short():
+    with pytest.raises(BadCompression, match="got b'junk' after a gzip member"):
+        unpack(gzip.compress(b"payload") + b"junk")
 
 
 @pytest.mark.parametrize("junk", [b"x", bytes(512), b"\x1f\x8b\x08\x00junk"])

@@ -225,7 +225,7 @@ def test_a_link_inherits_a_file_that_was_replaced() -> None:
 @pytest.mark.parametrize("packer", PACKERS)
 def test_a_blob_cut_short(packer: str) -> None:
     blob = PACKERS[packer](tar_of(FILES))
-    for size in (0, 1, 3, 12, len(blob) // 2, len(blob) - 3):
+    for size in (1, 3, 12, len(blob) // 2, len(blob) - 3):
         if packer == "raw" and size > len(blob) // 2:
             continue  # what follows the archive's end is not missed
         with pytest.raises(FormatError):
@@ -288,6 +288,13 @@ def test_what_is_no_stream(data: bytes, reason: str) -> None:
 
     with pytest.raises(BadCompression, match=reason):
         read()
+
+
+def test_a_blob_of_no_bytes_is_an_empty_layer() -> None:
+    passed, device = run(b"")
+    assert (passed.codec, passed.plain_size, len(passed.toc.entries)) == (Codec.RAW, 0, 0)
+    assert (passed.diff_id, passed.blob_digest) == (digest_of(b""), digest_of(b""))
+    assert device == b""
 
 
 def test_an_endless_gzip_header() -> None:

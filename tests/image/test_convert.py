@@ -445,13 +445,15 @@ async def test_a_tar_that_the_config_does_not_name_is_refused(place: Place, make
     layer = make(BASE)
     lying = Layer(layer.blob, layer.media_type, layer.annotations, digest_of(TOP))
     make_layout(place.source, [plain_layer(TOP), lying])
-    await place.refuses(VerificationFailed, "diffID")
+    await place.refuses(VerificationFailed, f"layer {lying.digest}: .* expected diffID")
 
 
 async def test_bytes_that_are_no_layer_are_refused(place: Place):
     tar = tampered(BASE, 1)
     make_layout(place.source, [plain_layer(tar)])
     await place.refuses(FormatError, "checksum")
+    make_layout(place.source, [plain_layer(b"a text, and no tar" * 99)])
+    await place.refuses(FormatError, "got b'a text, and no t'… at its start, expected a tar")
     cut_short = gzip.compress(BASE)[:-4]
     make_layout(place.source, [Layer(cut_short, plain_layer(BASE).media_type, {}, digest_of(BASE))])
     await place.refuses(FormatError, "cut short")

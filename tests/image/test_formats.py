@@ -13,13 +13,19 @@ import trio
 from lazyfs.digest import DigestMismatch, digest_of, parse_digest
 from lazyfs.errors import FormatError, LazyfsError, VerificationFailed
 from lazyfs.formats.claims import BadAnnotation
+from lazyfs.formats.writer import Target, WriterOptions
+from lazyfs.image.convert import ConvertOptions, convert_image
 from lazyfs.image.describe import DescribedLayer, describe
 from lazyfs.image.diffid import DiffIdMismatch
+from lazyfs.image.indexing import build_index_of
 from lazyfs.image.open import OpenImage, open_image
+from lazyfs.image.plain import EncryptedLayer
 from lazyfs.image.prepare import Prepared, Request, prepare
 from lazyfs.image.tocs import Unverifiable, layer_claims
 from lazyfs.image.verify import verify_image
 from lazyfs.oci.descriptor import Descriptor
+from lazyfs.oci.platforms import parse_platform
+from lazyfs.registry.layout import ImageLayout
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.walk import walk_path
 from lazyfs.store.check import check_store
@@ -30,8 +36,10 @@ from tests.support.images import (
     blob_path,
     estargz_layer,
     file,
+    host_platform,
     layer_from_fixture,
     make_layout,
+    plain_layer,
     tar_bytes,
     toc_layer_of,
 )
@@ -415,3 +423,39 @@ async def test_a_record_of_an_earlier_release_is_read(tmp_path: Path) -> None:
     assert (await prepare(request(f"oci:{tmp_path}/layout:latest", tmp_path))).image == (
         prepared.image
     )
+
+
+async def test_an_encrypted_layer_is_refused_before_anything_of_it_is_fetched(
+    tmp_path: Path,
+) -> None:
+    good = plain_layer(tar_bytes([file("a", b"a")]))
+    secret = replace(good, blob=b"ciphertext", media_type=f"{good.media_type}+encrypted")
+    make_layout(tmp_path / "layout", [good, secret])
+    with FakeRegistry(tmp_path / "layout") as registry:
+        wanted = request(f"{registry.host}/test/image:latest", tmp_path)
+        for deed in (prepare(wanted), build_index_of(wanted)):
+            with pytest.raises(EncryptedLayer, match=f"layer {secret.digest}: got application"):
+                await deed
+        layers = (await describe(wanted)).layers
+        assert [layer.is_plain for layer in layers] == [True, False]
+        assert "expected one that is not encrypted" in str(layers[1].why)
+        assert not registry.count("GET", str(secret.digest))
+        target = ImageLayout(str(tmp_path / "made"), create=True)
+        options = ConvertOptions(parse_platform(host_platform()))
+        with pytest.raises(EncryptedLayer):
+            await convert_image(
+                ImageLayout(str(tmp_path / "layout")), "latest", target, "x", options
+            )
+        assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("target", list(Target))
+async def test_a_layer_of_no_bytes(tmp_path: Path, target: Target) -> None:
+    image = image_of(tmp_path, plain_layer(b"", compression="none"))
+    prepared = await prepare(request(image, tmp_path))
+    assert await files_of(prepared, []) == {}
+    made = ImageLayout(str(tmp_path / "made"), create=True)
+    options = ConvertOptions(parse_platform(host_platform()), writer=WriterOptions(target=target))
+    await convert_image(ImageLayout(str(tmp_path / "layout")), "latest", made, "latest", options)
+    again = await prepare(request(f"oci:{tmp_path}/made", tmp_path))
+    assert await files_of(again, []) == {}
