@@ -4,6 +4,7 @@ Nothing here imports what a command needs: ``lazyfs --version``, ``--help`` and 
 from the tables below, and a command's module is imported when it runs.
 """
 
+import gc
 import importlib
 import json
 import logging
@@ -203,6 +204,8 @@ def cli(ctx: click.Context, verbose: int, quiet: bool, log_format: str) -> None:
     """Mount OCI images lazily, verified to the last byte."""
     from lazyfs.cli.log import set_up_logging
 
+    if ctx.invoked_subcommand != "mount":  # whose server turns it on
+        gc.enable()
     given = {"verbosity": -1 if quiet else verbose, "log_json": log_format == "json"}
     ctx.obj = (ctx.obj or {}) | given
     set_up_logging(ctx.obj["verbosity"], as_json=ctx.obj["log_json"])

@@ -4,6 +4,7 @@
 was all that there was to do.  Whatever is in doubt is decided by whoever parses the words.
 """
 
+import gc
 import os
 import sys
 
@@ -23,6 +24,7 @@ CREDENTIALS = "--creds"
 
 def main() -> "NoReturn":
     """Run the command line, by the service or here, and leave."""
+    gc.disable()  # there is no garbage yet, and looking for it would be a tenth of a mount
     words, reason = sys.argv[1:], ""
     is_wanted = os.environ.get("LAZYFS_SERVICE", "").lower() not in UNWANTED
     if "mount" in words and is_wanted and not ALONE.intersection(words):

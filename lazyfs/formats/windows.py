@@ -20,8 +20,8 @@ PACKED_SIZE = WINDOW_SIZE + (1 << 10)
 """Bytes that a packed window has at most: a frame adds some, and no more."""
 
 STEP = 8 << 10  # compressed bytes; what an inflater does not take of them it copies
-LOW = bytes(position & 255 for position in range(WINDOW_SIZE))
-HIGH = bytes(position >> 8 for position in range(WINDOW_SIZE))
+LOW = bytes(range(256)) * (WINDOW_SIZE >> 8)
+HIGH = b"".join([bytes([high]) * 256 for high in range(WINDOW_SIZE >> 8)])
 
 
 def keep_used_twin(window: bytes, low: bytes, high: bytes) -> bytes:

@@ -17,9 +17,14 @@ import errno
 import os
 from typing import NoReturn
 
-import pyfuse3
 import trio
-from pyfuse3 import (
+
+from lazyfs.formats.toc import Kind
+from lazyfs.mount.attrs import BLOCK_SIZE, ExtendedAttributes, blocks_of
+from lazyfs.mount.contents import MountedImage
+from lazyfs.mount.errnos import errno_of
+from lazyfs.mount.faults import FaultLog
+from lazyfs.mount.libfuse import (
     EntryAttributes,
     FileInfo,
     FUSEError,
@@ -27,13 +32,8 @@ from pyfuse3 import (
     RequestContext,
     SetattrFields,
     StatvfsData,
+    pyfuse3,
 )
-
-from lazyfs.formats.toc import Kind
-from lazyfs.mount.attrs import BLOCK_SIZE, ExtendedAttributes, blocks_of
-from lazyfs.mount.contents import MountedImage
-from lazyfs.mount.errnos import errno_of
-from lazyfs.mount.faults import FaultLog
 from lazyfs.rootfs.erofs_reader import IndexCorrupt
 
 ROOT = 1  # FUSE_ROOT_ID

@@ -10,13 +10,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pyfuse3
 import trio
 
 from lazyfs.errors import MountFailed
 from lazyfs.mount import point
 from lazyfs.mount.connection import Connection
 from lazyfs.mount.contents import MountedImage
+from lazyfs.mount.libfuse import pyfuse3
 from lazyfs.mount.options import FILESYSTEM_TYPE
 from lazyfs.mount.pyfuse import ImageOperations
 
