@@ -23,7 +23,7 @@ from lazyfs.image.indexes import (
     local_index,
 )
 from lazyfs.image.origin import Offline, Origin
-from lazyfs.image.plain import is_plain
+from lazyfs.image.plain import check_pairs, is_plain
 from lazyfs.image.prepare import Request, wanted_platform
 from lazyfs.image.resolve import Resolver
 from lazyfs.oci.descriptor import Descriptor
@@ -90,6 +90,7 @@ async def build_index_of(
                 f"{request.reference}: got no plain layer, expected one",
                 hint="the image can be mounted lazily as it is",
             )
+        check_pairs(pairs)
         missing = [
             pair
             for pair in {layer.digest: (layer, diff_id) for layer, diff_id in pairs}.values()

@@ -1,10 +1,10 @@
 """Layers for whose TOC the manifest does not vouch, and how they are to be had."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
-from lazyfs.digest import Digest
+from lazyfs.digest import Digest, DigestMismatch
 from lazyfs.errors import FormatError
 from lazyfs.formats.claims import claims_of
 from lazyfs.oci.descriptor import Descriptor
@@ -42,6 +42,20 @@ def check_readable(layer: Descriptor) -> None:
             f"layer {layer.digest}: got {layer.media_type}, expected one that is not encrypted",
             hint="`skopeo copy --decryption-key KEY SRC DST` makes an image that can be read",
         )
+
+
+def check_pairs(layers: Iterable[tuple[Descriptor, Digest]]) -> None:
+    """Raise DigestMismatch where a layer that is there twice has two diffIDs: one is not its own.
+
+    A pass is made once for each layer, and compared with one.
+    """
+    stated: dict[Digest, Digest] = {}
+    for layer, diff_id in layers:
+        other = stated.setdefault(layer.digest, diff_id)
+        if other != diff_id:
+            raise DigestMismatch(
+                f"layer {layer.digest}: got diffID {diff_id} beside {other}, expected one"
+            )
 
 
 def is_plain(layer: Descriptor) -> bool:

@@ -14,7 +14,7 @@ from lazyfs.formats.toc import Toc, decode_toc
 from lazyfs.image.full_pass import pass_layers
 from lazyfs.image.indexes import fetch_index, keep_index
 from lazyfs.image.origin import Origin
-from lazyfs.image.plain import INDEX, PASS, PlainOptions
+from lazyfs.image.plain import INDEX, PASS, PlainOptions, check_pairs
 from lazyfs.image.tocs import LoadedToc
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.store.layers import load_table, load_toc
@@ -60,6 +60,7 @@ async def load_plain(
 
     *indexes* are those of the index that *options* pin.  *is_stored*: contents are kept.
     """
+    check_pairs(layers)
     found: dict[Digest, LoadedToc] = {}
     for layer, diff_id in layers:
         if layer.digest in indexes:

@@ -166,6 +166,24 @@ async def test_a_layer_that_is_not_what_the_config_says(tmp_path: Path) -> None:
         await prepare(request(f"oci:{tmp_path / 'layout'}", tmp_path))
 
 
+@pytest.mark.parametrize("position", [0, 1])
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_a_layer_that_is_there_twice_has_one_diff_id(
+    tmp_path: Path, position: int, is_known: bool
+) -> None:
+    honest = layer(tar_of(MANY))
+    layers = [honest, honest]
+    if is_known:
+        make_layout(tmp_path / "layout", layers, tag="honest")
+        await prepare(request(f"oci:{tmp_path}/layout:honest", tmp_path))
+    layers[position] = replace(honest, diff_id=digest_of(b"other"))
+    make_layout(tmp_path / "layout", layers, tag="lying")
+    lying = request(f"oci:{tmp_path}/layout:lying", tmp_path)
+    for deed in (prepare, build_index_of):
+        with pytest.raises(VerificationFailed, match=str(digest_of(b"other"))):
+            await deed(lying)
+
+
 # Indexes
 
 
