@@ -43,7 +43,7 @@ class Device:
         table: LayerTable,
         content: LayerContent,
         points: Points | None = None,
-        mend_points: "Callable[[Device], Awaitable[None]] | None" = None,
+        mend_points: "Callable[[Device, Iterable[int]], Awaitable[None]] | None" = None,
     ) -> None:
         self.number = number
         self.descriptor = descriptor

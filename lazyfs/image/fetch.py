@@ -378,6 +378,8 @@ class Fetcher:
 
     async def _transfer(self, dev: Device, run: Run) -> dict[int, str]:
         """Fetch *run* and land its flights; return its bad chunks, with the reason."""
+        if dev.mend_points is not None:
+            await dev.mend_points(dev, run.chunks)
         traffic = self.statistics.traffic[run.purpose]
         traffic.requests += 1
         traffic.size += run.end - run.start

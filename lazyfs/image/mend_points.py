@@ -6,6 +6,7 @@ wrong with what the registry has.
 """
 
 import logging
+from collections.abc import Iterable
 
 import trio
 
@@ -36,9 +37,9 @@ class PointsMender:
         self._points = points
         self._lock = trio.Lock()
 
-    async def __call__(self, dev: Device) -> None:
-        """Return when they are here; raises StoreError, and what the source raises."""
-        if self._points.are_here:
+    async def __call__(self, dev: Device, chunks: Iterable[int]) -> None:
+        """Return when what *chunks* need is here; raises StoreError, and what the source raises."""
+        if self._points.are_here or not any(_needs_point(dev, chunk) for chunk in chunks):
             return
         async with self._lock:
             if await trio.to_thread.run_sync(self._points.load):
@@ -93,9 +94,7 @@ class PointsMender:
         spans = load_spans(self._store, found, dev.descriptor.size) or ()
         table = dev.table
         places = {
-            table.blob_offset(chunk)
-            for chunk in range(table.count)
-            if table.codec(chunk) == Codec.DEFLATE
+            table.blob_offset(chunk) for chunk in range(table.count) if _needs_point(dev, chunk)
         }
         if not places <= {span.blob_offset for span in spans}:
             raise StoreError(
@@ -104,3 +103,7 @@ class PointsMender:
                 hint="unmount, and mount again: the layer is known anew by now",
             )
         save_spans(self._store, wanted, spans)
+
+
+def _needs_point(dev: Device, chunk: int) -> bool:
+    return dev.table.codec(chunk) == Codec.DEFLATE

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from lazyfs.digest import parse_digest
 from lazyfs.errors import StoreError
+from lazyfs.formats.layers import Format
 from lazyfs.image.counts import fetch_document
 from lazyfs.image.device import Device
 from lazyfs.image.early import Early
@@ -292,6 +293,7 @@ def _open_device(
     points = RestartPoints(store, toc_digest, layer.size)
     if prepared.is_volatile:
         points.load()
+    if prepared.is_volatile or table.format is not Format.TAR_GZIP:
         return Device(number, descriptor, table, content, points)
     image = parse_digest(prepared.image.manifest_digest)
     mender = PointsMender(store, origin, image, layer, points)

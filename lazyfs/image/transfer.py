@@ -5,7 +5,6 @@ from contextlib import AbstractAsyncContextManager
 
 import trio
 
-from lazyfs.formats.codec import Codec
 from lazyfs.formats.decode import Decoded, Piece, RangeDecoder
 from lazyfs.image.device import Device
 from lazyfs.image.pace import Pace
@@ -34,8 +33,6 @@ async def transfer(
     Whatever the source raises comes through; *landed* has been told of what was complete then.
     """
     pieces = _pieces(dev, run.chunks)
-    if dev.mend_points is not None and any(each.codec == Codec.DEFLATE for each in pieces):
-        await dev.mend_points(dev)
     decoder = RangeDecoder(pieces, run.start, dev.content.open_spool, dev.points)
     bad: dict[int, str] = {}
 

@@ -176,7 +176,7 @@ async def test_a_layer_that_is_there_twice_has_one_diff_id(
     if is_known:
         make_layout(tmp_path / "layout", layers, tag="honest")
         await prepare(request(f"oci:{tmp_path}/layout:honest", tmp_path))
-    layers[position] = replace(honest, diff_id=digest_of(b"other"))
+    layers[position] = dataclasses.replace(honest, diff_id=digest_of(b"other"))
     make_layout(tmp_path / "layout", layers, tag="lying")
     lying = request(f"oci:{tmp_path}/layout:lying", tmp_path)
     for deed in (prepare, build_index_of):
