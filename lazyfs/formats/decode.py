@@ -27,13 +27,14 @@ from lazyfs.formats.stream import (
     OpenSpool,
     Piece,
     Points,
+    Sink,
     Stream,
     failed,
     open_stream,
 )
 from lazyfs.formats.unzstd import ZSTD_ERRORS, open_short_frames
 
-__all__ = ["Decoded", "Piece", "RangeDecoder"]
+__all__ = ["Decoded", "Piece", "RangeDecoder", "Sink"]
 
 # A stream up to this long that is cut by the end of the input waits for the rest: decoding it in
 # one go is cheaper than in two.
@@ -44,7 +45,7 @@ class RangeDecoder:
     """Decodes the chunks *pieces* out of a blob's bytes from *start* on.
 
     *pieces* are sorted by (blob_offset, inner_offset).  Each comes back exactly once, in an order
-    of its own, from ``feed`` or from ``finish``.  *open_spool* opens an empty temporary file;
+    of its own, out of ``feed`` or ``finish``.  *open_spool* opens an empty temporary file;
     *points* returns the restart point at a blob offset, for streams of DEFLATE.
     """
 
@@ -64,9 +65,8 @@ class RangeDecoder:
         self._pending = bytearray()  # the start of a short stream, not yet decoded
         self._unzstd = open_short_frames(INFLATE_STEP)
 
-    def feed(self, data: bytes | bytearray | memoryview) -> list[Decoded]:
-        """Take the next bytes of the range; return what they complete."""
-        decoded: list[Decoded] = []
+    def feed(self, data: bytes | bytearray | memoryview, decoded: Sink) -> None:
+        """Take the next bytes of the range; hand what they complete to *decoded*."""
         view = memoryview(data)
         size = len(view)
         at = 0
@@ -108,11 +108,9 @@ class RangeDecoder:
             else:
                 self._stream = self._open_stream(after, end, decoded)
                 self._next = after
-        return decoded
 
-    def finish(self) -> list[Decoded]:
-        """Say that nothing follows; return what is left, most of it as errors."""
-        decoded: list[Decoded] = []
+    def finish(self, decoded: Sink) -> None:
+        """Say that nothing follows; hand over what is left, most of it as errors."""
         if self._pending:
             after, _ = self._next_stream()
             self._decode_pending(after, decoded)
@@ -120,7 +118,6 @@ class RangeDecoder:
             self._stream.end(decoded)
             self._stream = None
         self._refuse(len(self._pieces), "got a range that ended before the chunk", decoded)
-        return decoded
 
     def close(self) -> None:
         """Drop what is half decoded; nothing may be fed afterwards.  Idempotent."""
@@ -142,7 +139,7 @@ class RangeDecoder:
             end = pieces[after].blob_offset
         return after, end
 
-    def _decode_whole(self, view: memoryview, after: int, decoded: list[Decoded]) -> None:
+    def _decode_whole(self, view: memoryview, after: int, decoded: Sink) -> None:
         """Decode a stream that is here from end to end."""
         first = self._next
         self._next = after
@@ -152,7 +149,7 @@ class RangeDecoder:
         if after - first == 1 and head.size > 0 and need <= INFLATE_STEP:
             plain = self._decode_short(view, head.codec, need)[head.inner_offset : need]
             if len(plain) == head.size and sha256(plain).digest() == head.digest:
-                decoded.append(Decoded(head.key, plain, None))
+                decoded.append(Decoded(head.key, (plain,), None))
                 return
         self._next = first
         stream = self._open_stream(after, 0, decoded)
@@ -171,15 +168,15 @@ class RangeDecoder:
             pass
         return b""
 
-    def _open_stream(self, after: int, end: int, decoded: list[Decoded]) -> Stream:
+    def _open_stream(self, after: int, end: int, decoded: Sink) -> Stream:
         pieces = self._pieces[self._next : after]
         return open_stream(pieces, end, decoded, self._open_spool, self._points)
 
-    def _decode_pending(self, after: int, decoded: list[Decoded]) -> None:
+    def _decode_pending(self, after: int, decoded: Sink) -> None:
         pending, self._pending = self._pending, bytearray()
         self._decode_whole(memoryview(pending), after, decoded)
 
-    def _resume(self, stream: Stream, view: memoryview, decoded: list[Decoded]) -> int:
+    def _resume(self, stream: Stream, view: memoryview, decoded: Sink) -> int:
         """Feed a half decoded stream; return how many bytes were its own."""
         used = min(stream.blob_end - self._position, len(view))
         stream.feed(view[:used], decoded)
@@ -189,7 +186,7 @@ class RangeDecoder:
             self._stream = None
         return used
 
-    def _refuse(self, after: int, reason: str, decoded: list[Decoded]) -> None:
+    def _refuse(self, after: int, reason: str, decoded: Sink) -> None:
         for piece in self._pieces[self._next : after]:
             decoded.append(failed(piece, reason))
         self._next = after

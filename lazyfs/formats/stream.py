@@ -9,25 +9,30 @@ byte.  No I/O and no locks.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from io import BytesIO
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 from lazyfs.formats.codec import Codec
 from lazyfs.formats.inflate import INFLATE_ERRORS, Inflater, open_member
 from lazyfs.formats.restart import Restarted, RestartPoint
 from lazyfs.formats.unzstd import ZSTD_ERRORS, open_frames
 
-# Plain bytes per step: large enough to amortise the call, small enough to stay in the processor's
-# cache between inflating and hashing.
-INFLATE_STEP = 256 << 10
-# Compressed bytes per step: what is left of them is copied at each step.
-WINDOW_SIZE = 64 << 10
+# Plain bytes per step.  Each step lets go of the interpreter's lock and takes it again a few times,
+# and threads that decode side by side wait for each other there.
+INFLATE_STEP = 1 << 20
+# Compressed bytes per step: what is left of them is copied at each step.  Fewer where little is
+# wanted still, since what is damaged behind that may be noticed.
+WINDOW_SIZE = 512 << 10
+WINDOW_MIN = 64 << 10
 # Members in one stream: one, plus those that a parallel converter starts at its seams.  Without
 # a bound, empty members of 20 bytes would cost a copy of the window each.
 MAX_MEMBERS = 256
 # The chunk size of nearly every image: what is larger does not go through memory in one piece.
 SPOOL_SIZE = 4 << 20
 
+# Parts of a chunk from this size on are kept as they are.
+SMALL_PART = 16 << 10
+
+Part = bytes | bytearray | memoryview
 OpenSpool = Callable[[], BinaryIO]
 Points = Callable[[int], RestartPoint | None]
 
@@ -49,15 +54,28 @@ class Piece(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """A chunk's verified payload, in ``data`` or a large one in ``spool``, or why there is none.
+    """A chunk's verified payload, in ``parts`` or a large one in ``spool``, or why there is none.
 
     The receiver of a spool closes it.
     """
 
     key: int
-    data: bytes | None
+    parts: Sequence[Part] | None
     error: str | None
     spool: BinaryIO | None = None
+
+    @property
+    def data(self) -> bytes | None:
+        """The parts in one piece."""
+        return None if self.parts is None else join(self.parts)
+
+
+class Sink(Protocol):
+    """Takes what is decoded, in the moment it is; a list does."""
+
+    def append(self, item: Decoded, /) -> object:
+        """Take one."""
+        ...
 
 
 class Stream(ABC):
@@ -67,7 +85,7 @@ class Stream(ABC):
         self,
         pieces: Sequence[Piece],
         blob_end: int,
-        decoded: list[Decoded],
+        decoded: Sink,
         open_spool: OpenSpool | None,
     ) -> None:
         self.blob_end = blob_end
@@ -76,7 +94,8 @@ class Stream(ABC):
         self._next = 0
         self._need = max((p.inner_offset + p.size for p in self._pieces), default=0)
         self._produced = 0  # plain bytes so far
-        self._partial: BinaryIO | None = None  # the start of a chunk that spans steps
+        self._parts: list[Part] = []  # the start of a chunk that spans steps,
+        self._spool: BinaryIO | None = None  # here if it is a large one
         self._hash = sha256()
         self._open()
 
@@ -85,19 +104,19 @@ class Stream(ABC):
         """True when nothing more is wanted of the stream."""
         return self._next == len(self._pieces)
 
-    def feed(self, view: memoryview, decoded: list[Decoded]) -> None:
+    def feed(self, view: memoryview, decoded: Sink) -> None:
         """Take the next compressed bytes."""
-        for at in range(0, len(view), WINDOW_SIZE):
-            if self.is_done:
-                return
-            self._decode(view[at : at + WINDOW_SIZE], decoded)
+        while view and not self.is_done:
+            size = min(max(self._need - self._produced, WINDOW_MIN), WINDOW_SIZE)
+            self._decode(view[:size], decoded)
+            view = view[size:]
 
-    def end(self, decoded: list[Decoded]) -> None:
+    def end(self, decoded: Sink) -> None:
         """Say that the stream ends here: what is not complete stays so."""
         if not self.is_done:
             self._fail(f"got a stream of {self._produced} bytes", decoded)
 
-    def refuse(self, reason: str, decoded: list[Decoded]) -> None:
+    def refuse(self, reason: str, decoded: Sink) -> None:
         """Give up all chunks."""
         self._fail(reason, decoded)
 
@@ -106,10 +125,10 @@ class Stream(ABC):
         """Open what decodes."""
 
     @abstractmethod
-    def _decode(self, window: memoryview, decoded: list[Decoded]) -> None:
+    def _decode(self, window: memoryview, decoded: Sink) -> None:
         """Decode up to WINDOW_SIZE compressed bytes, and carve what comes out."""
 
-    def _carve(self, plain: bytes, decoded: list[Decoded]) -> None:
+    def _carve(self, plain: bytes, decoded: Sink) -> None:
         """Cut the wanted chunks out of the stream's next plain bytes."""
         base = self._produced
         top = base + len(plain)
@@ -121,34 +140,35 @@ class Stream(ABC):
                 return
             if piece.inner_offset >= base and end <= top:
                 data = plain[piece.inner_offset - base : end - base]
-                self._complete(data, sha256(data).digest(), decoded)
+                self._complete((data,), sha256(data).digest(), decoded)
                 continue
-            part = plain[max(piece.inner_offset - base, 0) : min(end, top) - base]
-            if self._partial is None:
-                self._partial = self._open_partial(piece.size)
+            part = memoryview(plain)[max(piece.inner_offset - base, 0) : min(end, top) - base]
+            if piece.inner_offset >= base:
                 self._hash = sha256()
-            self._partial.write(part)
+                if self._open_spool is not None and piece.size > SPOOL_SIZE:
+                    self._spool = self._open_spool()
             self._hash.update(part)
+            if self._spool is None:
+                self._keep(part)
+            else:
+                self._spool.write(part)
             if end > top:
                 return
-            assembled, self._partial = self._partial, None
-            payload = assembled.getvalue() if isinstance(assembled, BytesIO) else assembled
+            payload = self._parts if self._spool is None else self._spool
+            self._parts, self._spool = [], None
             self._complete(payload, self._hash.digest(), decoded)
 
-    def _open_partial(self, size: int) -> BinaryIO:
-        if self._open_spool is not None and size > SPOOL_SIZE:
-            return self._open_spool()
-        return BytesIO()
+    def _keep(self, part: memoryview) -> None:
+        """Add to the chunk being assembled; without a copy, unless a part may be one of many."""
+        last = self._parts[-1] if self._parts else None
+        if len(part) >= SMALL_PART:
+            self._parts.append(part)
+        elif isinstance(last, bytearray) and len(last) < INFLATE_STEP:
+            last += part
+        else:
+            self._parts.append(bytearray(part))
 
-    def _copy(self, spool: BinaryIO) -> BinaryIO:
-        """Return another spool with the same bytes."""
-        copy = self._open_partial(SPOOL_SIZE + 1)
-        spool.seek(0)
-        while data := spool.read(INFLATE_STEP):
-            copy.write(data)
-        return copy
-
-    def _complete(self, payload: bytes | BinaryIO, digest: bytes, decoded: list[Decoded]) -> None:
+    def _complete(self, payload: Sequence[Part] | BinaryIO, digest: bytes, decoded: Sink) -> None:
         """Hand out the next chunk, and those that name the same bytes."""
         at = self._pieces[self._next].inner_offset
         is_taken = False
@@ -157,22 +177,32 @@ class Stream(ABC):
             self._next += 1
             if piece.digest != digest:
                 decoded.append(failed(piece, f"got sha256:{digest.hex()}"))
-            elif isinstance(payload, bytes):
+            elif isinstance(payload, Sequence):
                 decoded.append(Decoded(piece.key, payload, None))
             else:  # each receiver closes its own
                 spool = self._copy(payload) if is_taken else payload
                 decoded.append(Decoded(piece.key, None, None, spool))
                 is_taken = True
-        if not is_taken and not isinstance(payload, bytes):
+        if not is_taken and not isinstance(payload, Sequence):
             payload.close()
+
+    def _copy(self, spool: BinaryIO) -> BinaryIO:
+        """Return another spool with the same bytes."""
+        assert self._open_spool is not None  # it has opened this one
+        copy = self._open_spool()
+        spool.seek(0)
+        while data := spool.read(INFLATE_STEP):
+            copy.write(data)
+        return copy
 
     def close(self) -> None:
         """Drop the chunk being assembled."""
-        if self._partial is not None:
-            self._partial.close()
-            self._partial = None
+        self._parts = []
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
 
-    def _fail(self, reason: str, decoded: list[Decoded]) -> None:
+    def _fail(self, reason: str, decoded: Sink) -> None:
         """Give up the stream: every chunk that is not complete is bad."""
         for piece in self._pieces[self._next :]:
             decoded.append(failed(piece, reason))
@@ -187,7 +217,7 @@ class GzipStream(Stream):
         self._inflater: Inflater = open_member()
         self._members = 1
 
-    def _decode(self, window: memoryview, decoded: list[Decoded]) -> None:
+    def _decode(self, window: memoryview, decoded: Sink) -> None:
         rest: memoryview | bytes = window
         while not self.is_done:
             limit = min(self._need - self._produced, INFLATE_STEP)
@@ -228,9 +258,9 @@ class ZstdStream(Stream):
 
     def _open(self) -> None:
         self._push = open_frames(self._take)
-        self._decoded: list[Decoded] = []
+        self._decoded: Sink = []
 
-    def _decode(self, window: memoryview, decoded: list[Decoded]) -> None:
+    def _decode(self, window: memoryview, decoded: Sink) -> None:
         self._decoded = decoded  # for the time of the call
         try:
             self._push(window)
@@ -251,7 +281,7 @@ class RawStream(Stream):
     def _open(self) -> None:
         """Do nothing: there is nothing to decode."""
 
-    def _decode(self, window: memoryview, decoded: list[Decoded]) -> None:
+    def _decode(self, window: memoryview, decoded: Sink) -> None:
         self._carve(bytes(window), decoded)
 
 
@@ -270,7 +300,7 @@ STREAMS: dict[int, type[Stream]] = {
 def open_stream(
     pieces: Sequence[Piece],
     blob_end: int,
-    decoded: list[Decoded],
+    decoded: Sink,
     open_spool: OpenSpool | None,
     points: Points | None = None,
 ) -> Stream:
@@ -290,7 +320,7 @@ def open_stream(
     return stream
 
 
-def _without_overlaps(pieces: Sequence[Piece], decoded: list[Decoded]) -> Sequence[Piece]:
+def _without_overlaps(pieces: Sequence[Piece], decoded: Sink) -> Sequence[Piece]:
     """Return the pieces that can be cut out in one pass.
 
     Chunks that name exactly the same bytes can.  Chunks that overlap otherwise cannot without
@@ -323,3 +353,10 @@ def failed(piece: Piece, reason: str) -> Decoded:
         f"chunk at {piece.blob_offset}{inner}: {reason},"
         f" expected {piece.size} bytes with sha256:{piece.digest.hex()}",
     )
+
+
+def join(parts: Sequence[Part]) -> bytes:
+    """Return *parts* in one piece, without a copy if they are."""
+    if len(parts) == 1 and isinstance(parts[0], bytes):
+        return parts[0]
+    return b"".join(parts)

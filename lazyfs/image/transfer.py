@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from typing import BinaryIO
 
 import trio
 
@@ -12,8 +13,16 @@ from lazyfs.image.plan import Run
 from lazyfs.registry.source import Source
 from lazyfs.store.content import LayerContent, NotStored
 
-FEED_SIZE = 256 << 10
-"""Compressed bytes handed to a worker at once: a thread hop costs 0.2 ms, inflating these 1 ms."""
+FEED_SIZE, FEED_MAX = 256 << 10, 512 << 10
+FEED_SECONDS = 0.005
+"""Compressed bytes handed to a worker at once: a thread hop costs 0.2 ms, inflating these 1 ms or
+2.  More of them where they arrive within a moment, so that nobody waits for them."""
+
+STORE_SIZE = 256 << 10
+"""Verified bytes that are stored at once: enough for neighbours to share a call."""
+
+Outcome = tuple[int, bytes | None, str | None]
+"""A chunk's number, its bytes if the store did not take them, and why it is bad."""
 
 Landed = Callable[[int, bytes | None], None]
 """Told of each verified chunk: its number, and its bytes if the store did not take them."""
@@ -37,20 +46,22 @@ async def transfer(
     bad: dict[int, str] = {}
 
     async def feed(data: bytes, *, is_last: bool = False) -> None:
-        def decode() -> list[Decoded]:
-            decoded = decoder.feed(data)
+        def decode() -> list[Outcome]:
+            stored = _Storing(dev.content)
+            decoder.feed(data, stored)
             if is_last:
-                decoded += decoder.finish()
-            return [_store(dev.content, item) for item in decoded]
+                decoder.finish(stored)
+            return stored.finish()
 
-        for item in await trio.to_thread.run_sync(decode, limiter=workers):
-            if item.error is not None:
-                bad[item.key] = item.error
+        for chunk, payload, error in await trio.to_thread.run_sync(decode, limiter=workers):
+            if error is not None:
+                bad[chunk] = error
             else:
-                landed(item.key, item.data)
+                landed(chunk, payload)
 
     buffered: list[bytes] = []
     size = 0
+    began = trio.current_time()  # when the first of them came
     started = pace.started()
     is_answered = False
     try:
@@ -61,9 +72,13 @@ async def transfer(
                         pace.answered(started)
                         is_answered = True
                     pace.received(len(data))
+                if not buffered:
+                    began = trio.current_time()
                 buffered.append(data)
                 size += len(data)
-                if size >= FEED_SIZE:
+                if size >= FEED_MAX or (
+                    size >= FEED_SIZE and trio.current_time() >= began + FEED_SECONDS
+                ):
                     await feed(b"".join(buffered))
                     buffered.clear()
                     size = 0
@@ -98,20 +113,44 @@ def _pieces(dev: Device, chunks: Sequence[int]) -> list[Piece]:
     ]
 
 
-def _store(content: LayerContent, item: Decoded) -> Decoded:
-    """Store a verified chunk; what comes back has no data, or those the store did not take."""
-    if item.spool is not None:
-        with item.spool as spool:
+class _Storing:
+    """Stores verified chunks some at a time, so that few are in memory."""
+
+    def __init__(self, content: LayerContent) -> None:
+        self._content = content
+        self._waiting: list[Decoded] = []
+        self._size = 0
+        self._outcomes: list[Outcome] = []
+
+    def append(self, item: Decoded) -> None:
+        """Take one, or why it is none."""
+        if item.parts is not None:
+            self._waiting.append(item)
+            self._size += sum(map(len, item.parts))
+            if self._size >= STORE_SIZE:
+                self._store()
+        elif item.spool is not None:
+            self._outcomes.append((item.key, self._copy(item.key, item.spool), None))
+        else:
+            self._outcomes.append((item.key, None, item.error))
+
+    def finish(self) -> list[Outcome]:
+        """Store what is left; return what became of all of them."""
+        self._store()
+        return self._outcomes
+
+    def _store(self) -> None:
+        waiting, self._waiting, self._size = self._waiting, [], 0
+        refused = set(self._content.write_all([(item.key, item.parts or ()) for item in waiting]))
+        for item in waiting:
+            self._outcomes.append((item.key, item.data if item.key in refused else None, None))
+
+    def _copy(self, chunk: int, spool: BinaryIO) -> bytes | None:
+        """Store a large chunk; return its bytes if the store does not take them."""
+        with spool:
             try:
-                content.copy(item.key, spool.fileno(), 0)
-                return item._replace(spool=None)
+                self._content.copy(chunk, spool.fileno(), 0)
             except NotStored:
                 spool.seek(0)
-                return item._replace(spool=None, data=spool.read())
-    if item.data is not None:
-        try:
-            content.write(item.key, item.data)
-            return item._replace(data=None)
-        except NotStored:
-            pass
-    return item
+                return spool.read()
+        return None

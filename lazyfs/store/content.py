@@ -30,13 +30,14 @@ import mmap
 import os
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from lazyfs.errors import StoreError
 from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.locks import lock_bytes, lock_for_use, share
+from lazyfs.store.rows import Payload, rows_of, write_row
 
 HEADER_SIZE = 4096  # a page, so that marks never share one with ``clean``
 HEADER = struct.Struct("<8sIIQ")
@@ -82,9 +83,10 @@ def is_complete(folder: Path) -> bool:
 class LayerContent:
     """The content of one layer, opened; made when it is missing.
 
-    Thread-safe: ``write`` and ``confirm`` are called from decoding threads, the rest from the
-    event loop.  ``states`` is the presence map, one byte per chunk; readers may index it directly.
-    Unless *counts_as_use* is false, opening and closing make the layer the last used one.
+    Thread-safe: ``write``, ``write_all`` and ``confirm`` are called from decoding threads, the rest
+    from the event loop.  ``states`` is the presence map, one byte per chunk; readers may index it
+    directly.  Unless *counts_as_use* is false, opening and closing make the layer the last used
+    one.
     """
 
     def __init__(self, folder: Path, table: LayerTable, *, counts_as_use: bool = True) -> None:
@@ -239,16 +241,31 @@ class LayerContent:
         if self.states[chunk] == RESIDENT:
             return  # rule 4: another process was faster
         self._begin_marking()
-        offset = self.table.device_offset(chunk)
-        view = memoryview(data)
+        self._write_row([(chunk, (data,))])
+
+    def write_all(self, payloads: Sequence[Payload]) -> list[int]:
+        """Store the verified bytes of chunks and mark them; return those that the disk refuses."""
+        absent = [payload for payload in payloads if self.states[payload[0]] != RESIDENT]  # rule 4
+        refused = []
+        if absent:
+            self._begin_marking()
+        for row in rows_of(self.table, absent):
+            try:
+                self._write_row(row)
+            except NotStored:
+                if len(row) == 1:
+                    refused.append(row[0][0])
+                else:  # there may be room for some of them
+                    refused += [chunk for each in row for chunk in self.write_all([each])]
+        return refused
+
+    def _write_row(self, row: Sequence[Payload]) -> None:
         try:
-            while view:
-                written = os.pwrite(self.fd, view, offset)
-                offset += written
-                view = view[written:]
+            write_row(self.fd, self.table, row)
         except OSError as exc:
             raise NotStored(f"content store {self.folder}: {exc.strerror}") from exc
-        self.states[chunk] = RESIDENT
+        for chunk, _ in row:
+            self.states[chunk] = RESIDENT
 
     def copy(self, chunk: int, source_fd: int, source_offset: int) -> None:
         """Store *chunk* out of another file, whose bytes there the caller has verified; mark it.
@@ -387,6 +404,10 @@ class UnstoredContent(LayerContent):
     def write(self, chunk: int, data: bytes) -> None:
         """Raise NotStored."""
         raise NotStored(f"content store {self.folder}: no room for any content")
+
+    def write_all(self, payloads: Sequence[Payload]) -> list[int]:
+        """Return all of them."""
+        return [chunk for chunk, _ in payloads]
 
     def copy(self, chunk: int, source_fd: int, source_offset: int) -> None:
         """Raise NotStored."""

@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from lazyfs.store.content import (
     NotStored,
     UnstoredContent,
 )
+from lazyfs.store.rows import IOV_MAX, Payload, rows_of
 from tests.support.layers import MadeLayer, make_layer
 
 
@@ -172,10 +174,113 @@ def test_no_room_is_said_and_nothing_is_marked(tmp_path: Path, layer: MadeLayer)
     content.close()
 
 
+def payloads(layer: MadeLayer, chunks: Sequence[int], part_size: int = 1 << 20) -> list[Payload]:
+    """Return chunks and their bytes, in parts."""
+    found: list[Payload] = []
+    for chunk in chunks:
+        data = memoryview(payload(layer, chunk))
+        found.append((chunk, [data[at : at + part_size] for at in range(0, len(data), part_size)]))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("chunks", "calls"),
+    [
+        ([0, 1, 2, 3, 4], 1),
+        ([4, 2, 0, 3, 1], 1),
+        ([0, 2, 3], 2),
+        ([0, 2, 4], 3),
+        ([3], 1),
+        ([], 0),
+    ],
+)
+def test_neighbours_are_written_at_once(
+    tmp_path: Path,
+    layer: MadeLayer,
+    chunks: list[int],
+    calls: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = LayerContent(tmp_path / "layer", layer.table)
+    places: list[int] = []
+    pwritev = os.pwritev
+
+    def count(fd: int, parts: Sequence[bytes], place: int) -> int:
+        places.append(place)
+        return pwritev(fd, parts, place)
+
+    monkeypatch.setattr(os, "pwritev", count)
+    assert content.write_all(payloads(layer, chunks)) == []
+    assert len(places) == calls
+    for chunk in range(layer.table.count):
+        assert (content.states[chunk] == RESIDENT) == (chunk in chunks)
+        if chunk in chunks:
+            assert content.check(chunk)
+    data = content.read(0, layer.table.device_size)
+    for chunk in chunks[:-1]:
+        end = layer.table.device_offset(chunk) + layer.table.size(chunk)
+        assert data[end : -(-end // 4096) * 4096].count(0) == -end % 4096
+    content.close()
+
+
+@pytest.mark.parametrize("most", [1, 3, 4096, 5000, 20_001])
+def test_a_write_that_is_cut_short_goes_on(
+    tmp_path: Path, layer: MadeLayer, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = LayerContent(tmp_path / "layer", layer.table)
+
+    def write_less(fd: int, parts: Sequence[bytes], place: int) -> int:
+        assert len(parts) <= IOV_MAX
+        return os.pwrite(fd, b"".join(parts)[:most], place)
+
+    monkeypatch.setattr(os, "pwritev", write_less)
+    chunks = range(2 if most < 4096 else layer.table.count)
+    assert content.write_all(payloads(layer, chunks, part_size=7)) == []
+    assert all(content.check(chunk) for chunk in chunks)
+    content.close()
+
+
+def test_rows_are_no_longer_than_a_call_takes(layer: MadeLayer) -> None:
+    chunks = range(layer.table.count)
+    for part_size in (1, 10, 100, 1 << 20):
+        rows = list(rows_of(layer.table, payloads(layer, chunks, part_size)))
+        assert [chunk for row in rows for chunk, _ in row] == list(chunks)
+        for row in rows:
+            assert len(row) == 1 or sum(len(parts) + 1 for _, parts in row) <= IOV_MAX
+    assert len(rows) == 1
+
+
+def test_what_is_there_is_not_written_again(tmp_path: Path, layer: MadeLayer) -> None:
+    content = LayerContent(tmp_path / "layer", layer.table)
+    content.write(1, payload(layer, 1))
+    bad = [(chunk, [b"x" * layer.table.size(chunk)]) for chunk in (1,)]
+    assert content.write_all([*payloads(layer, [0]), *bad, *payloads(layer, [2])]) == []
+    assert all(content.check(chunk) for chunk in range(3))
+    content.close()
+
+
+def test_where_there_is_room_for_some_these_are_stored(tmp_path: Path, layer: MadeLayer) -> None:
+    content = LayerContent(tmp_path / "layer", layer.table)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (layer.table.device_offset(3) + 10, hard))
+    try:
+        refused = content.write_all(payloads(layer, range(layer.table.count)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, old)
+    assert refused == list(range(3, layer.table.count))
+    for chunk in range(layer.table.count):
+        assert content.states[chunk] == (ABSENT if chunk in refused else RESIDENT)
+        assert chunk in refused or content.check(chunk)
+    content.close()
+
+
 def test_unstored_content_takes_nothing(tmp_path: Path, layer: MadeLayer) -> None:
     content = UnstoredContent(tmp_path, layer.table)
     with pytest.raises(NotStored):
         content.write(0, payload(layer, 0))
+    assert content.write_all(payloads(layer, [0, 3])) == [0, 3]
     assert not content.is_resident(range(1))
     assert content.resident_size() == 0
     content.close()

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from lazyfs.formats import decode
 from lazyfs.formats import stream as streams
-from lazyfs.formats.decode import PENDING_SIZE, Piece, RangeDecoder
+from lazyfs.formats.decode import PENDING_SIZE, Decoded, Piece, RangeDecoder
 from lazyfs.formats.stream import INFLATE_STEP, MAX_MEMBERS, SPOOL_SIZE
+from tests.support import coded
 from tests.support.coded import Blob, Result, check, digest, noise, run
 from tests.support.readers import cuts
 
@@ -92,9 +93,10 @@ class TestIntactStreams:
         blob = Blob().stream(noise(500)).stream(b"two")
         buffer = bytearray(blob.data)
         decoder = RangeDecoder(blob.pieces, 0)
-        decoded = decoder.feed(memoryview(buffer)[:300])
+        decoded: list[Decoded] = []
+        decoder.feed(memoryview(buffer)[:300], decoded)
         buffer[:300] = bytes(300)
-        decoded += decoder.feed(memoryview(buffer)[300:])
+        decoder.feed(memoryview(buffer)[300:], decoded)
         buffer[:] = bytes(len(buffer))
         assert {item.key: item.data for item in decoded} == blob.plain
 
@@ -265,7 +267,7 @@ class TestSpools:
             return opened[-1]
 
         decoder = RangeDecoder(wanted, 0, open_spool)
-        decoded = [item for data in pieces for item in decoder.feed(data)] + decoder.finish()
+        decoded = coded.decode(decoder, *pieces)
         decoder.close()
         result: Result = {}
         for item in decoded:
@@ -311,7 +313,7 @@ class TestSpools:
         blob = self.blob()
         with TemporaryFile() as spool:
             decoder = RangeDecoder(blob.pieces, 0, lambda: spool)
-            decoder.feed(bytes(blob.data[: 2 << 20]))
+            decoder.feed(bytes(blob.data[: 2 << 20]), [])
             assert not spool.closed
             decoder.close()
             decoder.close()
@@ -323,7 +325,8 @@ class TestCost:
         pieces = [data[at : at + 65536] for at in range(0, len(data), 65536)]
         tracemalloc.start()
         try:
-            run(pieces, wanted)
+            for item in coded.decode(RangeDecoder(wanted, 0), *pieces):
+                assert item.error is None
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -340,6 +343,50 @@ class TestCost:
         blob = Blob().stream(b"wanted", 100 << 20, level=9)
         assert len(blob.data) < 200_000
         assert self.peak(bytes(blob.data), blob.pieces) < 3 << 20
+
+    def test_what_is_complete_is_handed_over_at_once(self):
+        """Many chunks in few bytes take the memory of one, if their receiver keeps none."""
+        zeros = bytes(1 << 20)
+        blob = Blob()
+        for _ in range(40):
+            blob.stream(zeros, level=9)
+        blob.stream(*[zeros] * 40, level=9)
+        assert len(blob.data) < 100_000
+
+        class Counted:
+            count = 0
+
+            def append(self, item: Decoded) -> None:
+                assert item.error is None
+                self.count += 1
+
+        counted = Counted()
+        decoder = RangeDecoder(blob.pieces, 0)
+        tracemalloc.start()
+        try:
+            decoder.feed(blob.data, counted)
+            decoder.finish(counted)
+            assert tracemalloc.get_traced_memory()[1] < 5 << 20
+        finally:
+            tracemalloc.stop()
+        assert counted.count == 80
+
+    def test_small_parts_take_no_more_than_their_bytes(self):
+        """However the input is cut: an object for each part would take many times the chunk."""
+        blob = Blob().stream(noise(200_000), level=0)
+        wanted = blob.pieces
+        data = bytes(blob.data)
+        tracemalloc.start()
+        try:
+            decoder = RangeDecoder(wanted, 0)
+            decoded: list[Decoded] = []
+            for at in range(0, len(data), 3):
+                decoder.feed(data[at : at + 3], decoded)
+            decoder.finish(decoded)
+            assert tracemalloc.get_traced_memory()[1] < 1 << 20
+        finally:
+            tracemalloc.stop()
+        assert decoded[0].data == blob.plain[0]
 
     def test_a_flood_of_members(self):
         """Each empty member costs a copy of what follows; too many are refused."""
@@ -359,7 +406,7 @@ class TestCost:
         data = bytes(blob.data)
         before = time.process_time()
         decoder = RangeDecoder(blob.pieces, 0)
-        decoded = decoder.feed(data) + decoder.finish()
+        decoded = coded.decode(decoder, data)
         assert time.process_time() - before < 2
         assert {item.key: item.data for item in decoded} == blob.plain
 

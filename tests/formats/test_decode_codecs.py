@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lazyfs.formats.codec import Codec
 from lazyfs.formats.decode import PENDING_SIZE, Piece, RangeDecoder
 from lazyfs.formats.stream import INFLATE_STEP, SPOOL_SIZE
-from tests.support.coded import Blob, check, noise, run
+from tests.support.coded import Blob, check, decode, noise, run
 from tests.support.zstdchunked import frame, skippable
 
 
@@ -66,7 +66,7 @@ class TestIntactStreams:
         large = noise(SPOOL_SIZE + 1)
         blob.stream(b"small", large, b"after")
         decoder = RangeDecoder(blob.pieces, 0, lambda: TemporaryFile(buffering=0))  # noqa: SIM115
-        decoded = {item.key: item for item in [*decoder.feed(blob.data), *decoder.finish()]}
+        decoded = {item.key: item for item in decode(decoder, blob.data)}
         assert (decoded[0].data, decoded[2].data) == (b"small", b"after")
         with decoded[1].spool as spool:
             spool.seek(0)

@@ -33,6 +33,7 @@ from lazyfs.formats.spans import Span, gzip_header_size, open_stream
 from lazyfs.formats.stream import Piece
 from lazyfs.formats.tar import BadTar
 from lazyfs.formats.toc import Kind
+from tests.support.coded import decode
 
 SPAN = 20_000
 CHUNK = 50_000
@@ -152,10 +153,7 @@ def decode_all(blob: bytes, layer: PassedLayer, step: int) -> dict[tuple[int, in
     ends = dict(itertools.pairwise([*starts, len(blob)]))
     pieces = [piece._replace(blob_end=ends[piece.blob_offset]) for piece in pieces]
     decoder = RangeDecoder(pieces, 0, points=lambda at: spans[at].point())
-    decoded = []
-    for at in range(0, len(blob), step):
-        decoded += decoder.feed(blob[at : at + step])
-    decoded += decoder.finish()
+    decoded = decode(decoder, *(blob[at : at + step] for at in range(0, len(blob), step)))
     assert [item.error for item in decoded if item.error] == []
     return {keys[item.key]: item.data for item in decoded if item.data is not None}
 

@@ -21,6 +21,7 @@ from lazyfs.formats.layers import (
 from lazyfs.formats.tarsplit import rebuild_tar
 from lazyfs.formats.toc import Kind
 from lazyfs.formats.unzstd import unzstd
+from tests.support.coded import decode
 from tests.support.estargz import (
     ReferenceLayer,
     contents_of,
@@ -117,8 +118,7 @@ def test_every_chunk_decodes_however_the_blob_arrives(reference):
     payload = reference.blob[: layer.payload_end]
     for cut in cuts(payload):
         decoder = RangeDecoder(pieces, 0)
-        decoded = [item for data in cut for item in decoder.feed(data)]
-        decoded += decoder.finish()
+        decoded = decode(decoder, *cut)
         assert len(decoded) == len(pieces)
         assert files_of(decoded, chunks) == expected
 

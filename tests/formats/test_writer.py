@@ -29,6 +29,7 @@ from lazyfs.formats.tar import MAX_SECONDS, BadTar, TarMember, TarScanner
 from lazyfs.formats.toc import Kind
 from lazyfs.formats.toc_json import build_modtime
 from lazyfs.formats.writer import WriterOptions, WrittenLayer, write_layer
+from tests.support.coded import decode
 from tests.support.estargz import contents_of, files_of, pieces_of
 from tests.support.images import (
     Layer,
@@ -158,7 +159,7 @@ def contents(layer: Layer) -> dict[bytes, bytes]:
     found = read(layer)
     pieces, chunks = pieces_of(found.toc, found.payload_end)
     decoder = RangeDecoder(pieces, 0)
-    decoded = decoder.feed(layer.blob[: found.payload_end]) + decoder.finish()
+    decoded = decode(decoder, layer.blob[: found.payload_end])
     files = files_of(decoded, chunks)
     return files | {
         entry.path: b""

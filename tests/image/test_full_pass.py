@@ -25,6 +25,7 @@ from lazyfs.store.paths import Store
 from lazyfs.store.points import RestartPoints
 from lazyfs.store.spans import load_spans
 from tests.formats.test_layer_pass import FILES, link, tar_of, words
+from tests.support.coded import decode
 from tests.support.sources import MemorySource
 
 pytestmark = pytest.mark.anyio
@@ -97,12 +98,12 @@ async def test_what_was_evicted_comes_back_by_its_span(store: Store) -> None:
         *(table.digest(chunk), table.codec(chunk)),
     )
     decoder = RangeDecoder([piece], start, points=points)
-    (decoded,) = [*decoder.feed(made.blob[start:end]), *decoder.finish()]
+    (decoded,) = decode(decoder, made.blob[start:end])
     assert decoded.error is None
     assert decoded.data is not None
     assert hashlib.sha256(decoded.data).digest() == table.digest(chunk)
     without = RangeDecoder([piece], start, points=lambda at: None)
-    (refused,) = [*without.feed(made.blob[start:end]), *without.finish()]
+    (refused,) = decode(without, made.blob[start:end])
     assert "no restart point" in str(refused.error)
 
 

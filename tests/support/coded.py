@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterable
 
 from lazyfs.formats.codec import Codec
-from lazyfs.formats.decode import Piece, RangeDecoder
+from lazyfs.formats.decode import Decoded, Piece, RangeDecoder
 from tests.support.readers import check_reader
 
 Result = dict[int, bytes | None]
@@ -22,12 +22,20 @@ def digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
+def decode(decoder: RangeDecoder, *pieces: bytes | bytearray | memoryview) -> list[Decoded]:
+    """Feed *pieces*, and nothing more; return what comes out."""
+    decoded: list[Decoded] = []
+    for data in pieces:
+        decoder.feed(data, decoded)
+    decoder.finish(decoded)
+    return decoded
+
+
 def run(pieces: Iterable[bytes], wanted: list[Piece], start: int = 0) -> tuple[Result, list[str]]:
     """Return what comes out, by key, and the errors; each key must come once."""
     decoder = RangeDecoder(wanted, start)
-    decoded = [item for data in pieces for item in decoder.feed(data)]
-    decoded += decoder.finish()
-    assert decoder.finish() == []
+    decoded = decode(decoder, *pieces)
+    assert decode(decoder) == []
     assert sorted(item.key for item in decoded) == sorted(piece.key for piece in wanted)
     for item in decoded:
         assert (item.data is None) != (item.error is None)

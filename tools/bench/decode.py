@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lazyfs.digest import parse_digest
 from lazyfs.formats.claims import toc_digest_of
-from lazyfs.formats.decode import Piece, RangeDecoder
+from lazyfs.formats.decode import Decoded, Piece, RangeDecoder
 from lazyfs.formats.estargz import find_toc, read_toc
 from lazyfs.formats.inflate import open_member
 from lazyfs.rootfs.table import LayerTable, build_table
@@ -85,9 +85,11 @@ def decode(run: Run) -> None:
     decoder = RangeDecoder(run.pieces, run.start)
     done = 0
     for at in range(0, len(run.data), FEED_SIZE):
-        done += len(decoder.feed(run.data[at : at + FEED_SIZE]))
-    rest = decoder.finish()
-    if done + len(rest) != len(run.pieces) or any(item.error for item in rest):
+        decoded: list[Decoded] = []
+        decoder.feed(run.data[at : at + FEED_SIZE], decoded)
+        done += sum(item.error is None for item in decoded)
+    decoder.finish(decoded)
+    if done != len(run.pieces) or any(item.error for item in decoded):
         raise ValueError("a run of the bench does not decode")
 
 
