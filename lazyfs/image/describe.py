@@ -20,6 +20,7 @@ from lazyfs.image.origin import Origin
 from lazyfs.image.plain_layers import known_layer
 from lazyfs.image.prepare import Request, wanted_platform
 from lazyfs.image.resolve import Resolver
+from lazyfs.image.toc_image import NoTocImage
 from lazyfs.image.tocs import layer_claims, load_tocs, read_range, stored_toc
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.platforms import Platform
@@ -128,15 +129,9 @@ async def _describe_layer(
             is_plain=claims.key is None and verify != "blob",
         )
         if claims.key is None and verify != "blob":
-            known = known_layer(store, layer, diff_id)
+            known = _known(store, described)
             if known is not None:
-                return replace(
-                    described,
-                    format=known.format.text,
-                    toc_digest=known.toc.digest,
-                    verified_by=(known.verified_by,),
-                    why=None,
-                )
+                return known
         stored = stored_toc(store, layer, claims)
         if stored is not None:
             return replace(
@@ -155,9 +150,28 @@ async def _describe_layer(
             toc_digest=loaded.toc.digest,
             verified_by=described.verified_by or ("blob",),
         )
+    except NoTocImage as exc:  # a mount takes it as a plain one
+        return _known(store, described) or replace(described, why=_why(layer, exc), is_plain=True)
     except (FormatError, VerificationFailed, NotFound) as exc:
-        why = exc.message.removeprefix(f"layer {layer.digest}: ").removeprefix("layer: ")
-        return replace(described, why=why)
+        return replace(described, why=_why(layer, exc))
+
+
+def _known(store: Store, described: DescribedLayer) -> DescribedLayer | None:
+    """Return what an earlier pass, or a pinned index, has made of a layer; None without one."""
+    known = known_layer(store, described.descriptor, described.diff_id)
+    if known is None:
+        return None
+    return replace(
+        described,
+        format=known.format.text,
+        toc_digest=known.toc.digest,
+        verified_by=(known.verified_by,),
+        why=None,
+    )
+
+
+def _why(layer: Descriptor, exc: LazyfsError) -> str:
+    return exc.message.removeprefix(f"layer {layer.digest}: ").removeprefix("layer: ")
 
 
 def _vouchers(claims: Claims) -> tuple[str, ...]:

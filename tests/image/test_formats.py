@@ -358,8 +358,13 @@ async def test_an_external_toc_that_is_another(tmp_path: Path, external: Path) -
 
 async def test_no_toc_image(tmp_path: Path) -> None:
     layer = layer_from_fixture("estargz-ctr-remote-0.14.3/edge-exttoc")
-    described = await describe(request(image_of(tmp_path, layer), tmp_path))
-    assert "latest-esgztoc" in str(described.layers[0].why)
+    wanted = request(image_of(tmp_path, layer), tmp_path)
+    shown = await described(wanted)
+    assert "latest-esgztoc" in str(shown.why)
+    assert shown.is_plain, "a mount fetches it whole"
+    await prepare(wanted)
+    shown = await described(wanted)
+    assert (shown.why, shown.verified_by) == (None, ("pass",))
     unclaimed = image_of(tmp_path, replace(layer, annotations={}), tag="b")
     with pytest.raises(Unverifiable, match="elsewhere"):
         await prepare(request(unclaimed, tmp_path, "blob"))
