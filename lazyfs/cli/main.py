@@ -205,6 +205,7 @@ def cli(ctx: click.Context, verbose: int, quiet: bool, log_format: str) -> None:
     from lazyfs.cli.log import set_up_logging
 
     if ctx.invoked_subcommand != "mount":  # whose server turns it on
+        gc.freeze()  # what is here stays
         gc.enable()
     given = {"verbosity": -1 if quiet else verbose, "log_json": log_format == "json"}
     ctx.obj = (ctx.obj or {}) | given
