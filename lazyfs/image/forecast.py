@@ -171,7 +171,7 @@ class Forecast:
                 self._seen.add(file.nid)
                 fresh.append(file)
         urgency = 1 if follow == self._follow_module else 0
-        self._fetch([(file, 0, min(file.size, WHOLE_SIZE)) for file in fresh], urgency)
+        self._fetch([(file, 0, _size_at_once(file)) for file in fresh], urgency)
         for file in fresh:
             self._begin(follow, file)
 
@@ -195,7 +195,7 @@ class Forecast:
                 request = _Request(urgency, self._number, dev, run.chunks)
                 heapq.heappush(self._queue, request)
                 self._coming.update(((number, chunk), request) for chunk in run.chunks)
-        while self._workers < min(REQUESTS, len(self._queue)):
+        for _ in range(min(REQUESTS - self._workers, len(self._queue))):
             self._workers += 1
             self._nursery.start_soon(self._work)
 
@@ -230,7 +230,7 @@ class Forecast:
         size = min(size, file.size - offset)
         if size <= 0 or offset < 0:
             return b""
-        self._fetch([(file, offset, size)])
+        self._fetch([(file, offset, size)], -1)
         dev = self._devices[file.device]
         start = file.offset + offset
         for chunk in dev.table.covering(start, start + size):
@@ -279,15 +279,23 @@ class Forecast:
             return
         dynamic = elf.parse_dynamic(await self._read(file, *header.dynamic), header)
         if file.size > WHOLE_SIZE:
-            self._fetch([(file, offset, size) for offset, size in dynamic.ranges])
-        table = await self._read(file, *dynamic.names)
-        search = elf.names_at(table, dynamic.search)
+            names = (*dynamic.search, *dynamic.needed)
+            self._fetch([(file, *dynamic.name_range(name)) for name in names], -1)
+            parts = [(file, offset, min(size, WHOLE_SIZE)) for offset, size in dynamic.ranges]
+            self._fetch(parts)
+        search = await self._names(file, dynamic, dynamic.search)
         folders = [folder for text in search for folder in text.split(b":")]
         origin = file.path.rpartition(b"/")[0]
         if file.path:  # without it only those folders are known that are named in full
             folders = [ORIGIN_RE.sub(lambda _: origin, folder) for folder in folders]
-        needed = self._finder.libraries(elf.names_at(table, dynamic.needed), folders)
-        self._want(needed, self._follow_library)
+        needed = await self._names(file, dynamic, dynamic.needed)
+        self._want(self._finder.libraries(needed, folders), self._follow_library)
+
+    async def _names(self, file: File, dynamic: elf.Dynamic, places: Sequence[int]) -> list[bytes]:
+        """Return the names at *places* of a table that may be large: those pages alone are read."""
+        ranges = map(dynamic.name_range, places)
+        names = [elf.parse_name(await self._read(file, *each)) for each in ranges]
+        return [name for name in names if name]
 
     def _start_python(self, program: File) -> None:
         library = self._finder.python_library(program)
@@ -320,6 +328,11 @@ class Forecast:
             return
         found = self._finder.python_modules(file.path, names, self._library)
         self._want(found, self._follow_module)
+
+
+def _size_at_once(file: File) -> int:
+    """Return how much of *file* is asked for before anything of it is known."""
+    return file.size if file.size <= WHOLE_SIZE else elf.PAGE_SIZE
 
 
 def _size_of(header: elf.Header, least: int) -> int:

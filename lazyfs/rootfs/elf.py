@@ -6,7 +6,6 @@ section lies, that one where the names are.  The bytes are an image's: what is w
 """
 
 import struct
-from collections.abc import Sequence
 
 import msgspec
 
@@ -24,7 +23,6 @@ MAX_SEGMENTS = 64
 MAX_DYNAMIC_SIZE = 64 << 10
 MAX_NAMES = 256
 MAX_NAME_SIZE = 4096
-MAX_STRINGS_SIZE = 4 << 20
 
 
 class BadElf(FormatError):
@@ -60,14 +58,23 @@ class Header(msgspec.Struct, frozen=True):
 class Dynamic(msgspec.Struct, frozen=True):
     """What the dynamic section tells.
 
-    ``names`` is (offset, size) in the file of the table of names; ``needed`` and ``search`` are
-    offsets in it.  ``ranges`` are the (offset, size) that a dynamic linker reads at once.
+    ``names`` is (offset, size) in the file of the table of names, of any size; ``needed`` and
+    ``search`` are offsets in it.  ``ranges`` are the (offset, size) that a dynamic linker reads at
+    once.
     """
 
     names: tuple[int, int]
     needed: tuple[int, ...]
     search: tuple[int, ...]
     ranges: tuple[tuple[int, int], ...]
+
+    def name_range(self, name: int) -> tuple[int, int]:
+        """Return (offset, size) in the file of what the name at *name* of the table takes at most.
+
+        The size is 0 outside of the table.
+        """
+        offset, size = self.names
+        return offset + name, max(min(size - name, MAX_NAME_SIZE), 0)
 
 
 def is_elf(data: bytes) -> bool:
@@ -130,7 +137,11 @@ def parse_dynamic(data: bytes, header: Header) -> Dynamic:
     names = header.place(single.get(DT_STRTAB, -1))
     if names is None:
         raise BadElf("ELF dynamic section: got no names, expected a table of them")
-    ranges = [(s.offset, s.size) for s in header.segments if s.is_writable]
+    ranges = [
+        (segment.offset, segment.size)
+        for segment in header.segments
+        if segment.is_writable or segment.offset <= names < segment.offset + segment.size
+    ]
     for start_tag, size_tag in (
         (DT_RELA, DT_RELASZ),
         (DT_REL, DT_RELSZ),
@@ -143,17 +154,13 @@ def parse_dynamic(data: bytes, header: Header) -> Dynamic:
         place = header.place(single.get(start_tag, -1))
         if place is not None:
             ranges.append((place, single.get(size_tag, PAGE_SIZE) if size_tag else PAGE_SIZE))
-    names_size = min(single.get(DT_STRSZ, PAGE_SIZE), MAX_STRINGS_SIZE)
+    names_size = single.get(DT_STRSZ, PAGE_SIZE)
     return Dynamic(
         (names, names_size), tuple(needed[:MAX_NAMES]), tuple(search[:MAX_NAMES]), tuple(ranges)
     )
 
 
-def names_at(table: bytes, offsets: Sequence[int]) -> list[bytes]:
-    """Return the names at *offsets* of a table of names; what is outside of it is left out."""
-    names = []
-    for offset in offsets:
-        end = table.find(b"\0", offset, offset + MAX_NAME_SIZE)
-        if 0 <= offset < end:
-            names.append(table[offset:end])
-    return names
+def parse_name(data: bytes) -> bytes:
+    """Return the name that *data* begin with, empty where it does not end in them."""
+    name, end, _ = data.partition(b"\0")
+    return name if end else b""

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from lazyfs.image.counts import Purpose
+from lazyfs.image.device import Device
 from lazyfs.image.forecast import FORECAST_SIZE
 from lazyfs.image.open import OpenImage, open_image
 from lazyfs.image.prefetch import Limits
@@ -286,6 +288,51 @@ async def test_files_that_lie_about_themselves(tmp_path: Path) -> None:
             traffic = image.contents.statistics.traffic[Purpose.PROGRAM]
             assert traffic.size < FORECAST_SIZE
             assert image.contents.statistics.failed_requests == 0
+
+
+async def test_names_behind_those_of_many_symbols(tmp_path: Path) -> None:
+    program = make_elf(
+        [b"liba.so.1"], interpreter=LOADER, others=b"symbol\0" * 700_000, filler=noise(50_000, 7)
+    )
+    items = [*system(), file("usr/bin/symbols", program, mode=0o755)]
+    async with opened(tmp_path, items, ["symbols"]) as image:
+        await image.prefetch("profile")
+        assert fetched(image) >= {f"{TRIPLET}/liba.so.1", f"{TRIPLET}/libb.so.1.2"}
+
+
+async def test_of_a_large_library_what_it_needs(tmp_path: Path) -> None:
+    """Its tables, and what is written to: not megabytes of data in between."""
+    large = make_elf([b"liba.so.1"], filler=noise(9 << 20, 8), is_split=True)
+    items = [
+        *system(),
+        file(f"{TRIPLET}/liblarge.so", large),
+        file("usr/bin/user", make_elf([b"liblarge.so"], interpreter=LOADER), mode=0o755),
+    ]
+    async with opened(tmp_path, items, ["user"]) as image:
+        await image.prefetch("profile")
+        assert f"{TRIPLET}/liba.so.1" in fetched(image)
+        extent = image.index.extent(walk_path(image.index, f"{TRIPLET}/liblarge.so".encode()))
+        assert extent is not None
+        device = image.devices[0]
+        chunks = device.table.covering(extent.offset, extent.offset + extent.size)
+        assert [device.fetched[chunk] for chunk in chunks] == [Purpose.PROGRAM, 0, Purpose.PROGRAM]
+
+
+async def test_what_is_named_later_does_not_wait_for_a_turn(tmp_path: Path) -> None:
+    async with opened(tmp_path, system(), ["program"]) as image:
+        begun: list[int] = []
+
+        async def fetch(device: Device, chunks: list[int], **options: object) -> None:
+            begun.extend(chunks)
+            await trio.sleep_forever()
+
+        image.contents.fetch_background = fetch  # type: ignore[method-assign]
+        for number, name in enumerate(("libc.so.6", "liba.so.1", "libunused.so.1")):
+            found = Finder(image.index).file(f"/{TRIPLET}/{name}".encode())
+            assert found is not None
+            image.forecast._fetch([(found, 0, found.size)])
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(begun) == number + 1, "there is room for six"
 
 
 async def test_names_lead_nowhere_else(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What an ELF file needs, read from files that are right, odd, cut, and random."""
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,14 @@ from hypothesis import strategies as st
 
 from lazyfs.rootfs.elf import (
     MAX_DYNAMIC_SIZE,
-    MAX_STRINGS_SIZE,
+    MAX_NAME_SIZE,
     PAGE_SIZE,
     BadElf,
+    Dynamic,
     is_elf,
-    names_at,
     parse_dynamic,
     parse_header,
+    parse_name,
 )
 from tests.support.elf import make_elf
 
@@ -33,9 +35,12 @@ def needs(data: bytes) -> tuple[bytes, list[bytes], list[bytes]]:
         return interpreter, [], []
     start, size = header.dynamic
     dynamic = parse_dynamic(data[start : start + size], header)
-    start, size = dynamic.names
-    table = data[start : start + size]
-    return interpreter, names_at(table, dynamic.needed), names_at(table, dynamic.search)
+    return interpreter, names(data, dynamic, dynamic.needed), names(data, dynamic, dynamic.search)
+
+
+def names(data: bytes, dynamic: Dynamic, places: Sequence[int]) -> list[bytes]:
+    ranges = map(dynamic.name_range, places)
+    return [parse_name(data[start : start + size]) for start, size in ranges]
 
 
 @pytest.mark.parametrize("is_wide", [True, False])
@@ -105,8 +110,31 @@ def test_a_section_without_names() -> None:
         parse_dynamic(b"", parse_header(data))
 
 
+def test_what_is_read_at_once_covers_the_tables() -> None:
+    data = make_elf([b"libc.so.6"], filler=bytes(100_000), is_split=True)
+    header = parse_header(data[:PAGE_SIZE])
+    assert header.dynamic is not None
+    ranges = parse_dynamic(data[header.dynamic[0] :], header).ranges
+    first = len(data) - header.dynamic[1] - 100_000
+    assert (0, first) in ranges, "the segment that its names are in"
+    assert all(start + size <= first or start >= first + 100_000 for start, size in ranges)
+
+
+def test_names_at_the_end_of_a_large_table() -> None:
+    """Linkers put the names of libraries behind those of all symbols: 5 MB of node's."""
+    others = b"symbol\0" * 1_000_000
+    data = make_elf([b"libz.so.1", b"libc.so.6"], search=b"/opt", others=others)
+    assert needs(data) == (b"", [b"libz.so.1", b"libc.so.6"], [b"/opt"])
+
+
 def test_names_outside_of_the_table() -> None:
-    assert names_at(b"\0libc.so.6\0open", [1, 0, 11, 500, 1 << 63]) == [b"libc.so.6"]
+    dynamic = Dynamic((100, 16), (), (), ())
+    assert [dynamic.name_range(place) for place in (0, 11, 16, 500, 1 << 63)] == [
+        (100, 16), (111, 5), (116, 0), (600, 0), ((1 << 63) + 100, 0)
+    ]  # fmt: skip
+    assert Dynamic((100, 1 << 63), (), (), ()).name_range(7) == (107, MAX_NAME_SIZE)
+    assert parse_name(b"libc.so.6\0open") == b"libc.so.6"
+    assert [parse_name(data) for data in (b"", b"\0", b"open", b"\0open\0")] == [b""] * 4
 
 
 @given(st.data())
@@ -120,8 +148,8 @@ def test_changed_bytes(data: st.DataObject) -> None:
         if header.dynamic is not None:
             assert header.dynamic[1] <= MAX_DYNAMIC_SIZE
             dynamic = parse_dynamic(bytes(whole), header)
-            assert dynamic.names[1] <= MAX_STRINGS_SIZE
-            names_at(bytes(whole), [*dynamic.needed, *dynamic.search])
+            for place in (*dynamic.needed, *dynamic.search):
+                assert 0 <= dynamic.name_range(place)[1] <= MAX_NAME_SIZE
     except BadElf:
         pass
 
