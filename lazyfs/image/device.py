@@ -5,6 +5,7 @@ from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from lazyfs.errors import LazyfsError
+from lazyfs.formats.codec import Codec
 from lazyfs.formats.stream import Points
 from lazyfs.image.flights import Flight
 from lazyfs.image.plan import Run
@@ -20,6 +21,14 @@ AROUND_MAX = 256 << 10
 """The same for one that goes on near where it was: doubled with each miss, as for one that goes on
 where it ended.  Whoever copies a folder visits files in the order of their names, not of the blob:
 16 KiB at a time it made 30 misses in 600 KiB of small files."""
+
+PART_SIZE = 256 << 10
+PART_MAX = 2 << 20
+LARGE_SIZE = 64 << 10
+"""Where a layer comes in spans, whoever misses a chunk of this size, so a piece of a large file,
+gets the aligned part of the blob around it; where half of the parts of a larger one have been
+missed, all of that.  A program jumps in its libraries: node missed 115 times in spans where it
+missed 22 times in chunks of 4 MiB."""
 
 AHEAD_MIN = 64 << 10
 AHEAD_MAX = 8 << 20
@@ -62,6 +71,7 @@ class Device:
         self.is_sequential = False  # whether the last miss went on where the one before was
         self._around_size = AROUND_SIZE
         self._demanded = (NOWHERE, NOWHERE)  # the blob range of the last demand
+        self._parts: set[int] = set()  # in which a piece of a large file was missed
         self.marks: set[int] = set()
         self.used = bytearray(table.count)
         self.fetched = bytearray(table.count)
@@ -139,7 +149,32 @@ class Device:
         if goes_on:
             return chunks + self.go_ahead()
         self._ahead_size = 0
-        return self._around(chunks)
+        around = self._around(chunks)
+        if not self._is_of_large_file(chunks[0]):
+            return around
+        part = self.with_stream([*self.within(*self._part(start, end)), *around])
+        # Whoever goes on does so where this ends.
+        self._ahead_position = self.position(part[-1]) + 1
+        self._ahead_end = self.table.blob_end(part[-1])
+        self._ahead_size = self._ahead_end - self.table.blob_offset(part[0])
+        return part
+
+    def _is_of_large_file(self, chunk: int) -> bool:
+        """Say whether *chunk* is of a span, and so large that most of the span is one file."""
+        return self.table.codec(chunk) == Codec.DEFLATE and self.table.size(chunk) >= LARGE_SIZE
+
+    def _part(self, start: int, end: int) -> tuple[int, int]:
+        """Return the part of the blob to fetch for a miss of blob bytes *start* to *end*."""
+        first, last = start // PART_SIZE, (end - 1) // PART_SIZE
+        self._parts.update(range(first, last + 1))
+        low, high = first, last + 1
+        count = 2
+        while count * PART_SIZE <= PART_MAX:
+            base = first - first % count
+            if 2 * sum(part in self._parts for part in range(base, base + count)) >= count:
+                low, high = min(low, base), max(high, base + count)
+            count *= 2
+        return low * PART_SIZE, high * PART_SIZE
 
     def _around(self, chunks: list[int]) -> list[int]:
         table, order = self.table, self.order

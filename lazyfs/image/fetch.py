@@ -209,9 +209,8 @@ class Fetcher:
                 for chunk in wanted:
                     self._raise_if_refused(dev, chunk)
                 wanted = dev.with_stream(wanted)
-                self._launch(dev, dev.with_neighbours(wanted), Purpose.DEMAND)
-                if dev.is_sequential:
-                    self.demand.note_sequential()
+                self._launch(dev, dev.with_neighbours(wanted), Purpose.DEMAND, due=wanted)
+                self.demand.note_miss(is_sequential=dev.is_sequential)
             flights = [(chunk, dev.flights[chunk]) for chunk in missing if chunk in dev.flights]
             if self.begins is not None:
                 for chunk in missing:
@@ -251,9 +250,12 @@ class Fetcher:
 
     # Requests.
 
-    def _launch(self, dev: Device, chunks: list[int], purpose: Purpose) -> None:
-        """Start fetching *chunks* (wanted, in blob order) and return."""
-        for run in plan_runs(dev.table, chunks, gap=self.pace.gap_size, purpose=purpose):
+    def _launch(
+        self, dev: Device, chunks: list[int], purpose: Purpose, *, due: Sequence[int] = ()
+    ) -> None:
+        """Start fetching *chunks* (wanted, in blob order) and return; a reader waits for *due*."""
+        gap = self.pace.gap_size
+        for run in plan_runs(dev.table, chunks, gap=gap, purpose=purpose, due=due):
             dev.take_off(run)
             self._nursery.start_soon(self._run_demand, dev, run)
 

@@ -9,16 +9,17 @@ from lazyfs.image.pace import Pace
 CALM_SECONDS = 0.3
 REST_SECONDS = 1.0
 BURST_ROUND_TRIPS = 100
-BURST_MIN_SECONDS = 0.5
+BURST_MIN_SECONDS = 2.0
 BURST_MAX_SECONDS = 5.0
 BURST_LONGEST_SECONDS = 20.0
 BURST_SIZE = 32 << 20
-BURST_SEQUENTIAL = 10
+BURST_SEQUENTIAL = 4
 """A burst ends after this many round trips, within these times, or after this many bytes: the start
 of a large program takes no more, and whoever goes on reads in bulk.  Where the link is so slow that
-these bytes take longer, it lasts until they could be here.  It ends, too, after this many misses
-that go on where the one before ended: a program jumps, what copies or scans does not.  Where round
-trips cost nothing filling hardly disturbs; where they are long a start is long, too."""
+these bytes take longer, it lasts until they could be here.  It ends, too, when so many more misses
+have gone on where the one before ended than have jumped: what copies or scans goes on three times
+out of four, a program jumps, and goes on by chance.  Where round trips cost nothing a start takes
+processors, and so does filling."""
 
 
 class Pressure(Enum):
@@ -43,9 +44,10 @@ class Demand:
         self._ended = self._burst_started = clock()
         self._burst_size = self._sequential = 0
 
-    def note_sequential(self) -> None:
-        """Note that a reader went on where it had ended."""
-        self._sequential += 1
+    def note_miss(self, *, is_sequential: bool) -> None:
+        """Note a reader's miss, and whether it went on where the one before was."""
+        if self._sequential < BURST_SEQUENTIAL:  # else it has been said what this is
+            self._sequential = max(self._sequential + (1 if is_sequential else -1), 0)
 
     @contextmanager
     def request(self, size: int) -> Iterator[None]:

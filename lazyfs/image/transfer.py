@@ -60,7 +60,8 @@ async def transfer(
                 landed(chunk, payload)
 
     buffered: list[bytes] = []
-    size = 0
+    size = received = 0
+    due = run.due - run.start
     began = trio.current_time()  # when the first of them came
     started = pace.started()
     is_answered = False
@@ -76,8 +77,12 @@ async def transfer(
                     began = trio.current_time()
                 buffered.append(data)
                 size += len(data)
-                if size >= FEED_MAX or (
-                    size >= FEED_SIZE and trio.current_time() >= began + FEED_SECONDS
+                received += len(data)
+                is_due = received - len(data) < due <= received
+                if (
+                    is_due
+                    or size >= FEED_MAX
+                    or (size >= FEED_SIZE and trio.current_time() >= began + FEED_SECONDS)
                 ):
                     await feed(b"".join(buffered))
                     buffered.clear()

@@ -184,11 +184,8 @@ async def test_sequential_readers_get_ahead_and_jumping_ones_do_not(tmp_path: Pa
 async def test_small_neighbours_come_along(tmp_path: Path) -> None:
     layer = make_layer([2000] * 100)
     async with opened(layer, tmp_path) as bench:
-        await bench.read(50)
-        start, _ = bench.span(45)
-        assert bench.fetcher.read_nowait(1, start, 2000) == bench.data(45)
-        start, _ = bench.span(55)
-        assert bench.fetcher.read_nowait(1, start, 2000) == bench.data(55)
+        for number in (50, 45, 55):
+            assert await bench.read(number) == bench.data(number)
         (asked,) = bench.source.requests
         assert asked[1] - asked[0] < 40_000
 
@@ -448,7 +445,8 @@ async def test_who_stays_near_gets_more_at_once(tmp_path: Path) -> None:
         for number in reversed(range(count)):
             assert await bench.read(number) == bench.data(number)
         near = bench.source.requests
-    sizes = [end - start for start, end in near]
+    # What is waited for may come by itself, beside what is before it.
+    sizes = [end - start for start, end in near if end - start > 4_000]
     assert sizes[:4] == sorted(sizes[:4])
     assert max(sizes) <= 2 * AROUND_MAX + 4_000
     assert len(near) < len(layer.blob) / (4 * AROUND_SIZE)
@@ -458,6 +456,26 @@ async def test_who_stays_near_gets_more_at_once(tmp_path: Path) -> None:
         for number in (15, 0, 9, 3, 12, 6):
             assert await bench.read(number) == bench.data(number)
         assert max(end - start for start, end in bench.source.requests) <= 2 * AROUND_SIZE
+
+
+async def test_what_is_waited_for_is_there_before_what_comes_with_it(tmp_path: Path) -> None:
+    layer = make_layer([7_000] * 30)
+    async with opened(layer, tmp_path) as bench:
+        rest = trio.Event()
+
+        async def body(data: bytes) -> AsyncIterator[bytes]:
+            ((start, _),) = bench.source.requests
+            due = layer.table.blob_end(10) - start
+            assert 0 < due < len(data)
+            yield data[:due]
+            await rest.wait()
+            yield data[due:]
+
+        bench.source._body = body  # type: ignore[method-assign]
+        assert await bench.read(10) == bench.data(10)
+        rest.set()
+        assert await bench.read(11) == bench.data(11)
+        assert len(bench.source.requests) == 1
 
 
 async def test_filling_waits_for_what_came_early(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from lazyfs.image.pace import GAP_MAX, GAP_MIN, SEGMENT_MAX, SEGMENT_MIN, Pace
-from lazyfs.image.plan import plan_runs
+from lazyfs.image.plan import BEFORE_SIZE, plan_runs
 from lazyfs.image.prefetch import EAGER_WORKERS, prefetch
 from lazyfs.image.pressure import (
     BURST_LONGEST_SECONDS,
@@ -136,7 +136,23 @@ def test_a_burst_ends_when_somebody_reads_on_and_on() -> None:
     with demand.request(1000):
         for _ in range(BURST_SEQUENTIAL):
             assert demand.pressure is Pressure.BURST
-            demand.note_sequential()
+            demand.note_miss(is_sequential=True)
+        assert demand.pressure is Pressure.STEADY
+        for _ in range(2 * BURST_SEQUENTIAL):
+            demand.note_miss(is_sequential=False)
+        assert demand.pressure is Pressure.STEADY, "it does not begin again before a rest"
+
+
+def test_a_program_goes_on_by_chance() -> None:
+    demand = Demand(Clock(), Pace(Clock()))
+    with demand.request(1000):
+        for _ in range(100):
+            for is_sequential in (True, True, False, False, True, False):
+                demand.note_miss(is_sequential=is_sequential)
+                assert demand.pressure is Pressure.BURST
+        for _ in range(2 * BURST_SEQUENTIAL):  # whoever copies goes on three times of four
+            for is_sequential in (True, True, False, True):
+                demand.note_miss(is_sequential=is_sequential)
         assert demand.pressure is Pressure.STEADY
 
 
@@ -149,6 +165,18 @@ def test_a_burst_ends_by_size() -> None:
 
 
 # Plan
+
+
+def test_what_is_waited_for_does_not_come_last() -> None:
+    table = make_layer([10_000] * 50).table
+    width = table.blob_end(0) - table.blob_offset(0)
+    chunks = list(range(50))
+    before, after = plan_runs(table, chunks, gap=0, due=[30, 31])
+    assert (before.chunks, after.chunks) == (chunks[:30], chunks[30:])
+    assert after.due == table.blob_end(31)
+    near = BEFORE_SIZE // width
+    assert len(plan_runs(table, chunks, gap=0, due=[near])) == 1
+    assert len(plan_runs(table, chunks, gap=0, due=[near + 1])) == 2
 
 
 def test_runs_join_over_small_gaps_and_split_at_segments() -> None:

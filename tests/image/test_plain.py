@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import gzip
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,9 @@ from msgspec.structs import replace
 from lazyfs.digest import Digest, digest_of, parse_digest
 from lazyfs.errors import FormatError, NotFound, VerificationFailed
 from lazyfs.formats.layer_index import decode_index, encode_index
+from lazyfs.image.counts import Purpose
 from lazyfs.image.describe import describe
+from lazyfs.image.device import PART_SIZE
 from lazyfs.image.indexes import (
     Artifact,
     BadIndex,
@@ -213,6 +216,59 @@ async def test_another_machine_mounts_lazily(registry: FakeRegistry, tmp_path: P
     again = await prepare(request(resolved, tmp_path / "two", pinned=pinned))
     assert again.image == prepared.image
     assert registry.requests == []
+
+
+async def test_who_jumps_in_a_large_file_gets_parts_of_it(tmp_path: Path) -> None:
+    """A program in a library: every span is missed by itself, and half of them bring the rest."""
+    large = words(6_000_000, 5)
+    small = [(f"small{number}", words(6_000, number)) for number in range(200)]
+    make_layout(tmp_path / "layout", [layer(tar_of([("large", large), *small]))])
+    with FakeRegistry(tmp_path / "layout") as serving:
+        serving.list_referrers()
+        pinned = await published(serving, tmp_path / "one")
+        reference = f"{serving.host}/image:latest"
+        prepared = await prepare(request(reference, tmp_path / "two", pinned=pinned))
+        async with open_image(prepared, ACCESS) as image:
+            demand = image.contents.statistics.traffic[Purpose.DEMAND]
+            assert await read(image, "small100") == words(6_000, 100)
+            assert demand.size < PART_SIZE
+            extent = image.index.extent(walk_path(image.index, b"large"))
+            assert extent is not None
+            offsets = list(range(0, len(large), 128 << 10))
+            random.Random(1).shuffle(offsets)
+            sizes = []
+            for offset in offsets:
+                wanted = large[offset : offset + 4096]
+                found = await image.contents.read(
+                    extent.device, extent.offset + offset, len(wanted)
+                )
+                assert found == wanted
+                sizes.append(demand.size)
+            assert sizes[0] <= 3 * PART_SIZE, "a first miss says little"
+            assert demand.requests < len(offsets) / 2
+            assert demand.size <= prepared.image.layers[0].size
+
+
+async def test_who_reads_a_large_file_on_gets_ahead(tmp_path: Path) -> None:
+    large = words(6_000_000, 5)
+    make_layout(tmp_path / "layout", [layer(tar_of([("large", large)]))])
+    with FakeRegistry(tmp_path / "layout") as serving:
+        serving.list_referrers()
+        pinned = await published(serving, tmp_path / "one")
+        reference = f"{serving.host}/image:latest"
+        prepared = await prepare(request(reference, tmp_path / "two", pinned=pinned))
+        async with open_image(prepared, ACCESS) as image:
+            extent = image.index.extent(walk_path(image.index, b"large"))
+            assert extent is not None
+            for offset in range(0, len(large), 128 << 10):
+                wanted = large[offset : offset + (128 << 10)]
+                at = extent.offset + offset
+                found = image.contents.read_nowait(extent.device, at, len(wanted))
+                assert (
+                    found or await image.contents.read(extent.device, at, len(wanted))
+                ) == wanted
+            assert image.contents.statistics.traffic[Purpose.AHEAD].requests > 0
+            assert image.contents.statistics.requests < 12
 
 
 async def test_an_index_is_the_same_wherever_it_is_built(
