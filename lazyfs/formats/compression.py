@@ -33,6 +33,10 @@ class BadCompression(FormatError):
     """A layer's compressed stream is damaged or cut short."""
 
 
+class NotALayer(BadCompression):
+    """Bytes that are known to be something else."""
+
+
 def is_compressed(head: bytes) -> bool:
     """Say whether a blob that starts with *head*, four bytes or more, is compressed."""
     return head.startswith(GZIP_MAGIC) or is_zstd(head)
@@ -45,10 +49,10 @@ def is_zstd(head: bytes | bytearray) -> bool:
 
 
 def check_head(head: bytes) -> None:
-    """Raise BadCompression where *head* begins what nobody takes for a layer, and name it."""
+    """Raise NotALayer where *head* begins what nobody takes for a layer, and name it."""
     for magic, name in OTHERS.items():
         if head.startswith(magic):
-            raise BadCompression(f"layer: got {name}, expected tar, gzip or zstd")
+            raise NotALayer(f"layer: got {name}, expected tar, gzip or zstd")
 
 
 def decompress(read: Read) -> Iterator[bytes]:

@@ -104,8 +104,7 @@ class LayerPass:
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the blob."""
-        self._blob_hash.update(data)
-        self._blob_size += len(data)
+        self.skip(data)
         if self._stream is None:
             self._head += data
             if len(self._head) < HEAD_SIZE:
@@ -117,6 +116,16 @@ class LayerPass:
                 self._begin_span(item)
             else:
                 self._take(item)
+
+    def skip(self, data: bytes) -> None:
+        """Take more bytes of the blob after ``feed`` has failed: for its digest alone."""
+        self._blob_hash.update(data)
+        self._blob_size += len(data)
+
+    @property
+    def blob_digest(self) -> Digest:
+        """The digest of what was taken so far."""
+        return Digest(self._algorithms[0], self._blob_hash.hexdigest())
 
     def finish(self) -> PassedLayer:
         """Say that the blob is complete; return what was found."""
@@ -148,7 +157,7 @@ class LayerPass:
             limits=limits_of(codec, self._limits),
         )
         return PassedLayer(
-            blob_digest=Digest(self._algorithms[0], self._blob_hash.hexdigest()),
+            blob_digest=self.blob_digest,
             blob_size=self._blob_size,
             diff_id=Digest(self._algorithms[1], self._plain_hash.hexdigest()),
             plain_size=self._position,

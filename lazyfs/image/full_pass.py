@@ -7,7 +7,7 @@ nobody reads.  What the pass finds is kept, and the next mount on this machine n
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,6 +15,7 @@ import trio
 
 from lazyfs.digest import Digest, DigestMismatch
 from lazyfs.errors import FormatError, LazyfsError, Unavailable
+from lazyfs.formats.compression import NotALayer
 from lazyfs.formats.layer_pass import LayerPass, PassedLayer
 from lazyfs.formats.layers import PLAIN
 from lazyfs.formats.toc import Toc
@@ -38,6 +39,10 @@ _pins: list[int] = []
 by then, and believes what is marked as resident without hashing it again."""
 
 
+class WrongBlob(DigestMismatch):
+    """Bytes that are not the layer's; another endpoint may have the right ones."""
+
+
 async def pass_layer(
     store: Store,
     source: Source,
@@ -49,10 +54,32 @@ async def pass_layer(
 ) -> Toc:
     """Fetch *layer*, verify it, keep it, and return its TOC.
 
-    Raises DigestMismatch for a blob or an uncompressed layer that is not what the manifest and the
-    config say, FormatError, and what the source raises.  *is_stored* is false where there is no
+    A blob that is not what the manifest says is fetched once more at least, and once from each
+    endpoint.  Raises DigestMismatch for one, and for an uncompressed layer that is not what the
+    config says, FormatError, and what the source raises.  *is_stored* is false where there is no
     room for contents.
     """
+    is_again = False
+    while True:
+        try:
+            return await _pass_once(store, source, layer, diff_id, progress, is_stored=is_stored)
+        except WrongBlob as exc:
+            if not source.blame(layer, 0, layer.size, exc.message) and is_again:
+                raise
+            log.warning("%s; fetching it again", exc.message)
+            is_again = True
+            progress(-layer.size)
+
+
+async def _pass_once(
+    store: Store,
+    source: Source,
+    layer: Descriptor,
+    diff_id: Digest,
+    progress: Progress,
+    *,
+    is_stored: bool,
+) -> Toc:
     with open_scratch(store) as folder:
         try:
             with (folder / "content").open("w+b", buffering=0) as file:
@@ -115,20 +142,19 @@ class _Target:
 async def _run(
     source: Source, layer: Descriptor, diff_id: Digest, passing: LayerPass, progress: Progress
 ) -> PassedLayer:
-    problem: FormatError | None = None
+    taker = _Taker(passing)
     try:
-        try:
-            await _feed(source, layer, passing, progress)
-            passed = await trio.to_thread.run_sync(passing.finish)
-        except FormatError as exc:
-            problem = exc
+        await _feed(source, layer, taker.take, progress)
+        if passing.blob_digest != layer.digest:
+            raise WrongBlob(f"layer {layer.digest}: got {passing.blob_digest}")
+        if taker.problem is not None:
+            raise taker.problem
+        passed = await trio.to_thread.run_sync(passing.finish)
+    except FormatError as exc:
+        message = exc.message.removeprefix("layer: ")
+        raise type(exc)(f"layer {layer.digest}: {message}", hint=exc.hint) from exc
     finally:
         passing.close()
-    if problem is not None:
-        message = problem.message.removeprefix("layer: ")
-        raise type(problem)(f"layer {layer.digest}: {message}", hint=problem.hint)
-    if passed.blob_digest != layer.digest:
-        raise DigestMismatch(f"layer {layer.digest}: got {passed.blob_digest}")
     if passed.diff_id != diff_id:
         raise DigestMismatch(
             f"layer {layer.digest}: got {passed.diff_id} uncompressed, expected diffID {diff_id}"
@@ -136,7 +162,29 @@ async def _run(
     return passed
 
 
-async def _feed(source: Source, layer: Descriptor, passing: LayerPass, progress: Progress) -> None:
+class _Taker:
+    """Feeds a pass; where it fails, the digest of the rest tells whether the blob is to blame."""
+
+    def __init__(self, passing: LayerPass) -> None:
+        self._passing = passing
+        self.problem: FormatError | None = None
+
+    def take(self, data: bytes) -> None:
+        """Take the next bytes; raises NotALayer, for which no digest is needed."""
+        if self.problem is not None:
+            self._passing.skip(data)
+            return
+        try:
+            self._passing.feed(data)
+        except NotALayer:
+            raise
+        except FormatError as exc:
+            self.problem = exc
+
+
+async def _feed(
+    source: Source, layer: Descriptor, take: Callable[[bytes], None], progress: Progress
+) -> None:
     """Take the whole blob; a transfer that breaks goes on as long as it gets anywhere."""
     size = 0
     while size < layer.size:
@@ -146,14 +194,14 @@ async def _feed(source: Source, layer: Descriptor, passing: LayerPass, progress:
                 async for piece in body:
                     waiting += piece
                     if len(waiting) >= FEED_SIZE:
-                        await trio.to_thread.run_sync(passing.feed, bytes(waiting))
+                        await trio.to_thread.run_sync(take, bytes(waiting))
                         size += len(waiting)
                         progress(len(waiting))
                         waiting.clear()
         except Unavailable:
             if size + len(waiting) == start:
                 raise
-        await trio.to_thread.run_sync(passing.feed, bytes(waiting))
+        await trio.to_thread.run_sync(take, bytes(waiting))
         size += len(waiting)
         progress(len(waiting))
 

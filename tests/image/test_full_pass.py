@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import lzma
 import os
 import random
 from collections.abc import Sequence
@@ -170,6 +171,55 @@ async def test_a_transfer_that_breaks_goes_on(store: Store) -> None:
     assert broken
     assert [start for start, _ in source.requests] == [0, broken[0]]
     assert load_table(store, toc.digest) is not None
+
+
+@pytest.mark.parametrize("place", [5, 30_000, -3])
+async def test_bytes_that_are_wrong_are_fetched_once_more(store: Store, place: int) -> None:
+    """Also those that look like a damaged layer: whether it is one, its digest says."""
+    made = Made(BIG)
+    bent = bytearray(made.blob)
+    bent[place] ^= 0x40
+    answers = [bytes(bent), made.blob]
+    made.source.bend = lambda start, data: answers.pop(0)
+    told: list[int] = []
+    toc = await pass_layer(store, made.source, made.layer, made.diff_id, progress=told.append)
+    assert load_table(store, toc.digest) is not None
+    assert made.source.blamed == [(0, made.layer.size)]
+    assert sum(told) == made.layer.size
+    assert is_empty(store.tmp)
+
+
+@pytest.mark.parametrize(("others", "requests"), [(0, 2), (1, 2), (4, 4)])
+async def test_wrong_bytes_everywhere(store: Store, others: int, requests: int) -> None:
+    made = Made(BIG)
+    made.source.bend = lambda start, data: data[:40_000] + bytes(9) + data[40_009:]
+    made.source.others = others
+    with pytest.raises(DigestMismatch, match=f"layer {made.layer.digest}: got sha256"):
+        await pass_layer(store, made.source, made.layer, made.diff_id)
+    assert len(made.source.requests) == requests
+    assert is_empty(store.tmp)
+    assert is_empty(store.layers)
+
+
+@pytest.mark.parametrize(
+    "data", [gzip.compress(b"no tar " * 99), b"\x1f\x8b\x08\0bad" + bytes(600)]
+)
+async def test_a_layer_that_was_published_so_is_fetched_once(store: Store, data: bytes) -> None:
+    layer = Descriptor("", digest_of(data), len(data))
+    source = MemorySource({layer.digest: data})
+    with pytest.raises(FormatError):
+        await pass_layer(store, source, layer, digest_of(b""))
+    assert (len(source.requests), source.blamed) == (1, [])
+
+
+async def test_what_is_known_to_be_no_layer_is_not_read_to_its_end(store: Store) -> None:
+    data = lzma.compress(random.Random(1).randbytes(2_500_000))
+    layer = Descriptor("", digest_of(data), len(data))
+    source = MemorySource({layer.digest: data}, piece_size=1 << 20)
+    taken: list[int] = []
+    with pytest.raises(FormatError, match=f"layer {layer.digest}: got xz, expected tar"):
+        await pass_layer(store, source, layer, digest_of(b""), progress=taken.append)
+    assert taken == []
 
 
 async def test_a_source_that_gives_nothing(store: Store) -> None:
