@@ -59,7 +59,7 @@ async def pass_layer(
     config says, FormatError, and what the source raises.  *is_stored* is false where there is no
     room for contents.
     """
-    is_again = False
+    is_again = source.kind == "layout"  # a directory says the same twice
     while True:
         try:
             return await _pass_once(store, source, layer, diff_id, progress, is_stored=is_stored)

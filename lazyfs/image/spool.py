@@ -7,6 +7,7 @@ cancellation at every piece.
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -42,12 +43,27 @@ MAX_TOC_SIZE = DEFAULT_LIMITS.member_size
 MAX_BETWEEN_SIZE = 8 << 20  # of what a tar may have between two payloads, to be kept
 FORMATS = {Target.ESTARGZ: Format.ESTARGZ, Target.ZSTD_CHUNKED: Format.ZSTD_CONTAINERS}
 
+log = logging.getLogger(__name__)
+
 
 async def fetch_layer(source: Source, layer: Descriptor, path: Path) -> None:
     """Fetch a layer's blob into the file *path*, and verify it.
 
-    A transfer that breaks goes on from where it was, as long as it gets anywhere.
+    A transfer that breaks goes on from where it was, as long as it gets anywhere.  What is wrong
+    is fetched once more at least, and once from each endpoint.
     """
+    is_again = source.kind == "layout"  # a directory says the same twice
+    while True:
+        try:
+            return await _fetch_once(source, layer, path)
+        except DigestMismatch as exc:
+            if not source.blame(layer, 0, layer.size, exc.message) and is_again:
+                raise
+            log.warning("%s; fetching it again", exc.message)
+            is_again = True
+
+
+async def _fetch_once(source: Source, layer: Descriptor, path: Path) -> None:
     digest = hashlib.new(layer.digest.algorithm, usedforsecurity=False)
     size = 0
 

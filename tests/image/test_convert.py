@@ -38,7 +38,7 @@ from lazyfs.oci.platforms import parse_platform
 from lazyfs.registry.layout import ImageLayout
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.merge import Directory, Node, merge
-from tests.support.faults import cut
+from tests.support.faults import cut, flip
 from tests.support.images import (
     CREATED,
     Layer,
@@ -526,6 +526,24 @@ async def test_a_broken_transfer_goes_on_where_it_was(place: Place):
 async def test_a_transfer_that_gets_nowhere_ends(place: Place):
     make_layout(place.source, [plain_layer(BASE)])
     await place.refuses(Unavailable, "reset", source=Broken(place.source, 0))
+
+
+async def test_bytes_that_are_wrong_are_fetched_once_more(tmp_path: Path):
+    layer = plain_layer(BASE)
+    make_layout(tmp_path / "source", [layer])
+    with FakeRegistry(tmp_path / "source") as registry:
+        rule = registry.faults.add(flip(50), path=str(layer.digest), times=1)
+        options = ConvertOptions(HOST)
+        target = f"oci:{tmp_path}/made:latest"
+        _, made = await convert_reference(
+            f"{registry.host}/a:latest", target, AccessOptions(), options, convert_image
+        )
+        assert (rule.hits, len(made.layers)) == (1, 1)
+        registry.faults.add(flip(50), path=str(layer.digest), times=None)
+        with pytest.raises(VerificationFailed, match=str(layer.digest)):
+            await convert_reference(
+                f"{registry.host}/a:latest", target, AccessOptions(), options, convert_image
+            )
 
 
 async def test_from_registry_to_registry(tmp_path: Path):
