@@ -43,6 +43,9 @@ class RunningProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         process = self.process
         for stream in (process.stdin, process.stdout):
             if stream is not None:
@@ -109,8 +112,13 @@ class DockerRegistry(RunningProcess):
             f"http: {{addr: '{self.address}'}}\n"
         )
         super().__init__(["docker-registry", "serve", str(config)])
-        wait_until_listening(self.port)
-        config.unlink()
+        try:
+            wait_until_listening(self.port)
+        except ProcessFailed:
+            self.close()
+            raise
+        finally:
+            config.unlink()
 
     @staticmethod
     def is_installed() -> bool:
