@@ -1,6 +1,6 @@
 """``ensure``: who waits for what, what is asked for, and what a bad byte costs."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +18,12 @@ from lazyfs.image.early import EarlyRange
 from lazyfs.image.fetch import ChunkCorrupt, FetchBroken, Fetcher
 from lazyfs.image.prefetch import prefetch
 from lazyfs.image.pressure import Demand
+from lazyfs.image.transfer import STORE_SIZE
 from lazyfs.image.twins import Twins
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.store.content import LayerContent, UnstoredContent
 from lazyfs.store.paths import Store
+from lazyfs.store.rows import Payload
 from tests.support.layers import MadeLayer, make_layer
 from tests.support.sources import MemorySource
 
@@ -391,6 +393,26 @@ async def test_a_chunk_larger_than_memory_should_hold_goes_through_a_file(tmp_pa
         bench.source.piece_size = 1 << 20
         assert await bench.read(0) == bench.data(0)
         assert await bench.read(1) == bench.data(1)
+
+
+async def test_what_few_bytes_inflate_to_is_stored_as_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the file is zeros, which arrive all at once: they must not lie in memory so."""
+    layer = make_layer([24 << 20], chunk_size=1 << 20)
+    async with opened(layer, tmp_path) as bench:
+        content = bench.device.content
+        write_all = content.write_all
+        sizes: list[int] = []
+
+        def note(payloads: Sequence[Payload]) -> list[int]:
+            sizes.append(sum(len(part) for _, parts in payloads for part in parts))
+            return write_all(payloads)
+
+        monkeypatch.setattr(content, "write_all", note)
+        assert await bench.read(0) == bench.data(0)
+        assert sum(sizes) == 24 << 20
+        assert max(sizes) < (1 << 20) + STORE_SIZE
 
 
 async def test_a_large_chunk_that_is_bad_is_refused(tmp_path: Path) -> None:

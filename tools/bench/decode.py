@@ -2,9 +2,8 @@
 
 The pieces are those of a real image's layers, in the order of the blob, handed over as a transfer
 does on a fast link: large ones (files of several MiB, in chunks of 4 MiB), and small ones (a member
-per file).  The limit is the same members
-inflated as a whole by isal and hashed by hashlib in as many threads, with nothing around it: no
-search for the members' ends, no limits, no bookkeeping.
+per file).  The limit is the same members inflated as a whole by isal and hashed by hashlib in as
+many threads, with nothing around it: no search for the members' ends, no limits, no bookkeeping.
 """
 
 import statistics
