@@ -42,7 +42,7 @@ class Device:
     place in blob order; chunks are read, prefetched and requested in that order.  ``used`` has a
     byte per chunk, 1 when it has been read; ``fetched`` the ``Purpose`` that it was fetched for,
     or 0.  ``points`` are the restart points of a plain layer, ``mend_points``
-    has them here.
+    has them here.  ``is_by_index``: what chunks should be, an index says that somebody has pinned.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Device:
         self.content = content
         self.points = points
         self.mend_points = mend_points
+        self.is_by_index = False
         self.flights: dict[int, Flight] = {}
         self.refused: dict[int, tuple[LazyfsError, float]] = {}
         self.order = table.by_blob()
@@ -79,6 +80,10 @@ class Device:
     def position(self, chunk: int) -> int:
         """Return the place of *chunk* in blob order."""
         return chunk if self._positions is None else self._positions[chunk]
+
+    def is_complete(self) -> bool:
+        """Say whether all chunks are resident."""
+        return bytes(self.content.states).count(RESIDENT) == self.table.count
 
     def is_wanted(self, chunk: int) -> bool:
         """Say whether *chunk* is neither resident nor on its way."""

@@ -23,6 +23,7 @@ from lazyfs.image.forecast import Forecast
 from lazyfs.image.identity import mount_attributes
 from lazyfs.image.mend_points import PointsMender
 from lazyfs.image.origin import Origin
+from lazyfs.image.plain import INDEX
 from lazyfs.image.prefetch import FORECASTING, NO_LIMITS, Limits, MakeRoom, prefetch
 from lazyfs.image.prepare import Prepared
 from lazyfs.image.profile import replay, replay_alike
@@ -100,8 +101,11 @@ class OpenImage(msgspec.Struct, frozen=True):
     async def prefetch(self, mode: str, limits: Limits = NO_LIMITS) -> None:
         """Fetch in the background; *mode* is one of ``prefetch.MODES``.
 
-        Begins by looking for chunks that other layers of the store hold already.
+        Begins by looking for chunks that other layers of the store hold already.  Where nothing is
+        missing nothing is looked into.
         """
+        if all(device.is_complete() for device in self.devices):
+            return
         if not self.prepared.is_volatile and self.contents.twins.are_possible():
             await trio.to_thread.run_sync(self.contents.twins.search)
         profile = load_profile(self.store, parse_digest(self.prepared.image.manifest_digest))
@@ -293,8 +297,10 @@ def _open_device(
     points = RestartPoints(store, toc_digest, layer.size)
     if prepared.is_volatile:
         points.load()
-    if prepared.is_volatile or table.format is not Format.TAR_GZIP:
-        return Device(number, descriptor, table, content, points)
-    image = parse_digest(prepared.image.manifest_digest)
-    mender = PointsMender(store, origin, image, layer, points)
-    return Device(number, descriptor, table, content, points, mender)
+    mender = None
+    if table.format is Format.TAR_GZIP and not prepared.is_volatile:
+        image = parse_digest(prepared.image.manifest_digest)
+        mender = PointsMender(store, origin, image, layer, points)
+    device = Device(number, descriptor, table, content, points, mender)
+    device.is_by_index = layer.verified_by == INDEX
+    return device

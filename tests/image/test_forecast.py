@@ -269,6 +269,15 @@ async def test_a_profile_knows_better(tmp_path: Path) -> None:
         assert fetched(image) == set()
 
 
+async def test_an_image_that_is_here_is_not_looked_into(tmp_path: Path) -> None:
+    for is_here in (False, True):
+        async with opened(tmp_path, system(), ["/usr/bin/program"]) as image:
+            await image.prefetch("all")
+            assert all(device.is_complete() for device in image.devices)
+            assert (image.contents.foresee is None) == is_here
+            assert image.origin.is_open == (not is_here)
+
+
 async def test_it_is_held_to_the_background_limit(tmp_path: Path) -> None:
     async with opened(tmp_path, system(), ["program"]) as image:
         await image.prefetch("profile", Limits(Throttle(100_000_000)))
