@@ -42,6 +42,13 @@ DEMAND_REQUESTS = 8
 WORKERS = 2
 
 
+HINT = (
+    "it was fetched more than once; the registry holds, or something on the way makes, other bytes"
+    " than were published"
+)
+INDEX_HINT = f"{HINT}, or the index that was pinned lies: `lazyfs index build --again IMAGE` tells"
+
+
 class ChunkCorrupt(VerificationFailed):
     """A chunk does not have its digest, also when it was fetched again."""
 
@@ -422,10 +429,9 @@ class Fetcher:
         error = ChunkCorrupt(
             f"layer {dev.descriptor.digest}: chunk at blob offset {start}: got bytes that are "
             f"wrong ({bad[chunk]}), expected {digest}",
-            hint="it was fetched more than once; the registry holds, or something on the way "
-            "makes, other bytes than were published",
+            hint=INDEX_HINT if dev.is_by_index else HINT,
         )
-        log.error("%s", error.message)
+        log.error("%s; %s", error.message, error.hint)
         self._report(f"corrupt {digest}")
         dev.refused[chunk] = (error, trio.current_time() + REFUSAL_SECONDS)
         flight = dev.take_down(run, chunk)

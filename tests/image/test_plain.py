@@ -316,9 +316,10 @@ async def test_an_index_that_lies_serves_nothing(registry: FakeRegistry, tmp_pat
     await push_index(wanted, replace(built, artifact=artifact))
     prepared = await prepare(request(reference, tmp_path / "two", pinned=artifact.digest))
     async with open_image(prepared, ACCESS) as image:
-        with pytest.raises(VerificationFailed):
+        with pytest.raises(VerificationFailed) as caught:
             await read(image, "upper")
         assert image.health.text != "ok"
+        assert "index build --again" in str(caught.value.hint)
 
 
 def forged_modes(built: BuiltIndex) -> Artifact:
