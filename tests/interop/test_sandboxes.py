@@ -350,19 +350,19 @@ def test_what_was_read_first_comes_first_elsewhere(new_world: World) -> None:
     assert any("busybox" in (file["path"] or "") for file in shown["files"]), shown
 
 
-def test_a_command_that_was_killed_is_recovered(new_world: World) -> None:
+def test_a_checkpoint_that_was_broken_off_is_recovered(new_world: World) -> None:
     here, there = new_world.node(), new_world.node()
     here.do("run", new_world.template, "--id", "c1", "--runsc", here.runsc)
     here.wait_line("c1")
-    # Given a store that can be read and takes nothing, so that a checkpoint stays unfinished,
+    # Given a store that takes files and no pointer, so that a checkpoint stays unfinished,
     new_world.store.mkdir(exist_ok=True)
-    in_the_way = new_world.store / "snapshots"
+    in_the_way = new_world.store / "pointers"
     in_the_way.touch()
     done = here("checkpoint", "c1", "--to", new_world.store, "--name", "latest")
     assert done.returncode == 42, done.stderr
-    assert "UPLOADING" in here("status", "c1").stdout
+    assert "COMMITTED" in here("status", "c1").stdout
     in_the_way.unlink()
-    # when recover runs, then the snapshot is complete.
+    # when recover runs, then the snapshot can be found by its name.
     here.do("recover", "c1")
     where = f"{new_world.store}@latest"
     there.do("restore", where, "--id", "r1", "--runsc", there.runsc)
