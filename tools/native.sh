@@ -18,7 +18,7 @@ build() {
     local include
     include=$($PYTHON -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
     $CC $BASE -O2 -fPIC -fvisibility=hidden $WARNINGS -I"$include" "$@" \
-        -shared native/src/*.c native/module.c -o lazyfs/_native.abi3.so.new
+        -shared native/src/*.c native/module*.c -o lazyfs/_native.abi3.so.new
     mv lazyfs/_native.abi3.so.new lazyfs/_native.abi3.so # who has the old one mapped keeps it
     strip --strip-debug lazyfs/_native.abi3.so
 }

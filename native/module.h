@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files of the Python module share: the only ones that know Python.
+ * They parse arguments, hold the buffers that the core reads, and let go of the
+ * interpreter's lock around what may wait.  lazyfs/_native.pyi describes types
+ * and errors.
+ */
+#ifndef LAZYFS_MODULE_H
+#define LAZYFS_MODULE_H
+
+#ifndef Py_LIMITED_API
+#define Py_LIMITED_API 0x030B0000 /* one wheel for 3.11 and all later */
+#endif
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+struct module_state {
+	PyTypeObject *toc;
+	PyTypeObject *tree;
+};
+
+extern PyType_Spec server_spec, toc_spec, tree_spec;
+
+PyObject *scan_toc(PyObject *module, PyObject *args);
+PyObject *merge_tocs(PyObject *module, PyObject *args);
+
+#endif /* LAZYFS_MODULE_H */
