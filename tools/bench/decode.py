@@ -28,7 +28,7 @@ THREADS = 2
 ROUNDS = 5
 RUN_SIZE = 4 << 20  # what a transfer asks for
 LARGE_SIZE = 1 << 20
-BYTES = 256 << 20  # of output; what there is less of is decoded several times
+BYTES = 256 << 20
 NEAR = 0.9  # of the libraries' own speed: there is little left to win
 MB = 1e6
 
@@ -138,15 +138,18 @@ def rate(runs: Sequence[Run], work: Callable[[Run], None], threads: int = THREAD
     return Rate(size / statistics.median(seconds), size / statistics.median(processor))
 
 
-def measure(folder: Path, tag: str = "estargz") -> dict[str, float]:
-    """Return bytes of output a second, by what the table calls the figure."""
+def measure(folder: Path, tag: str = "estargz", least: int = BYTES) -> dict[str, float]:
+    """Return bytes of output a second, by what the table calls the figure.
+
+    Of each kind about *least* bytes of output are decoded, several times where there are fewer.
+    """
     set_up_memory()  # as a server does
     figures = {}
     for kind, large in (("chunks of 4 MiB", True), ("small members", False)):
         runs = layer_runs(folder, tag, large=large)
         if not runs:
             continue
-        runs *= max(1, BYTES // sum(run.size for run in runs))
+        runs *= max(1, least // sum(run.size for run in runs))
         for name, work in (("decode", decode), ("limit", inflate_and_hash)):
             found = rate(runs, work)
             figures[f"{name}: {kind}"] = found.seconds
