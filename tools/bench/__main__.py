@@ -53,6 +53,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave by way of every finally
     arguments = parse_arguments()
     print(f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}")
+    sides.compile_lazyfs()
     busy = os.getloadavg()[0]
     if busy > BUSY:
         print(f"load average {busy:.1f}: something else runs here and blurs the figures")

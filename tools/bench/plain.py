@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--link", action="append", metavar="loopback|NNms/NNmbit")
     parser.add_argument("--runs", type=int, default=5)
     arguments = parser.parse_args()
+    sides.compile_lazyfs()
     images = FOLDER / "images"
     chosen = arguments.image or ["python", "node"]
     for image in chosen:

@@ -1,5 +1,6 @@
 """The sides that are compared: a lazy mount, and pulling and unpacking in two ways."""
 
+import compileall
 import os
 import shutil
 import signal
@@ -20,6 +21,11 @@ SECONDS = 600
 SKOPEO_UMOCI = "skopeo + umoci"
 PLAIN_PULL = "plain pull"
 Work = Callable[[Path], None]
+
+
+def compile_lazyfs() -> None:
+    """Compile what an installer compiles; Python may have been told to keep nothing."""
+    compileall.compile_dir(ROOT / "lazyfs", quiet=1)
 
 
 def forget_pages(folder: Path) -> None:

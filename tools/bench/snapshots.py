@@ -43,6 +43,7 @@ from tests.support.images import directory, estargz_layer, file, make_layout, ta
 from tests.support.runscs import NEW, lines_of, make_plan, runsc_path
 from tools.bench.processes import EmbeddedRegistry, RunningLink
 from tools.bench.puller import pull
+from tools.bench.sides import compile_lazyfs
 from tools.mounted import ROOT
 
 FOLDER = ROOT / ".bench"
@@ -68,6 +69,7 @@ def main() -> None:
         sys.exit(f"{program}: got no program, or no root, expected both (make setup-interop)")
     print(f"{os.cpu_count()} cores, Linux {os.uname().release}, {Runsc(program).probe().version}")
     print(f"load average {os.getloadavg()[0]:.1f}")
+    compile_lazyfs()
     with scratch() as folder:
         for size in arguments.size:
             compare_sizes(folder / f"size-{size}", program, size, arguments.runs)
