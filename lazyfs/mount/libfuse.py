@@ -27,26 +27,8 @@ if not _is_there:
     sys.modules[METADATA] = _stand_in()
 try:
     import pyfuse3
-    from pyfuse3 import (
-        EntryAttributes,
-        FileInfo,
-        FUSEError,
-        ReaddirToken,
-        RequestContext,
-        SetattrFields,
-        StatvfsData,
-    )
 finally:
     if not _is_there:
         del sys.modules[METADATA]
 
-__all__ = [
-    "EntryAttributes",
-    "FUSEError",
-    "FileInfo",
-    "ReaddirToken",
-    "RequestContext",
-    "SetattrFields",
-    "StatvfsData",
-    "pyfuse3",
-]
+__all__ = ["pyfuse3"]

@@ -24,16 +24,7 @@ from lazyfs.mount.attrs import BLOCK_SIZE, ExtendedAttributes, blocks_of
 from lazyfs.mount.contents import MountedImage
 from lazyfs.mount.errnos import errno_of
 from lazyfs.mount.faults import FaultLog
-from lazyfs.mount.libfuse import (
-    EntryAttributes,
-    FileInfo,
-    FUSEError,
-    ReaddirToken,
-    RequestContext,
-    SetattrFields,
-    StatvfsData,
-    pyfuse3,
-)
+from lazyfs.mount.libfuse import pyfuse3
 from lazyfs.rootfs.erofs_reader import IndexCorrupt
 
 ROOT = 1  # FUSE_ROOT_ID
@@ -61,7 +52,7 @@ class ImageOperations(pyfuse3.Operations):
         self._xattrs = ExtendedAttributes(image)
         self._faults = FaultLog(image)
         self._extents: dict[int, tuple[int, int, int]] = {}
-        self._absent = EntryAttributes()
+        self._absent = pyfuse3.EntryAttributes()
         self._absent.st_ino = 0
         self._absent.entry_timeout = FOREVER
         self.initialised = trio.Event()
@@ -75,7 +66,9 @@ class ImageOperations(pyfuse3.Operations):
 
     # What is there
 
-    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+    async def lookup(
+        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
         try:
             parent = self._root if parent_inode == ROOT else parent_inode
             nid = parent if name == b"." else self._index.lookup(parent, name)
@@ -83,22 +76,22 @@ class ImageOperations(pyfuse3.Operations):
         except Exception as error:
             raise self._failure("lookup", parent_inode, error) from error
 
-    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         try:
             return self._entry(self._root if inode == ROOT else inode)
         except Exception as error:
             raise self._failure("getattr", inode, error) from error
 
-    async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
         try:
             return self._index.readlink(inode)
         except Exception as error:
             raise self._failure("readlink", inode, error) from error
 
-    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         return inode
 
-    async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         try:
             reply = pyfuse3.readdir_reply
             for entry in self._index.entries(self._root if fh == ROOT else fh, start_id):
@@ -115,12 +108,12 @@ class ImageOperations(pyfuse3.Operations):
 
     # Contents
 
-    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         if flags & WRITE_FLAGS:
-            raise FUSEError(errno.EROFS)
+            raise pyfuse3.FUSEError(errno.EROFS)
         if self._keeps_pages:
-            return FileInfo(inode)  # keep_cache is pyfuse3's default; contents never change
-        return FileInfo(inode, direct_io=True, keep_cache=False)
+            return pyfuse3.FileInfo(inode)  # keep_cache is pyfuse3's default; contents never change
+        return pyfuse3.FileInfo(inode, direct_io=True, keep_cache=False)
 
     async def read(self, fh: int, off: int, size: int) -> bytes:
         try:
@@ -140,7 +133,7 @@ class ImageOperations(pyfuse3.Operations):
             return data
         except Exception as error:
             await trio.to_thread.run_sync(self._faults.of_read, fh, off, size, error)
-            raise FUSEError(errno_of(error)) from error
+            raise pyfuse3.FUSEError(errno_of(error)) from error
 
     async def release(self, fh: int) -> None:
         pass
@@ -149,25 +142,25 @@ class ImageOperations(pyfuse3.Operations):
 
     # What it says about itself
 
-    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         try:
             value = self._xattrs.get(self._root if inode == ROOT else inode, name)
         except Exception as error:
             raise self._failure("getxattr", inode, error) from error
         if value is None:
-            raise FUSEError(errno.ENODATA)
+            raise pyfuse3.FUSEError(errno.ENODATA)
         return value
 
-    async def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
         try:
             return self._xattrs.names(self._root if inode == ROOT else inode)
         except Exception as error:
             raise self._failure("listxattr", inode, error) from error
 
-    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         """Say how large the image is, and that it is full: nothing can be written."""
         try:
-            stats = StatvfsData()
+            stats = pyfuse3.StatvfsData()
             size = sum(device.size for device in self._index.devices)
             stats.f_bsize = stats.f_frsize = BLOCK_SIZE
             stats.f_blocks = max(1, -(-size // BLOCK_SIZE))
@@ -177,7 +170,7 @@ class ImageOperations(pyfuse3.Operations):
         except Exception as error:
             raise self._failure("statfs", ROOT, error) from error
 
-    async def access(self, inode: int, mode: int, ctx: RequestContext) -> bool:
+    async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
         return True  # never asked: default_permissions makes the kernel decide
 
     # What cannot be done.  The mount is read-only and the kernel refuses most of these itself;
@@ -186,33 +179,33 @@ class ImageOperations(pyfuse3.Operations):
     async def setattr(
         self,
         inode: int,
-        attr: EntryAttributes,
-        fields: SetattrFields,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
         fh: int | None,
-        ctx: RequestContext,
+        ctx: pyfuse3.RequestContext,
     ) -> NoReturn:
-        raise FUSEError(errno.EROFS)
+        raise pyfuse3.FUSEError(errno.EROFS)
 
     async def mknod(
-        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
     ) -> NoReturn:
-        raise FUSEError(errno.EROFS)
+        raise pyfuse3.FUSEError(errno.EROFS)
 
     async def mkdir(
-        self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
+        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
     ) -> NoReturn:
-        raise FUSEError(errno.EROFS)
+        raise pyfuse3.FUSEError(errno.EROFS)
 
-    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> NoReturn:
-        raise FUSEError(errno.EROFS)
+    async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> NoReturn:
+        raise pyfuse3.FUSEError(errno.EROFS)
 
-    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> NoReturn:
-        raise FUSEError(errno.EROFS)
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> NoReturn:
+        raise pyfuse3.FUSEError(errno.EROFS)
 
     async def symlink(
-        self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
+        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
     ) -> NoReturn:
-        raise FUSEError(errno.EROFS)
+        raise pyfuse3.FUSEError(errno.EROFS)
 
     async def rename(
         self,
@@ -221,36 +214,36 @@ class ImageOperations(pyfuse3.Operations):
         parent_inode_new: int,
         name_new: bytes,
         flags: int,
-        ctx: RequestContext,
+        ctx: pyfuse3.RequestContext,
     ) -> NoReturn:
-        raise FUSEError(errno.EROFS)
+        raise pyfuse3.FUSEError(errno.EROFS)
 
     async def link(
-        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
     ) -> NoReturn:
-        raise FUSEError(errno.EROFS)
+        raise pyfuse3.FUSEError(errno.EROFS)
 
     async def create(
-        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> NoReturn:
-        raise FUSEError(errno.EROFS)
+        raise pyfuse3.FUSEError(errno.EROFS)
 
     async def write(self, fh: int, off: int, buf: bytes) -> NoReturn:
-        raise FUSEError(errno.EROFS)
+        raise pyfuse3.FUSEError(errno.EROFS)
 
     async def setxattr(
-        self, inode: int, name: bytes, value: bytes, ctx: RequestContext
+        self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext
     ) -> NoReturn:
-        raise FUSEError(errno.EROFS)
+        raise pyfuse3.FUSEError(errno.EROFS)
 
-    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> NoReturn:
-        raise FUSEError(errno.EROFS)
+    async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> NoReturn:
+        raise pyfuse3.FUSEError(errno.EROFS)
 
     # Common parts
 
-    def _entry(self, nid: int) -> EntryAttributes:
+    def _entry(self, nid: int) -> pyfuse3.EntryAttributes:
         inode = self._index.inode(nid)
-        entry = EntryAttributes()
+        entry = pyfuse3.EntryAttributes()
         if nid == self._root:
             entry.st_ino = ROOT
         elif nid > ROOT:
@@ -283,6 +276,6 @@ class ImageOperations(pyfuse3.Operations):
         self._extents[nid] = extent
         return extent
 
-    def _failure(self, request: str, inode: int, error: Exception) -> FUSEError:
+    def _failure(self, request: str, inode: int, error: Exception) -> pyfuse3.FUSEError:
         self._faults.of_request(request, inode, error)
-        return FUSEError(errno_of(error))
+        return pyfuse3.FUSEError(errno_of(error))
