@@ -41,12 +41,12 @@ from lazyfs.image.rebuild import ConvertedLayer, build_config, build_manifest, c
 from lazyfs.image.spool import (
     FORMATS,
     Unpacked,
-    fetch_layer,
     is_written,
     keep_layer,
     rewrite_layer,
     unpack_layer,
 )
+from lazyfs.image.whole import fetch_file
 from lazyfs.oci.config import CONFIG_LIMIT, decode_config
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import (
@@ -298,7 +298,7 @@ async def _convert_layers(
     """Fetch and unpack all layers, then write them: where files lie is known only in between."""
 
     async def unpack(layer: _Layer) -> None:
-        await fetch_layer(source, layer.descriptor, layer.blob)
+        await fetch_file(source, layer.descriptor, layer.blob)
         tar = layer.blob.with_suffix(".tar")
         try:
             layer.unpacked = await trio.to_thread.run_sync(

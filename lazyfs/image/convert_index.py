@@ -23,7 +23,7 @@ from lazyfs.image.convert import (
 from lazyfs.image.profiled import NoProfile
 from lazyfs.image.push_tocs import push_tocs
 from lazyfs.image.rebuild import build_index
-from lazyfs.image.spool import fetch_layer
+from lazyfs.image.whole import fetch_file
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import (
     DOCKER_CONFIG,
@@ -124,7 +124,7 @@ async def _copy(
             for blob in (manifest.config, *manifest.layers):
                 if not await destination.has_blob(blob):
                     path = Path(name, blob.digest.hex)
-                    await fetch_layer(source, blob, path)
+                    await fetch_file(source, blob, path)
                     await destination.push_blob(blob, path, mount_from=siblings)
     except OSError as exc:
         raise StoreError(f"convert: {exc}", hint="TMPDIR says where temporary files go") from exc

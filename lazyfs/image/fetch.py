@@ -16,7 +16,7 @@ from lazyfs.errors import LazyfsError, StoreError, VerificationFailed
 from lazyfs.image.counts import FetchStatistics, Purpose
 from lazyfs.image.device import Device
 from lazyfs.image.early import EarlyRange
-from lazyfs.image.origin import Origin
+from lazyfs.image.origin import REFETCHES, Origin
 from lazyfs.image.pace import Pace
 from lazyfs.image.plan import SEGMENT_SIZE, Run, plan_runs
 from lazyfs.image.pressure import Demand
@@ -31,9 +31,6 @@ log = logging.getLogger(__name__)
 
 REFUSAL_SECONDS = 10.0
 """How long a chunk that was bad everywhere is refused without asking again."""
-
-REFETCHES = 8
-"""So many endpoints are asked for a bad chunk, at most."""
 
 CLAIM_SECONDS = 0.005
 """How often a run looks whether another process has fetched its chunks."""

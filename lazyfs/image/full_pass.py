@@ -20,6 +20,7 @@ from lazyfs.formats.layer_pass import LayerPass, PassedLayer
 from lazyfs.formats.layers import PLAIN
 from lazyfs.formats.toc import Toc
 from lazyfs.image.plain import Progress
+from lazyfs.image.whole import WrongBlob, until_right
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.registry.source import Source
 from lazyfs.rootfs.table import LayerTable, build_table
@@ -39,10 +40,6 @@ _pins: list[int] = []
 by then, and believes what is marked as resident without hashing it again."""
 
 
-class WrongBlob(DigestMismatch):
-    """Bytes that are not the layer's; another endpoint may have the right ones."""
-
-
 async def pass_layer(
     store: Store,
     source: Source,
@@ -59,16 +56,15 @@ async def pass_layer(
     config says, FormatError, and what the source raises.  *is_stored* is false where there is no
     room for contents.
     """
-    is_again = source.kind == "layout"  # a directory says the same twice
-    while True:
+
+    async def attempt() -> Toc:
         try:
             return await _pass_once(store, source, layer, diff_id, progress, is_stored=is_stored)
-        except WrongBlob as exc:
-            if not source.blame(layer, 0, layer.size, exc.message) and is_again:
-                raise
-            log.warning("%s; fetching it again", exc.message)
-            is_again = True
+        except WrongBlob:
             progress(-layer.size)
+            raise
+
+    return await until_right(source, layer, attempt)
 
 
 async def _pass_once(

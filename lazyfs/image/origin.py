@@ -4,6 +4,9 @@ from lazyfs.errors import Unavailable
 from lazyfs.oci.reference import LayoutReference, Reference
 from lazyfs.registry.source import AccessOptions, EndpointState, Source, SourceStatistics
 
+REFETCHES = 8
+"""So many endpoints are asked for bytes that were wrong, at most."""
+
 
 class Offline(Unavailable):
     """A registry would have to be asked, and nothing may be asked of any."""

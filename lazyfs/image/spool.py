@@ -7,7 +7,6 @@ cancellation at every piece.
 """
 
 import hashlib
-import logging
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ import msgspec
 import trio
 
 from lazyfs.digest import Digest, DigestMismatch
-from lazyfs.errors import FormatError, Unavailable, VerificationFailed
+from lazyfs.errors import FormatError, VerificationFailed
 from lazyfs.formats.arrange import Arrangement
 from lazyfs.formats.claims import claims_of
 from lazyfs.formats.compression import decompress, is_compressed
@@ -35,61 +34,11 @@ from lazyfs.formats.writer import (
     write_layer,
     write_verbatim,
 )
-from lazyfs.oci.descriptor import Descriptor
-from lazyfs.registry.source import Source
 
 PIECE_SIZE = 1 << 20
 MAX_TOC_SIZE = DEFAULT_LIMITS.member_size
 MAX_BETWEEN_SIZE = 8 << 20  # of what a tar may have between two payloads, to be kept
 FORMATS = {Target.ESTARGZ: Format.ESTARGZ, Target.ZSTD_CHUNKED: Format.ZSTD_CONTAINERS}
-
-log = logging.getLogger(__name__)
-
-
-async def fetch_layer(source: Source, layer: Descriptor, path: Path) -> None:
-    """Fetch a layer's blob into the file *path*, and verify it.
-
-    A transfer that breaks goes on from where it was, as long as it gets anywhere.  What is wrong
-    is fetched once more at least, and once from each endpoint.
-    """
-    is_again = source.kind == "layout"  # a directory says the same twice
-    while True:
-        try:
-            return await _fetch_once(source, layer, path)
-        except DigestMismatch as exc:
-            if not source.blame(layer, 0, layer.size, exc.message) and is_again:
-                raise
-            log.warning("%s; fetching it again", exc.message)
-            is_again = True
-
-
-async def _fetch_once(source: Source, layer: Descriptor, path: Path) -> None:
-    digest = hashlib.new(layer.digest.algorithm, usedforsecurity=False)
-    size = 0
-
-    def store(data: bytearray) -> None:
-        digest.update(data)
-        file.write(data)
-
-    with path.open("wb") as file:
-        while size < layer.size:
-            start, waiting = size, bytearray()
-            try:
-                async with source.open_range(layer, start, layer.size) as body:
-                    async for piece in body:
-                        waiting += piece
-                        if len(waiting) >= PIECE_SIZE:
-                            await trio.to_thread.run_sync(store, waiting)
-                            size += len(waiting)
-                            waiting.clear()
-            except Unavailable:
-                if size + len(waiting) == start:
-                    raise
-            store(waiting)
-            size += len(waiting)
-    got = Digest(layer.digest.algorithm, digest.hexdigest())
-    if got != layer.digest:
-        raise DigestMismatch(f"layer {layer.digest}: got {got} ({size} bytes)")
 
 
 class Unpacked(msgspec.Struct, frozen=True):

@@ -4,7 +4,6 @@ This asks registries, and so no checkpoint imports it: images are embedded befor
 saved, and a failure leaves the sandbox running.
 """
 
-import hashlib
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ from lazyfs.digest import parse_digest
 from lazyfs.errors import FormatError, LazyfsError
 from lazyfs.image.origin import Origin
 from lazyfs.image.resolve import Resolver
+from lazyfs.image.whole import fetch_file
 from lazyfs.interrupts import run_trio
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import Manifest, decode_manifest
@@ -20,7 +20,6 @@ from lazyfs.oci.reference import parse_reference
 from lazyfs.registry.access import AccessOptions
 from lazyfs.service.reasons import reason_of
 from lazyfs.snapshot.embedding import blob_key
-from lazyfs.snapshot.errors import BaseCorrupt
 from lazyfs.snapshot.local import local_errors
 from lazyfs.snapshot.manifest import Image
 from lazyfs.snapshot.snapshots import Snapshots
@@ -80,14 +79,6 @@ async def _embed(
 async def _fetch(origin: Origin, blob: Descriptor, folder: Path) -> Path:
     """Fetch a blob to a file, verified."""
     target = folder / blob.digest.hex
-    hashed = hashlib.new(blob.digest.algorithm, usedforsecurity=False)
-    with local_errors(target, "write"), target.open("wb") as file:
-        async with origin.source.open_range(blob, 0, blob.size) as body:
-            async for data in body:
-                hashed.update(data)
-                file.write(data)
-    if hashed.hexdigest() != blob.digest.hex:
-        raise BaseCorrupt(
-            f"blob {blob.digest}: got {blob.digest.algorithm}:{hashed.hexdigest()}, expected it"
-        )
+    with local_errors(target, "write"):
+        await fetch_file(origin.source, blob, target)
     return target
