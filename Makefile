@@ -7,7 +7,7 @@ BENCH_ARGS ?=
 SOAK_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-interop demo native native-test test test-fuse test-interop lint fmt \
+.PHONY: help setup setup-interop demo native native-test test test-fuse test-interop lint fmt docs reference \
 	check bench conformance soak kill-soak lock clean
 
 help: ## list the targets
@@ -43,7 +43,14 @@ lint: setup ## ruff and mypy --strict
 fmt: setup ## format the code and mend what ruff can mend
 	@$(PYTHON) -m ruff check -q --fix . ; $(PYTHON) -m ruff format .
 
-check: lint native-test test ## what CI runs
+reference: setup ## write the commands' reference pages from their --help
+	@$(PYTHON) -m tools.reference
+
+docs: setup ## build the documentation site into build/site; any warning is an error
+	@$(PYTHON) -m tools.reference --check
+	@$(PYTHON) -m mkdocs build --strict --quiet -f tools/mkdocs.yml
+
+check: lint native-test docs test ## what CI runs
 
 bench: setup-interop ## lazy against pull and unpack, drivers against ext4; BENCH_ARGS="--quick"
 	@$(PYTHON) -m tools.bench $(BENCH_ARGS)
