@@ -1,4 +1,4 @@
-"""A hook of mkdocs: an entry of the navigation that ends in ``/`` becomes the pages of that folder."""
+"""A hook of mkdocs: an entry of the navigation that ends in ``/`` becomes that folder's pages."""
 
 from pathlib import Path
 from typing import Any
