@@ -66,8 +66,8 @@ def pages() -> dict[str, str]:
         made[f"{name}.md"] = page
         rows.append(f"| [`{name}`]({name}.md) | {text} |")
     made["index.md"] = (
-        "# Commands\n\nThese pages are what `lazyfs COMMAND --help` prints; `make reference` writes "
-        "them.\n\n"
+        "# Commands\n\nThese pages are what `lazyfs COMMAND --help` prints. `make reference` "
+        "writes them.\n\n"
         "| command | does |\n|---|---|\n" + "\n".join(rows) + "\n"
     )
     return made
