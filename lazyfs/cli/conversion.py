@@ -173,6 +173,7 @@ def convert_and_print(
 
     options = ConvertOptions(
         platform=wanted_platform(platform),
+        is_platform_asked_for=platform is not None,
         prioritized=prioritized,
         writer=writer_options(wanted),
         keeps_diff_ids=keeps_diff_ids,
