@@ -227,6 +227,7 @@ def _with_access(access: "AccessOptions", settings: dict[str, str]) -> "AccessOp
     return replace(
         access,
         authfile=path("authfile", access.authfile),
+        cert_dir=path("cert_dir", access.cert_dir),
         hosts_dir=path("hosts_dir", access.hosts_dir),
         plain_http=access.plain_http or "plain_http" in settings,
         is_verified=access.is_verified and "insecure_skip_verify" not in settings,

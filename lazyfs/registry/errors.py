@@ -57,11 +57,20 @@ class ConnectionTrouble(Unavailable):
     """No connection could be made, or it was lost.
 
     ``is_stale``: lost before any answer, as happens to a connection kept too long.
+    ``is_garbled``: somebody is there, and may speak TLS where we do not, or the reverse.
     """
 
-    def __init__(self, message: str, *, hint: str | None = None, is_stale: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        is_stale: bool = False,
+        is_garbled: bool = False,
+    ) -> None:
         super().__init__(message, hint=hint)
         self.is_stale = is_stale
+        self.is_garbled = is_garbled
 
 
 class Overloaded(Unavailable):
@@ -79,11 +88,17 @@ class BadAnswer(Unavailable):
 
 
 class Refused(Unavailable):
-    """The registry understood and will not: *status* 400, 405, 501 …"""
+    """The registry understood and will not: *status* 400, 405, 501 …
 
-    def __init__(self, message: str, *, hint: str | None = None, status: int = 0) -> None:
+    ``is_garbled``: it says that it speaks TLS, which the request did not.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, status: int = 0, is_garbled: bool = False
+    ) -> None:
         super().__init__(message, hint=hint)
         self.status = status
+        self.is_garbled = is_garbled
 
 
 class Unsettled(Unavailable):
@@ -187,7 +202,16 @@ def error_for(
         )
     if any(fault.code in ("DIGEST_INVALID", "SIZE_INVALID") for fault in faults):
         return ContentRefused(message)
-    return Refused(message, status=status)
+    return Refused(message, status=status, is_garbled=is_meant_for_tls(status, body))
+
+
+def is_meant_for_tls(status: int, body: bytes) -> bool:
+    """Say whether an answer is what servers that speak TLS say to plain http.
+
+    Go's: "Client sent an HTTP request to an HTTPS server."  nginx's: "The plain HTTP request was
+    sent to HTTPS port".  Apache's: "You're speaking plain HTTP to an SSL-enabled server port."
+    """
+    return status == 400 and any(word in body for word in (b"HTTPS", b"SSL-enabled"))
 
 
 LOGIN_HINT = "log in with `docker login {0}` or `podman login {0}`"

@@ -11,6 +11,7 @@ import subprocess
 import trio
 
 from lazyfs.errors import Unavailable
+from lazyfs.registry.access import AccessOptions
 from lazyfs.registry.errors import printable
 from lazyfs.registry.keychain import (
     FILE_LIMIT,
@@ -20,7 +21,6 @@ from lazyfs.registry.keychain import (
     candidates,
     decode_helper_answer,
 )
-from lazyfs.registry.source import AccessOptions
 
 log = logging.getLogger(__name__)
 

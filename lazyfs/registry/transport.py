@@ -112,7 +112,7 @@ class Answer:
             return None
         except httpx.HTTPError as error:
             self._is_over = True
-            raise translated(error, f"{self.method} {redact_url(self.url)}") from error
+            raise translated(error, str(self), is_answered=True) from error
         self._received(len(data))
         self._window_size += len(data)
         # Only waiting counts: a reader may take its time.
@@ -322,8 +322,10 @@ def translating(what: str) -> Iterator[None]:
         raise translated(error, what) from error
 
 
-def translated(error: httpx.HTTPError, what: str) -> ConnectionTrouble | Silent | BadAnswer:
-    """Return our error for one of httpx."""
+def translated(
+    error: httpx.HTTPError, what: str, *, is_answered: bool = False
+) -> ConnectionTrouble | Silent | BadAnswer:
+    """Return our error for one of httpx; *is_answered*: it was met in the body of an answer."""
     said = printable(_reason(error), 200) or type(error).__name__
     if isinstance(error, httpx.ConnectTimeout):
         return Silent(f"{what}: got no connection within the time limit, expected one")
@@ -331,18 +333,23 @@ def translated(error: httpx.HTTPError, what: str) -> ConnectionTrouble | Silent 
         return Silent(f"{what}: got nothing within the idle limit, expected an answer")
     if isinstance(error, httpx.ConnectError | httpx.ProxyError):
         hint = None
-        if any(text in said for text in NO_TLS):
+        is_garbled = any(text in said for text in NO_TLS)
+        if is_garbled:
             hint = "if the registry speaks plain http, use --plain-http"
         elif "CERTIFICATE_VERIFY_FAILED" in said:
             hint = (
                 "put the registry's own authority into ~/.config/containers/certs.d/HOST/ca.crt, "
                 "or name it in SSL_CERT_FILE"
             )
-        return ConnectionTrouble(f"{what}: got no connection ({said}), expected one", hint=hint)
+        return ConnectionTrouble(
+            f"{what}: got no connection ({said}), expected one", hint=hint, is_garbled=is_garbled
+        )
     if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError):
         is_stale = "without sending a response" in said or isinstance(error, httpx.ReadError)
         return ConnectionTrouble(
-            f"{what}: got a broken connection ({said}), expected an answer", is_stale=is_stale
+            f"{what}: got a broken connection ({said}), expected an answer",
+            is_stale=is_stale,
+            is_garbled=not is_answered,
         )
     return BadAnswer(f"{what}: got {type(error).__name__} ({said}), expected an HTTP answer")
 

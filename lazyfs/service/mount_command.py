@@ -135,7 +135,11 @@ def _access_words(access: AccessOptions) -> list[str]:
     ):
         if is_given:
             words.append(word)
-    for word, path in (("--authfile", access.authfile), ("--hosts-dir", access.hosts_dir)):
+    for word, path in (
+        ("--authfile", access.authfile),
+        ("--cert-dir", access.cert_dir),
+        ("--hosts-dir", access.hosts_dir),
+    ):
         if path is not None:
             words += [word, str(path)]
     if access.login is not None:

@@ -257,7 +257,7 @@ async def test_a_layout_is_served_under_every_name(tmp_path: Path) -> None:
 
 
 async def test_a_blob_is_pushed_in_one_piece(registry: FakeRegistry) -> None:
-    async with connected(registry) as client:
+    async with connected(registry, plain_http=True) as client:
         await client.push_blob(described(DATA), DATA)
     assert [(entry.method, entry.status) for entry in registry.requests] == [
         ("POST", 202),
@@ -356,7 +356,7 @@ async def test_where_head_is_refused_a_byte_is_asked_for(
 ) -> None:
     blob = stored(registry, DATA)
     registry.faults.add(faults.status(status), method="HEAD", times=None)
-    async with connected(registry) as client:
+    async with connected(registry, plain_http=True) as client:
         assert await client.has_blob(blob)
         assert not await client.has_blob(described(b"other"))
     assert registry.requests[1].range == "bytes=0-0"
