@@ -173,6 +173,7 @@ class Authorizer:
             request.body,
             authorization=request.authorization,
             origin=origin_of(realm),
+            is_secret=request.body is not None,
         )
         if answer.status != 200:
             body = await discard(answer)

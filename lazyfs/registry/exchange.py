@@ -7,9 +7,10 @@ import logging
 import re
 from collections.abc import Collection, Mapping
 
+from lazyfs.printable import printable
 from lazyfs.registry.auth import Authorizer
 from lazyfs.registry.endpoints import Endpoint
-from lazyfs.registry.errors import error_for, printable
+from lazyfs.registry.errors import error_for
 from lazyfs.registry.hosts import origin_of
 from lazyfs.registry.redirects import discard, follow
 from lazyfs.registry.transport import Answer, Body, Transport
@@ -91,7 +92,7 @@ class Exchanger:
         if header is None:
             return
         for match in WARNING_RE.finditer(header[:10_000]):
-            text = printable(re.sub(r"\\(.)", r"\1", match[1]), 300)
+            text = printable(re.sub(r"\\(.)", r"\1", match[1]).strip(), 300)
             if text and text not in self.warnings and len(self.warnings) < WARNINGS:
                 self.warnings.append(text)
                 log.warning("%s warns: %s", self.endpoint.registry, text, extra={"once": True})

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 
 from lazyfs.digest import Digest
 from lazyfs.errors import LazyfsError, NotFound, VerificationFailed
+from lazyfs.printable import printable
 from lazyfs.registry.auth import Authorizer
 from lazyfs.registry.endpoints import Endpoint
-from lazyfs.registry.errors import printable, redact_url
+from lazyfs.registry.errors import redact_url
 from lazyfs.registry.exchange import Exchanger
 from lazyfs.registry.hosts import origin_of
 from lazyfs.registry.source import AccessOptions, EndpointState, SourceStatistics

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from lazyfs.registry.errors import BadAnswer, SizeMismatch, printable
+from lazyfs.printable import printable
+from lazyfs.registry.errors import BadAnswer, SizeMismatch
 
 # Numbers of more than 18 digits do not fit a file's size anywhere.
 CONTENT_RANGE_RE = re.compile(r"bytes[ \t]+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")

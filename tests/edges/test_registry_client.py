@@ -199,7 +199,7 @@ async def test_warnings_are_kept_once(registry: FakeRegistry, manifest: str) -> 
         for _ in range(3):
             await client.fetch_manifest("v1")
             await client.fetch_blob(blob, limit=1 << 20)
-        assert client.warnings == ('this repository moves "soon"',)
+        assert client.warnings == ('this repository\\tmoves "soon"',)
 
 
 @pytest.mark.parametrize(
