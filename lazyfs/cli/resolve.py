@@ -10,6 +10,7 @@ import msgspec
 
 from lazyfs.cli.access import access_options
 from lazyfs.cli.options import cache_dir_option, json_option, platform_option
+from lazyfs.cli.output import print_line
 from lazyfs.cli.sandbox_options import require_pinned_option
 from lazyfs.errors import UsageError
 from lazyfs.interrupts import run_trio
@@ -105,13 +106,13 @@ def resolve(
         return
     for image in images:
         for line in lines_of(image, with_names=what == source, all_platforms=all_platforms):
-            click.echo(line)
+            print_line(line)
     for note in templates.notes_of(template):
-        click.echo(f"note: {note}", err=True)
+        print_line(f"note: {note}", err=True)
     if is_writing:
-        click.echo(f"{source}: {'written' if is_changed else 'nothing to change'}", err=True)
+        print_line(f"{source}: {'written' if is_changed else 'nothing to change'}", err=True)
     if lockfile is not None:
-        click.echo(f"{lockfile}: written", err=True)
+        print_line(f"{lockfile}: written", err=True)
 
 
 async def resolve_images(template: "Template", request: "Request") -> list[ResolvedImage]:

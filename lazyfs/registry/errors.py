@@ -18,7 +18,6 @@ Those with a star may go away by themselves: ``TEMPORARY``.  No I/O here.
 Spec: OCI distribution-spec, "Error Codes".
 """
 
-import re
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
@@ -33,6 +32,7 @@ from lazyfs.errors import (
     Unavailable,
     VerificationFailed,
 )
+from lazyfs.printable import printable
 
 ERROR_BODY_LIMIT = 64 << 10
 """How much of an error's body is read; the documents of real registries are below 4 KiB."""
@@ -41,8 +41,6 @@ SHOWN_FAULTS = 3
 SHOWN_TEXT = 300
 PLAIN_QUERY = frozenset({"digest", "n", "last", "ns", "scope", "service"})
 """Query parameters that may be shown; any other may be a signature."""
-
-CONTROL_RE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
 
 class Missing(NotFound):
@@ -157,15 +155,12 @@ def decode_faults(body: bytes) -> tuple[Fault, ...]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ()
     return tuple(
-        Fault(printable(entry.code or "UNKNOWN", 60), printable(entry.message or "", SHOWN_TEXT))
+        Fault(
+            printable(entry.code or "UNKNOWN", 60),
+            printable((entry.message or "").strip(), SHOWN_TEXT),
+        )
         for entry in document.errors[:SHOWN_FAULTS]
     )
-
-
-def printable(text: str, limit: int) -> str:
-    """Return *text* from the network on one line, at most *limit* characters."""
-    text = CONTROL_RE.sub(" ", text).strip()
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def redact_url(url: str) -> str:

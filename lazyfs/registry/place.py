@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 
 from lazyfs.digest import Digest
 from lazyfs.errors import LazyfsError, NotFound, VerificationFailed
+from lazyfs.printable import printable
 from lazyfs.registry.auth import Authorizer
 from lazyfs.registry.endpoints import Endpoint
 from lazyfs.registry.errors import (
     ConnectionTrouble,
     Refused,
     is_meant_for_tls,
-    printable,
     redact_url,
 )
 from lazyfs.registry.exchange import Exchanger
