@@ -106,12 +106,28 @@ def hide_argument(word: str, *, keep: int) -> None:
 
 OPTIONS = (
     click.option(
-        "--plain-http", is_flag=True, help="Speak http; automatic for loopback addresses."
+        "--plain-http",
+        is_flag=True,
+        help="Use http. On loopback addresses http is tried first, then https.",
     ),
     click.option(
         "--insecure-skip-verify",
         is_flag=True,
-        help="Do not check the registry's certificate.  Contents are verified all the same.",
+        help="Do not check the registry's certificate. Contents are still verified.",
+    ),
+    click.option(
+        "--tls-verify",
+        type=bool,
+        default=True,
+        metavar="true|false",
+        help="false is --insecure-skip-verify, as podman and skopeo spell it.",
+    ),
+    click.option(
+        "--cert-dir",
+        type=click.Path(path_type=Path),
+        callback=_absolute,
+        metavar="PATH",
+        help="A directory with the registry's certificates: CA.crt, NAME.cert with NAME.key.",
     ),
     click.option(
         "--hosts-dir",
@@ -134,7 +150,7 @@ OPTIONS = (
         help="Log in to the registry so; without the password it is asked for, or read from "
         "standard input.",
     ),
-    click.option("--anonymous", is_flag=True, help="Use no credentials."),
+    click.option("--anonymous", "--no-creds", is_flag=True, help="Use no credentials."),
     click.option(
         "--offline", is_flag=True, help="Ask no registry: tags mean what they meant the last time."
     ),
@@ -149,6 +165,8 @@ def access_options(function: Decorated) -> Decorated:
         *args: Any,
         plain_http: bool,
         insecure_skip_verify: bool,
+        tls_verify: bool,
+        cert_dir: Path | None,
         hosts_dir: Path | None,
         authfile: Path | None,
         creds: tuple[str, str] | None,
@@ -163,7 +181,8 @@ def access_options(function: Decorated) -> Decorated:
         access = AccessOptions(
             authfile=authfile,
             plain_http=plain_http,
-            is_verified=not insecure_skip_verify,
+            is_verified=tls_verify and not insecure_skip_verify,
+            cert_dir=cert_dir,
             hosts_dir=hosts_dir,
             login=creds,
             is_anonymous=anonymous,

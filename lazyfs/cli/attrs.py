@@ -5,6 +5,7 @@ import json
 import click
 
 from lazyfs.cli.options import default_runtime_dir, json_option
+from lazyfs.cli.output import print_line
 from lazyfs.mount.point import real_path
 from lazyfs.service.identity import PREFIX, read_identity
 
@@ -23,5 +24,4 @@ def attrs(directory: str, as_json: bool) -> None:
         click.echo(json.dumps({"type": "attributes", "attributes": found}, indent=2))
         return
     for name, value in found.items():
-        line = f"{name.removeprefix(PREFIX)}={value}"
-        click.echo(line.encode("utf-8", "surrogateescape"))
+        print_line(f"{name.removeprefix(PREFIX)}={value}")

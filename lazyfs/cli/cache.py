@@ -11,6 +11,7 @@ import click
 from lazyfs.cli.cache_removal import prune, remove
 from lazyfs.cli.cache_verify import verify
 from lazyfs.cli.options import cache_dir_option, cache_size_option, json_option
+from lazyfs.cli.output import print_line
 
 if TYPE_CHECKING:
     from lazyfs.store.budget import Budget
@@ -54,7 +55,7 @@ def list_cache(cache_dir: Path, as_json: bool) -> None:
         click.echo(json.dumps(document, indent=2))
         return
     for line in _lines(held, names):
-        click.echo(line)
+        print_line(line)
 
 
 @cache.command("du")
@@ -87,7 +88,7 @@ def measure(cache_dir: Path, cache_size: "Budget", as_json: bool) -> None:
         click.echo(json.dumps(document, indent=2))
         return
     for line in _measured_lines(document):
-        click.echo(line)
+        print_line(line)
 
 
 def _image(usage: "ImageUsage", names: dict[str, list[str]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lazyfs.cli.options import cache_dir_option, cache_size_option, json_option
+from lazyfs.cli.output import print_line
 from lazyfs.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def prune(cache_size: "Budget", unused: bool, cache_dir: Path, as_json: bool) ->
         document = {"freedSize": freed, "allocatedSize": allocated, "budget": budget}
         click.echo(json.dumps(document, indent=2))
         return
-    click.echo(
+    print_line(
         f"lazyfs: {size_text(freed)} given back; {size_text(allocated)} left, "
         f"the budget is {size_text(budget)}",
         err=True,
@@ -205,12 +206,12 @@ def _report(removal: Removal, as_json: bool) -> None:
         click.echo(json.dumps(document, indent=2))
         return
     for name in (*removal.images, *removal.layers):
-        click.echo(name)
-    click.echo(f"lazyfs: {size_text(removal.freed_size)} given back", err=True)
+        print_line(name)
+    print_line(f"lazyfs: {size_text(removal.freed_size)} given back", err=True)
     for name in removal.in_use:
-        click.echo(f"lazyfs: {name} is in use and stays", err=True)
+        print_line(f"lazyfs: {name} is in use and stays", err=True)
     for error in removal.pinned.values():
-        click.echo(f"lazyfs: {error.message}; it stays", err=True)
+        print_line(f"lazyfs: {error.message}; it stays", err=True)
 
 
 def _complain_of(names: list[str]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazyfs.cli.options import cache_dir_option, json_option
+from lazyfs.cli.output import print_line
 from lazyfs.cli.progress import progress_option, show_progress
 from lazyfs.errors import VerificationFailed
 
@@ -74,15 +75,15 @@ def _say(found: "Check") -> None:
     from lazyfs.cli.quantities import size_text
 
     for fault in found.skipped:
-        click.echo(f"lazyfs: {fault.path}: not checked: {fault.reason}", err=True)
+        print_line(f"lazyfs: {fault.path}: not checked: {fault.reason}", err=True)
     for fault in found.rotten[:SHOWN_FAULTS]:
         which = "" if fault.chunk is None else f", chunk {fault.chunk}"
         end = "; dropped" if fault.is_dropped else ""
-        click.echo(f"lazyfs: {fault.path}{which}: {fault.reason}{end}", err=True)
+        print_line(f"lazyfs: {fault.path}{which}: {fault.reason}{end}", err=True)
     if len(found.rotten) > SHOWN_FAULTS:
-        click.echo(f"lazyfs: and {len(found.rotten) - SHOWN_FAULTS} more", err=True)
+        print_line(f"lazyfs: and {len(found.rotten) - SHOWN_FAULTS} more", err=True)
     if found.lost_chunks:
-        click.echo(
+        print_line(
             f"lazyfs: {found.lost_chunks} chunks were lost in an unclean stop; they are not used",
             err=True,
         )
@@ -91,6 +92,6 @@ def _say(found: "Check") -> None:
         f"{found.chunks} chunks of {size_text(found.content_size)}"
     )
     if found.rotten:
-        click.echo(f"lazyfs: {len(found.rotten)} rotten; checked {checked}", err=True)
+        print_line(f"lazyfs: {len(found.rotten)} rotten; checked {checked}", err=True)
     else:
-        click.echo(f"verified: {checked}")
+        print_line(f"verified: {checked}")

@@ -10,8 +10,9 @@ import click
 
 from lazyfs.cli.access import access_options
 from lazyfs.cli.options import cache_dir_option, platform_option
-from lazyfs.cli.reading import printable, run_with_image
+from lazyfs.cli.reading import run_with_image
 from lazyfs.errors import NotFound
+from lazyfs.printable import printable
 
 if TYPE_CHECKING:
     from lazyfs.image.open import OpenImage

@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from lazyfs.cli.options import Decorated
+from lazyfs.cli.output import print_line
 from lazyfs.errors import UsageError
 from lazyfs.interrupts import run_trio
 
@@ -173,6 +174,7 @@ def convert_and_print(
 
     options = ConvertOptions(
         platform=wanted_platform(platform),
+        is_platform_asked_for=platform is not None,
         prioritized=prioritized,
         writer=writer_options(wanted),
         keeps_diff_ids=keeps_diff_ids,
@@ -182,7 +184,7 @@ def convert_and_print(
 
     def report(layer: "ConvertedLayer") -> None:
         if not as_json:
-            click.echo(_line(layer), err=True)
+            print_line(_line(layer), err=True)
 
     async def one() -> dict[str, Any]:
         name, made = await convert_reference(
@@ -204,7 +206,10 @@ def convert_and_print(
         }
 
     document = run_trio(all_of_them if all_platforms else one)
-    click.echo(json.dumps(document) if as_json else document["resolved"])
+    if as_json:
+        click.echo(json.dumps(document))
+    else:
+        print_line(str(document["resolved"]))
 
 
 def _epoch(text: str) -> int | None:

@@ -15,6 +15,7 @@ import click
 import msgspec
 
 from lazyfs.cli.options import default_state_dir, json_option, s3_endpoint_option
+from lazyfs.cli.output import print_line
 
 if TYPE_CHECKING:
     from lazyfs.snapshot.objects import ObjectStore
@@ -90,11 +91,11 @@ def doctor(
         click.echo(json.dumps({"type": "doctor", "findings": found}, indent=2))
     else:
         for each in findings:
-            click.echo(
+            print_line(
                 f"{'ok  ' if each.is_ok else 'lack'}  {each.name:{NAME_WIDTH}}  {each.found}"
             )
             if not each.is_ok and each.means is not None:
-                click.echo(f"{'':{NAME_WIDTH + 8}}{each.means}")
+                print_line(f"{'':{NAME_WIDTH + 8}}{each.means}")
     ctx.exit(status)
 
 

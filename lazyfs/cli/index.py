@@ -8,6 +8,7 @@ import click
 
 from lazyfs.cli.access import access_options
 from lazyfs.cli.options import cache_dir_option, json_option, platform_option
+from lazyfs.cli.output import print_line
 from lazyfs.cli.progress import progress_option, show_progress
 from lazyfs.interrupts import run_trio
 
@@ -79,7 +80,7 @@ def push(
         click.echo(json.dumps(_document(built) | {"pushed": str(digest)}, indent=2))
         return
     _show(built, as_json=False)
-    click.echo(f"others mount it lazily with: lazyfs mount --index {digest} {built.resolved} DIR")
+    print_line(f"others mount it lazily with: lazyfs mount --index {digest} {built.resolved} DIR")
 
 
 @index.command("show")
@@ -113,11 +114,11 @@ def show(
         }
         click.echo(json.dumps(document, indent=2))
         return
-    click.echo(f"resolved  {resolved}")
+    print_line(f"resolved  {resolved}")
     for each in found:
-        click.echo(f"index     {each.digest}")
+        print_line(f"index     {each.digest}")
     if not found:
-        click.echo("no index is published")
+        print_line("no index is published")
 
 
 def _build(
@@ -156,13 +157,13 @@ def _show(built: "BuiltIndex", as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_document(built), indent=2))
         return
-    click.echo(f"resolved  {built.resolved}")
-    click.echo(f"index     {built.artifact.digest}")
+    print_line(f"resolved  {built.resolved}")
+    print_line(f"index     {built.artifact.digest}")
     for layer in built.layers:
         of, size = size_text(layer.descriptor.size), size_text(len(layer.data))
-        click.echo(f"  {layer.descriptor.digest}  {of:>10}  index of {size}")
+        print_line(f"  {layer.descriptor.digest}  {of:>10}  index of {size}")
     for plain in built.lazy:
-        click.echo(f"  {plain.digest}  {size_text(plain.size):>10}  lazy as it is")
+        print_line(f"  {plain.digest}  {size_text(plain.size):>10}  lazy as it is")
 
 
 def _document(built: "BuiltIndex") -> dict[str, Any]:

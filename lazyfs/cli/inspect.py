@@ -1,6 +1,5 @@
 """``lazyfs inspect``: an image's digests, and which of its layers can be mounted lazily."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +7,7 @@ import click
 
 from lazyfs.cli.access import access_options
 from lazyfs.cli.options import cache_dir_option, json_option, platform_option, verify_option
+from lazyfs.cli.output import print_found
 from lazyfs.interrupts import run_trio
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def inspect(
         from lazyfs.cli.endpoints import lines_of as endpoint_lines
 
         decided = decision(image, access)
-        click.echo(json.dumps(decided, indent=2) if as_json else "\n".join(endpoint_lines(decided)))
+        print_found(decided, endpoint_lines(decided), as_json=as_json)
         return 0
     from lazyfs.image.describe import describe
     from lazyfs.image.known import reference_of
@@ -81,7 +81,7 @@ def inspect(
 
         document = with_content(described, document, cache_dir, rehash=content == "hash")
         lines += content_lines(document)
-    click.echo(json.dumps(document, indent=2) if as_json else "\n".join(lines))
+    print_found(document, lines, as_json=as_json)
     return 0 if document.get("complete", True) else MISSING
 
 

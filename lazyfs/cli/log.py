@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Mapping
 
+from lazyfs.printable import printable
+
 LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
 PRIORITIES = (  # of journald and syslog
     (logging.CRITICAL, 2),
@@ -19,7 +21,16 @@ SAID_LIMIT = 1000
 LOUD_LIBRARIES = ("httpx", "httpcore", "pyfuse3")
 
 
-class TextFormatter(logging.Formatter):
+class OneLineFormatter(logging.Formatter):
+    """One line for what is said, whatever foreign text is in it; a traceback's lines are ours."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
+class TextFormatter(OneLineFormatter):
     """One line per record; *stamped* ones start with the time, in UTC."""
 
     converter = staticmethod(time.gmtime)
@@ -31,7 +42,7 @@ class TextFormatter(logging.Formatter):
         )
 
 
-class JournalFormatter(logging.Formatter):
+class JournalFormatter(OneLineFormatter):
     """A line with the priority prefix that journald understands (sd-daemon(3))."""
 
     def format(self, record: logging.LogRecord) -> str:

@@ -14,7 +14,8 @@ import msgspec
 
 from lazyfs.cli.access import access_options
 from lazyfs.cli.options import cache_dir_option, json_option, platform_option
-from lazyfs.cli.reading import name_fields, printable, run_with_image
+from lazyfs.cli.reading import name_fields, run_with_image
+from lazyfs.printable import printable
 
 if TYPE_CHECKING:
     from lazyfs.image.open import OpenImage

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
 from msgspec.structs import replace
 
 from lazyfs.cli.options import VERIFY_MODES, default_runtime_dir, default_state_dir
+from lazyfs.cli.output import print_line
 from lazyfs.cli.quantities import parse_budget, parse_rate
 from lazyfs.cli.request import DRIVERS, PREFETCH_MODES, MountRequest
 from lazyfs.errors import MountFailed, StoreError, UsageError
@@ -168,7 +168,7 @@ def check_mountable(directory: str, options: MountOptions) -> None:
     if remove_abandoned(default_runtime_dir(), real_path(directory)) or prepare_mountpoint(
         directory
     ):
-        click.echo(f"lazyfs: {directory}: removed a mount whose server had died", err=True)
+        print_line(f"lazyfs: {directory}: removed a mount whose server had died", err=True)
 
 
 def is_relative(image: str) -> bool:
@@ -227,6 +227,7 @@ def _with_access(access: "AccessOptions", settings: dict[str, str]) -> "AccessOp
     return replace(
         access,
         authfile=path("authfile", access.authfile),
+        cert_dir=path("cert_dir", access.cert_dir),
         hosts_dir=path("hosts_dir", access.hosts_dir),
         plain_http=access.plain_http or "plain_http" in settings,
         is_verified=access.is_verified and "insecure_skip_verify" not in settings,
@@ -284,7 +285,7 @@ def _prepare(
     if original is not None:
         prepared = msgspec.structs.replace(prepared, original=original)
     if sys.stderr.isatty():
-        click.echo(f"lazyfs: {prepared.wanted} → {prepared.resolved}", err=True)
+        print_line(f"lazyfs: {prepared.wanted} → {prepared.resolved}", err=True)
     return prepared.encode()
 
 

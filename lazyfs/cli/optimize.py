@@ -12,6 +12,7 @@ import click
 from lazyfs.cli.access import access_options
 from lazyfs.cli.conversion import Wanted, advice_of, conversion_options, convert_and_print
 from lazyfs.cli.options import default_runtime_dir, json_option, platform_option
+from lazyfs.cli.output import print_line
 from lazyfs.cli.request import DRIVERS, MountRequest
 from lazyfs.errors import LazyfsError, MountFailed
 from lazyfs.interrupts import uninterrupted
@@ -107,7 +108,7 @@ def _watch(root: Path, config: Mapping[str, Any], words: tuple[str, ...], second
     chosen = words_of(config, words)
     line = build_command(root, config, chosen, programs=find_programs())
     if not run_for(line, seconds):
-        click.echo(f"lazyfs: {chosen[0]}: ended after {seconds:g} s", err=True)
+        print_line(f"lazyfs: {chosen[0]}: ended after {seconds:g} s", err=True)
 
 
 @contextmanager

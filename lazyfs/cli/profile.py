@@ -10,9 +10,10 @@ import click
 
 from lazyfs.cli.access import access_options
 from lazyfs.cli.options import cache_dir_option, json_option, platform_option
-from lazyfs.cli.reading import name_fields, printable
+from lazyfs.cli.reading import name_fields
 from lazyfs.errors import StoreError, UsageError
 from lazyfs.interrupts import run_trio
+from lazyfs.printable import printable
 
 if TYPE_CHECKING:
     from lazyfs.digest import Digest

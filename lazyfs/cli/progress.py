@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import click
 
 from lazyfs.cli.options import Decorated
+from lazyfs.cli.output import print_line
 
 MODES = ("auto", "plain", "none")
 PLAIN_SECONDS = 10.0
@@ -52,7 +53,7 @@ class _Lines:
         self._done += size
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + PLAIN_SECONDS
-            click.echo(f"{self._what}: {self._done} of {self._total} bytes", err=True)
+            print_line(f"{self._what}: {self._done} of {self._total} bytes", err=True)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import click
 
 from lazyfs.cli.access import access_options
 from lazyfs.cli.options import cache_dir_option, json_option, platform_option
+from lazyfs.cli.output import print_line
 from lazyfs.cli.progress import progress_option, show_progress
 from lazyfs.cli.reading import run_with_image
 from lazyfs.interrupts import run_trio
@@ -132,13 +133,13 @@ def _say(document: dict[str, Any]) -> None:
     from lazyfs.cli.quantities import size_text
 
     for error in document["errors"][:20]:
-        click.echo(f"lazyfs: {error['message']}", err=True)
+        print_line(f"lazyfs: {error['message']}", err=True)
     if document["repairedChunks"]:
-        click.echo(f"lazyfs: {document['repairedChunks']} chunks had rotted here", err=True)
+        print_line(f"lazyfs: {document['repairedChunks']} chunks had rotted here", err=True)
     new = document["indexDigest"] or document["manifestDigest"]
     if document["moved"]:
         what = f"moved {document['previous']} -> {new}"
     else:
         what = "new" if document["previous"] is None else "unchanged"
     size = size_text(document["residentSize"])
-    click.echo(f"{document['resolved']}: {what}, {size} here and verified")
+    print_line(f"{document['resolved']}: {what}, {size} here and verified")

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-# What a terminal must not be sent: it would obey.  Everything below space, delete, and C1.
-CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
-
 
 def run_with_image(
     reference: str,
@@ -36,11 +33,6 @@ def run_with_image(
             return await use(image)
 
     return run_trio(run)
-
-
-def printable(name: bytes) -> str:
-    """Return a name for a terminal: what it would obey, and what is not text, escaped."""
-    return name.decode(errors="backslashreplace").translate(CONTROLS)
 
 
 def name_fields(key: str, name: bytes) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazyfs.cli.options import cache_dir_option, default_state_dir, json_option
+from lazyfs.cli.output import print_line
 from lazyfs.cli.sandbox_options import wait_option
 from lazyfs.errors import LazyfsError
 
@@ -59,7 +60,7 @@ def recover(sandbox_id: str | None, wait: float, cache_dir: Path, as_json: bool)
         return code
     for each in documents:
         told = each["error"]["message"] if each["error"] else each["state"] or "gone"
-        click.echo(f"{each['id']}  {told}")
+        print_line(f"{each['id']}  {told}")
     return code
 
 

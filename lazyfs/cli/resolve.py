@@ -1,6 +1,7 @@
 """``lazyfs resolve``: what references mean now, written into a template or a lock file."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import msgspec
 
 from lazyfs.cli.access import access_options
 from lazyfs.cli.options import cache_dir_option, json_option, platform_option
+from lazyfs.cli.output import print_line
 from lazyfs.cli.sandbox_options import require_pinned_option
 from lazyfs.errors import UsageError
 from lazyfs.interrupts import run_trio
@@ -44,6 +46,7 @@ def is_template(text: str) -> bool:
 @click.argument("source", metavar="REF|TEMPLATE")
 @cache_dir_option
 @platform_option
+@click.option("--all-platforms", is_flag=True, help="Show the image of every platform.")
 @access_options
 @click.option("--write", "is_writing", is_flag=True, help="Put the digests into the template.")
 @click.option(
@@ -58,6 +61,7 @@ def resolve(
     source: str,
     cache_dir: Path,
     platform: str | None,
+    all_platforms: bool,
     access: Any,
     is_writing: bool,
     lockfile: Path | None,
@@ -76,6 +80,8 @@ def resolve(
         template, what = templates.template_of_image(source), "IMAGE"
     if is_writing and what != source:
         raise UsageError(f"--write: got the reference {source!r}, expected a template to write to")
+    if all_platforms and platform is not None:
+        raise UsageError("--platform and --all-platforms exclude each other")
     if require_pinned and not is_writing:
         templates.require_pinned(template, what)
 
@@ -99,13 +105,14 @@ def resolve(
         click.echo(json.dumps(document, indent=2))
         return
     for image in images:
-        click.echo(line_of(image, with_names=what == source))
+        for line in lines_of(image, with_names=what == source, all_platforms=all_platforms):
+            print_line(line)
     for note in templates.notes_of(template):
-        click.echo(f"note: {note}", err=True)
+        print_line(f"note: {note}", err=True)
     if is_writing:
-        click.echo(f"{source}: {'written' if is_changed else 'nothing to change'}", err=True)
+        print_line(f"{source}: {'written' if is_changed else 'nothing to change'}", err=True)
     if lockfile is not None:
-        click.echo(f"{lockfile}: written", err=True)
+        print_line(f"{lockfile}: written", err=True)
 
 
 async def resolve_images(template: "Template", request: "Request") -> list[ResolvedImage]:
@@ -137,9 +144,7 @@ async def resolve_images(template: "Template", request: "Request") -> list[Resol
 async def _resolve(text: str, names: tuple[str, ...], request: "Request") -> ResolvedImage:
     from lazyfs.image.origin import Origin
     from lazyfs.image.prepare import wanted_platform
-    from lazyfs.image.resolve import Resolver
-    from lazyfs.oci.manifest import Index, decode_manifest
-    from lazyfs.oci.platforms import UNKNOWN
+    from lazyfs.image.resolve import Resolver, platforms_of
     from lazyfs.oci.reference import parse_reference
     from lazyfs.snapshot.lockfile import LockedImage
     from lazyfs.store.paths import Store
@@ -154,11 +159,8 @@ async def _resolve(text: str, names: tuple[str, ...], request: "Request") -> Res
         manifests = {platform: digest}
         if index_digest is not None:
             document = await resolver.document(index_digest)
-            index = decode_manifest(document.data, document.media_type)
-            assert isinstance(index, Index)
-            for child in reversed(index.manifests):  # the first of a platform is the preferred one
-                if child.platform is not None and child.platform.os != UNKNOWN:
-                    manifests[_spelled(child.platform)] = str(child.digest)
+            listed = await platforms_of(resolver.document, document)
+            manifests |= {spelled: str(found) for spelled, found in listed.items()}
         locked = LockedImage(
             repository=reference.name,
             index_digest=None if index_digest is None else str(index_digest),
@@ -169,19 +171,12 @@ async def _resolve(text: str, names: tuple[str, ...], request: "Request") -> Res
         await origin.aclose()
 
 
-def _spelled(platform: Any) -> str:
-    from lazyfs.oci.platforms import normalise
-
-    return str(normalise(platform.os, platform.architecture, platform.variant))
-
-
-def line_of(image: ResolvedImage, *, with_names: bool) -> str:
-    """Return what a person reads."""
+def lines_of(image: ResolvedImage, *, with_names: bool, all_platforms: bool) -> Iterator[str]:
+    """Yield what a person reads: a line, or one for each platform."""
     names = f"{', '.join(image.containers)}: " if with_names else ""
-    return (
-        f"{names}{image.reference} -> {image.locked.repository}@{image.manifest_digest}"
-        f" ({image.platform})"
-    )
+    found = image.locked.manifests if all_platforms else {image.platform: image.manifest_digest}
+    for platform, digest in sorted(found.items()):
+        yield f"{names}{image.reference} -> {image.locked.repository}@{digest} ({platform})"
 
 
 def document_of(image: ResolvedImage, *, with_names: bool) -> dict[str, Any]:

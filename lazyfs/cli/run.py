@@ -16,6 +16,7 @@ from lazyfs.cli.options import (
     json_option,
     platform_option,
 )
+from lazyfs.cli.output import print_line
 from lazyfs.cli.resolve import is_template
 from lazyfs.cli.sandbox_options import (
     locked_option,
@@ -214,7 +215,7 @@ def tools_for_runs(
         sandboxes=Sandboxes(default_state_dir() / "sandboxes"),
         bases=bases_for_sandboxes(cache_dir, access, words),
         choose=Chooser(default_state_dir()),
-        say=lambda line: click.echo(f"lazyfs: {line}", err=True),
+        say=lambda line: print_line(f"lazyfs: {line}", err=True),
         rootless=rootless(),
     )
 
@@ -223,7 +224,7 @@ def _say(started: "Started", *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_document(started), indent=2))
     else:
-        click.echo(started.sandbox.id)
+        print_line(started.sandbox.id)
 
 
 def _document(started: "Started") -> dict[str, Any]:

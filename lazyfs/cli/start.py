@@ -9,6 +9,7 @@ import os
 import sys
 
 from lazyfs.cli.directories import runtime_directory
+from lazyfs.environment import harden
 from lazyfs.service.handover import Lost, TurnedAway, hand_over
 from lazyfs.service.standing import process_start
 
@@ -25,6 +26,7 @@ CREDENTIALS = "--creds"
 def main() -> "NoReturn":
     """Run the command line, by the service or here, and leave."""
     gc.disable()  # there is no garbage yet, and looking for it would be a tenth of a mount
+    harden(os.environ)
     words, reason = sys.argv[1:], ""
     is_wanted = os.environ.get("LAZYFS_SERVICE", "").lower() not in UNWANTED
     if "mount" in words and is_wanted and not ALONE.intersection(words):

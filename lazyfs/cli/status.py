@@ -10,6 +10,7 @@ import click
 from lazyfs.cli.endpoints import state_line
 from lazyfs.cli.measures import detail_lines, summary_lines
 from lazyfs.cli.options import default_runtime_dir, json_option
+from lazyfs.cli.output import print_line
 from lazyfs.cli.quantities import size_text
 from lazyfs.cli.sandboxes import collect_sandboxes, describe_sandbox, is_sandbox
 from lazyfs.errors import NotFound
@@ -47,13 +48,13 @@ def status(what: str | None, is_detailed: bool, as_json: bool) -> None:
         click.echo(json.dumps(document, indent=2))
         return
     for sandbox in sandboxes:
-        click.echo(describe_sandbox(sandbox))
+        print_line(describe_sandbox(sandbox))
     for entry in found:
-        text = describe(entry, is_detailed=is_detailed)
-        click.echo(text.encode("utf-8", "surrogateescape"))  # a name may be anything
+        for line in describe(entry, is_detailed=is_detailed):
+            print_line(line)
     if not found and not sandboxes:
         where = "" if what is None else f" on {what}"
-        click.echo(f"lazyfs: nothing is mounted{where}", err=True)
+        print_line(f"lazyfs: nothing is mounted{where}", err=True)
 
 
 def collect(runtime_dir: Path, directory: str | None = None) -> list[dict[str, Any]]:
@@ -103,7 +104,7 @@ def _of_living(runtime_dir: Path, record: MountRecord, is_mounted: bool) -> dict
     return facts | answer
 
 
-def describe(entry: dict[str, Any], *, is_detailed: bool = False) -> str:
+def describe(entry: dict[str, Any], *, is_detailed: bool = False) -> list[str]:
     """Return the lines that show one mount to a person."""
     lines = [
         entry["mountpoint"],
@@ -138,4 +139,4 @@ def describe(entry: dict[str, Any], *, is_detailed: bool = False) -> str:
         lines.append(f"  hint       its server has died: lazyfs umount {entry['mountpoint']}")
     if "message" in entry:
         lines.append(f"  message    {entry['message']}")
-    return "\n".join(lines)
+    return lines

@@ -10,6 +10,7 @@ import os
 import sys
 
 from lazyfs.cli.log import set_up_logging
+from lazyfs.printable import printable
 
 GIVE_UP = "give-up"
 
@@ -32,7 +33,7 @@ def main(state: str, word: str, rest: str) -> int:
     try:
         succeed(Succession(legacy, int(word), rest))
     except LazyfsError as error:
-        print(f"lazyfs: {error.message}", file=sys.stderr)
+        print(f"lazyfs: {printable(error.message)}", file=sys.stderr)
         return 1
     return 0
 
@@ -51,7 +52,7 @@ def give_up(mountpoint: str) -> int:
         if state_of(mountpoint)[0] is State.DEAD:
             unmount(mountpoint, lazy=True)
     except LazyfsError as error:
-        print(f"lazyfs: {error.message}", file=sys.stderr)
+        print(f"lazyfs: {printable(error.message)}", file=sys.stderr)
         return 1
     return 0
 

@@ -3,6 +3,7 @@
 import click
 
 from lazyfs.cli.options import default_runtime_dir
+from lazyfs.cli.output import print_line
 from lazyfs.mount.options import FILESYSTEM_TYPE
 from lazyfs.mount.point import State, real_path, state_of, unmount
 from lazyfs.service.identity import NotOurs, is_ours
@@ -32,7 +33,7 @@ def umount(directory: str, lazy: bool) -> None:
     if record is None:
         return
     if not wait_server_end(record, LAZY_WAIT_SECONDS if lazy else WAIT_SECONDS):
-        click.echo(
+        print_line(
             f"lazyfs: {directory} is unmounted here; its server {record.pid} goes on for those "
             "who still use it",
             err=True,

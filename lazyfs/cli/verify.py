@@ -8,6 +8,7 @@ import click
 
 from lazyfs.cli.access import access_options
 from lazyfs.cli.options import cache_dir_option, json_option, platform_option, verify_option
+from lazyfs.cli.output import print_line
 from lazyfs.cli.progress import progress_option, show_progress
 from lazyfs.cli.reading import run_with_image
 from lazyfs.errors import LazyfsError, VerificationFailed
@@ -78,16 +79,16 @@ def _say(resolved: str, layers: int, size: int, found: Any) -> None:
     from lazyfs.cli.quantities import size_text
 
     if found.repaired:
-        click.echo(f"lazyfs: {found.repaired} chunks were damaged in the cache", err=True)
+        print_line(f"lazyfs: {found.repaired} chunks were damaged in the cache", err=True)
     for error in found.errors[:SHOWN_ERRORS]:
-        click.echo(f"lazyfs: {error.message}", err=True)
+        print_line(f"lazyfs: {error.message}", err=True)
     if len(found.errors) > SHOWN_ERRORS:
-        click.echo(f"lazyfs: and {len(found.errors) - SHOWN_ERRORS} more", err=True)
+        print_line(f"lazyfs: and {len(found.errors) - SHOWN_ERRORS} more", err=True)
     if found.errors:
-        click.echo(f"lazyfs: {resolved}: not verified, {len(found.errors)} errors", err=True)
+        print_line(f"lazyfs: {resolved}: not verified, {len(found.errors)} errors", err=True)
         return
     more = f", {len(found.diff_ids)} by their diffID too" if found.diff_ids else ""
-    click.echo(f"{resolved}: verified, {layers} layers{more}, {size_text(size)}")
+    print_line(f"{resolved}: verified, {layers} layers{more}, {size_text(size)}")
 
 
 def _exit_code(errors: list[LazyfsError]) -> int:

@@ -38,6 +38,7 @@ from lazyfs.image.plain import check_readable
 from lazyfs.image.prioritize import prioritize
 from lazyfs.image.push_tocs import push_tocs
 from lazyfs.image.rebuild import ConvertedLayer, build_config, build_manifest, config_type_of
+from lazyfs.image.resolve import check_platform, find_manifest
 from lazyfs.image.spool import (
     FORMATS,
     Unpacked,
@@ -54,9 +55,8 @@ from lazyfs.oci.manifest import (
     OCI_LAYER_ZSTD,
     OCI_MANIFEST,
     Manifest,
-    decode_manifest,
 )
-from lazyfs.oci.platforms import Platform, choose
+from lazyfs.oci.platforms import Platform
 from lazyfs.oci.reference import DEFAULT_TAG, parse_reference
 from lazyfs.registry.source import AccessOptions, Destination, Document, Source
 
@@ -74,6 +74,7 @@ log = logging.getLogger(__name__)
 class ConvertOptions(msgspec.Struct, frozen=True):
     """What to make of an image.
 
+    ``is_platform_asked_for``: refuse an image that comes alone and is for another ``platform``.
     ``prioritized`` are files that a mount should fetch ahead, in the order in which they are
     needed; ``advise``, given the digest of the source's manifest, names those that come after them.
     ``keeps_diff_ids``: refuse a layer whose tar cannot stay as it is; without it only those of
@@ -84,6 +85,7 @@ class ConvertOptions(msgspec.Struct, frozen=True):
     """
 
     platform: Platform
+    is_platform_asked_for: bool = False
     prioritized: tuple[str, ...] = ()
     writer: WriterOptions = msgspec.field(default_factory=WriterOptions)
     keeps_diff_ids: bool = False
@@ -219,8 +221,15 @@ async def convert_image(
     their digests say, FormatError for a layer that cannot be understood, NotFound for a
     prioritised file that is not there; nothing is pushed then.
     """
-    document, manifest = await _fetch_manifest(source, identifier, options.platform)
-    made = await convert_manifest(source, document, manifest, destination, options, report)
+    document = await source.fetch_manifest(identifier)
+    manifest, document = await find_manifest(source.fetch_manifest, document, options.platform)
+
+    def check(found: Platform) -> None:
+        is_asked_for = options.is_platform_asked_for
+        name = f"{source.repository}@{document.digest}"
+        check_platform(found, options.platform, name, is_asked_for=is_asked_for)
+
+    made = await convert_manifest(source, document, manifest, destination, options, report, check)
     await push_tocs(destination, tag, made.tocs, options.writer)
     await destination.push_manifest(made.manifest, OCI_MANIFEST, tag)
     return made.conversion
@@ -233,8 +242,12 @@ async def convert_manifest(
     destination: Destination,
     options: ConvertOptions,
     report: Report,
+    check: Callable[[Platform], None] = lambda found: None,
 ) -> Converted:
-    """Convert the image of *manifest*, and push all of it but the new manifest."""
+    """Convert the image of *manifest*, and push all of it but the new manifest.
+
+    *check* is given the platform of the image before anything of it is fetched, and may raise.
+    """
     if options.advise is not None:
         advised = await trio.to_thread.run_sync(options.advise, document.digest)
         options = replace(options, prioritized=(*options.prioritized, *advised))
@@ -247,6 +260,7 @@ async def convert_manifest(
             f"config {manifest.config.digest}: got {len(config.diff_ids)} diffIDs, "
             f"expected one per layer: {len(manifest.layers)}"
         )
+    check(config.platform)
     try:
         with tempfile.TemporaryDirectory(prefix="lazyfs-", dir=options.temporary_dir) as name:
             layers = [
@@ -272,21 +286,6 @@ async def convert_manifest(
     )
     tocs = tuple((made.result.digest, layer.toc) for made, layer in zip(done, layers, strict=True))
     return Converted(conversion, new_manifest, tocs if options.writer.is_toc_external else ())
-
-
-async def _fetch_manifest(
-    source: Source, identifier: str | Digest, platform: Platform
-) -> tuple[Document, Manifest]:
-    document = await source.fetch_manifest(identifier)
-    found = decode_manifest(document.data, document.media_type)
-    if isinstance(found, Manifest):
-        return document, found
-    offered = [each.platform or Platform("unknown", "unknown") for each in found.manifests]
-    chosen = await source.fetch_manifest(found.manifests[choose(platform, offered)].digest)
-    manifest = decode_manifest(chosen.data, chosen.media_type)
-    if not isinstance(manifest, Manifest):
-        raise FormatError(f"index {document.digest}: got another index in it for {platform}")
-    return chosen, manifest
 
 
 async def _convert_layers(

@@ -5,12 +5,13 @@ speaking of the source's manifests, by digest.
 """
 
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
 
-from lazyfs.digest import Digest
+from lazyfs.digest import Digest, digest_of
 from lazyfs.errors import FormatError, StoreError
 from lazyfs.image.convert import (
     Conversion,
@@ -23,19 +24,20 @@ from lazyfs.image.convert import (
 from lazyfs.image.profiled import NoProfile
 from lazyfs.image.push_tocs import push_tocs
 from lazyfs.image.rebuild import build_index
+from lazyfs.image.resolve import DEPTH
 from lazyfs.image.whole import fetch_file
+from lazyfs.oci.choosing import REFERENCE_TYPE
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import (
     DOCKER_CONFIG,
     OCI_CONFIG,
     OCI_INDEX,
     OCI_MANIFEST,
+    Index,
     Manifest,
     decode_manifest,
 )
-from lazyfs.registry.source import Destination, Source
-
-REFERENCE_TYPE = "vnd.docker.reference.type"  # of what BuildKit lists as if it were an image
+from lazyfs.registry.source import Destination, Document, Source
 
 
 class ConvertedIndex(msgspec.Struct, frozen=True):
@@ -58,8 +60,9 @@ async def convert_index(
 
     The options' platform does not count.  Images come one after another: when one of them fails,
     blobs of those before it may be there already, but nothing that names them.  A platform without
-    a profile is converted without one, as long as another has one.  Raises what convert_image
-    raises, and FormatError for an index in the index.
+    a profile is converted without one, as long as another has one.  Indexes in the index are
+    converted too.  Raises what convert_image raises, and FormatError where they are nested deeper
+    than DEPTH.
     """
     document = await source.fetch_manifest(identifier)
     found = decode_manifest(document.data, document.media_type)
@@ -68,43 +71,63 @@ async def convert_index(
             source, document.digest, destination, tag, options, report=report
         )
         return ConvertedIndex(only.manifest_digest, (only,))
-    made = {}
-    tocs: list[tuple[Digest, bytes]] = []
-    missing: NoProfile | None = None
-    without = 0
-    for place, listed in enumerate(found.manifests):
-        each = await source.fetch_manifest(listed.digest)
-        manifest = decode_manifest(each.data, each.media_type)
-        if not isinstance(manifest, Manifest):
-            raise FormatError(
-                f"index {document.digest}: got another index in it, {listed.digest},"
-                " expected images"
-            )
-        if not _is_image(listed, manifest):
-            await _copy(source, destination, manifest, options)
-            await destination.push_manifest(each.data, each.media_type, None)
-            continue
-        arguments = (source, each, manifest, destination)
-        try:
-            converted = await convert_manifest(*arguments, options, report)
-        except NoProfile as exc:
-            missing, without = exc, without + 1
-            converted = await convert_manifest(*arguments, replace(options, advise=None), report)
-        await destination.push_manifest(converted.manifest, OCI_MANIFEST, None)
-        made[place] = converted
-        tocs += converted.tocs
-    if missing is not None and without == len(made):
-        raise missing
-    sizes = {
-        place: (each.conversion.manifest_digest, len(each.manifest)) for place, each in made.items()
-    }
-    await push_tocs(destination, tag, tocs, options.writer)
-    is_same = found.media_type == OCI_INDEX and all(
-        found.manifests[place].digest == digest for place, (digest, _) in sizes.items()
-    )
-    index = document.data if is_same else build_index(document.data, sizes)
+    work = _Indexes(source, destination, options, report)
+    index = await work.convert(document, found, depth=1)
+    if work.missing is not None and work.without == len(work.images):
+        raise work.missing
+    await push_tocs(destination, tag, work.tocs, options.writer)
     digest = await destination.push_manifest(index, OCI_INDEX, tag)
-    return ConvertedIndex(digest, tuple(each.conversion for each in made.values()))
+    return ConvertedIndex(digest, tuple(work.images))
+
+
+@dataclass(slots=True)
+class _Indexes:
+    """An index, and those in it, on their way; what was converted so far."""
+
+    source: Source
+    destination: Destination
+    options: ConvertOptions
+    report: Report
+    images: list[Conversion] = field(default_factory=list)
+    tocs: list[tuple[Digest, bytes]] = field(default_factory=list)
+    missing: NoProfile | None = None
+    without: int = 0  # images that have no profile
+
+    async def convert(self, document: Document, index: Index, depth: int) -> bytes:
+        """Convert and push all that *index* lists; return the new index, which is not pushed."""
+        if depth > DEPTH:
+            raise FormatError(f"index {document.digest}: indexes are nested more than {DEPTH} deep")
+        made = {}
+        for place, listed in enumerate(index.manifests):
+            each = await self.source.fetch_manifest(listed.digest)
+            found = decode_manifest(each.data, each.media_type)
+            if isinstance(found, Manifest) and not _is_image(listed, found):
+                await _copy(self.source, self.destination, found, self.options)
+                await self.destination.push_manifest(each.data, each.media_type, None)
+                continue
+            if isinstance(found, Manifest):
+                data, media_type = await self._image(each, found), OCI_MANIFEST
+            else:
+                data, media_type = await self.convert(each, found, depth + 1), OCI_INDEX
+            await self.destination.push_manifest(data, media_type, None)
+            made[place] = (digest_of(data), len(data), media_type)
+        is_same = index.media_type == OCI_INDEX and all(
+            index.manifests[place].digest == digest for place, (digest, _, _) in made.items()
+        )
+        return document.data if is_same else build_index(document.data, made)
+
+    async def _image(self, document: Document, manifest: Manifest) -> bytes:
+        """Convert one image; return its new manifest."""
+        arguments = (self.source, document, manifest, self.destination)
+        try:
+            converted = await convert_manifest(*arguments, self.options, self.report)
+        except NoProfile as exc:
+            self.missing, self.without = exc, self.without + 1
+            options = replace(self.options, advise=None)
+            converted = await convert_manifest(*arguments, options, self.report)
+        self.images.append(converted.conversion)
+        self.tocs += converted.tocs
+        return converted.manifest
 
 
 def _is_image(listed: Descriptor, manifest: Manifest) -> bool:

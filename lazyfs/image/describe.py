@@ -19,7 +19,7 @@ from lazyfs.formats.layers import find_layer_toc
 from lazyfs.image.origin import Origin
 from lazyfs.image.plain_layers import known_layer
 from lazyfs.image.prepare import Request, wanted_platform
-from lazyfs.image.resolve import Resolver
+from lazyfs.image.resolve import Resolver, check_platform
 from lazyfs.image.toc_image import NoTocImage
 from lazyfs.image.tocs import layer_claims, load_tocs, read_range, stored_toc
 from lazyfs.oci.descriptor import Descriptor
@@ -82,9 +82,12 @@ async def _describe(request: Request, store: Store) -> DescribedImage:
     origin = Origin(reference, request.access)
     try:
         resolver = Resolver(store, origin)
-        resolved = await resolver.resolve(reference.identifier, wanted_platform(request.platform))
+        wanted = wanted_platform(request.platform)
+        resolved = await resolver.resolve(reference.identifier, wanted)
         manifest, digest = resolved.manifest, resolved.document.digest
         config = await resolver.config(manifest)
+        is_asked_for = request.platform is not None
+        check_platform(config.platform, wanted, request.reference, is_asked_for=is_asked_for)
         layers: list[DescribedLayer | None] = [None] * len(manifest.layers)
         errors: list[LazyfsError] = []
 

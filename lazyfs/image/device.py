@@ -30,6 +30,14 @@ gets the aligned part of the blob around it; where half of the parts of a larger
 missed, all of that.  A program jumps in its libraries: node missed 115 times in spans where it
 missed 22 times in chunks of 4 MiB."""
 
+STEP_CHUNKS = 4096
+"""Chunks that the event loop looks at in one go, for one miss and what is fetched with it: 20 ms.
+A chunk may be one byte, so bytes alone bound nothing.  A mebibyte of usual chunks is 256."""
+
+STREAM_CHUNKS = 16 << 10
+"""Chunks of one compressed stream that are fetched together, as they arrive together: more than a
+span of 128 KiB or a merged stream of eStargz holds.  Of a longer one a part comes at a time."""
+
 AHEAD_MIN = 64 << 10
 AHEAD_MAX = 8 << 20
 NOWHERE = -(1 << 63)  # not near any offset: the first demand is never a sequential one
@@ -90,10 +98,14 @@ class Device:
         return self.content.states[chunk] != RESIDENT and chunk not in self.flights
 
     def within(self, start: int, end: int) -> list[int]:
-        """Return the wanted chunks that blob bytes *start* to *end* hold, in blob order."""
+        """Return the wanted chunks that blob bytes *start* to *end* hold, in blob order.
+
+        At most STREAM_CHUNKS of them.
+        """
         table, order = self.table, self.order
         first = bisect_left(order, start, key=table.blob_offset)
         beyond = bisect_left(order, end, lo=first, key=table.blob_offset)
+        beyond = min(beyond, first + STREAM_CHUNKS)
         held = (order[position] for position in range(first, beyond))
         return [chunk for chunk in held if table.blob_end(chunk) <= end and self.is_wanted(chunk)]
 
@@ -116,7 +128,8 @@ class Device:
     def with_stream(self, chunks: Iterable[int]) -> list[int]:
         """Return *chunks* and all wanted ones that share a compressed stream with one of them.
 
-        They arrive and are inflated anyway.  Sorted by position.
+        They arrive and are inflated anyway.  Sorted by position.  Of a stream of more than
+        STREAM_CHUNKS, those around each of *chunks*.
         """
         table, order = self.table, self.order
         positions: set[int] = set()
@@ -126,9 +139,11 @@ class Device:
                 continue
             stream = table.blob_offset(chunk)
             first = last = position
-            while first > 0 and table.blob_offset(order[first - 1]) == stream:
+            lowest = max(0, position - STREAM_CHUNKS // 2)
+            highest = min(len(order) - 1, position + STREAM_CHUNKS // 2)
+            while first > lowest and table.blob_offset(order[first - 1]) == stream:
                 first -= 1
-            while last + 1 < len(order) and table.blob_offset(order[last + 1]) == stream:
+            while last < highest and table.blob_offset(order[last + 1]) == stream:
                 last += 1
             positions.update(range(first, last + 1))
         return [order[p] for p in sorted(positions) if self.is_wanted(order[p])]
@@ -186,13 +201,14 @@ class Device:
         first, last = self.position(chunks[0]), self.position(chunks[-1])
         before: list[int] = []
         lowest = table.blob_offset(chunks[0]) - self._around_size
-        while first > 0 and table.blob_offset(order[first - 1]) >= lowest:
+        least, most = max(0, first - STEP_CHUNKS), min(len(order) - 1, last + STEP_CHUNKS)
+        while first > least and table.blob_offset(order[first - 1]) >= lowest:
             first -= 1
             if self.is_wanted(order[first]):
                 before.append(order[first])
         after: list[int] = []
         highest = table.blob_end(chunks[-1]) + self._around_size
-        while last + 1 < len(order) and table.blob_end(order[last + 1]) <= highest:
+        while last < most and table.blob_end(order[last + 1]) <= highest:
             last += 1
             if self.is_wanted(order[last]):
                 after.append(order[last])
@@ -206,7 +222,8 @@ class Device:
         self._ahead_size = min(max(AHEAD_MIN, 2 * self._ahead_size), AHEAD_MAX)
         limit = self._ahead_end + self._ahead_size
         ahead: list[int] = []
-        for position in range(self._ahead_position, len(self.order)):
+        most = min(len(self.order), self._ahead_position + STEP_CHUNKS)
+        for position in range(self._ahead_position, most):
             chunk = self.order[position]
             if self.table.blob_end(chunk) > limit and ahead:
                 break

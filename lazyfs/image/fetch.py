@@ -12,15 +12,16 @@ from contextlib import nullcontext
 
 import trio
 
-from lazyfs.errors import LazyfsError, StoreError, VerificationFailed
+from lazyfs.errors import LazyfsError, StoreError
 from lazyfs.image.counts import FetchStatistics, Purpose
-from lazyfs.image.device import Device
+from lazyfs.image.device import STEP_CHUNKS, Device
 from lazyfs.image.early import EarlyRange
 from lazyfs.image.origin import REFETCHES, Origin
 from lazyfs.image.pace import Pace
 from lazyfs.image.plan import SEGMENT_SIZE, Run, plan_runs
 from lazyfs.image.pressure import Demand
 from lazyfs.image.profile import Recorder
+from lazyfs.image.refused import and_more, raise_if_refused, refuse
 from lazyfs.image.spare import Spare
 from lazyfs.image.throttle import Throttle
 from lazyfs.image.transfer import transfer
@@ -29,25 +30,11 @@ from lazyfs.store.content import DOUBTFUL, RESIDENT
 
 log = logging.getLogger(__name__)
 
-REFUSAL_SECONDS = 10.0
-"""How long a chunk that was bad everywhere is refused without asking again."""
-
 CLAIM_SECONDS = 0.005
 """How often a run looks whether another process has fetched its chunks."""
 
 DEMAND_REQUESTS = 8
 WORKERS = 2
-
-
-HINT = (
-    "it was fetched more than once; the registry holds, or something on the way makes, other bytes"
-    " than were published"
-)
-INDEX_HINT = f"{HINT}, or the index that was pinned lies: `lazyfs index build --again IMAGE` tells"
-
-
-class ChunkCorrupt(VerificationFailed):
-    """A chunk does not have its digest, also when it was fetched again."""
 
 
 class FetchBroken(StoreError):
@@ -96,13 +83,10 @@ class Fetcher:
     def read_nowait(self, device: int, offset: int, size: int) -> bytes | None:
         """Return bytes of a device if they are resident, else None; never blocks on a network."""
         dev = self._devices[device]
-        states, used = dev.content.states, dev.used
         chunks = dev.table.covering(offset, offset + size)
-        for chunk in chunks:
-            if states[chunk] != RESIDENT:
-                return None
-            if not used[chunk]:
-                self._use(dev, chunk)
+        if not dev.content.are_resident(chunks):
+            return None
+        self._use_all(dev, chunks)
         self.hits += 1
         self.reached(device, chunks.start)
         return dev.content.read(offset, size)
@@ -112,12 +96,12 @@ class Fetcher:
         unstored = await self.ensure(device, offset, offset + size)
         dev = self._devices[device]
         chunks = dev.table.covering(offset, offset + size)
+        # Where nothing was written a content file has zeros: they must not pass for bytes.
+        if dev.content.are_resident(chunks):
+            return dev.content.read(offset, size)
         for chunk in chunks:
-            # Where nothing was written a content file has zeros: they must not pass for bytes.
             if chunk not in unstored and dev.content.states[chunk] != RESIDENT:
                 raise FetchBroken(f"layer {dev.descriptor.digest}: chunk {chunk} was not made here")
-        if not unstored:
-            return dev.content.read(offset, size)
         result = bytearray(size)
         for chunk in chunks:
             start = dev.table.device_offset(chunk)
@@ -173,6 +157,16 @@ class Fetcher:
                 self._use(dev, chunk)
         return self.recorder.is_recording
 
+    def _use_all(self, dev: Device, chunks: range) -> None:
+        """Note that *chunks*, which are consecutive, are read."""
+        used = dev.used
+        chunk = used.find(0, chunks.start, chunks.stop)
+        while chunk >= 0 and self.recorder.is_recording:
+            self._use(dev, chunk)
+            chunk = used.find(0, chunk + 1, chunks.stop)
+        if chunk >= 0:
+            used[chunks.start : chunks.stop] = b"\1" * len(chunks)
+
     def _use(self, dev: Device, chunk: int) -> None:
         """Note that a chunk is read for the first time."""
         dev.used[chunk] = 1
@@ -184,13 +178,21 @@ class Fetcher:
 
         Returns the chunks that were verified but could not be stored (full disk), by number.
         Raises ChunkCorrupt, or whatever the source raised.
+
+        Who wants more than STEP_CHUNKS gets them so many at a time: others come in between.
         """
         dev = self._devices[device]
-        states = dev.content.states
         chunks = dev.table.covering(start, end)
-        for chunk in chunks:
-            if not dev.used[chunk]:
-                self._use(dev, chunk)
+        unstored: dict[int, bytes] = {}
+        for first in range(0, len(chunks), STEP_CHUNKS):
+            if first:
+                await trio.lowlevel.checkpoint()
+            unstored |= await self._ensure(dev, chunks[first : first + STEP_CHUNKS])
+        return unstored
+
+    async def _ensure(self, dev: Device, chunks: range) -> dict[int, bytes]:
+        states = dev.content.states
+        self._use_all(dev, chunks)
         doubtful = [chunk for chunk in chunks if states[chunk] == DOUBTFUL]
         if doubtful:
             await self._confirm(dev, doubtful)
@@ -198,7 +200,7 @@ class Fetcher:
         unstored: dict[int, bytes] = {}
         for chunk in chunks:
             if states[chunk] != RESIDENT:
-                spare = self._spare.get(device, chunk)
+                spare = self._spare.get(dev.number, chunk)
                 if spare is None:
                     missing.append(chunk)
                 else:
@@ -211,7 +213,7 @@ class Fetcher:
             wanted = [chunk for chunk in missing if chunk not in dev.flights]
             if wanted:
                 for chunk in wanted:
-                    self._raise_if_refused(dev, chunk)
+                    raise_if_refused(dev, chunk)
                 wanted = dev.with_stream(wanted)
                 self._launch(dev, dev.with_neighbours(wanted), Purpose.DEMAND, due=wanted)
                 self.demand.note_miss(is_sequential=dev.is_sequential)
@@ -242,15 +244,6 @@ class Fetcher:
                 dev.descriptor.digest,
                 chunk,
             )
-
-    def _raise_if_refused(self, dev: Device, chunk: int) -> None:
-        refused = dev.refused.get(chunk)
-        if refused is None:
-            return
-        error, until = refused
-        if trio.current_time() < until:
-            raise error
-        del dev.refused[chunk]
 
     # Requests.
 
@@ -330,8 +323,8 @@ class Fetcher:
             await self._claim(dev, run, claim)
             for part in await self._without_twins(dev, run):
                 bad = await self._transfer(dev, part)
-                for chunk, reason in bad.items():
-                    await self._fetch_again(dev, part, chunk, reason)
+                if bad:
+                    await self._fetch_again(dev, part, bad)
         except LazyfsError as exc:
             self.statistics.failed_requests += 1
             log.warning("layer %s: %s", dev.descriptor.digest, exc.message)
@@ -404,36 +397,36 @@ class Fetcher:
             self._origin.source, dev, run, workers=self._workers, pace=self.pace, landed=landed
         )
 
-    async def _fetch_again(self, dev: Device, run: Run, chunk: int, reason: str) -> None:
-        """Fetch a bad chunk again, alone, from the next endpoint; refuse it if all send it bad.
+    async def _fetch_again(self, dev: Device, run: Run, bad: dict[int, str]) -> None:
+        """Fetch bad chunks of *run* again, from the next endpoint; refuse what all send bad.
 
-        Once at least, and once from each endpoint that has not been blamed for the blob.
+        Once at least, and once from each endpoint that has not been blamed for the blob.  Chunks
+        that lie together share a request: of a blob that is all wrong, each alone would be a round
+        trip, and others wait for this one's slot.
         """
-        log.warning(
-            "layer %s: chunk %d: %s; fetching it again", dev.descriptor.digest, chunk, reason
-        )
-        start, end = dev.table.blob_offset(chunk), dev.table.blob_end(chunk)
-        source = self._origin.source
-        source.blame(dev.descriptor, start, end, reason)
-        for _ in range(REFETCHES):
-            bad = await self._transfer(dev, Run(start, end, [chunk], run.flights, run.purpose))
-            if not bad:
-                return
-            if not source.blame(dev.descriptor, start, end, bad[chunk]):
-                break
-        self.statistics.corrupt_chunks += 1
-        digest = f"sha256:{dev.table.digest(chunk).hex()}"
-        error = ChunkCorrupt(
-            f"layer {dev.descriptor.digest}: chunk at blob offset {start}: got bytes that are "
-            f"wrong ({bad[chunk]}), expected {digest}",
-            hint=INDEX_HINT if dev.is_by_index else HINT,
-        )
-        log.error("%s; %s", error.message, error.hint)
-        self._report(f"corrupt {digest}")
-        dev.refused[chunk] = (error, trio.current_time() + REFUSAL_SECONDS)
-        flight = dev.take_down(run, chunk)
-        if flight is not None:
-            flight.fail(error)
+        chunks = sorted(bad, key=dev.position)
+        for part in plan_runs(dev.table, chunks, gap=self.pace.gap_size, purpose=run.purpose):
+            part.flights = run.flights
+            left = {chunk: bad[chunk] for chunk in part.chunks}
+            first, reason = next(iter(left.items()))
+            log.warning(
+                "layer %s: chunk %d%s: %s; fetching it again",
+                dev.descriptor.digest, first, and_more(left), reason,
+            )  # fmt: skip
+            source = self._origin.source
+            source.blame(dev.descriptor, part.start, part.end, reason)
+            for _ in range(REFETCHES):
+                left = await self._transfer(dev, part)
+                if not left:
+                    break
+                part.chunks = [chunk for chunk in part.chunks if chunk in left]
+                part.fit(dev.table)
+                reason = left[part.chunks[0]]
+                if not source.blame(dev.descriptor, part.start, part.end, reason):
+                    break
+            if left:
+                self.statistics.corrupt_chunks += len(left)
+                self._report(refuse(dev, run, part.chunks, left))
 
     def _say_full(self, dev: Device) -> None:
         self.statistics.unstored_chunks += 1

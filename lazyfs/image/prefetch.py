@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from lazyfs.image.counts import Purpose
-from lazyfs.image.device import Device
+from lazyfs.image.device import STREAM_CHUNKS, Device
 from lazyfs.image.fetch import Fetcher
 from lazyfs.image.plan import plan_runs
 from lazyfs.image.pressure import Pressure
@@ -98,6 +98,9 @@ async def _work(
         if segment is None or is_full.is_set():
             return
         device, chunks = segment
+        if not chunks:
+            await trio.lowlevel.checkpoint()
+            continue
         if yields and limits.make_room is not None:
             size = sum(map(device.table.size, chunks))
             if not await limits.make_room(size):
@@ -127,7 +130,8 @@ def _segments(
 ) -> Iterator[tuple[Device, list[int]]]:
     """Yield the wanted chunks below blob offset *end*, in groups of one request's size.
 
-    The size, and whether a chunk is wanted, are asked when a group is taken.
+    The size, and whether a chunk is wanted, are asked when a group is taken.  A group without
+    chunks comes now and then where none is wanted, so that others have their turn.
     """
     table, order = device.table, device.order
     position = 0
@@ -135,7 +139,10 @@ def _segments(
         group: list[int] = []
         start = -1
         limit = fetcher.pace.segment_size
+        pause = position + STREAM_CHUNKS
         while position < len(order):
+            if position >= pause:
+                break
             chunk = order[position]
             if end is not None and table.blob_offset(chunk) >= end:
                 position = len(order)
@@ -148,5 +155,5 @@ def _segments(
                     break
                 group.append(chunk)
             position += 1
-        if group:
+        if group or position >= pause:
             yield device, group

@@ -23,7 +23,7 @@ from lazyfs.image.known import note_name
 from lazyfs.image.offline import last_known
 from lazyfs.image.origin import Origin
 from lazyfs.image.plain import INDEX, PASS, PlainOptions, is_plain
-from lazyfs.image.resolve import Resolved, Resolver
+from lazyfs.image.resolve import Resolved, Resolver, check_platform
 from lazyfs.image.tocs import LoadedToc, layer_claims, load_tocs
 from lazyfs.oci.config import ImageConfig
 from lazyfs.oci.descriptor import Descriptor
@@ -158,6 +158,12 @@ async def _prepare(
         else:
             images = _Images(store, origin, resolver, request, is_volatile, foresee)
             record = await images.build(manifest, digest)
+        check_platform(
+            parse_platform(record.platform),
+            wanted_platform(request.platform),
+            request.reference,
+            is_asked_for=request.platform is not None,
+        )
         index_digest = None if resolved.index_digest is None else str(resolved.index_digest)
         if not is_volatile:
             _note_name(store, reference, record, index_digest)

@@ -20,6 +20,8 @@ from lazyfs.store.profiles import DIGEST_DIGITS, DIGEST_LIMIT, RANGE_LIMIT, Prof
 
 RECORD_SECONDS = 60.0
 RECORD_SIZE = 64 << 20
+RECORD_CHUNKS = 1 << 16
+"""By bytes alone, a file of one-byte chunks would be millions of them."""
 GROUP_SIZE = 2 << 20
 END = (-1, -1)  # no access
 
@@ -39,7 +41,11 @@ class Recorder:
         self._accesses.append((device, chunk))
         table = self._devices[device].table
         self._size += table.blob_end(chunk) - table.blob_offset(chunk)
-        if self._size > RECORD_SIZE or trio.current_time() > self._ends:
+        if (
+            self._size > RECORD_SIZE
+            or len(self._accesses) >= RECORD_CHUNKS
+            or trio.current_time() > self._ends
+        ):
             self.is_recording = False
 
     def profile(

@@ -106,16 +106,16 @@ def write_manifest(config: Descriptor, layers: Sequence[Descriptor]) -> bytes:
     )
 
 
-def build_index(data: bytes, converted: Mapping[int, tuple[Digest, int]]) -> bytes:
-    """Return the index in *data* as an OCI one, with digest and size of *converted* manifests.
+def build_index(data: bytes, converted: Mapping[int, tuple[Digest, int, str]]) -> bytes:
+    """Return the index in *data* as an OCI one, with what *converted* says of manifests.
 
     They are named by their places; all that is said of them, and of others, stays.
     """
     raw = json.loads(data)
     raw["mediaType"] = OCI_INDEX
-    for place, (digest, size) in converted.items():
+    for place, (digest, size, media_type) in converted.items():
         raw["manifests"][place] |= {
-            "mediaType": OCI_MANIFEST,
+            "mediaType": media_type,
             "digest": str(digest),
             "size": size,
         }

@@ -4,21 +4,29 @@ Everything asked for by digest is looked for in the store first, so a digest tha
 before needs no request.
 """
 
+import logging
+from collections.abc import Awaitable, Callable
+
 import msgspec
 
 from lazyfs.digest import Digest
 from lazyfs.errors import FormatError, Unavailable
 from lazyfs.image.offline import last_known, resolve_offline, with_hint
 from lazyfs.image.origin import Origin
+from lazyfs.oci.choosing import is_image, is_index, no_platform, rank
 from lazyfs.oci.config import ImageConfig, decode_config
 from lazyfs.oci.manifest import Index, Manifest, decode_manifest
-from lazyfs.oci.platforms import Platform, choose
+from lazyfs.oci.platforms import UNKNOWN, NoPlatform, Platform, runs
 from lazyfs.oci.reference import LayoutReference
 from lazyfs.registry.source import Document
 from lazyfs.store.blobs import load_blob, save_blob
 from lazyfs.store.paths import Store
 
+log = logging.getLogger(__name__)
+
 CONFIG_LIMIT = 4 << 20
+DEPTH = 4  # of indexes in indexes
+DOCUMENTS = 32  # that are fetched to find one image
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -49,17 +57,9 @@ class Resolver:
     async def resolve(self, reference: str | Digest, platform: Platform) -> Resolved:
         """Return the manifest that *reference* names, or the one its index has for *platform*."""
         document = await self._named(reference, platform)
-        found = decode_manifest(document.data, document.media_type)
-        if isinstance(found, Manifest):
-            return Resolved(found, document, None)
-        chosen = await self.document(_choose(found, platform))
-        manifest = decode_manifest(chosen.data, chosen.media_type)
-        if not isinstance(manifest, Manifest):
-            raise FormatError(
-                f"index {document.digest}: entry for {platform}: got another index, "
-                "expected a manifest"
-            )
-        return Resolved(manifest, chosen, document.digest)
+        manifest, chosen = await find_manifest(self.document, document, platform)
+        is_listed = chosen.digest != document.digest
+        return Resolved(manifest, chosen, document.digest if is_listed else None)
 
     async def _named(self, reference: str | Digest, platform: Platform) -> Document:
         """Return what a name means now; what it meant the last time only where that is wanted."""
@@ -90,8 +90,74 @@ class Resolver:
         return config
 
 
-def _choose(index: Index, platform: Platform) -> Digest:
-    offered = [
-        descriptor.platform or Platform("unknown", "unknown") for descriptor in index.manifests
-    ]
-    return index.manifests[choose(platform, offered)].digest
+async def find_manifest(
+    fetch: Callable[[Digest], Awaitable[Document]], document: Document, platform: Platform
+) -> tuple[Manifest, Document]:
+    """Return the image for *platform* that *document* is or lists, and its document.
+
+    Indexes in indexes are followed, DEPTH deep, and no more than DOCUMENTS of them are fetched.
+    Raises NoPlatform, FormatError, and what *fetch* raises.
+    """
+    left = DOCUMENTS
+
+    async def find(document: Document, depth: int) -> tuple[Manifest, Document] | None:
+        nonlocal left
+        found = decode_manifest(document.data, document.media_type)
+        if isinstance(found, Manifest):
+            return found, document
+        if depth > DEPTH:
+            raise FormatError(f"index {document.digest}: indexes are nested more than {DEPTH} deep")
+        for entry in rank(found.manifests, platform):
+            left -= 1
+            if left < 0:
+                raise FormatError(f"more than {DOCUMENTS} nested indexes were looked into")
+            inner = await find(await fetch(entry.digest), depth + 1)
+            if inner is not None:
+                return inner
+        if depth > 1:
+            return None
+        raise no_platform(found, platform)
+
+    image = await find(document, 1)
+    assert image is not None  # the outermost index raises
+    return image
+
+
+async def platforms_of(
+    fetch: Callable[[Digest], Awaitable[Document]], document: Document
+) -> dict[str, Digest]:
+    """Return platform → manifest digest of all images that an index lists, those inside it too.
+
+    The first of a platform is the publisher's preference.  Entries that name no platform are left
+    out; so are indexes beyond DEPTH and DOCUMENTS.
+    """
+    images: dict[str, Digest] = {}
+    left = DOCUMENTS
+
+    async def look(document: Document, depth: int) -> None:
+        nonlocal left
+        found = decode_manifest(document.data, document.media_type)
+        for entry in found.manifests if isinstance(found, Index) else ():
+            if not is_image(entry):
+                continue
+            if is_index(entry) and depth < DEPTH and left > 0:
+                left -= 1
+                await look(await fetch(entry.digest), depth + 1)
+            elif entry.platform is not None and not is_index(entry):
+                images.setdefault(str(entry.platform), entry.digest)
+
+    await look(document, 1)
+    return images
+
+
+def check_platform(found: Platform, wanted: Platform, name: str, *, is_asked_for: bool) -> None:
+    """Warn if the image *name* is not for *wanted*; raise NoPlatform if the user asked for that.
+
+    An index has been chosen from by then, so this is an image that comes alone.  One that does not
+    say what it is for passes.
+    """
+    if UNKNOWN in (found.os, found.architecture) or runs(wanted, found):
+        return
+    if is_asked_for:
+        raise NoPlatform(f"{name} is for {found} only, not for {wanted}")
+    log.warning("%s is for %s; this machine is %s", name, found, wanted)

@@ -6,6 +6,7 @@ from typing import BinaryIO
 
 import trio
 
+from lazyfs.formats.codec import Codec
 from lazyfs.formats.decode import Decoded, Piece, RangeDecoder
 from lazyfs.image.device import Device
 from lazyfs.image.pace import Pace
@@ -17,6 +18,14 @@ FEED_SIZE, FEED_MAX = 256 << 10, 512 << 10
 FEED_SECONDS = 0.005
 """Compressed bytes handed to a worker at once: a thread hop costs 0.2 ms, inflating these 1 ms or
 2.  More of them where they arrive within a moment, so that nobody waits for them."""
+
+FEED_PLAIN = 16 << 20
+"""What a worker makes of that at most, nearly, bytes.  Workers are few and shared by all: what is
+compressed a thousandfold is handed over in smaller pieces, and others have their turn between."""
+FEED_MIN = 16 << 10
+
+THREAD_CHUNKS = 256
+"""Of more chunks than this the pieces are made in a thread: the event loop goes on meanwhile."""
 
 STORE_SIZE = 256 << 10
 """Verified bytes that are stored at once: enough for neighbours to share a call."""
@@ -41,11 +50,15 @@ async def transfer(
 
     Whatever the source raises comes through; *landed* has been told of what was complete then.
     """
-    pieces = _pieces(dev, run.chunks)
+    if len(run.chunks) > THREAD_CHUNKS:
+        pieces = await trio.to_thread.run_sync(_pieces, dev, tuple(run.chunks))
+    else:
+        pieces = _pieces(dev, run.chunks)
+    step = _feed_size(pieces)
     decoder = RangeDecoder(pieces, run.start, dev.content.open_spool, dev.points)
     bad: dict[int, str] = {}
 
-    async def feed(data: bytes, *, is_last: bool = False) -> None:
+    async def feed(data: bytes | memoryview, *, is_last: bool = False) -> None:
         def decode() -> list[Outcome]:
             stored = _Storing(dev.content)
             decoder.feed(data, stored)
@@ -81,17 +94,46 @@ async def transfer(
                 is_due = received - len(data) < due <= received
                 if (
                     is_due
-                    or size >= FEED_MAX
+                    or size >= min(FEED_MAX, step)
                     or (size >= FEED_SIZE and trio.current_time() >= began + FEED_SECONDS)
                 ):
-                    await feed(b"".join(buffered))
+                    for part in _cut(b"".join(buffered), step):
+                        await feed(part)
                     buffered.clear()
                     size = 0
-        await feed(b"".join(buffered), is_last=True)
+        *parts, last = _cut(b"".join(buffered), step)
+        for part in parts:
+            await feed(part)
+        await feed(last, is_last=True)
     finally:
         pace.ended()
         decoder.close()
     return bad
+
+
+def _feed_size(pieces: Sequence[Piece]) -> int:
+    """Return how many compressed bytes a worker may get at once.
+
+    By the chunk that is compressed most: what comes before it in its stream has to be inflated,
+    too, so that counts as a part of it.
+    """
+    most = max(
+        (
+            (piece.inner_offset + piece.size) / max(1, piece.blob_end - piece.blob_offset)
+            for piece in pieces
+            if piece.codec != Codec.HOLE
+        ),
+        default=1.0,
+    )
+    return int(min(FEED_MAX, max(FEED_MIN, FEED_PLAIN / max(1.0, most))))
+
+
+def _cut(data: bytes, size: int) -> list[memoryview | bytes]:
+    """Return *data* in parts of *size* bytes, one at least."""
+    if len(data) <= size + size // 2:
+        return [data]
+    view = memoryview(data)
+    return [view[at : at + size] for at in range(0, len(data), size)]
 
 
 def _open(

@@ -41,7 +41,7 @@ OPPOSITES = {
 # Words with a value that are options of ``lazyfs mount`` too.
 SETTINGS = frozenset(
     (
-        *("platform", "cache_dir", "authfile", "hosts_dir", "prefetch", "driver"),
+        *("platform", "cache_dir", "authfile", "cert_dir", "hosts_dir", "prefetch", "driver"),
         *("cache_size", "background_limit", "index", "requested", "verify"),
     )
 )

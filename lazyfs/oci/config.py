@@ -9,7 +9,7 @@ import msgspec
 
 from lazyfs.digest import BadDigest, Digest, parse_digest
 from lazyfs.errors import FormatError
-from lazyfs.oci.platforms import Platform, normalise
+from lazyfs.oci.platforms import UNKNOWN, Platform, normalise
 
 CONFIG_LIMIT = 8 << 20
 
@@ -21,7 +21,10 @@ class BadConfig(FormatError):
 
 
 class ImageConfig(msgspec.Struct, frozen=True):
-    """An image config; ``raw`` is the whole document, as JSON's types."""
+    """An image config; ``raw`` is the whole document, as JSON's types.
+
+    Where the document names no system or processor these are UNKNOWN.
+    """
 
     os: str
     architecture: str
@@ -41,9 +44,9 @@ class _RootFs(msgspec.Struct):
 
 
 class _Config(msgspec.Struct):
-    os: str
-    architecture: str
     rootfs: _RootFs
+    os: str | None = None  # of the image-spec "REQUIRED"; data images lack it
+    architecture: str | None = None
     variant: str | None = None
 
 
@@ -62,4 +65,10 @@ def decode_config(data: bytes) -> ImageConfig:
         diff_ids = tuple(parse_digest(text) for text in config.rootfs.diff_ids or ())
     except BadDigest as exc:
         raise BadConfig(f"config: diff_ids: {exc}") from exc
-    return ImageConfig(config.os, config.architecture, config.variant or "", diff_ids, raw)
+    return ImageConfig(
+        config.os or UNKNOWN,
+        config.architecture or UNKNOWN,
+        config.variant or "",
+        diff_ids,
+        raw,
+    )

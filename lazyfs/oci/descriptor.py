@@ -13,7 +13,10 @@ from lazyfs.oci.platforms import Platform
 
 
 class Descriptor(msgspec.Struct, frozen=True):
-    """A pointer to content by digest.  ``size`` is in bytes, as the manifest states it."""
+    """A pointer to content by digest.  ``size`` is in bytes, as the manifest states it.
+
+    ``os_features`` are what an index says that the platform must have for this entry.
+    """
 
     media_type: str
     digest: Digest
@@ -21,6 +24,7 @@ class Descriptor(msgspec.Struct, frozen=True):
     annotations: Mapping[str, str] = msgspec.field(default_factory=dict)
     platform: Platform | None = None
     artifact_type: str | None = None
+    os_features: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """Return what a manifest of ours says of it; a platform is said in indexes only."""

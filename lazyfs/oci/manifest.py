@@ -12,7 +12,7 @@ import msgspec
 from lazyfs.digest import BadDigest, parse_digest
 from lazyfs.errors import FormatError
 from lazyfs.oci.descriptor import Descriptor
-from lazyfs.oci.platforms import normalise
+from lazyfs.oci.platforms import Platform, normalise
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -66,6 +66,7 @@ class _Platform(msgspec.Struct):
     os: str = ""
     architecture: str = ""
     variant: str | None = None
+    os_features: list[str] | None = msgspec.field(name="os.features", default=None)
 
 
 class _Descriptor(msgspec.Struct, rename="camel"):
@@ -200,10 +201,19 @@ def _descriptor(raw: _Descriptor, name: str) -> Descriptor:
         digest = parse_digest(raw.digest)
     except BadDigest as exc:
         raise BadManifest(f"manifest: {name}: {exc}") from exc
-    platform = None
+    platform: Platform | None = None
+    features: tuple[str, ...] = ()
     if raw.platform is not None:
         given = raw.platform
-        platform = normalise(given.os, given.architecture, given.variant or "")
+        if given.os or given.architecture:  # an empty object says nothing
+            platform = normalise(given.os, given.architecture, given.variant or "")
+        features = tuple(given.os_features or ())
     return Descriptor(
-        raw.media_type, digest, raw.size, raw.annotations or {}, platform, raw.artifact_type
+        raw.media_type,
+        digest,
+        raw.size,
+        raw.annotations or {},
+        platform,
+        raw.artifact_type,
+        features,
     )

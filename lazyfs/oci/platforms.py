@@ -5,7 +5,7 @@ has them: a machine runs what its lower variants and its 32-bit sibling run.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import msgspec
 
@@ -117,24 +117,14 @@ def platform_of_machine(system: str, machine: str) -> Platform:
     return normalise(system, machine)
 
 
-def choose(wanted: Platform, offered: Sequence[Platform]) -> int:
-    """Return the position of the best of *offered* for *wanted*, the first among equals.
-
-    Raises NoPlatform, which lists what is offered.
-    """
-    normalised = [normalise(each.os, each.architecture, each.variant) for each in offered]
-    for candidate in _candidates(normalise(wanted.os, wanted.architecture, wanted.variant)):
-        if candidate in normalised:
-            return normalised.index(candidate)
-    known = sorted({str(each) for each in normalised if each.os != UNKNOWN})
-    raise NoPlatform(
-        f"platform: got {', '.join(known) or 'none'}, expected {wanted}",
-        hint="choose one of them with --platform" if known else None,
-    )
+def runs(wanted: Platform, offered: Platform) -> bool:
+    """Say whether a machine of the platform *wanted* runs what is made for *offered*."""
+    normalised = normalise(offered.os, offered.architecture, offered.variant)
+    return normalised in candidates(normalise(wanted.os, wanted.architecture, wanted.variant))
 
 
-def _candidates(wanted: Platform) -> Iterator[Platform]:
-    """Yield what *wanted* runs, best first."""
+def candidates(wanted: Platform) -> Iterator[Platform]:
+    """Yield the platforms that *wanted*, normalised, runs: itself, then others, best first."""
     os, architecture = wanted.os, wanted.architecture
     yield wanted
     match = VARIANT_RE.fullmatch(wanted.variant or PLAIN_VARIANTS.get(architecture, ""))

@@ -15,6 +15,7 @@ class AccessOptions(msgspec.Struct, frozen=True):
 
     Of the registry itself, not of its mirrors: ``plain_http``, ``is_verified`` (its certificate
     is checked), and ``login``, a user and a password that count instead of any file's.
+    ``cert_dir`` holds certificates for it, instead of the directories that are searched.
     ``hosts_dir`` is searched before the other directories with a ``hosts.toml``.  With
     ``is_offline`` no registry is asked anything.
     """
@@ -22,6 +23,7 @@ class AccessOptions(msgspec.Struct, frozen=True):
     authfile: Path | None = None
     plain_http: bool = False
     is_verified: bool = True
+    cert_dir: Path | None = None
     hosts_dir: Path | None = None
     login: tuple[str, str] | None = None
     is_anonymous: bool = False

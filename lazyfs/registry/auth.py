@@ -15,7 +15,7 @@ from lazyfs.registry.challenges import Challenge, choose_challenge, parse_challe
 from lazyfs.registry.endpoints import Endpoint
 from lazyfs.registry.errors import error_for
 from lazyfs.registry.helpers import find_credential
-from lazyfs.registry.hosts import next_url, origin_of
+from lazyfs.registry.hosts import DEFAULT_PORTS, Origin, next_url, origin_of
 from lazyfs.registry.keychain import Credential, Kind
 from lazyfs.registry.redirects import discard, follow
 from lazyfs.registry.source import AccessOptions
@@ -69,6 +69,14 @@ class Authorizer:
         self._challenge: Challenge | None = None
         self._basic: str | None = None
         self._slots: defaultdict[str, _Slot] = defaultdict(_Slot)
+
+    def at(self, origin: Origin) -> "Authorizer":
+        """Return one for another place, a registry of its own: with credentials for that only."""
+        scheme, host, port = origin
+        name = f"[{host}]" if ":" in host else host
+        registry = name if port == DEFAULT_PORTS[scheme] else f"{name}:{port}"
+        endpoint = Endpoint(f"{scheme}://{registry}", registry, is_origin=False)
+        return Authorizer(self._transport, endpoint, self._options)
 
     async def authorization(self, scope: str) -> str | None:
         """Return the header's value for a request of *scope*; None to send none."""
@@ -173,8 +181,9 @@ class Authorizer:
             request.body,
             authorization=request.authorization,
             origin=origin_of(realm),
+            is_secret=request.body is not None,
         )
-        if answer.status != 200:
+        if answer.status not in (200, 201):  # some say that a token was created
             body = await discard(answer)
             raise self._refusal(answer, body, credential)
         try:

@@ -190,10 +190,10 @@ class RegistryClient:
 
     # Writing.
 
-    @property
-    def _pusher(self) -> Pusher:
+    async def _pusher(self) -> Pusher:
         for place in self._places:
             if place.endpoint.is_origin and place.endpoint.can(PUSH):
+                await place.settle()
                 return Pusher(place, self._policy, self.statistics)
         raise Blocked(
             f"{self.repository}: got no endpoint with the capability push, expected the registry"
@@ -201,7 +201,7 @@ class RegistryClient:
 
     async def has_blob(self, descriptor: Descriptor) -> bool:
         """Say whether the blob is there already."""
-        return await self._pusher.has_blob(descriptor)
+        return await (await self._pusher()).has_blob(descriptor)
 
     async def push_blob(
         self, descriptor: Descriptor, content: bytes | Path, *, mount_from: Sequence[str] = ()
@@ -210,16 +210,17 @@ class RegistryClient:
 
         *mount_from* names repositories of the registry that may have it already.
         """
-        await self._pusher.push_blob(descriptor, content, mount_from=mount_from)
+        pusher = await self._pusher()
+        await pusher.push_blob(descriptor, content, mount_from=mount_from)
 
     async def push_manifest(self, data: bytes, media_type: str, tag: str | None) -> Digest:
         """Store a manifest or index, under a tag or by digest only; return its digest.
 
         One with a subject can be found among the subject's referrers afterwards.
         """
-        return await self._pusher.push_manifest(data, media_type, tag)
+        return await (await self._pusher()).push_manifest(data, media_type, tag)
 
     async def aclose(self) -> None:
         """Close connections; idempotent."""
         for place in self._places:
-            await place.transport.aclose()
+            await place.aclose()

@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 
 from lazyfs.errors import UsageError
 from lazyfs.oci.reference import Reference
+from lazyfs.registry.access import AccessOptions
 from lazyfs.registry.endpoints import Endpoint, Tls, distinct, endpoint_of
 from lazyfs.registry.hosts_toml import FILE_LIMIT, directory_names, parse_hosts
 from lazyfs.registry.registries_conf import (
@@ -21,7 +22,6 @@ from lazyfs.registry.registries_conf import (
     merge_registries,
     parse_registries,
 )
-from lazyfs.registry.source import AccessOptions
 
 SYSTEM = Path("/etc")
 
@@ -60,7 +60,23 @@ def load_endpoints(
             origins = hosts[-1:]
     if not options.is_verified:
         origins = tuple(replace(each, tls=replace(each.tls, is_verified=False)) for each in origins)
+    if options.cert_dir is not None:
+        origins = _with_own_certificates(origins, options.cert_dir)
     return tuple(_with_certificates(each, roots) for each in distinct((*mirrors, *origins)))
+
+
+def _with_own_certificates(origins: tuple[Endpoint, ...], folder: Path) -> tuple[Endpoint, ...]:
+    """Return *origins* with the certificates in *folder*, which the user has named."""
+    found = _certificates(folder)
+    if found is None:
+        raise ConfigurationUnreadable(
+            f"{folder} has no certificates",
+            hint="authorities are NAME.crt there; a client's certificate is NAME.cert beside "
+            "NAME.key",
+        )
+    return tuple(
+        replace(each, tls=replace(found, is_verified=each.tls.is_verified)) for each in origins
+    )
 
 
 def _roots(environment: Mapping[str, str], system: Path) -> list[Path]:

@@ -52,7 +52,8 @@ class Endpoint:
     ``url`` has no slash at the end; ``/v2`` follows unless ``has_whole_path``.  ``registry`` is
     the name that credentials for it are kept under, ``repository`` the name that it uses itself.
     ``namespace`` is told to proxies that serve several registries (``?ns=``).  ``headers`` may
-    hold secrets.  ``source`` says which configuration it is from.
+    hold secrets.  ``source`` says which configuration it is from.  ``other_url`` is the same place
+    by the other of http and https, where nobody said which it speaks and either will do.
     """
 
     url: str
@@ -66,6 +67,7 @@ class Endpoint:
     connect_seconds: float | None = None
     has_whole_path: bool = False
     source: str = "default"
+    other_url: str | None = None
 
     @property
     def api(self) -> str:
@@ -94,10 +96,20 @@ class Endpoint:
 def endpoint_of(
     registry: str, repository: str = "", *, plain_http: bool, is_verified: bool = True
 ) -> Endpoint:
-    """Return the endpoint of a registry; plain http for loopback, or where it is asked for."""
-    scheme = "http" if plain_http or is_loopback(registry) else "https"
-    url = f"{scheme}://{api_host(registry)}"
-    return Endpoint(url, registry, repository, tls=Tls(is_verified=is_verified))
+    """Return the endpoint of a registry: https, or plain http where that is asked for.
+
+    On loopback http is tried first and then https, which costs a registry that speaks http
+    nothing.  Where certificates are not checked, https is tried first and then http, as podman and
+    skopeo do: whoever could answer in plain could answer with any certificate.
+    """
+    host = api_host(registry)
+    secure, plain = f"https://{host}", f"http://{host}"
+    url, other = secure, None if is_verified else plain
+    if plain_http:
+        url, other = plain, None
+    elif is_loopback(registry):
+        url, other = plain, secure
+    return Endpoint(url, registry, repository, tls=Tls(is_verified=is_verified), other_url=other)
 
 
 def parse_base(text: str, what: str) -> tuple[str, str]:

@@ -18,7 +18,6 @@ Those with a star may go away by themselves: ``TEMPORARY``.  No I/O here.
 Spec: OCI distribution-spec, "Error Codes".
 """
 
-import re
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
@@ -33,6 +32,7 @@ from lazyfs.errors import (
     Unavailable,
     VerificationFailed,
 )
+from lazyfs.printable import printable
 
 ERROR_BODY_LIMIT = 64 << 10
 """How much of an error's body is read; the documents of real registries are below 4 KiB."""
@@ -41,8 +41,6 @@ SHOWN_FAULTS = 3
 SHOWN_TEXT = 300
 PLAIN_QUERY = frozenset({"digest", "n", "last", "ns", "scope", "service"})
 """Query parameters that may be shown; any other may be a signature."""
-
-CONTROL_RE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
 
 class Missing(NotFound):
@@ -57,11 +55,20 @@ class ConnectionTrouble(Unavailable):
     """No connection could be made, or it was lost.
 
     ``is_stale``: lost before any answer, as happens to a connection kept too long.
+    ``is_garbled``: somebody is there, and may speak TLS where we do not, or the reverse.
     """
 
-    def __init__(self, message: str, *, hint: str | None = None, is_stale: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        is_stale: bool = False,
+        is_garbled: bool = False,
+    ) -> None:
         super().__init__(message, hint=hint)
         self.is_stale = is_stale
+        self.is_garbled = is_garbled
 
 
 class Overloaded(Unavailable):
@@ -79,11 +86,17 @@ class BadAnswer(Unavailable):
 
 
 class Refused(Unavailable):
-    """The registry understood and will not: *status* 400, 405, 501 …"""
+    """The registry understood and will not: *status* 400, 405, 501 …
 
-    def __init__(self, message: str, *, hint: str | None = None, status: int = 0) -> None:
+    ``is_garbled``: it says that it speaks TLS, which the request did not.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, status: int = 0, is_garbled: bool = False
+    ) -> None:
         super().__init__(message, hint=hint)
         self.status = status
+        self.is_garbled = is_garbled
 
 
 class Unsettled(Unavailable):
@@ -142,15 +155,12 @@ def decode_faults(body: bytes) -> tuple[Fault, ...]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ()
     return tuple(
-        Fault(printable(entry.code or "UNKNOWN", 60), printable(entry.message or "", SHOWN_TEXT))
+        Fault(
+            printable(entry.code or "UNKNOWN", 60),
+            printable((entry.message or "").strip(), SHOWN_TEXT),
+        )
         for entry in document.errors[:SHOWN_FAULTS]
     )
-
-
-def printable(text: str, limit: int) -> str:
-    """Return *text* from the network on one line, at most *limit* characters."""
-    text = CONTROL_RE.sub(" ", text).strip()
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def redact_url(url: str) -> str:
@@ -187,7 +197,16 @@ def error_for(
         )
     if any(fault.code in ("DIGEST_INVALID", "SIZE_INVALID") for fault in faults):
         return ContentRefused(message)
-    return Refused(message, status=status)
+    return Refused(message, status=status, is_garbled=is_meant_for_tls(status, body))
+
+
+def is_meant_for_tls(status: int, body: bytes) -> bool:
+    """Say whether an answer is what servers that speak TLS say to plain http.
+
+    Go's: "Client sent an HTTP request to an HTTPS server."  nginx's: "The plain HTTP request was
+    sent to HTTPS port".  Apache's: "You're speaking plain HTTP to an SSL-enabled server port."
+    """
+    return status == 400 and any(word in body for word in (b"HTTPS", b"SSL-enabled"))
 
 
 LOGIN_HINT = "log in with `docker login {0}` or `podman login {0}`"

@@ -11,7 +11,8 @@ import subprocess
 import trio
 
 from lazyfs.errors import Unavailable
-from lazyfs.registry.errors import printable
+from lazyfs.printable import printable
+from lazyfs.registry.access import AccessOptions
 from lazyfs.registry.keychain import (
     FILE_LIMIT,
     BadAuthFile,
@@ -20,7 +21,6 @@ from lazyfs.registry.keychain import (
     candidates,
     decode_helper_answer,
 )
-from lazyfs.registry.source import AccessOptions
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def _understood(
     if any(text in done.stdout + done.stderr for text in NOT_HERE):
         return None
     # Helpers print their errors to stdout.  A secret goes there only with exit code 0.
-    said = printable((done.stdout or done.stderr)[:500].decode(errors="replace"), 200)
+    said = printable((done.stdout or done.stderr)[:500].strip(), 200)
     raise HelperFailed(
         f"{program}: got exit code {done.returncode} ({said}), expected a credential",
         hint=f"named in {call.source}",

@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urljoin, urlsplit
 
-from lazyfs.registry.errors import BadAnswer, printable, redact_url
+from lazyfs.printable import printable
+from lazyfs.registry.errors import BadAnswer, redact_url
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 URL_LIMIT = 16 << 10

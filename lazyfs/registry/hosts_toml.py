@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from lazyfs.oci.reference import api_host
+from lazyfs.printable import printable
 from lazyfs.registry.endpoints import (
     ALL,
     PULL,
@@ -24,7 +25,6 @@ from lazyfs.registry.endpoints import (
     checked_headers,
     parse_base,
 )
-from lazyfs.registry.errors import printable
 
 FILE_LIMIT = 1 << 20
 HOST_LIMIT = 64

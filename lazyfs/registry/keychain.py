@@ -20,7 +20,7 @@ import msgspec
 
 from lazyfs.errors import UsageError
 from lazyfs.oci.reference import auth_key
-from lazyfs.registry.errors import printable
+from lazyfs.printable import printable
 
 FILE_LIMIT = 4 << 20
 HELPER_RE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

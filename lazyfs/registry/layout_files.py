@@ -15,7 +15,8 @@ import msgspec
 from lazyfs.digest import BadDigest, Digest, DigestMismatch, parse_digest
 from lazyfs.errors import FormatError, StoreError
 from lazyfs.oci.manifest import OCI_INDEX
-from lazyfs.registry.errors import SizeMismatch, printable
+from lazyfs.printable import printable
+from lazyfs.registry.errors import SizeMismatch
 
 VERSION_FILE = "oci-layout"
 VERSION_DOCUMENT = b'{"imageLayoutVersion":"1.0.0"}'

@@ -3,15 +3,23 @@
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from lazyfs.digest import Digest
 from lazyfs.errors import LazyfsError, NotFound, VerificationFailed
+from lazyfs.printable import printable
 from lazyfs.registry.auth import Authorizer
 from lazyfs.registry.endpoints import Endpoint
-from lazyfs.registry.errors import printable, redact_url
+from lazyfs.registry.errors import (
+    ConnectionTrouble,
+    Refused,
+    is_meant_for_tls,
+    redact_url,
+)
 from lazyfs.registry.exchange import Exchanger
 from lazyfs.registry.hosts import origin_of
+from lazyfs.registry.redirects import discard
 from lazyfs.registry.source import AccessOptions, EndpointState, SourceStatistics
 from lazyfs.registry.tokens import pull_scope
 from lazyfs.registry.transport import Transport
@@ -64,16 +72,10 @@ class Place:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.endpoint = endpoint
-        self.transport = Transport(
-            options,
-            statistics,
-            tls=endpoint.tls,
-            origin=origin_of(endpoint.url),
-            connect_seconds=endpoint.connect_seconds,
-        )
-        authorizer = Authorizer(self.transport, endpoint, options)
-        self.exchanger = Exchanger(self.transport, endpoint, authorizer)
+        self._options = options
+        self._statistics = statistics
+        self._left: list[Transport] = []  # those of a scheme that was given up
+        self._use(endpoint)
         self.locations = Locations()
         self.scope = pull_scope(endpoint.repository)
         self.failures = 0
@@ -83,6 +85,55 @@ class Place:
         self._strikes = 0
         self._aside = (0.0, 0.0)  # since, until
         self._blobs: OrderedDict[Digest, tuple[float, float]] = OrderedDict()
+
+    def _use(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.transport = Transport(
+            self._options,
+            self._statistics,
+            tls=endpoint.tls,
+            origin=origin_of(endpoint.url),
+            connect_seconds=endpoint.connect_seconds,
+        )
+        authorizer = Authorizer(self.transport, endpoint, self._options)
+        self.exchanger = Exchanger(self.transport, endpoint, authorizer)
+
+    def change_scheme(self, error: LazyfsError, asked: str) -> bool:
+        """Use the other of http and https if *error*, met at the URL *asked*, may be of this one.
+
+        Only where nobody said which is spoken, and nothing has worked yet.  True if the request is
+        worth another try: another request may have changed it meanwhile.
+        """
+        if asked != self.endpoint.url:
+            return True
+        other = self.endpoint.other_url
+        is_garbled = isinstance(error, ConnectionTrouble | Refused) and error.is_garbled
+        if other is None or not is_garbled:
+            return False
+        back = None if self._left else self.endpoint.url
+        self._left.append(self.transport)
+        self._use(replace(self.endpoint, url=other, other_url=back))
+        return True
+
+    async def settle(self) -> None:
+        """Find out which of http and https is spoken, before anything is written."""
+        while self.endpoint.other_url is not None:
+            asked = self.endpoint.url
+            try:
+                answer = await self.transport.send("GET", f"{self.endpoint.api}/", {})
+                body = await discard(answer)
+            except ConnectionTrouble as error:
+                if not self.change_scheme(error, asked):
+                    return  # whoever needs it will be told
+                continue
+            refused = Refused("", is_garbled=is_meant_for_tls(answer.status, body))
+            if not self.change_scheme(refused, asked):
+                self.succeed()
+
+    async def aclose(self) -> None:
+        """Close all connections; idempotent."""
+        for transport in (self.transport, *self._left):
+            await transport.aclose()
 
     def rank(self, subject: Digest | None) -> tuple[int, float]:
         """Return what places are sorted by: the unblamed in their order, then who failed first."""
@@ -117,6 +168,8 @@ class Place:
         """Note that it works."""
         self._strikes = 0
         self._aside = (0.0, 0.0)
+        if self.endpoint.other_url is not None:
+            self.endpoint = replace(self.endpoint, other_url=None)
 
     def _note(self, reason: str) -> None:
         self.failures += 1

@@ -7,7 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from lazyfs.registry.errors import BadAnswer, SizeMismatch, printable
+from lazyfs.printable import printable
+from lazyfs.registry.errors import BadAnswer, SizeMismatch
 
 # Numbers of more than 18 digits do not fit a file's size anywhere.
 CONTENT_RANGE_RE = re.compile(r"bytes[ \t]+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
@@ -69,10 +70,14 @@ def check_answer(
 
     A 206 may be shorter than asked, which only means asking again.  Raises BadAnswer for another
     range, and SizeMismatch if the blob is not *blob_size* bytes long.
+
+    Some stores label a blob with the encoding of the layer that it is, and send it as it is.  That
+    the sizes agree tells them from a server that has compressed it; the digest decides in the end.
     """
-    check_encoding(headers)
     length = parse_length(headers.get("content-length"))
     if status == 200:
+        if length != blob_size:
+            refuse_encoding(headers)
         if length is not None and length != blob_size:
             raise SizeMismatch(f"blob size: got {length}, expected {blob_size}")
         return Extent(start, end - start, end == blob_size)
@@ -80,6 +85,8 @@ def check_answer(
     if spelled is None:
         raise BadAnswer("Content-Range: got none with status 206, expected one")
     got = parse_content_range(spelled)
+    if got.total != blob_size or length is None:
+        refuse_encoding(headers)
     if got.total is not None and got.total != blob_size:
         raise SizeMismatch(f"blob size: got {got.total}, expected {blob_size}")
     if got.start != start or got.end > end:
@@ -93,7 +100,7 @@ def check_answer(
     return Extent(0, got.end - start, True)
 
 
-def check_encoding(headers: Mapping[str, str]) -> None:
+def refuse_encoding(headers: Mapping[str, str]) -> None:
     """Refuse a body that something on the way has compressed: its offsets are not the blob's."""
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", ""):

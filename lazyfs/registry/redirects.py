@@ -1,13 +1,15 @@
 """Following redirects ourselves, because of what must not follow along.
 
 Authorization is sent to one origin only, whatever a redirect says: another host would learn it,
-and object stores refuse a request that is both signed and authorised.
+and object stores refuse a request that is both signed and authorised.  The same holds for a body
+that is a secret, as that of a request for a token is.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from lazyfs.errors import LazyfsError
-from lazyfs.registry.errors import ERROR_BODY_LIMIT, BadAnswer, redact_url
+from lazyfs.registry.errors import ERROR_BODY_LIMIT, BadAnswer, Refused, redact_url
 from lazyfs.registry.hosts import Origin, next_url, origin_of
 from lazyfs.registry.transport import Answer, Body, Transport
 
@@ -28,12 +30,15 @@ async def follow(
     authorization: str | None,
     origin: Origin,
     own: Iterable[tuple[str, str]] = (),
+    others: Mapping[Origin, str] = MappingProxyType({}),
     notice: Callable[[Answer], None] = lambda answer: None,
+    is_secret: bool = False,
 ) -> Answer:
     """Return the first answer that is no redirect; the caller closes it.
 
-    *authorization* and the *own* headers go to *origin* only.  *notice* sees every answer on the
-    way.
+    *authorization* and the *own* headers go to *origin* only, what *others* have been given of
+    their own to each of them, and so does *content* if it
+    *is_secret*: a redirect to elsewhere is refused then.  *notice* sees every answer on the way.
     """
     followed = REDIRECTS if content is None else BODY_REDIRECTS
     first = url
@@ -43,6 +48,8 @@ async def follow(
             fields.update(own)
             if authorization is not None:
                 fields["authorization"] = authorization
+        elif origin_of(url) in others:
+            fields["authorization"] = others[origin_of(url)]
         answer = await transport.send(method, url, fields, content)
         notice(answer)
         if answer.status not in followed:
@@ -51,6 +58,13 @@ async def follow(
             url = next_url(url, answer.headers.get("location"))
         finally:
             await discard(answer)
+        if is_secret and origin_of(url) != origin:
+            raise Refused(
+                f"{method} {redact_url(first)}: redirected to {redact_url(url)}, and what was sent "
+                "is a secret of the first host",
+                hint="nothing was sent there; the token service must answer at its own address",
+                status=answer.status,
+            )
     raise BadAnswer(f"{method} {redact_url(first)}: got over {HOPS} redirects, expected fewer")
 
 

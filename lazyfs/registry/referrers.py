@@ -50,7 +50,7 @@ def tag_of(digest: Digest) -> str:
 def decode_page(data: bytes, media_type: str | None, what: str) -> Index:
     """Return one page of referrers, or raise BadAnswer: another document tells nothing."""
     try:
-        page = decode_manifest(data, media_type)
+        page = decode_manifest(_without_bad_entries(data), media_type)
     except FormatError as error:
         raise BadAnswer(f"{what}: {error.message}") from error
     if not isinstance(page, Index) or page.media_type != OCI_INDEX:
@@ -58,11 +58,37 @@ def decode_page(data: bytes, media_type: str | None, what: str) -> Index:
     return page
 
 
+def _without_bad_entries(data: bytes) -> bytes:
+    """Return a list without the entries that are no descriptors: they hide none of the others."""
+    try:
+        document = msgspec.json.decode(data, type=_Listed)
+        entries = [each for each in document.manifests or () if _is_descriptor(each)]
+        if not entries or len(entries) == len(document.manifests or ()):
+            return data  # a list of nothing but bad entries says nothing, not that there are none
+        raw = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return data  # whoever decodes it says what is wrong
+    return msgspec.json.encode(raw | {"manifests": entries})
+
+
+def _is_descriptor(entry: msgspec.Raw) -> bool:
+    one = b'{"schemaVersion":2,"mediaType":"%s","manifests":[%s]}' % (OCI_INDEX.encode(), entry)
+    try:
+        decode_manifest(one, OCI_INDEX)
+    except FormatError:
+        return False
+    return True
+
+
 def choose(descriptors: Iterable[Descriptor], artifact_type: str | None) -> list[Descriptor]:
     """Return those of *artifact_type*; registries need not filter, and some say they did."""
     return [
         each for each in descriptors if artifact_type is None or each.artifact_type == artifact_type
     ]
+
+
+class _Listed(msgspec.Struct):
+    manifests: list[msgspec.Raw] | None = None
 
 
 class _Described(msgspec.Struct, rename="camel"):

@@ -12,8 +12,9 @@ from msgspec.structs import replace
 
 from lazyfs.digest import Digest
 from lazyfs.errors import LazyfsError, UsageError
+from lazyfs.printable import printable
 from lazyfs.registry.endpoints import BadEndpoint
-from lazyfs.registry.errors import ConnectionTrouble, Slow, printable, redact_url
+from lazyfs.registry.errors import ConnectionTrouble, Slow, redact_url
 from lazyfs.registry.place import Place
 from lazyfs.registry.retry import Patience, RetryPolicy
 from lazyfs.registry.source import SourceStatistics
@@ -53,6 +54,7 @@ class Route:
 
     def _begin(self) -> None:
         self.place = self._places[len(self._errors)]
+        self._asked = self.place.endpoint.url
         is_last = len(self._errors) == len(self._places) - 1
         self._patience = Patience(
             self._policy if is_last else hurried(self._policy), self._statistics
@@ -62,6 +64,9 @@ class Route:
         """Get ready for the next try, here or at the next place; raise when none is left."""
         if isinstance(error, UsageError):
             raise error  # what is configured is wrong: nobody else can help
+        if self.place.change_scheme(error, self._asked):
+            self._asked = self.place.endpoint.url
+            return
         is_last = len(self._errors) == len(self._places) - 1
         # Who is slow has had its time already, and another one may be fast.
         if (is_last or not isinstance(error, Slow)) and await self._patience.endure(error):

@@ -26,6 +26,8 @@ DUE = 0.8
 
 # A token goes into a header field: nothing that could end one.
 TOKEN_RE = re.compile(r"[\x21-\x7e]{1,65536}")
+SECONDS_RE = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+BOM = b"\xef\xbb\xbf"
 SCOPE_RE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,512}")
 
 
@@ -57,7 +59,7 @@ class TokenRequest:
 class _Answer(msgspec.Struct):
     token: str | None = None
     access_token: str | None = None
-    expires_in: float | None = None
+    expires_in: float | str | None = None  # Azure spells it as text
 
 
 def pull_scope(repository: str) -> str:
@@ -114,16 +116,23 @@ def decode_token(body: bytes, now: float) -> Token:
     The lifetime counts from now: clocks differ, and ``issued_at`` is another machine's.
     """
     try:
-        answer = msgspec.json.decode(body, type=_Answer)
+        answer = msgspec.json.decode(body.removeprefix(BOM), type=_Answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # Neither the body nor what the decoder says about it: it may hold a token.
         raise BadAnswer("token service: got an answer that is no JSON, expected a token") from None
     text = answer.token or answer.access_token or ""
     if TOKEN_RE.fullmatch(text) is None:
         raise BadAnswer("token service: got no usable token, expected one")
-    seconds = DEFAULT_SECONDS if answer.expires_in is None else answer.expires_in
+    seconds = _seconds(answer.expires_in)
     seconds = min(max(seconds, 1.0), LONGEST_SECONDS) if seconds == seconds else DEFAULT_SECONDS
     return Token(text, now, now + seconds * DUE, now + seconds)
+
+
+def _seconds(stated: float | str | None) -> float:
+    """Return a lifetime that may be a number in text; the default where it is neither."""
+    if isinstance(stated, str):
+        return float(stated) if SECONDS_RE.fullmatch(stated) else DEFAULT_SECONDS
+    return DEFAULT_SECONDS if stated is None else stated
 
 
 def _is_within(word: str, scope: str) -> bool:

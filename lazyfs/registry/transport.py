@@ -7,7 +7,6 @@ pooled per proxy.  Bodies come as the socket delivers them; nothing is decoded.
 
 import os
 import ssl
-import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
@@ -19,16 +18,10 @@ import trio
 
 from lazyfs import __version__
 from lazyfs.errors import UsageError
+from lazyfs.printable import printable
+from lazyfs.registry.encodings import inflate
 from lazyfs.registry.endpoints import Tls
-from lazyfs.registry.errors import (
-    BadAnswer,
-    ConnectionTrouble,
-    Silent,
-    Slow,
-    TooLarge,
-    printable,
-    redact_url,
-)
+from lazyfs.registry.errors import BadAnswer, ConnectionTrouble, Silent, Slow, TooLarge, redact_url
 from lazyfs.registry.hosts import Origin, origin_of, proxy_for
 from lazyfs.registry.rate import SAMPLE_SIZE, Rate
 from lazyfs.registry.source import AccessOptions, SourceStatistics
@@ -43,6 +36,8 @@ KNOWN_URLS = 256
 
 NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "record layer failure", "(EOF)")
 """What OpenSSL says of a server that does not speak TLS."""
+
+GZIP_MAGIC = b"\x1f\x8b"
 
 USER_AGENT = f"lazyfs/{__version__}"
 
@@ -112,7 +107,7 @@ class Answer:
             return None
         except httpx.HTTPError as error:
             self._is_over = True
-            raise translated(error, f"{self.method} {redact_url(self.url)}") from error
+            raise translated(error, str(self), is_answered=True) from error
         self._received(len(data))
         self._window_size += len(data)
         # Only waiting counts: a reader may take its time.
@@ -141,16 +136,14 @@ class Answer:
     async def read(self, limit: int) -> bytes:
         """Return the whole body, which may have *limit* bytes at most.
 
-        A body that was compressed unasked is inflated, under the same limit.
+        A body that was compressed unasked is inflated, under the same limit.  Other encodings are
+        for whoever parses the body to refuse.
         """
         data = await self.read_some(limit + 1)
         encoding = self.headers.get("content-encoding", "identity").strip().lower()
-        if encoding in ("gzip", "x-gzip") and len(data) <= limit:
-            data = _inflate(data, limit + 1, self)
-        elif encoding not in ("identity", ""):
-            raise BadAnswer(
-                f"{self}: Content-Encoding: got {printable(encoding, 40)!r}, expected none"
-            )
+        is_compressed = data.startswith(GZIP_MAGIC)  # some label what they send as it is
+        if encoding in ("gzip", "x-gzip") and is_compressed and len(data) <= limit:
+            data = inflate(data, limit + 1, str(self))
         if len(data) > limit:
             raise TooLarge(f"{self}: got more than {limit} bytes, expected at most {limit}")
         return data
@@ -182,8 +175,9 @@ class Transport:
 
     ``received_size`` is this endpoint's part of these bytes, and of where it redirects to.
 
-    *tls* holds for wherever the endpoint redirects to as well, but for the certificates that it
-    shows: those go to *origin* only.
+    *tls* names authorities that hold for wherever the endpoint redirects to as well.  The
+    certificates that it shows go to *origin* only, and only the host of *origin* is believed
+    without a certificate where that is wanted.
     """
 
     def __init__(
@@ -210,7 +204,7 @@ class Transport:
             "write": options.idle_seconds,
             "pool": None,
         }
-        self._pools: dict[tuple[str, str | None, bool], httpx.AsyncHTTPTransport] = {}
+        self._pools: dict[tuple[str, str | None, bool, bool], httpx.AsyncHTTPTransport] = {}
         self._routes: dict[str, tuple[httpx.URL, httpx.AsyncHTTPTransport]] = {}
 
     async def send(
@@ -229,8 +223,11 @@ class Transport:
         fields = {"user-agent": USER_AGENT, "accept-encoding": "identity", **headers}
         if content is not None and not isinstance(content, bytes):
             fields["content-length"] = str(content.size)
+        # A line for each type, as docker sends them: some registries do not split one at commas.
+        accepted = [("accept", each) for each in fields.pop("accept", "").split(", ") if each]
+        lines = [*fields.items(), *accepted]
         request = httpx.Request(
-            method, parsed, headers=fields, content=content, extensions={"timeout": self._timeouts}
+            method, parsed, headers=lines, content=content, extensions={"timeout": self._timeouts}
         )
         self._statistics.requests += 1
         what = f"{method} {redact_url(url)}"
@@ -264,13 +261,14 @@ class Transport:
 
     def _pool(self, origin: Origin, proxy: str | None) -> httpx.AsyncHTTPTransport:
         is_known = origin == self._origin and bool(self._tls.clients)
-        key = (origin[0], proxy, is_known)
+        is_checked = self._tls.is_verified or self._origin is None or origin[1] != self._origin[1]
+        key = (origin[0], proxy, is_known, is_checked)
         pool = self._pools.get(key)
         if pool is None:
             is_secure = origin[0] == "https" or (proxy or "").startswith("https:")
             pool = self._pools[key] = httpx.AsyncHTTPTransport(
                 # Reading the machine's certificates takes 20 ms: not for plain http.
-                verify=self._context(is_known) if is_secure else _no_trust(),
+                verify=self._context(is_known, is_checked) if is_secure else _no_trust(),
                 proxy=proxy,
                 limits=httpx.Limits(
                     max_connections=CONNECTIONS,
@@ -280,7 +278,7 @@ class Transport:
             )
         return pool
 
-    def _context(self, shows_certificates: bool) -> ssl.SSLContext:
+    def _context(self, shows_certificates: bool, is_checked: bool) -> ssl.SSLContext:
         context = _trust(self._environment)
         for path in self._tls.authorities:
             with _naming(path):
@@ -289,7 +287,7 @@ class Transport:
             with _naming(path):
                 # An empty password: a key with one must fail, not ask on the terminal.
                 context.load_cert_chain(path, key, password="")
-        if not self._tls.is_verified:
+        if not is_checked:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
@@ -322,8 +320,10 @@ def translating(what: str) -> Iterator[None]:
         raise translated(error, what) from error
 
 
-def translated(error: httpx.HTTPError, what: str) -> ConnectionTrouble | Silent | BadAnswer:
-    """Return our error for one of httpx."""
+def translated(
+    error: httpx.HTTPError, what: str, *, is_answered: bool = False
+) -> ConnectionTrouble | Silent | BadAnswer:
+    """Return our error for one of httpx; *is_answered*: it was met in the body of an answer."""
     said = printable(_reason(error), 200) or type(error).__name__
     if isinstance(error, httpx.ConnectTimeout):
         return Silent(f"{what}: got no connection within the time limit, expected one")
@@ -331,18 +331,23 @@ def translated(error: httpx.HTTPError, what: str) -> ConnectionTrouble | Silent 
         return Silent(f"{what}: got nothing within the idle limit, expected an answer")
     if isinstance(error, httpx.ConnectError | httpx.ProxyError):
         hint = None
-        if any(text in said for text in NO_TLS):
+        is_garbled = any(text in said for text in NO_TLS)
+        if is_garbled:
             hint = "if the registry speaks plain http, use --plain-http"
         elif "CERTIFICATE_VERIFY_FAILED" in said:
             hint = (
                 "put the registry's own authority into ~/.config/containers/certs.d/HOST/ca.crt, "
                 "or name it in SSL_CERT_FILE"
             )
-        return ConnectionTrouble(f"{what}: got no connection ({said}), expected one", hint=hint)
+        return ConnectionTrouble(
+            f"{what}: got no connection ({said}), expected one", hint=hint, is_garbled=is_garbled
+        )
     if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError):
         is_stale = "without sending a response" in said or isinstance(error, httpx.ReadError)
         return ConnectionTrouble(
-            f"{what}: got a broken connection ({said}), expected an answer", is_stale=is_stale
+            f"{what}: got a broken connection ({said}), expected an answer",
+            is_stale=is_stale,
+            is_garbled=not is_answered,
         )
     return BadAnswer(f"{what}: got {type(error).__name__} ({said}), expected an HTTP answer")
 
@@ -370,21 +375,6 @@ def _headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
         name, text = key.decode("latin-1").lower(), value.decode("latin-1")
         headers[name] = f"{headers[name]}, {text}" if name in headers else text
     return headers
-
-
-def _inflate(data: bytes, limit: int, what: Answer) -> bytes:
-    """Return at most *limit* bytes of what *data* is compressed from: one gzip member, or more."""
-    inflated = b""
-    try:
-        while data and len(inflated) < limit:
-            member = zlib.decompressobj(31)
-            inflated += member.decompress(data, limit - len(inflated))
-            if not member.eof and len(inflated) < limit:
-                raise BadAnswer(f"{what}: got a gzip stream that ends early, expected all of it")
-            data = member.unused_data
-    except zlib.error as error:
-        raise BadAnswer(f"{what}: got a body that is no gzip stream, expected one") from error
-    return inflated
 
 
 def _trust(environment: Mapping[str, str]) -> ssl.SSLContext:

@@ -10,18 +10,18 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import trio
 
-import lazyfs
+from lazyfs.environment import of_interpreter
 from lazyfs.image.open import OpenImage
 from lazyfs.image.prepare import Prepared
 from lazyfs.mount.connection import Connection
 from lazyfs.mount.session import PyfuseSession
 from lazyfs.service import keeper as program
+from lazyfs.service.interpreter import interpreter_command
 from lazyfs.service.settings import MountSettings
 
 LIMIT_VARIABLE = "LAZYFS_SUCCESSORS"  # so many in a minute; the soak wants more
@@ -216,16 +216,11 @@ def _run_keeper(
     state: int,
     descriptors: tuple[int, ...],
 ) -> "subprocess.Popen[bytes]":
-    python = sys.executable
-    environment = dict(os.environ)
-    folder = str(Path(lazyfs.__file__).parent.parent)  # where the successor finds us again
-    others = environment.get("PYTHONPATH")
-    environment["PYTHONPATH"] = folder if not others else f"{folder}{os.pathsep}{others}"
-    limit = environment.get(LIMIT_VARIABLE, "")
-    command = [python, "-P", "-m", "lazyfs.cli.successor", str(state)]
+    limit = os.environ.get(LIMIT_VARIABLE, "")
+    command = [*interpreter_command("lazyfs.cli.successor"), str(state)]
     return subprocess.Popen(
         [
-            *(python, "-I", "-S", program.__file__),
+            *(sys.executable, "-I", "-S", program.__file__),
             *(str(link), str(fuse), limit if limit.isdigit() else str(LIMIT)),
             *(history, mountpoint),
             *command,
@@ -234,5 +229,5 @@ def _run_keeper(
         stdout=subprocess.DEVNULL,
         pass_fds=descriptors,
         start_new_session=True,
-        env=environment,
+        env=of_interpreter(os.environ),
     )

@@ -8,17 +8,18 @@ import json
 import logging
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from lazyfs.environment import of_interpreter
 from lazyfs.errors import EXIT_CODES, LazyfsError, MountFailed
 from lazyfs.registry.access import AccessOptions
 from lazyfs.service.failures import ServerLost
 from lazyfs.service.forks import Forks, Maker, forking
 from lazyfs.service.handover import TurnedAway
+from lazyfs.service.interpreter import interpreter_command
 
 MOUNT_SECONDS = 600.0  # the tables of contents of a large image, over a slow link
 FAMILIES = {code: family for family, code in EXIT_CODES}
@@ -112,8 +113,9 @@ def _by_command(words: list[str], said: str, directory: Path) -> tuple[int, str]
     """Run ``lazyfs`` to its end; return its exit code, and what it said on standard error."""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "lazyfs", *words],
+            [*interpreter_command("lazyfs"), *words],
             input=said,
+            env=of_interpreter(os.environ),
             capture_output=True,
             text=True,
             errors="replace",
@@ -135,7 +137,11 @@ def _access_words(access: AccessOptions) -> list[str]:
     ):
         if is_given:
             words.append(word)
-    for word, path in (("--authfile", access.authfile), ("--hosts-dir", access.hosts_dir)):
+    for word, path in (
+        ("--authfile", access.authfile),
+        ("--cert-dir", access.cert_dir),
+        ("--hosts-dir", access.hosts_dir),
+    ):
         if path is not None:
             words += [word, str(path)]
     if access.login is not None:

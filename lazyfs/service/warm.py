@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from lazyfs.environment import harden
 from lazyfs.errors import StoreError
 from lazyfs.service.control import short_path
 from lazyfs.service.failures import is_interrupt
@@ -296,6 +297,7 @@ def _take(connection: socket.socket, born: str) -> tuple[list[str], Client] | No
     for variable in variables:
         name, _, value = variable.partition("=")
         os.environ[name] = value
+    harden(os.environ)
     time.tzset()
     os.umask(mask)
     return words, Client(connection, start)

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from lazyfs.errors import UsageError
-from lazyfs.oci.platforms import NoPlatform, Platform, choose, normalise
+from lazyfs.oci.platforms import Platform, normalise, runs
 from lazyfs.snapshot.errors import (
     BaseDrift,
     CpuMismatch,
@@ -54,7 +54,7 @@ def check_portable(manifest: Manifest, host: Platform) -> None:
     plain = Platform(host.os, host.architecture)
     for image in manifest.images:
         found = _platform_of(image)
-        if not _runs(plain, Platform(found.os, found.architecture)):
+        if not runs(plain, Platform(found.os, found.architecture)):
             raise PlatformMismatch(
                 f"snapshot {manifest.snapshot.id}: container {image.name}: got an image for "
                 f"{found}, expected one for {host}",
@@ -140,7 +140,7 @@ def _check_cpu(
     missing = [] if wanted is UNSET else sorted(set(wanted) - set(facts.cpu_features))
     for image in manifest.images:
         found = _platform_of(image)
-        if found.variant and not _runs(host, found):
+        if found.variant and not runs(host, found):
             missing.append(f"{found.architecture}/{found.variant}")
     if not missing:
         return []
@@ -159,14 +159,6 @@ def _platform_of(image: Image) -> Platform:
     platform = image.platform
     variant = "" if isinstance(platform.variant, UnsetType) else platform.variant
     return normalise(platform.os, platform.architecture, variant)
-
-
-def _runs(host: Platform, found: Platform) -> bool:
-    try:
-        choose(host, [found])
-    except NoPlatform:
-        return False
-    return True
 
 
 def check_containers(manifest: Manifest, names: Collection[str], *, what: str) -> None:

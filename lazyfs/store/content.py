@@ -198,6 +198,10 @@ class LayerContent:
         states = self.states
         return all(states[i] == RESIDENT for i in chunks)
 
+    def are_resident(self, chunks: range) -> bool:
+        """Say whether all of *chunks*, consecutive numbers, are resident."""
+        return bytes(self.states[chunks.start : chunks.stop]).count(RESIDENT) == len(chunks)
+
     def read(self, offset: int, size: int) -> bytes:
         """Return *size* bytes of the device; the caller has seen that they are resident."""
         data = os.pread(self.fd, size, offset)

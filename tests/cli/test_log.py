@@ -61,7 +61,7 @@ def test_the_journal_gets_priorities(capsys):
     set_up_logging(0, is_server=True, environment=environment)
     logging.getLogger("lazyfs.x").warning("two\nlines")
     logging.getLogger("lazyfs.x").error("one")
-    assert capsys.readouterr().err == "<4>lazyfs.x: two\n<4>lines\n<3>lazyfs.x: one\n"
+    assert capsys.readouterr().err == "<4>lazyfs.x: two\\nlines\n<3>lazyfs.x: one\n"
 
 
 @pytest.mark.parametrize("stream", ["", "1:2", "nonsense", "8:"])

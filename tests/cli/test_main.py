@@ -71,6 +71,7 @@ THIN = {
     "lazyfs.cli",
     "lazyfs.cli.directories",
     "lazyfs.cli.start",
+    "lazyfs.environment",
     "lazyfs.service",
     *(f"lazyfs.service.{name}" for name in ("handover", "standing", "streams")),
 }

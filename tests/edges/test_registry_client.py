@@ -152,9 +152,7 @@ async def test_a_compressed_manifest_is_inflated(registry: FakeRegistry, manifes
     ("body", "encoding"),
     [
         (gzip.compress(bytes(100 << 20), 1), "gzip"),
-        (gzip.compress(MANIFEST)[:-5] + b"\0" * 50, "deflate"),
-        (b"no gzip", "gzip"),
-        (MANIFEST, "br"),
+        (gzip.compress(MANIFEST)[:-5] + b"\0" * 50, "gzip"),
     ],
 )
 async def test_compressed_manifests_that_are_refused(
@@ -166,6 +164,15 @@ async def test_compressed_manifests_that_are_refused(
     async with connected(registry, policy=ONCE) as client:
         with pytest.raises((BadAnswer, TooLarge)):
             await client.fetch_manifest("v1")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "br", "aws-chunked"])
+async def test_a_label_on_what_is_not_compressed_does_not_matter(
+    registry: FakeRegistry, manifest: str, encoding: str
+) -> None:
+    registry.faults.add(faults.headers({"Content-Encoding": encoding}), times=None)
+    async with connected(registry, policy=ONCE) as client:
+        assert (await client.fetch_manifest("v1")).data == MANIFEST
 
 
 @pytest.mark.parametrize(
@@ -199,7 +206,7 @@ async def test_warnings_are_kept_once(registry: FakeRegistry, manifest: str) -> 
         for _ in range(3):
             await client.fetch_manifest("v1")
             await client.fetch_blob(blob, limit=1 << 20)
-        assert client.warnings == ('this repository moves "soon"',)
+        assert client.warnings == ('this repository\\tmoves "soon"',)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +264,7 @@ async def test_a_layout_is_served_under_every_name(tmp_path: Path) -> None:
 
 
 async def test_a_blob_is_pushed_in_one_piece(registry: FakeRegistry) -> None:
-    async with connected(registry) as client:
+    async with connected(registry, plain_http=True) as client:
         await client.push_blob(described(DATA), DATA)
     assert [(entry.method, entry.status) for entry in registry.requests] == [
         ("POST", 202),
@@ -356,7 +363,7 @@ async def test_where_head_is_refused_a_byte_is_asked_for(
 ) -> None:
     blob = stored(registry, DATA)
     registry.faults.add(faults.status(status), method="HEAD", times=None)
-    async with connected(registry) as client:
+    async with connected(registry, plain_http=True) as client:
         assert await client.has_blob(blob)
         assert not await client.has_blob(described(b"other"))
     assert registry.requests[1].range == "bytes=0-0"

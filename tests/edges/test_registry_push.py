@@ -106,7 +106,7 @@ async def test_a_piece_that_is_too_large_too(registry: FakeRegistry) -> None:
 
 async def test_a_blob_of_another_repository_is_mounted(registry: FakeRegistry) -> None:
     registry.put_blob("team/base", DATA)
-    async with connected(registry) as client:
+    async with connected(registry, plain_http=True) as client:
         await client.push_blob(BLOB, DATA, mount_from=(NAME, "team/none", "team/base"))
     assert registry.content.blob(NAME, str(BLOB.digest)) == DATA
     assert methods(registry) == ["POST", "POST"], "the first may not have it; no byte was sent"
@@ -116,7 +116,7 @@ async def test_a_blob_of_another_repository_is_mounted(registry: FakeRegistry) -
 async def test_a_registry_that_does_not_mount_is_pushed_to(registry: FakeRegistry) -> None:
     registry.put_blob("team/base", DATA)
     registry.uploads.mounts = False
-    async with connected(registry) as client:
+    async with connected(registry, plain_http=True) as client:
         await client.push_blob(BLOB, DATA, mount_from=("team/base",))
     assert registry.content.blob(NAME, str(BLOB.digest)) == DATA
     assert methods(registry) == ["POST", "PUT"]

@@ -128,6 +128,20 @@ def test_answers_that_are_refused(
         check_answer(status, headers, 10, 20, 100)
 
 
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (200, {"content-length": "100"}),
+        (206, {"content-length": "10", "content-range": "bytes 10-19/100"}),
+    ],
+)
+def test_a_label_where_the_sizes_agree_does_not_matter(
+    status: int, headers: dict[str, str]
+) -> None:
+    labelled = headers | {"content-encoding": "x-gzip"}
+    assert check_answer(status, labelled, 10, 20, 100).size == 10
+
+
 @pytest.mark.parametrize("text", ["", "-1", "+1", "1 ", "1, 1", "٣", "9" * 19])
 def test_lengths_that_are_none(text: str) -> None:
     with pytest.raises(BadAnswer):

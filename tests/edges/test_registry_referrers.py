@@ -193,7 +193,7 @@ async def test_mirrors_are_asked_only_if_they_may_be() -> None:
 @pytest.mark.anyio
 async def test_with_the_api_nothing_is_added(registry: FakeRegistry) -> None:
     registry.list_referrers()
-    async with connected(registry) as client:
+    async with connected(registry, plain_http=True) as client:
         await push(client, "x")
     assert [each.method for each in registry.requests] == ["PUT"]
 

@@ -334,7 +334,7 @@ async def test_errors_that_stay(
         (faults.content_range("bytes 0-648999/700000"), BadAnswer, "expected 1000-649999"),
         (faults.overlong(b"x"), BadAnswer, "longer body"),
         (faults.overlong(b"x", announced=True), BadAnswer, "Content-Length: got 649001"),
-        (faults.compressed(), BadAnswer, "Content-Encoding: got 'gzip'"),
+        (faults.compressed(), BadAnswer, "Content-Length: got"),
         (faults.redirect("{path}"), BadAnswer, "over 5 redirects"),
         (faults.redirect("ftp://x/"), BadAnswer, "expected http or https"),
     ],

@@ -265,7 +265,7 @@ async def test_a_compressed_document_is_inflated_whole(registry: FakeRegistry) -
         for body in (gzip.compress(document), members):
             sending(body)
             assert (await client.fetch_manifest("v1")).data == document
-        for body in (members[:-1], members[:40], members + b"x", document, b"\x1f\x8b"):
+        for body in (members[:-1], members[:40], members + b"x", b"\x1f\x8b"):
             sending(body)
             with pytest.raises(BadAnswer, match="gzip"):
                 await client.fetch_manifest("v1")

@@ -273,10 +273,15 @@ class TestConfig:
             document = {**CONFIG_DOCUMENT, "rootfs": rootfs}
             assert decode_config(json.dumps(document).encode()).diff_ids == ()
 
+    @pytest.mark.parametrize("missing", ["os", "architecture"])
+    def test_an_image_need_not_say_what_it_is_for(self, missing):
+        document = {key: value for key, value in CONFIG_DOCUMENT.items() if key != missing}
+        assert "unknown" in str(decode_config(json.dumps(document).encode()).platform)
+
     @pytest.mark.parametrize(
         "changes",
         [
-            {"os": None},
+            {"os": 5},
             {"architecture": 64},
             {"rootfs": None},
             {"rootfs": {"type": "x", "diff_ids": []}},

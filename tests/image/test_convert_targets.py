@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from lazyfs.digest import Digest, DigestMismatch, digest_of, parse_digest
-from lazyfs.errors import FormatError, UsageError
+from lazyfs.errors import UsageError
 from lazyfs.formats.claims import claims_of
 from lazyfs.formats.layers import Format, LayerToc, find_layer_toc, read_layer_toc
 from lazyfs.formats.verbatim import CannotKeep
@@ -27,7 +27,6 @@ from lazyfs.oci.platforms import parse_platform
 from lazyfs.registry.layout import ImageLayout
 from tests.support.images import (
     OCI_CONFIG,
-    OCI_INDEX,
     OCI_MANIFEST,
     OCI_ZSTD,
     directory,
@@ -320,17 +319,6 @@ async def test_a_single_image_is_converted_as_one(tmp_path: Path):
     converted = await convert_all(tmp_path)
     assert converted.manifest_digest == (await convert(tmp_path, "one")).manifest_digest
     assert len(converted.images) == 1
-
-
-async def test_an_index_in_an_index_is_refused_by_name(tmp_path: Path):
-    make_index(tmp_path)
-    inner = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).encode()
-    digest = put_blob(tmp_path / "source", inner)
-    added = {"mediaType": OCI_INDEX, "digest": str(digest), "size": len(inner)}
-    change_index(tmp_path, lambda index: index["manifests"].append(added))
-    with pytest.raises(FormatError, match=f"another index in it, {digest}"):
-        await convert_all(tmp_path)
-    assert "latest" not in (tmp_path / "made" / "index.json").read_text()
 
 
 async def test_a_profile_of_one_platform_is_enough_and_of_none_is_not(tmp_path: Path):

@@ -15,9 +15,10 @@ from lazyfs.errors import Unavailable
 from lazyfs.image.counts import Purpose
 from lazyfs.image.device import AROUND_MAX, AROUND_SIZE, Device
 from lazyfs.image.early import EarlyRange
-from lazyfs.image.fetch import ChunkCorrupt, FetchBroken, Fetcher
+from lazyfs.image.fetch import FetchBroken, Fetcher
 from lazyfs.image.prefetch import prefetch
 from lazyfs.image.pressure import Demand
+from lazyfs.image.refused import ChunkCorrupt
 from lazyfs.image.transfer import STORE_SIZE
 from lazyfs.image.twins import Twins
 from lazyfs.oci.descriptor import Descriptor

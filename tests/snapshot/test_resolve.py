@@ -56,6 +56,9 @@ def test_a_reference(run: Run, layout: Path) -> None:
         assert (found.json["written"], found.json["lockfile"]) == (None, None)
         other = run("resolve", ref, "--platform", OTHER_PLATFORM).text
         assert other == f"{ref} -> {ref}@{platforms[OTHER_PLATFORM]} ({OTHER_PLATFORM})\n"
+        lines = run("resolve", ref, "--all-platforms").text.splitlines()
+        assert lines == [f"{ref} -> {ref}@{platforms[key]} ({key})" for key in sorted(platforms)]
+        assert run("resolve", ref, "--all-platforms", "--platform", OTHER_PLATFORM).code == 2
 
 
 def test_a_reference_to_one_manifest(run: Run, layout: Path) -> None:
@@ -146,7 +149,7 @@ def test_pinned_references_only(
         (["{folder}/none.yaml"], 2, "No such file"),
         (["a@b"], 2, "expected a digest"),
         (["{ref}", "--write"], 2, "--write: got the reference"),
-        (["{ref}:latest", "--platform", "linux/riscv64"], 3, "expected linux/riscv64"),
+        (["{ref}:latest", "--platform", "linux/riscv64"], 3, "no image for linux/riscv64"),
         (["{ref}:latest", "--lockfile", "{folder}/none/lock"], 2, "No such file"),
     ],
 )

@@ -40,6 +40,9 @@ async def connected(
     authfile: Path | None = None,
     idle_seconds: float = 10.0,
     connect_seconds: float = 10.0,
+    plain_http: bool = False,
+    is_verified: bool = True,
+    cert_dir: Path | None = None,
 ) -> AsyncIterator[RegistryClient]:
     """A client of one repository; nothing of this process's environment reaches it."""
     host = registry if isinstance(registry, str) else registry.host
@@ -50,6 +53,9 @@ async def connected(
         authfile=authfile,
         idle_seconds=idle_seconds,
         connect_seconds=connect_seconds,
+        plain_http=plain_http,
+        is_verified=is_verified,
+        cert_dir=cert_dir,
     )
     client = RegistryClient(reference, options, policy=policy)
     try:

@@ -104,7 +104,9 @@ class Handler(BaseHTTPRequestHandler):
         self.fields = {}
         while line := self.rfile.readline(65537).strip():
             name, _, value = line.decode("latin-1").partition(":")
-            self.fields[name.strip().lower()] = value.strip()
+            key = name.strip().lower()
+            before = f"{self.fields[key]}, " if key in self.fields else ""  # as RFC 9110 has it
+            self.fields[key] = before + value.strip()
         connection = self.fields.get("connection", "").lower()
         self.close_connection = connection == "close" or self.request_version == "HTTP/1.0"
         return True

@@ -1,0 +1,27 @@
+"""What commands print for people.
+
+Most of it has words of others in it: names, digests, messages, annotations.  So a line goes out
+through ``printable``, the whole of it, and no view has to remember which part is foreign.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from lazyfs.printable import printable
+
+
+def print_line(line: str, *, err: bool = False) -> None:
+    """Print one line; a line break in it is shown, not obeyed."""
+    click.echo(printable(line), err=err)
+
+
+def print_found(document: dict[str, Any], lines: Iterable[str], *, as_json: bool) -> None:
+    """Print what was found: the *document*, or *lines* that say the same to people."""
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+        return
+    for line in lines:
+        print_line(line)

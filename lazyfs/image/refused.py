@@ -1,0 +1,63 @@
+"""Chunks that are bad wherever they come from: reads fail for a while, without a request."""
+
+import logging
+from collections.abc import Mapping, Sequence, Sized
+
+import trio
+
+from lazyfs.errors import VerificationFailed
+from lazyfs.image.device import Device
+from lazyfs.image.plan import Run
+
+log = logging.getLogger(__name__)
+
+REFUSAL_SECONDS = 10.0
+"""How long a chunk that was bad everywhere is refused without asking again."""
+
+HINT = (
+    "it was fetched more than once; the registry holds, or something on the way makes, other bytes"
+    " than were published"
+)
+INDEX_HINT = f"{HINT}, or the index that was pinned lies: `lazyfs index build --again IMAGE` tells"
+
+
+class ChunkCorrupt(VerificationFailed):
+    """A chunk does not have its digest, also when it was fetched again."""
+
+
+def refuse(dev: Device, run: Run, chunks: Sequence[int], reasons: Mapping[int, str]) -> str:
+    """Have reads of *chunks* of *run* fail; return what there is to report, of the first of them.
+
+    They share one error, and one line of the log: there may be very many.
+    """
+    first = chunks[0]
+    digest = f"sha256:{dev.table.digest(first).hex()}"
+    error = ChunkCorrupt(
+        f"layer {dev.descriptor.digest}: chunk at blob offset {dev.table.blob_offset(first)}"
+        f"{and_more(chunks)}: got bytes that are wrong ({reasons[first]}), expected {digest}",
+        hint=INDEX_HINT if dev.is_by_index else HINT,
+    )
+    log.error("%s; %s", error.message, error.hint)
+    until = trio.current_time() + REFUSAL_SECONDS
+    for chunk in chunks:
+        dev.refused[chunk] = (error, until)
+        flight = dev.take_down(run, chunk)
+        if flight is not None:
+            flight.fail(error)
+    return f"corrupt {digest}"
+
+
+def raise_if_refused(dev: Device, chunk: int) -> None:
+    """Raise ChunkCorrupt if *chunk* was bad a moment ago."""
+    refused = dev.refused.get(chunk)
+    if refused is None:
+        return
+    error, until = refused
+    if trio.current_time() < until:
+        raise error
+    del dev.refused[chunk]
+
+
+def and_more(chunks: Sized) -> str:
+    """Return how many *chunks* there are beside the one that a sentence names."""
+    return f" and {len(chunks) - 1} more" if len(chunks) > 1 else ""
