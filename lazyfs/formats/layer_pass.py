@@ -62,6 +62,7 @@ class LayerPass:
     """Takes a plain layer; *write* gets the payloads, each with its offset in the device.
 
     The algorithms are those of the digests that blob and uncompressed layer are to have.
+    *take_members* is told of members as they come, and may raise.
 
     Raises BadCompression and BadTar.  Nothing that it hands out is verified before ``finish``
     has returned and its caller has compared the digests.
@@ -76,8 +77,10 @@ class LayerPass:
         chunk_size: int = CHUNK_SIZE,
         span_size: int = SPAN_SIZE,
         limits: Limits = DEFAULT_LIMITS,
+        take_members: Callable[[int], None] = lambda count: None,
     ) -> None:
         self._write = write
+        self._take_members = take_members
         self._algorithms = blob_algorithm, plain_algorithm
         self._chunk_size = chunk_size
         self._span_size = span_size
@@ -121,6 +124,11 @@ class LayerPass:
         """Take more bytes of the blob after ``feed`` has failed: for its digest alone."""
         self._blob_hash.update(data)
         self._blob_size += len(data)
+
+    @property
+    def member_count(self) -> int:
+        """How many members there were so far."""
+        return len(self._members)
 
     @property
     def blob_digest(self) -> Digest:
@@ -185,6 +193,7 @@ class LayerPass:
         """Take the next bytes of the tar."""
         self._plain_hash.update(plain)
         for member in self._scanner.feed(plain):
+            self._take_members(1)
             self._members.append(member)
             if member.kind is Kind.REGULAR and member.size:
                 self._files.append(member)

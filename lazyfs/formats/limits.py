@@ -26,6 +26,9 @@ class Limits(msgspec.Struct, frozen=True):
     inflated to reach a chunk inside a shared stream, and ``stream_ratio`` how far that may exceed
     the blob from there on.  ``device_size`` bounds the sum of all
     payloads, each rounded up to a block: an EROFS image addresses 2^32 blocks of 4096 bytes.
+
+    ``memory`` bounds what a TOC takes while it is read and an index is made of it, as
+    ``toc_memory`` estimates it; None: whatever it takes.
     """
 
     toc_size: int = 256 << 20
@@ -46,6 +49,17 @@ class Limits(msgspec.Struct, frozen=True):
     stream_ratio: int = MAX_RATIO[Codec.GZIP]
     device_size: int = 2**44
     block_size: int = 4096
+    memory: int | None = None
 
 
 DEFAULT_LIMITS = Limits()
+
+ENTRY_MEMORY = 430
+TWIN_ENTRY_MEMORY = 1350
+"""Bytes that an entry takes beside its JSON, from reading it to the finished index: where the
+native core reads it, and where Python does.  Measured with regular files of one chunk."""
+
+
+def toc_memory(size: int, entries: int, per_entry: int) -> int:
+    """Return how many bytes reading a TOC takes: its JSON twice, or once and its entries."""
+    return size + max(size, entries * per_entry)

@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 
 from lazyfs.errors import FormatError
-from lazyfs.formats.limits import Limits
+from lazyfs.formats.limits import Limits, toc_memory
 
 TOC_VERSION = 1
 
@@ -27,6 +27,12 @@ class BadToc(FormatError):
     """A TOC that breaks a rule of its format, or claims more than the limits allow."""
 
     code = "E_BAD_TOC"
+
+
+class TocTooLarge(BadToc):
+    """A TOC that takes more memory than it may."""
+
+    code = "E_TOC_TOO_LARGE"
 
 
 class RawEntry(msgspec.Struct, gc=False, rename="camel"):
@@ -84,6 +90,22 @@ def check_size(data: bytes, limits: Limits) -> None:
     most = 2 * limits.entries + 1024
     if len(data) > most and data.count(b"{") > most:
         raise BadToc(f"TOC: got too many entries, expected at most {limits.entries}")
+
+
+def check_memory(data: bytes, limits: Limits, per_entry: int) -> None:
+    """Raise TocTooLarge where reading *data* would take more memory than *limits* allow.
+
+    Told from sizes, before anything is made of them; *per_entry* is one of the constants of
+    ``limits.py``.
+    """
+    if limits.memory is None or 3 * len(data) + len(data) // 20 * per_entry <= limits.memory:
+        return  # also if it were nothing but the shortest of entries
+    need = toc_memory(len(data), data.count(b"{"), per_entry)
+    if need > limits.memory:
+        raise TocTooLarge(
+            f"TOC: reading {len(data)} bytes of JSON takes {need >> 20} MiB of memory, "
+            f"{limits.memory >> 20} MiB are left for it"
+        )
 
 
 def decode_raw(data: bytes, limits: Limits) -> RawToc:

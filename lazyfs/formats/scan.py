@@ -69,6 +69,11 @@ class ScannedEntries(Sequence["TocEntry"]):
         return hash(tuple(self))
 
 
+def can_scan() -> bool:
+    """Say whether the native core is there."""
+    return scan_toc is not None
+
+
 def scan(
     data: bytes,
     blob_size: int,

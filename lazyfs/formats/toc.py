@@ -16,19 +16,20 @@ import msgspec
 
 from lazyfs.digest import BadDigest, Digest, digest_of, parse_digest, verify_digest
 from lazyfs.formats.codec import MAX_RATIO, Codec
-from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
+from lazyfs.formats.limits import DEFAULT_LIMITS, ENTRY_MEMORY, TWIN_ENTRY_MEMORY, Limits
 from lazyfs.formats.modtime import parse_modtime
 from lazyfs.formats.paths import normalise_path
 from lazyfs.formats.rawtoc import (
     BadToc,
     RawEntry,
     Xattrs,
+    check_memory,
     check_size,
     decode_raw,
     read_xattrs,
     sha256_bytes,
 )
-from lazyfs.formats.scan import scan
+from lazyfs.formats.scan import can_scan, scan
 
 __all__ = ["BadToc", "Chunk", "Kind", "Limits", "Toc", "TocEntry", "decode_toc"]
 
@@ -141,6 +142,7 @@ def decode_toc(
     if expected is not None:
         verify_digest(data, expected, "TOC")
     check_size(data, limits)
+    check_memory(data, limits, ENTRY_MEMORY if can_scan() else TWIN_ENTRY_MEMORY)
     ratio = max(limits.stream_ratio, MAX_RATIO[codec])
 
     def read() -> tuple[TocEntry, ...]:
@@ -151,6 +153,7 @@ def decode_toc(
     if scanned is not None:
         tar_split = _parse_tar_split(scanned.tar_split.decode())
         return Toc(digest, scanned, scanned.prefetch_end, tar_split)
+    check_memory(data, limits, TWIN_ENTRY_MEMORY)
     raw = decode_raw(data, limits)
     entries = _Reader(raw.entries or (), blob_size, codec, ratio, limits).read()
     last = {entry.path: number for number, entry in enumerate(entries)}

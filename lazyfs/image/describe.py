@@ -16,6 +16,7 @@ from lazyfs.formats.claims import Claims
 from lazyfs.formats.estargz import format_of
 from lazyfs.formats.layers import TAIL_SIZE as FORMAT_TAIL_SIZE
 from lazyfs.formats.layers import find_layer_toc
+from lazyfs.image.budget import Budget
 from lazyfs.image.origin import Origin
 from lazyfs.image.plain_layers import known_layer
 from lazyfs.image.prepare import Request, wanted_platform
@@ -135,7 +136,7 @@ async def _describe_layer(
             known = _known(store, described)
             if known is not None:
                 return known
-        stored = stored_toc(store, layer, claims)
+        stored = stored_toc(store, layer, claims, Budget(origin.environment))
         if stored is not None:
             return replace(
                 described, format=stored.format.text, dialect=stored.format.dialect, why=None

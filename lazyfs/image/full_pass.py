@@ -19,6 +19,7 @@ from lazyfs.formats.compression import NotALayer
 from lazyfs.formats.layer_pass import LayerPass, PassedLayer
 from lazyfs.formats.layers import PLAIN
 from lazyfs.formats.toc import Toc
+from lazyfs.image.budget import ImageTooLarge
 from lazyfs.image.plain import Progress
 from lazyfs.image.whole import WrongBlob, until_right
 from lazyfs.oci.descriptor import Descriptor
@@ -31,6 +32,8 @@ from lazyfs.store.scratch import open_scratch
 from lazyfs.store.spans import save_spans
 
 log = logging.getLogger(__name__)
+
+TakeMembers = Callable[[int], None]
 
 FEED_SIZE = 1 << 20
 """Compressed bytes handed to a worker at once."""
@@ -48,6 +51,7 @@ async def pass_layer(
     *,
     progress: Progress = lambda size: None,
     is_stored: bool = True,
+    take_members: TakeMembers = lambda count: None,
 ) -> Toc:
     """Fetch *layer*, verify it, keep it, and return its TOC.
 
@@ -59,7 +63,9 @@ async def pass_layer(
 
     async def attempt() -> Toc:
         try:
-            return await _pass_once(store, source, layer, diff_id, progress, is_stored=is_stored)
+            return await _pass_once(
+                store, source, layer, diff_id, progress, take_members, is_stored=is_stored
+            )
         except WrongBlob:
             progress(-layer.size)
             raise
@@ -73,6 +79,7 @@ async def _pass_once(
     layer: Descriptor,
     diff_id: Digest,
     progress: Progress,
+    take_members: TakeMembers,
     *,
     is_stored: bool,
 ) -> Toc:
@@ -84,8 +91,9 @@ async def _pass_once(
                     target.write,
                     blob_algorithm=layer.digest.algorithm,
                     plain_algorithm=diff_id.algorithm,
+                    take_members=take_members,
                 )
-                passed = await _run(source, layer, diff_id, passing, progress)
+                passed = await _run(source, layer, diff_id, passing, progress, take_members)
                 path = await trio.to_thread.run_sync(target.arrange, passed, folder)
             if path is None and is_stored:
                 log.warning(
@@ -136,12 +144,18 @@ class _Target:
 
 
 async def _run(
-    source: Source, layer: Descriptor, diff_id: Digest, passing: LayerPass, progress: Progress
+    source: Source,
+    layer: Descriptor,
+    diff_id: Digest,
+    passing: LayerPass,
+    progress: Progress,
+    take_members: TakeMembers,
 ) -> PassedLayer:
     taker = _Taker(passing)
     try:
         await _feed(source, layer, taker.take, progress)
         if passing.blob_digest != layer.digest:
+            take_members(-passing.member_count)
             raise WrongBlob(f"layer {layer.digest}: got {passing.blob_digest}")
         if taker.problem is not None:
             raise taker.problem
@@ -159,20 +173,23 @@ async def _run(
 
 
 class _Taker:
-    """Feeds a pass; where it fails, the digest of the rest tells whether the blob is to blame."""
+    """Feeds a pass; where it fails, the digest of the rest tells whether the blob is to blame.
+
+    Where members were too many for the image, nothing is gained by reading on.
+    """
 
     def __init__(self, passing: LayerPass) -> None:
         self._passing = passing
         self.problem: FormatError | None = None
 
     def take(self, data: bytes) -> None:
-        """Take the next bytes; raises NotALayer, for which no digest is needed."""
+        """Take the next bytes; raises what no digest is needed for."""
         if self.problem is not None:
             self._passing.skip(data)
             return
         try:
             self._passing.feed(data)
-        except NotALayer:
+        except (NotALayer, ImageTooLarge):
             raise
         except FormatError as exc:
             self.problem = exc
@@ -258,8 +275,12 @@ async def pass_layers(
     *,
     progress: Progress = lambda size: None,
     is_stored: bool = True,
+    take_members: TakeMembers = lambda count: None,
 ) -> list[Toc]:
-    """Fetch several layers, a few at a time; the first failure stops the others."""
+    """Fetch several layers, a few at a time; the first failure stops the others.
+
+    *take_members* is told of members as they come, and may refuse the image.
+    """
     tocs: dict[int, Toc] = {}
     failures: list[LazyfsError] = []
     limiter = trio.CapacityLimiter(max(3, os.cpu_count() or 1))
@@ -269,7 +290,13 @@ async def pass_layers(
         async with limiter:
             try:
                 tocs[number] = await pass_layer(
-                    store, source, layer, diff_id, progress=progress, is_stored=is_stored
+                    store,
+                    source,
+                    layer,
+                    diff_id,
+                    progress=progress,
+                    is_stored=is_stored,
+                    take_members=take_members,
                 )
                 return
             except LazyfsError as exc:

@@ -16,6 +16,7 @@ from lazyfs.errors import FormatError, LazyfsError, NotFound, VerificationFailed
 from lazyfs.formats.layer_index import LayerIndex, decode_index, encode_index
 from lazyfs.formats.layer_pass import codec_of, placed
 from lazyfs.formats.layers import PLAIN
+from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
 from lazyfs.formats.toc import Toc, decode_toc
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import OCI_MANIFEST, Manifest, decode_manifest
@@ -34,6 +35,10 @@ LAYER_KEY = "lazyfs.layer"
 """Annotation of a blob: the digest of the layer whose index it is."""
 
 INDEX_LIMIT = 1 << 30  # decode_index has the real limits
+INDEX_LEAST = 64 << 20
+INDEX_SHARE = 4
+"""A blob's index may have this part of the blob's size, and INDEX_LEAST: what is kept of 128 KiB of
+a layer to begin there has some KiB at most."""
 
 
 class BadIndex(FormatError):
@@ -141,7 +146,8 @@ async def fetch_index(
 
     async def fetch(layer: Descriptor, blob: Descriptor) -> None:
         try:
-            index = decode_index(await source.fetch_blob(blob, limit=INDEX_LIMIT))
+            limit = min(INDEX_LIMIT, INDEX_LEAST + layer.size // INDEX_SHARE)
+            index = decode_index(await source.fetch_blob(blob, limit=limit))
             if (index.blob_digest, index.blob_size) != (layer.digest, layer.size):
                 raise BadIndex(
                     f"index {pinned}: got {index.blob_digest} ({index.blob_size} bytes),"
@@ -162,7 +168,13 @@ async def fetch_index(
     return found
 
 
-def keep_index(store: Store, index: LayerIndex, pinned: Digest, diff_id: Digest) -> Toc:
+def keep_index(
+    store: Store,
+    index: LayerIndex,
+    pinned: Digest,
+    diff_id: Digest,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Toc:
     """Keep the index of a layer that came with *pinned*; return its TOC.
 
     Raises BadIndex where it is of another uncompressed layer than *diff_id*.
@@ -171,7 +183,7 @@ def keep_index(store: Store, index: LayerIndex, pinned: Digest, diff_id: Digest)
         raise BadIndex(
             f"index {pinned}: got diffID {index.diff_id} of {index.blob_digest}, expected {diff_id}"
         )
-    toc = toc_of(index)
+    toc = toc_of(index, limits)
     save_layer(store, toc.digest, index.toc_json, _table(toc, index))
     save_spans(store, toc.digest, index.spans)
     save_pass(
@@ -192,12 +204,13 @@ def _table(toc: Toc, index: LayerIndex) -> bytes:
     return build_table(toc, index.blob_size, PLAIN[index.codec])
 
 
-def toc_of(index: LayerIndex) -> Toc:
+def toc_of(index: LayerIndex, limits: Limits = DEFAULT_LIMITS) -> Toc:
     """Return the TOC of an index, by the rules of all TOCs; raises BadToc."""
     toc = decode_toc(
         index.toc_json,
         expected=index.toc_digest,
         blob_size=index.blob_size,
         codec=index.codec,
+        limits=limits,
     )
     return placed(toc, index.spans)

@@ -1,5 +1,7 @@
 """Where an image comes from, connected to on first use."""
 
+from collections.abc import Mapping
+
 from lazyfs.errors import Unavailable
 from lazyfs.oci.reference import LayoutReference, Reference
 from lazyfs.registry.source import AccessOptions, EndpointState, Source, SourceStatistics
@@ -29,6 +31,11 @@ class Origin:
     def is_open(self) -> bool:
         """Whether anything has been asked of the source."""
         return self._source is not None
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The variables of whoever asks."""
+        return self._access.environment
 
     @property
     def is_offline(self) -> bool:

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.formats.layer_index import LayerIndex
 from lazyfs.formats.layer_pass import placed
+from lazyfs.formats.rawtoc import TocTooLarge
 from lazyfs.formats.toc import Toc, decode_toc
+from lazyfs.image.budget import Budget
 from lazyfs.image.full_pass import pass_layers
 from lazyfs.image.indexes import fetch_index, keep_index
 from lazyfs.image.origin import Origin
@@ -53,6 +55,7 @@ async def load_plain(
     layers: Sequence[tuple[Descriptor, Digest]],
     indexes: Mapping[Digest, LayerIndex],
     options: PlainOptions,
+    budget: Budget,
     *,
     is_stored: bool = True,
 ) -> list[LoadedToc]:
@@ -63,9 +66,17 @@ async def load_plain(
     check_pairs(layers)
     found: dict[Digest, LoadedToc] = {}
     for layer, diff_id in layers:
+        if layer.digest in found:
+            continue
         if layer.digest in indexes:
             assert options.pinned is not None
-            toc = keep_index(store, indexes[layer.digest], options.pinned, diff_id)
+            try:
+                toc = keep_index(
+                    store, indexes[layer.digest], options.pinned, diff_id, budget.limits
+                )
+            except TocTooLarge as exc:
+                raise budget.refusal(exc) from exc
+            budget.spend(toc, len(indexes[layer.digest].toc_json))
             found[layer.digest] = _loaded(store, toc, INDEX)
             continue
         known = known_layer(store, layer, diff_id)
@@ -92,6 +103,7 @@ async def load_plain(
             list(due.values()),
             progress=options.progress,
             is_stored=is_stored,
+            take_members=budget.take_members,
         )
         for digest, toc in zip(due, tocs, strict=True):
             found[digest] = _loaded(store, toc, PASS)

@@ -17,6 +17,7 @@ import trio
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import LazyfsError, StoreError
 from lazyfs.formats.claims import Claims
+from lazyfs.image.budget import Budget
 from lazyfs.image.early import Foreseen, ForeseenLayer
 from lazyfs.image.identity import image_attributes
 from lazyfs.image.known import note_name
@@ -328,6 +329,7 @@ class _Images(msgspec.Struct, frozen=True):
         has_indexes = trio.Event()
         plain = [n for n, layer in enumerate(manifest.layers) if self._is_plain(layer)]
         lazy = [n for n in range(len(manifest.layers)) if n not in set(plain)]
+        budget = Budget(self.origin.environment)
 
         async def fetch_indexes() -> None:
             if plain:
@@ -348,14 +350,16 @@ class _Images(msgspec.Struct, frozen=True):
             pairs = [(manifest.layers[n], configs[0].diff_ids[n]) for n in numbers]
             options, is_stored = self.request.plain, not self.is_volatile
             loaded = await load_plain(
-                self.store, self.origin, pairs, indexes, options, is_stored=is_stored
+                self.store, self.origin, pairs, indexes, options, budget, is_stored=is_stored
             )
             found.update(zip(numbers, loaded, strict=True))
 
         async def fetch_tocs() -> None:
             layers = [manifest.layers[n] for n in lazy]
             verify = self.request.verify
-            loaded = await load_tocs(self.store, self.origin, layers, verify=verify, lost=lost)
+            loaded = await load_tocs(
+                self.store, self.origin, layers, verify=verify, lost=lost, budget=budget
+            )
             had = [n for n in lazy if manifest.layers[n] not in lost]
             found.update(zip(had, loaded, strict=True))
 

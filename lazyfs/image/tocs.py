@@ -19,7 +19,9 @@ from lazyfs.formats.claims import Claims, claims_of
 from lazyfs.formats.codec import Codec
 from lazyfs.formats.estargz import NotEstargz
 from lazyfs.formats.layers import Format, LayerToc, TocPlace, find_layer_toc, read_layer_toc
+from lazyfs.formats.rawtoc import TocTooLarge
 from lazyfs.formats.toc import Toc, decode_toc
+from lazyfs.image.budget import Budget
 from lazyfs.image.origin import Origin
 from lazyfs.image.plain import check_readable
 from lazyfs.image.toc_image import NoTocImage, TocImage
@@ -90,28 +92,37 @@ async def load_tocs(
     *,
     verify: str = "toc",
     lost: list[Descriptor] | None = None,
+    budget: Budget | None = None,
 ) -> list[LoadedToc]:
     """Return the verified TOC of each layer, and see that the store has its layer table.
 
-    The error raised is that of the lowest layer that has one.  Layers whose TOC lies in another
-    image that cannot be had are added to *lost*, if it is given, and left out of the result.
+    A layer that is listed twice is read once.  *budget* is the image's; without it, one for these
+    layers.  The error raised is that of the lowest layer that has one.  Layers whose TOC lies in
+    another image that cannot be had are added to *lost*, if it is given, and not in the result.
     """
     loaded: dict[int, LoadedToc] = {}
     errors: dict[int, LazyfsError] = {}
     toc_image = TocImage(origin)
+    budget = budget or Budget(origin.environment)
+    same: dict[tuple[Digest, int, Claims], list[int]] = {}
 
     async def load(number: int, layer: Descriptor) -> None:
         try:
             claims = layer_claims(layer, verify)
-            loaded[number] = stored_toc(store, layer, claims) or await _fetch_and_keep(
-                store, origin, toc_image, layer, claims
+            numbers = same.setdefault((layer.digest, layer.size, claims), [])
+            numbers.append(number)
+            if len(numbers) > 1:
+                return  # the first of them loads it
+            found = stored_toc(store, layer, claims, budget) or await _fetch_and_keep(
+                store, origin, toc_image, layer, claims, budget
             )
+            loaded.update(dict.fromkeys(numbers, found))
         except NoTocImage as exc:
             if lost is None:
                 errors[number] = exc
             else:
                 log.warning("%s; the layer is fetched whole", exc.message)
-                lost.append(layer)
+                lost.extend(layers[each] for each in numbers)
         except LazyfsError as exc:
             errors[number] = exc
 
@@ -123,7 +134,7 @@ async def load_tocs(
     return [loaded[number] for number in sorted(loaded)]
 
 
-def stored_toc(store: Store, layer: Descriptor, claims: Claims) -> LoadedToc | None:
+def stored_toc(store: Store, layer: Descriptor, claims: Claims, budget: Budget) -> LoadedToc | None:
     """Return what the store holds of a layer's TOC, or None."""
     if claims.key is None:
         return None
@@ -132,13 +143,18 @@ def stored_toc(store: Store, layer: Descriptor, claims: Claims) -> LoadedToc | N
         return None
     if not has_digests(store, claims.key, claims.toc_digest, claims.checksum):
         return None  # another image has stated only one of the digests, or the other one
-    toc = decode_toc(
-        data,
-        expected=None,
-        vouched=claims.key,
-        blob_size=table.payload_end,
-        codec=table.format.codec,
-    )
+    try:
+        toc = decode_toc(
+            data,
+            expected=None,
+            vouched=claims.key,
+            blob_size=table.payload_end,
+            codec=table.format.codec,
+            limits=budget.limits,
+        )
+    except TocTooLarge as exc:
+        raise _named(layer, budget.refusal(exc)) from exc
+    budget.spend(toc, len(data))
     return LoadedToc(toc, table.format, "toc")
 
 
@@ -157,32 +173,37 @@ def _fits(table: LayerTable, layer: Descriptor, claims: Claims) -> bool:
 
 
 async def _fetch_and_keep(
-    store: Store, origin: Origin, toc_image: TocImage, layer: Descriptor, claims: Claims
+    store: Store,
+    origin: Origin,
+    toc_image: TocImage,
+    layer: Descriptor,
+    claims: Claims,
+    budget: Budget,
 ) -> LoadedToc:
-    found = await _fetch_from_anywhere(origin, toc_image, layer, claims)
+    found = await _fetch_from_anywhere(origin, toc_image, layer, claims, budget)
     table = build_table(found.toc, found.payload_end, found.format)
     save_layer(store, found.toc.digest, found.toc_bytes, table, frame=found.frame)
     return LoadedToc(found.toc, found.format, "blob" if claims.key is None else "toc")
 
 
 async def _fetch_from_anywhere(
-    origin: Origin, toc_image: TocImage, layer: Descriptor, claims: Claims
+    origin: Origin, toc_image: TocImage, layer: Descriptor, claims: Claims, budget: Budget
 ) -> LayerToc:
     """Fetch a TOC; one that is wrong once more at least, and once from each endpoint."""
     try:
-        return await fetch_toc(origin, toc_image, layer, claims)
+        return await fetch_toc(origin, toc_image, layer, claims, budget)
     except VerificationFailed as exc:
         origin.source.blame(layer, 0, layer.size, exc.message)
     while True:
         try:
-            return await fetch_toc(origin, toc_image, layer, claims)
+            return await fetch_toc(origin, toc_image, layer, claims, budget)
         except VerificationFailed as exc:
             if not origin.source.blame(layer, 0, layer.size, exc.message):
                 raise
 
 
 async def fetch_toc(
-    origin: Origin, toc_image: TocImage, layer: Descriptor, claims: Claims
+    origin: Origin, toc_image: TocImage, layer: Descriptor, claims: Claims, budget: Budget
 ) -> LayerToc:
     """Fetch and verify a layer's TOC: one request, or two when the TOC is long."""
     try:
@@ -195,7 +216,7 @@ async def fetch_toc(
                 f"expected at most {TOC_MEMBER_LIMIT}"
             )
         if claims.key is None:
-            return await _fetch_by_blob(origin, layer, claims, place)
+            return await _fetch_by_blob(origin, layer, claims, place, budget)
         if place.format is Format.EXTERNAL_TOC:
             data = await toc_image.fetch(layer)
         elif place.start < tail_start:
@@ -205,7 +226,7 @@ async def fetch_toc(
             data += tail[: place.end - end]
         else:
             data = tail[place.start - tail_start : place.end - tail_start]
-        return read_layer_toc(data, place, claims)
+        return _read(data, place, claims, budget)
     except LazyfsError as exc:
         raise _named(layer, exc) from exc
 
@@ -217,8 +238,17 @@ def _tail_start(layer: Descriptor, claims: Claims) -> int:
     return layer.size - min(layer.size, max(TAIL_MIN, min(TAIL_MAX, layer.size // TAIL_SHARE)))
 
 
+def _read(data: bytes, place: TocPlace, claims: Claims, budget: Budget) -> LayerToc:
+    try:
+        found = read_layer_toc(data, place, claims, limits=budget.limits)
+    except TocTooLarge as exc:
+        raise budget.refusal(exc) from exc
+    budget.spend(found.toc, len(found.toc_bytes))
+    return found
+
+
 async def _fetch_by_blob(
-    origin: Origin, layer: Descriptor, claims: Claims, place: TocPlace
+    origin: Origin, layer: Descriptor, claims: Claims, place: TocPlace, budget: Budget
 ) -> LayerToc:
     """Read all of the blob, verify it, and return the TOC that it holds at *place*.
 
@@ -234,7 +264,7 @@ async def _fetch_by_blob(
     if find_layer_toc(tail, layer.size, claims, media_type=layer.media_type) != place:
         raise VerificationFailed(f"footer: got one that says {place}, expected the blob's own")
     data = tail[place.start - start : place.end - start]
-    return read_layer_toc(data, place, claims)
+    return _read(data, place, claims, budget)
 
 
 async def _read_verified(origin: Origin, layer: Descriptor, start: int) -> bytes:

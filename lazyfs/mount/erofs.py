@@ -111,6 +111,12 @@ class ErofsSession(PyfuseSession):
                 "driver erofs: got allow_root or auto_unmount, expected options that it has",
                 hint="every user may look into a mount of the kernel's; nothing ends with us",
             )
+        if "allow_other" not in options:
+            raise MountFailed(
+                "driver erofs: every local user can read such a mount, as far as the image's modes "
+                "let them",
+                hint="say so with -o allow_other; the other drivers keep other users out",
+            )
         self._flags = tuple(options)
         if self._inner is not None:
             os.mkdir(self._folder, 0o700)

@@ -14,6 +14,7 @@ from lazyfs.errors import UsageError
 from lazyfs.oci.reference import Reference
 from lazyfs.registry.access import AccessOptions
 from lazyfs.registry.endpoints import Endpoint, Tls, distinct, endpoint_of
+from lazyfs.registry.files import read_regular
 from lazyfs.registry.hosts_toml import FILE_LIMIT, directory_names, parse_hosts
 from lazyfs.registry.registries_conf import (
     Registry,
@@ -175,8 +176,7 @@ def _listed(folder: Path, suffix: str) -> Iterator[Path]:
 
 def _read(path: Path) -> bytes | None:
     try:
-        with open(path, "rb") as stream:
-            return stream.read(FILE_LIMIT + 1)
+        return read_regular(path, FILE_LIMIT + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -10,9 +10,11 @@ import subprocess
 
 import trio
 
+from lazyfs.environment import harden
 from lazyfs.errors import Unavailable
 from lazyfs.printable import printable
 from lazyfs.registry.access import AccessOptions
+from lazyfs.registry.files import read_regular
 from lazyfs.registry.keychain import (
     FILE_LIMIT,
     BadAuthFile,
@@ -69,6 +71,8 @@ async def run_helper(
 ) -> Credential | None:
     """Ask a helper; None if it does not know the server."""
     program = f"docker-credential-{call.name}"
+    environment = dict(options.environment)
+    harden(environment)  # or a helper would be found in the working directory
     try:
         with trio.fail_after(limit_seconds):
             done = await trio.run_process(
@@ -77,7 +81,7 @@ async def run_helper(
                 capture_stdout=True,
                 capture_stderr=True,
                 check=False,
-                env=dict(options.environment),
+                env=environment,
                 start_new_session=True,  # a terminal's Ctrl-C is ours to handle
             )
     except trio.TooSlowError:
@@ -113,8 +117,7 @@ def _understood(
 def read_auth_file(path: str) -> bytes | None:
     """Return what a file holds, None if there is none; raises BadAuthFile."""
     try:
-        with open(path, "rb") as stream:
-            return stream.read(FILE_LIMIT + 1)
+        return read_regular(path, FILE_LIMIT + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -20,11 +20,13 @@ from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import DOCUMENT_LIMIT
 from lazyfs.registry.documents import receive_document
 from lazyfs.registry.errors import SizeMismatch, TooLarge
+from lazyfs.registry.files import check_inside, open_regular, read_regular
 from lazyfs.registry.layout_files import (
     INDEX,
     REF_NAME,
     VERSION_FILE,
     BadLayout,
+    LayoutUnwritable,
     Listed,
     check_version,
     copy_verified,
@@ -137,7 +139,7 @@ class ImageLayout:
 
         def store() -> None:
             self._check(is_writing=True)
-            path = self.blob_path(descriptor.digest)
+            path = self._place_of(descriptor.digest)
             copy_verified(content, path, descriptor.digest, descriptor.size)
 
         await trio.to_thread.run_sync(store)
@@ -152,7 +154,7 @@ class ImageLayout:
 
         def store() -> None:
             self._check(is_writing=True)
-            write_atomically(self.blob_path(digest), data)
+            write_atomically(self._place_of(digest), data)
             if tag is not None:
                 added = Listed(media_type, str(digest), len(data), {REF_NAME: tag})
                 path = self._path / INDEX
@@ -171,21 +173,26 @@ class ImageLayout:
         """Return where the layout keeps a blob."""
         return self._path / "blobs" / digest.algorithm / digest.hex
 
+    def _place_of(self, digest: Digest) -> Path:
+        """Return where a blob is to be written."""
+        path = self.blob_path(digest)
+        try:
+            check_inside(path.parent, self._path)
+        except OSError as error:
+            raise LayoutUnwritable(f"{path}: got {error.strerror}, expected a folder") from error
+        return path
+
     def open_blob(self, digest: Digest) -> int:
         """Return a file descriptor of a blob."""
         path = self.blob_path(digest)
         try:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            file = open_regular(path, self._path)
         except (FileNotFoundError, NotADirectoryError) as error:
             self.statistics.errors += 1
             raise NotInLayout(f"{self.repository}: got no blob {digest}, expected one") from error
         except OSError as error:
             self.statistics.errors += 1
             raise LayoutUnreadable(f"{path}: got {error.strerror}, expected a blob") from error
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            os.close(file)
-            self.statistics.errors += 1
-            raise LayoutUnreadable(f"{path}: got no regular file, expected a blob")
         self.statistics.requests += 1
         return file
 
@@ -205,8 +212,7 @@ class ImageLayout:
         if is_writing and self._may_create:
             create_layout(self._path)
         try:
-            with open(self._path / VERSION_FILE, "rb") as stream:
-                data = stream.read(4096)
+            data = read_regular(self._path / VERSION_FILE, 4096, self._path)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NoLayout(
                 f"{self.repository}: got no file {VERSION_FILE}, expected an OCI image layout"
@@ -221,8 +227,7 @@ class ImageLayout:
     def _index(self) -> bytes:
         path = self._path / INDEX
         try:
-            with open(path, "rb") as stream:
-                data = stream.read(INDEX_LIMIT + 1)
+            data = read_regular(path, INDEX_LIMIT + 1, self._path)
         except OSError as error:
             raise LayoutUnreadable(f"{path}: got {error.strerror}, expected an index") from error
         if len(data) > INDEX_LIMIT:

@@ -22,6 +22,7 @@ from lazyfs.printable import printable
 from lazyfs.registry.encodings import inflate
 from lazyfs.registry.endpoints import Tls
 from lazyfs.registry.errors import BadAnswer, ConnectionTrouble, Silent, Slow, TooLarge, redact_url
+from lazyfs.registry.files import check_regular
 from lazyfs.registry.hosts import Origin, origin_of, proxy_for
 from lazyfs.registry.rate import SAMPLE_SIZE, Rate
 from lazyfs.registry.source import AccessOptions, SourceStatistics
@@ -282,9 +283,12 @@ class Transport:
         context = _trust(self._environment)
         for path in self._tls.authorities:
             with _naming(path):
+                check_regular(path)
                 context.load_verify_locations(cafile=path)
         for path, key in self._tls.clients if shows_certificates else ():
             with _naming(path):
+                check_regular(path)
+                check_regular(key or path)
                 # An empty password: a key with one must fail, not ask on the terminal.
                 context.load_cert_chain(path, key, password="")
         if not is_checked:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from lazyfs.formats.toc import Kind, Toc, TocEntry
+from lazyfs.formats.toc import Kind, Toc, TocEntry, decode_toc
 from lazyfs.rootfs import erofs_format as erofs
 from lazyfs.rootfs.erofs_directory import build_directory, directory_size
 from lazyfs.rootfs.erofs_format import BLOCK_SIZE, INODE_SIZE, SLOT_SIZE, UnsupportedByErofs
@@ -33,7 +33,7 @@ IMPLICIT = TocEntry(b"", Kind.DIRECTORY, 0o755, 0, 0)
 class BuiltIndex(msgspec.Struct, frozen=True):
     """A rootfs index, its provenance table, and the image's xattrs that are not in it."""
 
-    image: bytes
+    image: bytes | bytearray
     provenance: bytes
     inode_count: int
     dropped_xattrs: tuple[DroppedXattr, ...]
@@ -60,14 +60,28 @@ def build_index(
         (tag, device_size(toc) // BLOCK_SIZE) for tag, toc in zip(device_tags, tocs, strict=True)
     ]
     start = erofs.DEVICE_TABLE_OFFSET + len(devices) * erofs.DEVICE_SLOT_SIZE
-    written = write_scanned(tocs, start, root_xattrs) or _write(tocs, start, root_xattrs)
+    once = _each_once(tocs)
+    written = write_scanned(once, start, root_xattrs) or _write(once, start, root_xattrs)
     _write_devices(written.image, devices)
     _write_superblock(
         written.image, start // SLOT_SIZE, written.inode_count, len(devices), _uuid(tocs)
     )
     return BuiltIndex(
-        bytes(written.image), written.provenance, written.inode_count, written.dropped_xattrs
+        written.image, written.provenance, written.inode_count, written.dropped_xattrs
     )
+
+
+def _each_once(tocs: Sequence[Toc]) -> list[Toc]:
+    """Return *tocs* with an empty one for each that comes again above.
+
+    The tree is the same: all that a layer says, of names that are there and of names that are not,
+    it says again where it comes the last time.
+    """
+    last = {id(toc): number for number, toc in enumerate(tocs)}
+    if len(last) == len(tocs):
+        return list(tocs)
+    empty = decode_toc(b'{"version":1,"entries":[]}', expected=None, blob_size=0)
+    return [toc if last[id(toc)] == number else empty for number, toc in enumerate(tocs)]
 
 
 def _write(tocs: Sequence[Toc], start: int, root_xattrs: Mapping[bytes, bytes]) -> WrittenInodes:

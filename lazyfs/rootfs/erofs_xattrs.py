@@ -18,7 +18,13 @@ from lazyfs.rootfs.erofs_format import (
     UnsupportedByErofs,
 )
 
-HIDDEN_PREFIX = b"user.lazyfs."  # what a mount says of itself; an image must not forge it
+HIDDEN_PREFIXES = (
+    b"user.lazyfs.",  # what a mount says of itself; an image must not forge it
+    # What overlayfs believes of its layers.  A tar says the same by whiteouts, so an image has no
+    # use for these; one that has them could redirect names, or make them unreadable, above us.
+    b"trusted.overlay.",
+    b"user.overlay.",
+)
 MAX_NAME_SIZE = 255  # with the prefix: Linux' XATTR_NAME_MAX
 MAX_VALUE_SIZE = 0xFFFF
 MAX_COUNT = 0xFFFF  # of the inode's field: (body size - header) / 4 + 1
@@ -93,7 +99,7 @@ def _from_image(xattrs: Xattrs, path: bytes) -> tuple[bytes, tuple[bytes, ...]]:
 
 def _is_kept(name: bytes, value: bytes) -> bool:
     """Return whether an image's attribute goes into the index."""
-    if name.startswith(HIDDEN_PREFIX):
+    if name.startswith(HIDDEN_PREFIXES):
         return False
     split = _prefix_index(name)
     return split is not None and (split[0] not in ACL_INDEXES or _is_acl(value))

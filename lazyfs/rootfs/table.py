@@ -64,8 +64,9 @@ def build_table(toc: Toc, payload_end: int, layer_format: Format = Format.ESTARG
         MAGIC, LAYOUT_VERSION, RECORD.size, len(records) // RECORD.size, end, payload_end,
         prefetch_end, payload_size, in_blob_order, layer_format.number,
     )  # fmt: skip
-    table = header + records
-    return table + hashlib.sha256(table).digest()
+    checksum = hashlib.sha256(header)
+    checksum.update(records)
+    return b"".join([header, records, checksum.digest()])
 
 
 def _scanned_records(

@@ -98,7 +98,9 @@ def _load_checked(path: os.PathLike[str], expected: str) -> mmap.mmap:
     return mapped
 
 
-def save_image(store: Store, record: ImageRecord, index: bytes, provenance: bytes) -> ImageRecord:
+def save_image(
+    store: Store, record: ImageRecord, index: bytes | bytearray, provenance: bytes
+) -> ImageRecord:
     """Keep a rootfs index; return the record with the digests of what was written."""
     record = msgspec.structs.replace(
         record, index_digest=str(digest_of(index)), provenance_digest=str(digest_of(provenance))

@@ -134,5 +134,5 @@ async def test_an_answer_that_is_none_shows_no_secret(home: Home) -> None:
 
 async def test_a_file_that_cannot_be_read(home: Home) -> None:
     home.config.mkdir()
-    with pytest.raises(BadAuthFile, match="Is a directory"):
+    with pytest.raises(BadAuthFile, match="no regular file"):
         await home.find()

@@ -19,9 +19,9 @@ from lazyfs.errors import (
     Unavailable,
     VerificationFailed,
 )
-from lazyfs.image.fetch import ChunkCorrupt
 from lazyfs.image.open import ImageGone, OpenImage, open_image
 from lazyfs.image.prepare import Prepared, Request, prepare
+from lazyfs.image.refused import ChunkCorrupt
 from lazyfs.image.verify import verify_image
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.walk import walk_path

@@ -35,6 +35,7 @@ from tests.support.mounting import (
 )
 from tests.support.registry import FakeRegistry
 
+OPEN = ("-o", "allow_other")  # what the driver wants to be told
 pytestmark = needs_erofs
 
 BIG = random.Random(3).randbytes(6 << 20)
@@ -101,7 +102,7 @@ def test_images_by_other_producers(lazyfs, mountpoint, tmp_path, name):
     trees = []
     for driver in ("erofs", "pyfuse3"):
         words = ("--prefetch", "none", "-o", "suid,dev")
-        lazyfs.mount(f"oci:{tmp_path / 'layout'}", mountpoint, "--driver", driver, *words)
+        lazyfs.mount(f"oci:{tmp_path / 'layout'}", mountpoint, "--driver", driver, *OPEN, *words)
         trees.append(tree(mountpoint))
         assert lazyfs("umount", mountpoint).returncode == 0
     assert trees[0] == trees[1]
@@ -110,7 +111,7 @@ def test_images_by_other_producers(lazyfs, mountpoint, tmp_path, name):
 def test_one_mount_in_the_table(lazyfs, layout, mountpoint):
     """The private mount is gone from the tree at once; flags are as FUSE's are."""
     before = entries(lazyfs)
-    lazyfs.mount(f"oci:{layout}", mountpoint, "--driver", "erofs", "--prefetch", "none")
+    lazyfs.mount(f"oci:{layout}", mountpoint, "--driver", "erofs", *OPEN, "--prefetch", "none")
     (entry,) = [each for each in entries(lazyfs) if each not in before]
     assert entry.filesystem_type == "erofs"
     assert os.statvfs(mountpoint).f_flag & 0xF == os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV
@@ -126,7 +127,7 @@ def test_one_mount_in_the_table(lazyfs, layout, mountpoint):
 
 def test_devices_served_by_python(lazyfs, layout, mountpoint):
     lazyfs.environment["LAZYFS_PURE"] = "1"
-    lazyfs.mount(f"oci:{layout}", mountpoint, "--driver", "erofs", "--prefetch", "none")
+    lazyfs.mount(f"oci:{layout}", mountpoint, "--driver", "erofs", *OPEN, "--prefetch", "none")
     assert lazyfs.status()[0]["driverNote"] == "driver pyfuse3 serves the layers"
     assert (mountpoint / "own/big").read_bytes() == BIG
     assert (mountpoint / "own/small").read_bytes() == b"small"
@@ -142,7 +143,13 @@ def test_sixty_layers(lazyfs, mountpoint, tmp_path):
     make_layout(tmp_path / "layout", layers)
     for prefetch in ("none", "all"):
         lazyfs.mount(
-            f"oci:{tmp_path / 'layout'}", mountpoint, "--driver", "erofs", "--prefetch", prefetch
+            f"oci:{tmp_path / 'layout'}",
+            mountpoint,
+            "--driver",
+            "erofs",
+            *OPEN,
+            "--prefetch",
+            prefetch,
         )
         for n in range(60):
             assert (mountpoint / f"file{n}").read_bytes() == b"%d" % n * 1000
@@ -156,7 +163,7 @@ def test_complete_layers_need_no_server(lazyfs, layout, mountpoint):
     wait_until(lambda: all(layer["residentSize"] == layer["contentSize"]
                            for layer in lazyfs.status()[0]["layers"]))  # fmt: skip
     assert lazyfs("umount", mountpoint).returncode == 0
-    lazyfs.mount(f"oci:{layout}", mountpoint, "--driver", "erofs")
+    lazyfs.mount(f"oci:{layout}", mountpoint, "--driver", "erofs", *OPEN)
     (status,) = lazyfs.status()
     assert "all layers are complete" in status["driverNote"]
     assert status["keeperPid"] is None
@@ -180,7 +187,7 @@ def test_complete_layers_need_no_server(lazyfs, layout, mountpoint):
 def test_no_more_is_fetched_than_is_read(lazyfs, layout, mountpoint):
     """The kernel does not read ahead in the layers."""
     with FakeRegistry(layout) as registry:
-        words = ("--driver", "erofs", "--prefetch", "none")
+        words = ("--driver", "erofs", *OPEN, "--prefetch", "none")
         lazyfs.mount(f"{registry.host}/made:latest", mountpoint, *words)
         descriptor = os.open(mountpoint / "own/big", os.O_RDONLY)
         try:
@@ -196,7 +203,7 @@ def test_no_more_is_fetched_than_is_read(lazyfs, layout, mountpoint):
 
 def test_a_killed_server_is_succeeded(lazyfs, layout, mountpoint):
     with FakeRegistry(layout) as registry:
-        words = ("--driver", "erofs", "--prefetch", "none")
+        words = ("--driver", "erofs", *OPEN, "--prefetch", "none")
         lazyfs.mount(f"{registry.host}/made:latest", mountpoint, *words)
         (before,) = lazyfs.status()
         kill_once(lazyfs)
@@ -212,7 +219,7 @@ def test_a_killed_server_is_succeeded(lazyfs, layout, mountpoint):
 def test_after_the_death_of_all(lazyfs, layout, mountpoint, how):
     """Metadata and what was read live on in the kernel; everything else fails, and is cleaned."""
     before = entries(lazyfs)
-    lazyfs.mount(f"oci:{layout}", mountpoint, "--driver", "erofs", "--prefetch", "none")
+    lazyfs.mount(f"oci:{layout}", mountpoint, "--driver", "erofs", *OPEN, "--prefetch", "none")
     assert (mountpoint / "own/small").read_bytes() == b"small"
     lazyfs.kill_server()
     wait_until(lambda: lazyfs.status()[0]["state"] == "dead")
@@ -220,7 +227,7 @@ def test_after_the_death_of_all(lazyfs, layout, mountpoint, how):
     with pytest.raises(OSError, match="Input/output"):
         (mountpoint / "own/big").read_bytes()
     if how == "mount":
-        done = lazyfs("mount", f"oci:{layout}", mountpoint, "--driver", "erofs")
+        done = lazyfs("mount", f"oci:{layout}", mountpoint, "--driver", "erofs", *OPEN)
         assert done.returncode == 0, done.stderr
         assert "had died" in done.stderr
         assert (mountpoint / "own/big").read_bytes() == BIG
@@ -231,7 +238,7 @@ def test_after_the_death_of_all(lazyfs, layout, mountpoint, how):
 
 def test_busy_and_lazy(lazyfs, layout, mountpoint):
     """Who still has files open is served until the end."""
-    lazyfs.mount(f"oci:{layout}", mountpoint, "--driver", "erofs", "--prefetch", "none")
+    lazyfs.mount(f"oci:{layout}", mountpoint, "--driver", "erofs", *OPEN, "--prefetch", "none")
     (status,) = lazyfs.status()
     with (mountpoint / "own/big").open("rb") as opened:
         done = lazyfs("umount", mountpoint)
@@ -244,7 +251,7 @@ def test_busy_and_lazy(lazyfs, layout, mountpoint):
 
 
 def test_sigterm_unmounts(lazyfs, layout, mountpoint):
-    process = lazyfs.start("mount", "-f", f"oci:{layout}", mountpoint, "--driver", "erofs")
+    process = lazyfs.start("mount", "-f", f"oci:{layout}", mountpoint, "--driver", "erofs", *OPEN)
     try:
         assert process.stdout.readline() == f"{mountpoint}\n"
         assert (mountpoint / "own/small").read_bytes() == b"small"
@@ -259,7 +266,7 @@ def test_sigterm_unmounts(lazyfs, layout, mountpoint):
 def test_identity_is_the_same_by_every_driver(lazyfs, layout, mountpoint):
     found = {}
     for driver in ("pyfuse3", "erofs"):
-        lazyfs.mount(f"oci:{layout}", mountpoint, "--driver", driver)
+        lazyfs.mount(f"oci:{layout}", mountpoint, "--driver", driver, *OPEN)
         done = lazyfs("attrs", mountpoint, "--json")
         assert done.returncode == 0, done.stderr
         found[driver] = json.loads(done.stdout)["attributes"]
@@ -280,7 +287,7 @@ def test_identity_is_the_same_by_every_driver(lazyfs, layout, mountpoint):
 
 
 def test_identity_without_a_server(lazyfs, layout, mountpoint):
-    lazyfs.mount(f"oci:{layout}", mountpoint, "--driver", "erofs", "--prefetch", "none")
+    lazyfs.mount(f"oci:{layout}", mountpoint, "--driver", "erofs", *OPEN, "--prefetch", "none")
     (status,) = lazyfs.status()
     lazyfs.kill_server()
     wait_until(lambda: start_ticks_of(status["pid"]) is None)
@@ -293,7 +300,7 @@ def test_identity_without_a_server(lazyfs, layout, mountpoint):
 
 
 def test_somebody_elses_erofs_is_not_touched(lazyfs, layout, mountpoint, tmp_path):
-    lazyfs.mount(f"oci:{layout}", mountpoint, "--driver", "erofs")
+    lazyfs.mount(f"oci:{layout}", mountpoint, "--driver", "erofs", *OPEN)
     for path in lazyfs.records():
         if path.suffix == ".json":  # as if there were no record of ours
             path.rename(path.with_suffix(".away"))
@@ -313,12 +320,20 @@ def test_a_server_killed_while_it_mounted(lazyfs, layout, mountpoint):
     with serving_made(private) as server:
         server.process.kill()
         server.process.wait(SECONDS)
-        lazyfs.mount(f"oci:{layout}", mountpoint, "--driver", "erofs")
+        lazyfs.mount(f"oci:{layout}", mountpoint, "--driver", "erofs", *OPEN)
         assert not is_mounted(private)
         assert not private.exists()
         assert (mountpoint / "own/small").read_bytes() == b"small"
     assert lazyfs("umount", mountpoint).returncode == 0
     assert entries(lazyfs) == before
+
+
+def test_others_are_let_in_only_if_it_is_said(lazyfs, layout, mountpoint):
+    done = lazyfs("mount", f"oci:{layout}", mountpoint, "--driver", "erofs")
+    assert done.returncode == 8
+    assert "every local user can read such a mount" in done.stderr
+    assert "-o allow_other" in done.stderr
+    assert not is_mounted(mountpoint)
 
 
 @pytest.mark.parametrize("word", ["allow_root", "auto_unmount"])
@@ -334,7 +349,7 @@ def test_a_store_in_memory_is_refused(lazyfs, layout, mountpoint, tmp_path):
     shm.mkdir()
     assert run("mount", "-t", "tmpfs", "none", shm).returncode == 0
     try:
-        words = ("--driver", "erofs", "--cache-dir", shm / "cache")
+        words = ("--driver", "erofs", *OPEN, "--cache-dir", shm / "cache")
         done = lazyfs("mount", f"oci:{layout}", mountpoint, *words)
         assert done.returncode == 8
         assert "tmpfs" in done.stderr
@@ -348,7 +363,7 @@ def test_a_store_in_memory_is_refused(lazyfs, layout, mountpoint, tmp_path):
 def test_a_user_namespace_is_refused(lazyfs, layout, mountpoint):
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount",
-         *lazyfs.command("mount", "--driver", "erofs", f"oci:{layout}", mountpoint)],
+         *lazyfs.command("mount", "--driver", "erofs", *OPEN, f"oci:{layout}", mountpoint)],
         env=lazyfs.variables, capture_output=True, text=True, timeout=SECONDS, check=False,
     )  # fmt: skip
     if "unshare failed" in done.stderr:

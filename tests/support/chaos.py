@@ -70,7 +70,8 @@ def mounted(
     with FakeRegistry(layout) as registry:
         registry.faults.add(drip(32 << 10, 0.01), path="/blobs/", ranged=True, times=None)
         try:
-            words = ("--prefetch", "none", "--driver", driver)
+            others = ("-o", "allow_other") if driver == "erofs" else ()
+            words = ("--prefetch", "none", "--driver", driver, *others)
             lazyfs.mount(f"{registry.host}/made:latest", mountpoint, *words)
             yield lazyfs, registry, mountpoint
         finally:

@@ -179,7 +179,7 @@ async def serve(folder: Path, mountpoint: str, driver: str, threads: int | None)
                 session: PyfuseSession = NativeSession(image, mountpoint, threads=threads)
             else:
                 session = open_session(driver, image, mountpoint, folder=mountpoint + ".devices")
-            session.mount(fuse_options(MountOptions(), "bench"))
+            session.mount(fuse_options(MountOptions(allow_other=os.geteuid() == 0), "bench"))
             try:
                 nursery.start_soon(session.serve)
                 await session.wait_ready()

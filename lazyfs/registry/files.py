@@ -1,0 +1,56 @@
+"""Reading files that somebody else may have put there: configuration, credentials, layouts.
+
+A FIFO in the place of a file would make us wait for ever, a device could do anything when it is
+opened, and a symlink may lead to what only we can read.  So files are opened without waiting, and
+looked at before they are read.
+"""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+
+class NotRegular(OSError):
+    """Something else than a regular file is there, or it is elsewhere than it should be."""
+
+    def __init__(self, path: str | Path, what: str) -> None:
+        super().__init__(errno.EINVAL, what, os.fspath(path))
+
+
+def open_regular(path: str | Path, inside: Path | None = None) -> int:
+    """Return a descriptor of the regular file at *path*.
+
+    Symlinks are followed, but not out of the directory *inside*, if it is given.  Raises OSError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise NotRegular(path, "no regular file")
+        if inside is not None:
+            place = os.readlink(f"/proc/self/fd/{descriptor}")
+            if not place.startswith(os.path.join(os.path.realpath(inside), "")):
+                raise NotRegular(path, f"a link to {place}, outside of {inside}")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_regular(path: str | Path, limit: int, inside: Path | None = None) -> bytes:
+    """Return up to *limit* bytes of the regular file at *path*; as ``open_regular``."""
+    with os.fdopen(open_regular(path, inside), "rb") as stream:
+        return stream.read(limit)
+
+
+def check_regular(path: str | Path) -> None:
+    """Raise OSError unless a regular file is at *path*, for a library that opens it by name."""
+    os.close(open_regular(path))
+
+
+def check_inside(folder: Path, inside: Path) -> None:
+    """Raise NotRegular if *folder*, as far as it is there, leads out of the directory *inside*."""
+    place = os.path.realpath(folder)
+    root = os.path.realpath(inside)
+    if place != root and not place.startswith(os.path.join(root, "")):
+        raise NotRegular(folder, f"a link to {place}, outside of {inside}")
