@@ -11,7 +11,8 @@ from lazyfs.image.flights import Flight
 from lazyfs.image.plan import Run
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.rootfs.table import LayerTable
-from lazyfs.store.content import RESIDENT, LayerContent
+from lazyfs.store.content import LayerContent
+from lazyfs.store.presence import RESIDENT
 
 AROUND_SIZE = 16 << 10
 """Blob bytes on either side of a miss.  Of the 33 misses of a first ``python3 -c`` 8 go away for

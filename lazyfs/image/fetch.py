@@ -25,7 +25,7 @@ from lazyfs.image.spare import Spare
 from lazyfs.image.throttle import Throttle
 from lazyfs.image.transfer import transfer
 from lazyfs.image.twins import Twins
-from lazyfs.store.content import DOUBTFUL, RESIDENT
+from lazyfs.store.presence import DOUBTFUL, RESIDENT
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,10 @@ import msgspec
 
 from lazyfs.errors import LazyfsError
 from lazyfs.image.device import Device
-from lazyfs.store.content import RESIDENT, LayerContent
+from lazyfs.store.content import LayerContent
 from lazyfs.store.layers import load_table
 from lazyfs.store.paths import Store
+from lazyfs.store.presence import RESIDENT
 from lazyfs.store.usage import layers_in
 
 CANDIDATES = 32

@@ -11,7 +11,7 @@ from lazyfs.errors import LazyfsError, Unavailable
 from lazyfs.image.device import Device
 from lazyfs.image.diffid import check_diff_id
 from lazyfs.image.open import OpenImage
-from lazyfs.store.content import RESIDENT
+from lazyfs.store.presence import RESIDENT
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@
 the index and the provenance table, and states their digests.
 """
 
-import mmap
 import os
 import shutil
 from pathlib import Path
@@ -17,7 +16,7 @@ from lazyfs.rootfs.erofs_format import REVISION
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.layout import LAYOUT_VERSION
 from lazyfs.rootfs.provenance import Provenance
-from lazyfs.store.layers import map_file
+from lazyfs.store.layers import read_whole
 from lazyfs.store.paths import Store, store_error
 
 RECORD_VERSION = (1, LAYOUT_VERSION, REVISION)
@@ -56,7 +55,7 @@ class ImageRecord(msgspec.Struct, frozen=True):
 
 
 class StoredImage(msgspec.Struct, frozen=True):
-    """An image's record, its index and its provenance table, mapped and checked."""
+    """An image's record, its index and its provenance table, checked."""
 
     record: ImageRecord
     index: ErofsIndex
@@ -90,12 +89,11 @@ def load_record(folder: Path) -> ImageRecord | None:
     return record if record.version == RECORD_VERSION else None
 
 
-def _load_checked(path: os.PathLike[str], expected: str) -> mmap.mmap:
-    mapped = map_file(path)
-    with memoryview(mapped) as view:
-        if str(digest_of(view)) != expected:
-            raise ValueError(f"{path} does not have its recorded digest")
-    return mapped
+def _load_checked(path: os.PathLike[str], expected: str) -> bytes:
+    data = read_whole(path)
+    if str(digest_of(data)) != expected:
+        raise ValueError(f"{path} does not have its recorded digest")
+    return data
 
 
 def save_image(store: Store, record: ImageRecord, index: bytes, provenance: bytes) -> ImageRecord:

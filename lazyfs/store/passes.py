@@ -12,17 +12,18 @@ import msgspec
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import FormatError
 from lazyfs.rootfs.table import LayerTable
-from lazyfs.store.content import (
-    HEADER,
-    HEADER_SIZE,
-    MAGIC,
-    RESIDENT,
-    VERSION,
-    LayerContent,
-    lock_presence,
-)
+from lazyfs.store.content import LayerContent
 from lazyfs.store.locks import share
 from lazyfs.store.paths import Store, digest_named, store_error
+from lazyfs.store.presence import (
+    HEADER_SIZE,
+    RESIDENT,
+    lock_presence,
+    map_size,
+    new_header,
+    reset,
+    write_header,
+)
 
 PASS_VERSION = 1
 
@@ -94,10 +95,8 @@ def adopt_content(folder: Path, table: LayerTable, path: Path) -> int:
             os.close(fd)
             return -1
         os.truncate(path, table.device_size)
-        size = HEADER_SIZE + max(1, table.count)
-        os.ftruncate(fd, 0)
-        os.posix_fallocate(fd, 0, size)
-        os.pwrite(fd, HEADER.pack(MAGIC, VERSION, 0, table.count), 0)
+        reset(fd, map_size(table))
+        write_header(fd, new_header(table, os.stat(path), is_clean=False))
         # On the disk before there is another content file, whose bytes are not: marks of the file
         # before must not be believed of it after a crash (rule 2 of content.py).
         os.fdatasync(fd)
