@@ -7,7 +7,7 @@ the mapped index, tables and presence maps, and from the content files.  What is
 the few attributes that change, they put into a queue; an eventfd wakes the event loop:
 
     MISS        make a range resident, then "answer it", or an errno; where the store could not
-                take the bytes (a full disk), the bytes themselves
+                take the bytes (a full disk), or loses them, the bytes themselves
     ATTRIBUTE   ask the callable for the value
     HINT        a reader has reached the chunk that read-ahead marked
     FAULT       a request failed because of what is on disk: written to the log
@@ -213,9 +213,11 @@ class NativeSession(PyfuseSession):
             )
 
     async def _fetch(self, server: Server, event: "Event") -> None:
-        _, request, device, nid, offset, start, size, _ = event
+        _, request, device, nid, offset, start, size, is_lost = event
         contents = self._image.contents
         try:
+            if is_lost:
+                contents.lost(device)
             await contents.ensure(device, start, start + size)
             self._set_mark(server, device)
             if not server.answer(request):

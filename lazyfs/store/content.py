@@ -25,7 +25,7 @@ import fcntl
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -271,11 +271,25 @@ class LayerContent:
         """Hash a doubtful chunk again; mark it resident, or absent and return False."""
         if self.states[chunk] != DOUBTFUL:
             return self.states[chunk] == RESIDENT
-        self._begin_marking()
+        return self.check_again(chunk)
+
+    def check_again(self, chunk: int, keep: Callable[[int], None] | None = None) -> bool:
+        """Hash a marked chunk; mark it resident, or absent and return False.
+
+        *keep* is told before the mark of one that is wrong goes.
+        """
+        state = self.states[chunk]
+        if state == ABSENT:
+            return False
         if self.is_right(chunk):
-            self.states[chunk] = RESIDENT
+            if state == DOUBTFUL:
+                self._begin_marking()
+                self.states[chunk] = RESIDENT
             return True
-        self.forget(chunk)
+        if self.states[chunk] == state:  # else somebody has written it meanwhile
+            if keep is not None:
+                keep(chunk)
+            self.forget(chunk)
         return self.states[chunk] == RESIDENT
 
     def is_right(self, chunk: int) -> bool:
@@ -378,6 +392,7 @@ class UnstoredContent(LayerContent):
         self.folder = folder
         self.table = table
         self.fd = -1
+        self.doubted = ""
         self.states = memoryview(bytearray(max(1, table.count)))
         for chunk in table.holes:
             self.states[chunk] = RESIDENT
@@ -389,6 +404,10 @@ class UnstoredContent(LayerContent):
     def read(self, offset: int, size: int) -> bytes:
         """Return zeros: nothing but holes is resident."""
         return bytes(size)
+
+    def check(self, chunk: int) -> bool:
+        """Say whether the chunk is zeros, which is all that there is."""
+        return chunk in self.table.holes
 
     def claim(self, first: int, last: int) -> bool:
         """Say yes: what is not stored is not shared."""
@@ -408,6 +427,17 @@ class UnstoredContent(LayerContent):
     def copy(self, chunk: int, source_fd: int, source_offset: int) -> None:
         """Raise NotStored."""
         raise NotStored(f"content store {self.folder}: no room for any content")
+
+    def doubt(self) -> None:
+        """Do nothing: nothing is marked."""
+
+    def note_checked(self, since: float) -> None:
+        """Do nothing: there is nothing to check."""
+
+    @property
+    def since(self) -> int:
+        """Return a time that never comes: nothing is to be checked."""
+        return 1 << 62
 
     def close(self) -> None:
         """Do nothing."""

@@ -3,16 +3,19 @@
 Without the native core such a map ends the process (SIGBUS) when somebody cuts its file.
 """
 
-import mmap
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 try:
     from lazyfs._native import guard, unguard
 except ImportError:  # it was installed without a compiler
 
-    def guard(mapped: mmap.mmap, /) -> None:
+    def guard(mapped: "Buffer", /) -> None:
         """Do nothing."""
 
-    def unguard(mapped: mmap.mmap, /) -> None:
+    def unguard(mapped: "Buffer", /) -> None:
         """Do nothing."""
 
 

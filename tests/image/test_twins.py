@@ -87,7 +87,7 @@ class SlowContent:
         self.entered, self.goes_on = threading.Event(), threading.Event()
         self.is_closed = self.was_closed_early = False
 
-    def check(self, chunk: int) -> bool:
+    def is_right(self, chunk: int) -> bool:
         self.entered.set()
         assert self.goes_on.wait(30)
         self.was_closed_early = self.is_closed
