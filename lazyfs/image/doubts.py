@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import trio
 
 from lazyfs.image.device import Device
-from lazyfs.store.presence import ABSENT, DOUBTFUL, UNCLEAN
+from lazyfs.store.presence import ABSENT, DOUBTFUL, RESIDENT, UNCLEAN
 
 WINDOW_SIZE = 1 << 20
 """So many bytes behind a doubtful chunk are hashed with it.  A hop to a thread and a miss of the
@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 class Doubts:
     """Hashes chunks again, in threads that *workers* limits.
 
-    ``dropped`` is told, on the event loop, of chunks whose stored bytes were wrong; ``keep`` gets
-    them before, in a thread, to put the bytes aside.
+    ``dropped`` is told, on the event loop, of chunks whose stored bytes were wrong and may have
+    been read before; ``keep`` is told of each that is wrong, in a thread, to put the bytes aside.
     """
 
     def __init__(self, workers: trio.CapacityLimiter) -> None:
@@ -73,6 +73,8 @@ class Doubts:
         def look() -> list[int]:
             return [chunk for chunk in chunks if not content.check_again(chunk, keep)]
 
+        states = content.states
+        shown = {chunk for chunk in chunks if content.was_shown or states[chunk] == RESIDENT}
         wrong = await trio.to_thread.run_sync(look, limiter=self._workers)
         if not wrong:
             return wrong
@@ -84,6 +86,6 @@ class Doubts:
             content.doubted or "damage on the disk",
             wrong[0],
         )
-        if self.dropped is not None:
-            self.dropped(dev, wrong)
+        if self.dropped is not None and not shown.isdisjoint(wrong):
+            self.dropped(dev, [chunk for chunk in wrong if chunk in shown])
         return wrong

@@ -25,6 +25,7 @@ from lazyfs.image.plain import check_readable
 from lazyfs.image.toc_image import NoTocImage, TocImage
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import is_layer_gzip, is_layer_zstd
+from lazyfs.rootfs.layout import device_size
 from lazyfs.rootfs.table import LayerTable, build_table
 from lazyfs.store.layers import has_digests, load_table, load_toc, save_layer
 from lazyfs.store.paths import Store
@@ -139,6 +140,8 @@ def stored_toc(store: Store, layer: Descriptor, claims: Claims) -> LoadedToc | N
         blob_size=table.payload_end,
         codec=table.format.codec,
     )
+    if table.device_size != device_size(toc):
+        return None  # whole in itself, and of another TOC
     return LoadedToc(toc, table.format, "toc")
 
 

@@ -21,6 +21,7 @@ nobody.  Contract of the threads: native/include/lazyfs_core.h.
 
 import logging
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -28,7 +29,7 @@ import trio
 from lazyfs._native import ATTRIBUTE, HINT, MISS, Server
 from lazyfs.errors import MountFailed, StoreError
 from lazyfs.mount import point
-from lazyfs.mount.connection import Connection, fuse_descriptors, with_clones
+from lazyfs.mount.connection import Connection, forget_pages, fuse_descriptors, with_clones
 from lazyfs.mount.contents import NativeImage
 from lazyfs.mount.errnos import errno_of
 from lazyfs.mount.faults import FaultLog
@@ -176,6 +177,20 @@ class NativeSession(PyfuseSession):
         if self._server is not None:
             self._note_touches(self._server)
         await super().unmount()
+
+    async def invalidate(self, pages: Sequence[tuple[int, int, int]]) -> None:
+        """Have the kernel forget pages of files, (nid, offset, size) of each."""
+        if not self._descriptors:
+            return
+        descriptor = os.dup(self._descriptors[0])  # the thread may outlive the session
+
+        def forget() -> None:
+            try:
+                forget_pages(descriptor, pages)
+            finally:
+                os.close(descriptor)
+
+        await trio.to_thread.run_sync(forget, abandon_on_cancel=True)
 
     def close(self) -> None:
         """Let go of the connection; what is still mounted answers ENOTCONN from now on."""

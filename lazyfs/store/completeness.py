@@ -23,7 +23,7 @@ from lazyfs.store.layers import load_table
 from lazyfs.store.locks import lock_within
 from lazyfs.store.paths import Store, store_error
 from lazyfs.store.presence import ABSENT, RESIDENT
-from lazyfs.store.quarantine import put_aside
+from lazyfs.store.quarantine import put_chunk_aside
 from lazyfs.store.usage import is_in_use
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -102,10 +102,10 @@ def _survey(store: Store, content: LayerContent, *, is_believed: bool) -> Survey
                 content.confirm(chunk)
             verified += size
             continue
-        content.forget(chunk)
         if was == RESIDENT:
             rotten += 1
-            _put_aside(store, content, chunk)
+            put_chunk_aside(store, content, chunk)
+        content.forget(chunk)
     return Survey(table.payload_size, verified, rotten, hashed)
 
 
@@ -166,12 +166,3 @@ def _save(fd: int, checked: Checked) -> None:
         os.pwrite(fd, msgspec.json.encode(checked), 0)
     except OSError:
         pass
-
-
-def _put_aside(store: Store, content: LayerContent, chunk: int) -> None:
-    table = content.table
-    try:
-        data = os.pread(content.fd, table.size(chunk), table.device_offset(chunk))
-    except OSError:
-        return
-    put_aside(store, table.digest(chunk).hex(), data)

@@ -52,6 +52,8 @@ from lazyfs.store.presence import (
 )
 from lazyfs.store.rows import Payload, rows_of, write_row
 
+NEVER = 1 << 62  # seconds
+
 
 class ContentUnusable(StoreError):
     """A layer's content cannot be opened or read."""
@@ -72,7 +74,8 @@ class LayerContent:
     from the event loop.  ``states`` is the presence map, one byte per chunk; readers may index it
     directly.  Unless *counts_as_use* is false, opening and closing make the layer the last used
     one.  Unless *doubts* is false, which is for those who hash everything, marks that may have gone
-    bad are doubted; ``doubted`` says why, empty if they were believed.
+    bad are doubted; ``doubted`` says why, empty if they were believed.  ``was_shown``: a live mount
+    may have shown bytes that are doubted now.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class LayerContent:
             raise ContentUnusable(f"content store {folder}: {exc.strerror}") from exc
         self.fd, self._map_fd, self._map = pair.fd, pair.map_fd, pair.mapped
         self.doubted = pair.reason if pair.is_doubted else ""
+        self.was_shown = not pair.is_doubted
         self._is_sure = pair.is_doubted or not pair.reason
         self._times = pair.times
         self.states = memoryview(self._map)[HEADER_SIZE:]
@@ -154,6 +158,7 @@ class LayerContent:
 
         What others mark meanwhile may be doubted, too, or forgotten.
         """
+        self.doubted, self.was_shown = "a change under a live mount", True
         self._begin_marking()
         doubt_marks(self.states)
         try:
@@ -337,7 +342,8 @@ class LayerContent:
     def since(self) -> int:
         """When (in s since 1970) hashing began of the marked chunk that was hashed longest ago."""
         header = read_header(self._map_fd)
-        return 0 if header is None else header.since
+        is_known = header is not None and header.version != OLD_VERSION
+        return header.since if header is not None and is_known else NEVER
 
     def note_checked(self, since: float) -> None:
         """Note that each marked chunk has been hashed after *since*, in this run of the machine."""
@@ -392,7 +398,7 @@ class UnstoredContent(LayerContent):
         self.folder = folder
         self.table = table
         self.fd = -1
-        self.doubted = ""
+        self.doubted, self.was_shown = "", False
         self.states = memoryview(bytearray(max(1, table.count)))
         for chunk in table.holes:
             self.states[chunk] = RESIDENT
@@ -437,7 +443,7 @@ class UnstoredContent(LayerContent):
     @property
     def since(self) -> int:
         """Return a time that never comes: nothing is to be checked."""
-        return 1 << 62
+        return NEVER
 
     def close(self) -> None:
         """Do nothing."""

@@ -24,6 +24,7 @@ from lazyfs.store.presence import (
     reset,
     write_header,
 )
+from lazyfs.store.sealed import decode_sealed, encode_sealed
 
 PASS_VERSION = 1
 
@@ -41,6 +42,7 @@ class PassRecord(msgspec.Struct, frozen=True, rename="camel"):
     toc_digest: str
     index_digest: str = ""
     version: int = PASS_VERSION
+    checksum: str = ""
 
 
 def save_pass(store: Store, record: PassRecord) -> None:
@@ -50,14 +52,16 @@ def save_pass(store: Store, record: PassRecord) -> None:
         path.parent.mkdir(mode=0o700, exist_ok=True)
     except OSError as exc:
         raise store_error(path, exc) from exc
-    store.write_file(path, msgspec.json.encode(record))
+    store.write_file(path, encode_sealed(record))
 
 
 def load_pass(store: Store, blob: Digest) -> PassRecord | None:
     """Return what is known of a blob, None if nothing is."""
     try:
-        record = msgspec.json.decode(_path(store, str(blob)).read_bytes(), type=PassRecord)
-    except (OSError, ValueError, msgspec.MsgspecError):
+        record = decode_sealed(_path(store, str(blob)).read_bytes(), PassRecord)
+    except OSError:
+        return None
+    if record is None:
         return None
     is_right = record.version == PASS_VERSION and record.blob_digest == str(blob)
     return record if is_right else None
