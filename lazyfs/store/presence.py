@@ -162,9 +162,10 @@ def boot_id() -> bytes:
 
 def lock_presence(folder: Path) -> tuple[int, bool]:
     """Return a layer's presence map, locked, and whether the lock is exclusive (nobody else's)."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     while True:
         folder.mkdir(mode=0o700, exist_ok=True)
+        _remove_foreign(folder / "presence")
         fd = os.open(folder / "presence", flags, 0o600)
         alone = lock_for_use(fd)
         try:
@@ -174,6 +175,16 @@ def lock_presence(folder: Path) -> tuple[int, bool]:
         except FileNotFoundError:
             pass
         os.close(fd)
+
+
+def _remove_foreign(path: Path) -> None:
+    """Remove what we did not make: a link, a pipe, a socket, a device (OSError)."""
+    try:
+        mode = os.lstat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 def retire(folder: Path, fd: int) -> None:
@@ -190,10 +201,8 @@ def open_content(folder: Path) -> tuple[int, bool]:
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     path = folder / "content"
     while True:
+        _remove_foreign(path)
         try:
-            status = os.lstat(path)
-            if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-                os.unlink(path)
             return os.open(path, flags), False
         except FileNotFoundError:
             pass
