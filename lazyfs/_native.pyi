@@ -12,10 +12,22 @@ Layer = tuple[Buffer, Buffer, int, str, str]
 """Layer table, presence map (a byte per chunk), content file, digest, diffID."""
 
 Event = tuple[int, int, int, int, int, int, int, int]
-"""Kind, id, device, nid, offset in the file, offset in the device, size, number."""
+"""Kind, id, device, nid, offset in the file, offset in the device, size, number.
+
+The number of a MISS is 1 where its bytes are marked, and the content file does not have them.
+"""
 
 def keep_used(window: Buffer, low: Buffer, high: Buffer, /) -> bytes:
     """Return *window* with zeros where no place names it; halves of places beside each other."""
+
+def guard(mapped: Buffer, /) -> None:
+    """Have pages of a map that its file cannot give any more be zeros; OSError.
+
+    *mapped* must be given to ``unguard`` before it is unmapped.
+    """
+
+def unguard(mapped: Buffer, /) -> None:
+    """End that."""
 
 class Server:
     """Answers one FUSE connection in threads of its own, from INIT on.
@@ -64,7 +76,7 @@ class Server:
         """Return what has happened; at most a few hundred events at a time, never blocks."""
 
     def answer(self, request: int, /) -> bool:
-        """Answer a miss from the content file; False: not resident, the request waits on."""
+        """Answer a miss from the content file; False: not there, the request waits on."""
 
     def answer_bytes(self, request: int, data: Buffer, /) -> bool:
         """Answer a miss with all of its bytes; False: another size was asked for."""

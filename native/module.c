@@ -2,6 +2,8 @@
 /* lazyfs._native: the server and the index writer of lazyfs_core.h for Python. */
 #include "module.h"
 
+#include <errno.h>
+
 #include "lazyfs_core.h"
 
 static PyObject *keep_used(PyObject *module, PyObject *args)
@@ -27,7 +29,38 @@ static PyObject *keep_used(PyObject *module, PyObject *args)
 	return kept;
 }
 
+static PyObject *guard(PyObject *module, PyObject *args)
+{
+	Py_buffer mapped;
+	int error;
+
+	(void)module;
+	if (!PyArg_ParseTuple(args, "y*", &mapped))
+		return NULL;
+	error = lfs_guard(mapped.buf, (size_t)mapped.len);
+	PyBuffer_Release(&mapped);
+	if (error) {
+		errno = error;
+		return PyErr_SetFromErrno(PyExc_OSError);
+	}
+	Py_RETURN_NONE;
+}
+
+static PyObject *unguard(PyObject *module, PyObject *args)
+{
+	Py_buffer mapped;
+
+	(void)module;
+	if (!PyArg_ParseTuple(args, "y*", &mapped))
+		return NULL;
+	lfs_unguard(mapped.buf);
+	PyBuffer_Release(&mapped);
+	Py_RETURN_NONE;
+}
+
 static PyMethodDef module_methods[] = {
+	{"guard", guard, METH_VARARGS, NULL},
+	{"unguard", unguard, METH_VARARGS, NULL},
 	{"keep_used", keep_used, METH_VARARGS, NULL},
 	{"scan_toc", scan_toc, METH_VARARGS, NULL},
 	{"merge_tocs", merge_tocs, METH_VARARGS, NULL},

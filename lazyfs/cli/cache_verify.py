@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazyfs.cli.options import cache_dir_option, json_option
+from lazyfs.cli.options import cache_dir_option, default_runtime_dir, json_option
 from lazyfs.cli.output import print_line
 from lazyfs.cli.progress import progress_option, show_progress
 from lazyfs.errors import VerificationFailed
@@ -39,11 +39,28 @@ def verify(repair: bool, cache_dir: Path, progress: str, as_json: bool) -> int:
         size = sum(resident_size(store, usage.toc_digest)[0] for usage in layers_in(store))
         with show_progress("none" if as_json else progress, "verify", size) as advance:
             found = check_store(store, repair=repair, progress=advance)
+        _tell(store.root, found)
     if as_json:
         click.echo(json.dumps(_document(cache_dir, found), indent=2))
     else:
         _say(found)
     return exit_code_of(VerificationFailed("")) if found.rotten else 0
+
+
+def _tell(store: Path, found: "Check") -> None:
+    """Have live mounts forget what they may have shown of chunks that are rotten."""
+    from lazyfs.service.dropped import tell_mounts
+
+    chunks: dict[str, list[int]] = {}
+    for fault in found.rotten:
+        if fault.chunk is not None:
+            chunks.setdefault(Path(fault.path).parent.name, []).append(fault.chunk)
+    for mountpoint in tell_mounts(default_runtime_dir(), store, chunks):
+        click.echo(
+            f"lazyfs: {mountpoint}: the server does not answer; what the kernel has kept of rotten"
+            " bytes may still be read there\nunmount it, and mount it again",
+            err=True,
+        )
 
 
 def _document(cache_dir: Path, found: "Check") -> dict[str, Any]:

@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazyfs.cli.access import access_options
-from lazyfs.cli.options import cache_dir_option, json_option, platform_option, verify_option
+from lazyfs.cli.options import (
+    cache_dir_option,
+    default_runtime_dir,
+    json_option,
+    platform_option,
+    verify_option,
+)
 from lazyfs.cli.output import print_line
 from lazyfs.cli.progress import progress_option, show_progress
 from lazyfs.cli.reading import run_with_image
 from lazyfs.errors import LazyfsError, VerificationFailed
 
 if TYPE_CHECKING:
+    from lazyfs.image.device import Device
     from lazyfs.image.open import OpenImage
     from lazyfs.registry.source import AccessOptions
 
@@ -43,8 +50,15 @@ def verify(
     error, so that all are found.  Afterwards the cache holds the whole image.
     """
     from lazyfs.image.verify import Verification, verify_image
+    from lazyfs.service.dropped import tell_mounts
+
+    dropped: dict[str, list[int]] = {}
+
+    def note(device: "Device", chunks: list[int]) -> None:
+        dropped.setdefault(device.content.folder.name, []).extend(chunks)
 
     async def use(opened: "OpenImage") -> tuple[str, int, int, Verification]:
+        opened.contents.doubts.dropped = note
         size = sum(device.table.payload_size for device in opened.devices)
         with show_progress("none" if as_json else progress, "verify", size) as advance:
             found = await verify_image(opened, advance)
@@ -53,6 +67,7 @@ def verify(
     resolved, layers, size, found = run_with_image(
         image, platform, cache_dir, access, use, verify=verify_mode
     )
+    tell_mounts(default_runtime_dir(), cache_dir, dropped)
     if as_json:
         click.echo(json.dumps(_document(image, resolved, size, found), indent=2))
     else:

@@ -2,7 +2,7 @@
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from lazyfs.errors import LazyfsError
 from lazyfs.formats.codec import Codec
@@ -11,7 +11,8 @@ from lazyfs.image.flights import Flight
 from lazyfs.image.plan import Run
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.rootfs.table import LayerTable
-from lazyfs.store.content import RESIDENT, LayerContent
+from lazyfs.store.content import LayerContent
+from lazyfs.store.presence import ABSENT, RESIDENT
 
 AROUND_SIZE = 16 << 10
 """Blob bytes on either side of a miss.  Of the 33 misses of a first ``python3 -c`` 8 go away for
@@ -96,6 +97,35 @@ class Device:
     def is_wanted(self, chunk: int) -> bool:
         """Say whether *chunk* is neither resident nor on its way."""
         return self.content.states[chunk] != RESIDENT and chunk not in self.flights
+
+    def is_missing(self, chunk: int) -> bool:
+        """Say whether nothing of *chunk* is here, and it is not on its way."""
+        return self.content.states[chunk] == ABSENT and chunk not in self.flights
+
+    def read_stored(self, offset: int, size: int, unstored: Mapping[int, bytes]) -> bytes | None:
+        """Return bytes that have been made sure of, None where they have been doubted since.
+
+        *unstored* are chunks that the store could not take.  Raises ContentLost.
+        """
+        chunks = self.table.covering(offset, offset + size)
+        if self.content.are_resident(chunks):
+            return self.content.read(offset, size)
+        for chunk in chunks:
+            # Where nothing was written a content file has zeros: they must not pass for bytes.
+            if chunk not in unstored and self.content.states[chunk] != RESIDENT:
+                return None
+        result = bytearray(size)
+        for chunk in chunks:
+            start = self.table.device_offset(chunk)
+            low = max(offset, start)
+            high = min(offset + size, start + self.table.size(chunk))
+            data = unstored.get(chunk)
+            result[low - offset : high - offset] = (
+                self.content.read(low, high - low)
+                if data is None
+                else memoryview(data)[low - start : high - start]
+            )
+        return bytes(result)
 
     def within(self, start: int, end: int) -> list[int]:
         """Return the wanted chunks that blob bytes *start* to *end* hold, in blob order.

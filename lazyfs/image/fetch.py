@@ -15,6 +15,7 @@ import trio
 from lazyfs.errors import LazyfsError, StoreError
 from lazyfs.image.counts import FetchStatistics, Purpose
 from lazyfs.image.device import STEP_CHUNKS, Device
+from lazyfs.image.doubts import Doubts
 from lazyfs.image.early import EarlyRange
 from lazyfs.image.origin import REFETCHES, Origin
 from lazyfs.image.pace import Pace
@@ -26,7 +27,8 @@ from lazyfs.image.spare import Spare
 from lazyfs.image.throttle import Throttle
 from lazyfs.image.transfer import transfer
 from lazyfs.image.twins import Twins
-from lazyfs.store.content import DOUBTFUL, RESIDENT
+from lazyfs.store.content import ContentLost
+from lazyfs.store.presence import RESIDENT
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,9 @@ CLAIM_SECONDS = 0.005
 
 DEMAND_REQUESTS = 8
 WORKERS = 2
+
+ATTEMPTS = 4
+"""How often a reader makes sure of bytes that something else takes away again."""
 
 
 class FetchBroken(StoreError):
@@ -72,6 +77,7 @@ class Fetcher:
         self._nursery = nursery
         self._report = report
         self._workers = trio.CapacityLimiter(WORKERS)
+        self.doubts = Doubts(self._workers)
         self._slots = trio.CapacityLimiter(DEMAND_REQUESTS)
         self._spare = Spare()
         self._is_full = False
@@ -87,33 +93,38 @@ class Fetcher:
         if not dev.content.are_resident(chunks):
             return None
         self._use_all(dev, chunks)
+        try:
+            data = dev.content.read(offset, size)
+        except ContentLost as exc:
+            log.warning("%s", exc.message)
+            return None
         self.hits += 1
         self.reached(device, chunks.start)
-        return dev.content.read(offset, size)
+        return data
 
     async def read(self, device: int, offset: int, size: int) -> bytes:
         """Return exactly *size* bytes of a device, fetching what is missing."""
-        unstored = await self.ensure(device, offset, offset + size)
         dev = self._devices[device]
-        chunks = dev.table.covering(offset, offset + size)
-        # Where nothing was written a content file has zeros: they must not pass for bytes.
-        if dev.content.are_resident(chunks):
-            return dev.content.read(offset, size)
-        for chunk in chunks:
-            if chunk not in unstored and dev.content.states[chunk] != RESIDENT:
-                raise FetchBroken(f"layer {dev.descriptor.digest}: chunk {chunk} was not made here")
-        result = bytearray(size)
-        for chunk in chunks:
-            start = dev.table.device_offset(chunk)
-            low = max(offset, start)
-            high = min(offset + size, start + dev.table.size(chunk))
-            data = unstored.get(chunk)
-            result[low - offset : high - offset] = (
-                dev.content.read(low, high - low)
-                if data is None
-                else memoryview(data)[low - start : high - start]
-            )
-        return bytes(result)
+        for _ in range(ATTEMPTS):
+            unstored = await self.ensure(device, offset, offset + size)
+            try:
+                data = dev.read_stored(offset, size, unstored)
+            except ContentLost as exc:
+                log.warning("%s", exc.message)
+                continue
+            if data is not None:
+                return data
+        raise FetchBroken(
+            f"layer {dev.descriptor.digest}: bytes {offset} to {offset + size} do not stay in the"
+            " store",
+            hint="something else writes to the cache directory",
+        )
+
+    def lost(self, device: int) -> None:
+        """Take note that the content file of a device does not have what is marked."""
+        dev = self._devices[device]
+        log.warning("content store %s: something else has changed it", dev.content.folder)
+        dev.content.doubt()
 
     async def warm_up(self) -> None:
         """Ask for one byte that is missing, if nothing has been asked of the origin yet.
@@ -124,7 +135,7 @@ class Fetcher:
         if self._origin.is_open:
             return
         for dev in self._devices.values():
-            chunk = next((c for c in dev.order if dev.is_wanted(c)), None)
+            chunk = next((c for c in dev.order if dev.is_missing(c)), None)
             if chunk is None:
                 continue
             start = dev.table.blob_offset(chunk)
@@ -193,9 +204,7 @@ class Fetcher:
     async def _ensure(self, dev: Device, chunks: range) -> dict[int, bytes]:
         states = dev.content.states
         self._use_all(dev, chunks)
-        doubtful = [chunk for chunk in chunks if states[chunk] == DOUBTFUL]
-        if doubtful:
-            await self._confirm(dev, doubtful)
+        await self.doubts.confirm_around(dev, chunks)
         missing = []
         unstored: dict[int, bytes] = {}
         for chunk in chunks:
@@ -233,17 +242,6 @@ class Fetcher:
         finally:
             self.statistics.reader_waits.add(trio.current_time() - started)
         return unstored
-
-    async def _confirm(self, dev: Device, doubtful: list[int]) -> None:
-        def confirm() -> list[int]:
-            return [chunk for chunk in doubtful if not dev.content.confirm(chunk)]
-
-        for chunk in await trio.to_thread.run_sync(confirm, limiter=self._workers):
-            log.warning(
-                "layer %s: chunk %d was damaged in the store by an unclean stop; fetching it again",
-                dev.descriptor.digest,
-                chunk,
-            )
 
     # Requests.
 
@@ -321,7 +319,7 @@ class Fetcher:
         claim = min(run.chunks), max(run.chunks)
         try:
             await self._claim(dev, run, claim)
-            for part in await self._without_twins(dev, run):
+            for part in await self._without_stored(dev, run):
                 bad = await self._transfer(dev, part)
                 if bad:
                     await self._fetch_again(dev, part, bad)
@@ -360,14 +358,20 @@ class Fetcher:
             if flight is not None:
                 flight.land()
 
-    async def _without_twins(self, dev: Device, run: Run) -> list[Run]:
-        """Copy what other layers of the store hold; return what is left of *run* to be fetched."""
-        if not self.twins.has(dev, run.chunks):
+    async def _without_stored(self, dev: Device, run: Run) -> list[Run]:
+        """Return what is left of *run* to be fetched.
+
+        What is here and doubted is hashed, what other layers of the store hold is copied.
+        """
+        was_doubtful = await self.doubts.confirm(dev, run.chunks)
+        has_twins = self.twins.has(dev, run.chunks)
+        if not has_twins and not was_doubtful:
             return [run] if run.chunks else []
-        copied = await trio.to_thread.run_sync(
-            self.twins.copy, dev, run.chunks, limiter=self._workers
-        )
-        self.statistics.copied_size += copied
+        if has_twins:
+            copied = await trio.to_thread.run_sync(
+                self.twins.copy, dev, run.chunks, limiter=self._workers
+            )
+            self.statistics.copied_size += copied
         self._land_resident(dev, run)
         gap = self.pace.gap_size
         parts = plan_runs(dev.table, run.chunks, gap=gap, purpose=run.purpose)

@@ -26,7 +26,7 @@ from lazyfs.image.throttle import Throttle
 from lazyfs.rootfs import elf
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.imports import imports_of_bytecode, imports_of_source
-from lazyfs.store.content import RESIDENT
+from lazyfs.store.presence import RESIDENT
 
 log = logging.getLogger(__name__)
 

@@ -217,7 +217,7 @@ async def open_image(
     """
     store = Store(Path(prepared.store_dir))
     stored = load_image(store, parse_digest(prepared.image.manifest_digest))
-    if stored is None:
+    if stored is None or len(stored.index.devices) != len(prepared.image.layers):
         raise ImageGone(f"store {store.root}: got no index of {prepared.resolved}, expected one")
     origin = None if early is None else early.origin
     if origin is None:
@@ -228,12 +228,13 @@ async def open_image(
         stack.push_async_callback(origin.aclose)
         devices = []
         for number, layer in enumerate(prepared.image.layers, start=1):
-            device = _open_device(store, number, layer, origin, prepared)
+            size = stored.index.devices[number - 1].size
+            device = _open_device(store, number, layer, origin, prepared, size)
             stack.callback(device.content.close)
             devices.append(device)
         config = _load_config(store, prepared)
         if prepared.is_volatile:
-            shutil.rmtree(store.root, ignore_errors=True)  # all of it is mapped
+            shutil.rmtree(store.root, ignore_errors=True)  # all of it has been read
         twins = Twins(store, devices)
         stack.callback(twins.close)
         nursery = await stack.enter_async_context(trio.open_nursery())
@@ -281,14 +282,14 @@ def _load_config(store: Store, prepared: Prepared) -> Mapping[str, Any]:
 
 
 def _open_device(
-    store: Store, number: int, layer: LayerRecord, origin: Origin, prepared: Prepared
+    store: Store, number: int, layer: LayerRecord, origin: Origin, prepared: Prepared, size: int
 ) -> Device:
     toc_digest = parse_digest(layer.toc_digest)
     table = load_table(store, toc_digest)
-    if table is None:
+    if table is None or table.device_size != size:
         raise ImageGone(
             f"store {store.root}: got no layer table of {layer.digest}, expected one",
-            hint="the cache was emptied meanwhile: mount again",
+            hint="the cache was changed meanwhile: mount again",
         )
     descriptor = Descriptor(layer.media_type, parse_digest(layer.digest), layer.size)
     content = (UnstoredContent if prepared.is_volatile else LayerContent)(

@@ -19,6 +19,7 @@ from lazyfs.image.origin import Origin
 from lazyfs.image.plain import INDEX, PASS, PlainOptions, check_pairs
 from lazyfs.image.tocs import LoadedToc
 from lazyfs.oci.descriptor import Descriptor
+from lazyfs.rootfs.layout import device_size
 from lazyfs.store.layers import load_table, load_toc
 from lazyfs.store.passes import load_pass
 from lazyfs.store.paths import Store
@@ -123,6 +124,8 @@ def known_layer(store: Store, layer: Descriptor, diff_id: Digest) -> LoadedToc |
     if data is None or table is None or not can_be_had(store, digest):
         return None
     toc = decode_toc(data, expected=digest, blob_size=layer.size, codec=table.format.codec)
+    if table.device_size != device_size(toc):
+        return None  # whole in itself, and of another TOC
     toc = placed(toc, load_spans(store, digest, layer.size) or ())
     return LoadedToc(toc, table.format, INDEX if record.index_digest else PASS)
 

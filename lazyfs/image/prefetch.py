@@ -21,6 +21,7 @@ from lazyfs.image.fetch import Fetcher
 from lazyfs.image.plan import plan_runs
 from lazyfs.image.pressure import Pressure
 from lazyfs.image.throttle import Throttle
+from lazyfs.store.presence import ABSENT
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,8 @@ async def _work(
             await trio.lowlevel.checkpoint()
             continue
         if yields and limits.make_room is not None:
-            size = sum(map(device.table.size, chunks))
+            states = device.content.states
+            size = sum(device.table.size(c) for c in chunks if states[c] == ABSENT)
             if not await limits.make_room(size):
                 is_full.set()
                 return

@@ -33,7 +33,8 @@ from lazyfs.oci.platforms import Platform, parse_platform, platform_of_machine
 from lazyfs.oci.reference import LayoutReference, Reference, parse_reference
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.erofs_writer import build_index
-from lazyfs.store.images import ImageRecord, LayerRecord, load_image, save_image
+from lazyfs.store.images import ImageRecord, LayerRecord, StoredImage, load_image, save_image
+from lazyfs.store.layers import load_table
 from lazyfs.store.passes import load_pass
 from lazyfs.store.paths import Store, StoreFull, volatile_store
 from lazyfs.store.scratch import sweep
@@ -154,7 +155,7 @@ async def _prepare(
         on_resolved(f"{origin.repository}@{digest}")
         stored = load_image(store, digest)
         pinned = request.plain.pinned
-        if stored is not None and _has_layers(store, stored.record, pinned):
+        if stored is not None and _has_layers(store, stored, pinned):
             record = stored.record
         else:
             images = _Images(store, origin, resolver, request, is_volatile, foresee)
@@ -236,17 +237,22 @@ def wanted_platform(text: str | None) -> Platform:
     return host if text is None else parse_platform(text, host=host)
 
 
-def _has_layers(store: Store, record: ImageRecord, pinned: Digest | None) -> bool:
-    """Say whether the layers' tables are there, and all content can be had by them.
+def _has_layers(store: Store, stored: StoredImage, pinned: Digest | None) -> bool:
+    """Say whether the layers' tables are there and sound, and all content can be had by them.
 
     An image without them is built again, and so is one of which another index is to be used.
     """
-    return all(_has_layer(store, layer, pinned) for layer in record.layers)
+    layers, devices = stored.record.layers, stored.index.devices
+    return len(layers) == len(devices) and all(
+        _has_layer(store, layer, device.size, pinned)
+        for layer, device in zip(layers, devices, strict=True)
+    )
 
 
-def _has_layer(store: Store, layer: LayerRecord, pinned: Digest | None) -> bool:
+def _has_layer(store: Store, layer: LayerRecord, size: int, pinned: Digest | None) -> bool:
     digest = parse_digest(layer.toc_digest)
-    if not (store.layer_path(digest) / "table").exists():
+    table = load_table(store, digest)
+    if table is None or table.device_size != size:
         return False
     if layer.verified_by not in (PASS, INDEX):
         return True

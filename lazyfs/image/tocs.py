@@ -27,6 +27,7 @@ from lazyfs.image.plain import check_readable
 from lazyfs.image.toc_image import NoTocImage, TocImage
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import is_layer_gzip, is_layer_zstd
+from lazyfs.rootfs.layout import device_size
 from lazyfs.rootfs.table import LayerTable, build_table
 from lazyfs.store.layers import has_digests, load_table, load_toc, save_layer
 from lazyfs.store.paths import Store
@@ -155,6 +156,8 @@ def stored_toc(store: Store, layer: Descriptor, claims: Claims, budget: Budget) 
     except TocTooLarge as exc:
         raise _named(layer, budget.refusal(exc)) from exc
     budget.spend(toc, len(data))
+    if table.device_size != device_size(toc):
+        return None  # whole in itself, and of another TOC
     return LoadedToc(toc, table.format, "toc")
 
 

@@ -13,9 +13,10 @@ import msgspec
 
 from lazyfs.errors import LazyfsError
 from lazyfs.image.device import Device
-from lazyfs.store.content import RESIDENT, LayerContent
+from lazyfs.store.content import LayerContent
 from lazyfs.store.layers import load_table
 from lazyfs.store.paths import Store
+from lazyfs.store.presence import ABSENT, RESIDENT
 from lazyfs.store.usage import layers_in
 
 CANDIDATES = 32
@@ -88,7 +89,7 @@ class Twins:
                 continue
             self._opened.append(content)
             for chunk, digest in enumerate(digests):
-                if digest in wanted and content.states[chunk] == RESIDENT:
+                if digest in wanted and content.states[chunk] != ABSENT:  # it is hashed first
                     for place in wanted.pop(digest):
                         self._twins[place] = Twin(content, chunk)
 
@@ -112,9 +113,9 @@ class Twins:
         size = 0
         for chunk in chunks:
             twin = self._twins.pop((device.number, chunk), None)
-            if twin is None or twin.content.states[twin.chunk] != RESIDENT:
+            if twin is None or twin.content.states[twin.chunk] == ABSENT:
                 continue
-            if not twin.content.check(twin.chunk):
+            if not twin.content.is_right(twin.chunk):
                 continue
             try:
                 offset = twin.content.table.device_offset(twin.chunk)

@@ -1,6 +1,7 @@
 """Check all content of an open image: what the store holds, and what the source serves."""
 
 import logging
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -11,7 +12,7 @@ from lazyfs.errors import LazyfsError, Unavailable
 from lazyfs.image.device import Device
 from lazyfs.image.diffid import check_diff_id
 from lazyfs.image.open import OpenImage
-from lazyfs.store.content import RESIDENT
+from lazyfs.store.presence import ABSENT, RESIDENT, UNCLEAN
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ async def verify_image(image: OpenImage, progress: Callable[[int], None]) -> Ver
     """
     result = Verification()
     for device in image.devices:
-        await _recheck(device, result)
+        await _recheck(image, device, result)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(image.prefetch, "all")
         for device in image.devices:
@@ -51,20 +52,19 @@ async def verify_image(image: OpenImage, progress: Callable[[int], None]) -> Ver
     return result
 
 
-async def _recheck(device: Device, result: Verification) -> None:
-    """Hash what the store says is resident; what is not right becomes absent."""
+async def _recheck(image: OpenImage, device: Device, result: Verification) -> None:
+    """Hash what is stored; what is not right becomes absent."""
     content, table = device.content, device.table
-
-    def check() -> None:
-        for chunk in range(table.count):
-            if content.states[chunk] == RESIDENT:
-                if content.check(chunk):
-                    result.stored_size += table.size(chunk)
-                else:
-                    content.forget(chunk)
-                    result.repaired += 1
-
-    await trio.to_thread.run_sync(check)
+    before, started = bytes(content.states), time.time()
+    wrong = set(await image.contents.doubts.check_again(device, range(table.count)))
+    for chunk in range(table.count):
+        if before[chunk] == ABSENT:
+            continue
+        if chunk not in wrong:
+            result.stored_size += table.size(chunk)
+        elif content.doubted != UNCLEAN or before[chunk] == RESIDENT:
+            result.repaired += 1
+    await trio.to_thread.run_sync(content.note_checked, started)
 
 
 async def _visit(

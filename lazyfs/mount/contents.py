@@ -89,6 +89,10 @@ class NativeContents(Contents, Protocol):
         """
         ...
 
+    def lost(self, device: int) -> None:
+        """Take note that the file of a device does not have what is marked."""
+        ...
+
     def mark(self, device: int) -> int | None:
         """Return the chunk of which ``reached`` wants to know when it is read, or None.
 

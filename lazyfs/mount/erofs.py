@@ -16,6 +16,7 @@ The server must never touch the mount that it serves: it would wait for itself.
 """
 
 import os
+from collections.abc import Sequence
 
 import trio
 from msgspec.structs import replace
@@ -179,6 +180,9 @@ class ErofsSession(PyfuseSession):
                 os.rmdir(self._folder)
             except FileNotFoundError:
                 pass
+
+    async def invalidate(self, pages: Sequence[tuple[int, int, int]]) -> None:
+        """Do nothing: the layers' files are read past the cache, and EROFS cannot be told."""
 
     async def wait_ready(self) -> None:
         """Wait until the mount is there."""

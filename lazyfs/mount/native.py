@@ -7,7 +7,7 @@ the mapped index, tables and presence maps, and from the content files.  What is
 the few attributes that change, they put into a queue; an eventfd wakes the event loop:
 
     MISS        make a range resident, then "answer it", or an errno; where the store could not
-                take the bytes (a full disk), the bytes themselves
+                take the bytes (a full disk), or loses them, the bytes themselves
     ATTRIBUTE   ask the callable for the value
     HINT        a reader has reached the chunk that read-ahead marked
     FAULT       a request failed because of what is on disk: written to the log
@@ -21,6 +21,7 @@ nobody.  Contract of the threads: native/include/lazyfs_core.h.
 
 import logging
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -28,7 +29,7 @@ import trio
 from lazyfs._native import ATTRIBUTE, HINT, MISS, Server
 from lazyfs.errors import MountFailed, StoreError
 from lazyfs.mount import point
-from lazyfs.mount.connection import Connection, fuse_descriptors, with_clones
+from lazyfs.mount.connection import Connection, forget_pages, fuse_descriptors, with_clones
 from lazyfs.mount.contents import NativeImage
 from lazyfs.mount.errnos import errno_of
 from lazyfs.mount.faults import FaultLog
@@ -177,6 +178,20 @@ class NativeSession(PyfuseSession):
             self._note_touches(self._server)
         await super().unmount()
 
+    async def invalidate(self, pages: Sequence[tuple[int, int, int]]) -> None:
+        """Have the kernel forget pages of files, (nid, offset, size) of each."""
+        if not self._descriptors:
+            return
+        descriptor = os.dup(self._descriptors[0])  # the thread may outlive the session
+
+        def forget() -> None:
+            try:
+                forget_pages(descriptor, pages)
+            finally:
+                os.close(descriptor)
+
+        await trio.to_thread.run_sync(forget, abandon_on_cancel=True)
+
     def close(self) -> None:
         """Let go of the connection; what is still mounted answers ENOTCONN from now on."""
         if self._server is not None:
@@ -213,9 +228,11 @@ class NativeSession(PyfuseSession):
             )
 
     async def _fetch(self, server: Server, event: "Event") -> None:
-        _, request, device, nid, offset, start, size, _ = event
+        _, request, device, nid, offset, start, size, is_lost = event
         contents = self._image.contents
         try:
+            if is_lost:
+                contents.lost(device)
             await contents.ensure(device, start, start + size)
             self._set_mark(server, device)
             if not server.answer(request):

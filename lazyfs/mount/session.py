@@ -7,7 +7,7 @@ lazyfs wants it anyway.
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import trio
@@ -119,6 +119,12 @@ class PyfuseSession:
             log.warning("mount %s is in use: detached, users get errors now", self.mountpoint)
             await trio.to_thread.run_sync(_unmount, self.mountpoint, True)
 
+    async def invalidate(self, pages: Sequence[tuple[int, int, int]]) -> None:
+        """Have the kernel forget pages of files, (nid, offset, size) of each."""
+        # In a thread: the kernel waits for pages that are being read, and we answer those.
+        nids = sorted({nid for nid, _, _ in pages})
+        await trio.to_thread.run_sync(_forget_files, nids, abandon_on_cancel=True)
+
     def is_mounted(self) -> bool:
         """Say whether the mount seen at the mountpoint is this one, and not one over it."""
         entry = self._entry()
@@ -131,6 +137,14 @@ class PyfuseSession:
     def _entry(self) -> point.MountEntry | None:
         entry = point.topmost(point.load_mountinfo(), os.fsencode(self.mountpoint))
         return entry if entry is not None and entry.filesystem_type == FILESYSTEM_TYPE else None
+
+
+def _forget_files(nids: Sequence[int]) -> None:
+    for nid in nids:
+        try:
+            pyfuse3.invalidate_inode(nid)  # libfuse has ranges, pyfuse3 has not
+        except OSError as error:
+            log.debug("inode %d: %s", nid, error)  # mostly: the kernel has nothing of it
 
 
 def _unmount(mountpoint: str, lazy: bool) -> None:

@@ -160,6 +160,7 @@ class ImageBases(NodeMounts):
             embedded,
             allow_partial,
             rehash=self._rehash,
+            runtime=self._records,
         )
         found = run_trio(work)
         bases = {}

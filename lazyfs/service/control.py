@@ -2,7 +2,8 @@
 
 One JSON object per line each way.  ``{"type": "ping"}`` is answered with ``{"type": "pong"}``,
 ``{"type": "status"}`` with a status (docs/reference/json.md), ``{"type": "save-profile"}`` with
-``{"type": "profile-saved"}`` when what was read first is in the store, anything else with
+``{"type": "profile-saved"}`` when what was read first is in the store, ``{"type": "dropped",
+"layers": …}`` (dropped.py) with ``{"type": "invalidated"}``, anything else with
 ``{"type": "error", "message": …}``.  This side is plain sockets, so that asking needs no event
 loop; the server's own loop reads and writes.
 """
@@ -64,6 +65,8 @@ def answer_question(line: bytes, status: Status) -> dict[str, Any]:
             return {"type": "error", "message": f"status: {type(error).__name__}"}
     if question["type"] == "save-profile":
         return {"type": "profile-saved"}
+    if question["type"] == "dropped":
+        return question  # the server does what is to be done
     if question["type"] == "restart":
         if status()["keeperPid"] is None:
             return {"type": "error", "message": "restart: got no keeper, expected one"}

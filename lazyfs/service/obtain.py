@@ -23,6 +23,7 @@ from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.reference import parse_reference
 from lazyfs.registry.access import AccessOptions
 from lazyfs.service.configs import config_of
+from lazyfs.service.dropped import tell_mounts
 from lazyfs.service.reasons import not_available
 from lazyfs.snapshot.errors import BaseCorrupt, BaseUnavailable
 from lazyfs.snapshot.manifest import Image, Platform
@@ -57,17 +58,19 @@ async def obtain_all(
     embedded: Path | None,
     allow_partial: bool,
     rehash: bool = False,
+    runtime: Path | None = None,
 ) -> dict[str, Obtained]:
     """Find each image, side by side; by manifest digest.  Raises BaseUnavailable, BaseCorrupt.
 
-    *rehash*: what is here is hashed although it was before.
+    *rehash*: what is here is hashed although it was before.  The mounts whose records are in
+    *runtime* are told of what is dropped then.
     """
     found: dict[str, Obtained] = {}
     errors: dict[str, LazyfsError] = {}
 
     async def search(image: Image) -> None:
         try:
-            one = _Search(cache_dir, access, image, embedded, rehash=rehash)
+            one = _Search(cache_dir, access, image, embedded, rehash=rehash, runtime=runtime)
             found[image.manifest_digest] = await one.run(allow_partial=allow_partial)
         except LazyfsError as exc:
             errors[image.name] = exc
@@ -89,12 +92,14 @@ class _Search:
         embedded: Path | None,
         *,
         rehash: bool,
+        runtime: Path | None,
     ) -> None:
         self._cache_dir = cache_dir
         self._access = access
         self._image = image
         self._embedded = embedded
         self._rehash = rehash
+        self._runtime = runtime
         self._answers: list[Answer] = []
 
     async def run(self, *, allow_partial: bool) -> Obtained:
@@ -177,6 +182,10 @@ class _Search:
         for toc_digest, survey in surveys.items():
             if survey is not None and survey.rotten:
                 log.warning("layer %s: %d chunks had rotted here", toc_digest, survey.rotten)
+                if self._runtime is not None:
+                    rotten = {parse_digest(toc_digest).hex: None}
+                    tell = partial(tell_mounts, self._runtime, store.root, rotten)
+                    await trio.to_thread.run_sync(tell)
         complete = {name for name, survey in surveys.items() if survey and survey.is_complete}
         return [layer for layer in prepared.image.layers if layer.toc_digest not in complete]
 

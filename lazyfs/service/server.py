@@ -34,6 +34,7 @@ from lazyfs.mount.connection import renewed
 from lazyfs.mount.drivers import open_session
 from lazyfs.mount.options import fuse_options
 from lazyfs.mount.session import PyfuseSession
+from lazyfs.service.care import Care
 from lazyfs.service.control import (
     MAX_QUESTION_SIZE,
     Status,
@@ -41,6 +42,7 @@ from lazyfs.service.control import (
     encode_message,
     short_path,
 )
+from lazyfs.service.dropped import TELL_SECONDS
 from lazyfs.service.keeping import Keeping, Legacy
 from lazyfs.service.memory import keep_small, set_up_memory
 from lazyfs.service.record import (
@@ -79,6 +81,7 @@ class _Server(msgspec.Struct):
     session: PyfuseSession
     keeping: Keeping
     upkeep: Upkeep
+    care: Care
     give_way: trio.Event = msgspec.field(default_factory=trio.Event)
     started: str = ""
     ready_seconds: float | None = None
@@ -149,7 +152,8 @@ async def _serve(
                 remove_record(settings.runtime_dir, settings.mount_id)  # the dead server's
             counts = image.contents.statistics
             upkeep = Upkeep(image.store, settings.cache_size, lambda: counts.content_size)
-            server = _Server(settings, prepared, image, session, keeping, upkeep)
+            care = Care(image, session, settings.runtime_dir)
+            server = _Server(settings, prepared, image, session, keeping, upkeep, care)
             if succession is not None:
                 server.started = succession.legacy.started
             try:
@@ -271,6 +275,7 @@ async def _go_live(server: _Server, nursery: trio.Nursery, link: Link | None) ->
             server.ready_seconds = time.monotonic() - settings.begun
     nursery.start_soon(server.keeping.run)
     nursery.start_soon(_give_way, server)
+    nursery.start_soon(server.care.run)
     nursery.start_soon(keep_small, partial(_activity, server.image))
     if link is not None:  # a successor has not seen the first reads
         nursery.start_soon(_keep_profile, server)
@@ -412,14 +417,16 @@ async def _answer_client(
 ) -> None:
     with connection:
         async with clients:
-            with trio.move_on_after(QUESTION_SECONDS):
+            with trio.move_on_after(QUESTION_SECONDS) as scope:
                 try:
-                    await _answer_lines(connection, server)
+                    await _answer_lines(connection, server, scope)
                 except OSError:
                     pass  # the client went away
 
 
-async def _answer_lines(connection: trio.socket.SocketType, server: _Server) -> None:
+async def _answer_lines(
+    connection: trio.socket.SocketType, server: _Server, scope: trio.CancelScope
+) -> None:
     waiting = b""
     while len(waiting) <= MAX_QUESTION_SIZE:
         data = await connection.recv(4096)
@@ -430,6 +437,9 @@ async def _answer_lines(connection: trio.socket.SocketType, server: _Server) -> 
             line, _, waiting = waiting.partition(b"\n")
             status = _status_of(server)
             document = await trio.to_thread.run_sync(answer_question, line, status)
+            if document["type"] == "dropped":
+                scope.deadline = trio.current_time() + TELL_SECONDS
+                document = await server.care.answer(document)
             if document["type"] == "profile-saved":
                 server.image.save_profile()  # here: reads are noted on this thread
             answer = memoryview(encode_message(document))

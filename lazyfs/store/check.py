@@ -5,6 +5,7 @@ follow from their TOC), and every chunk that is marked.  What cannot be checked 
 reason.
 """
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from lazyfs.errors import FormatError, StoreError
 from lazyfs.formats.layer_pass import placed
 from lazyfs.formats.toc import decode_toc
 from lazyfs.rootfs.table import LayerTable, build_table
-from lazyfs.store.content import ABSENT, RESIDENT, LayerContent
+from lazyfs.store.content import LayerContent
 from lazyfs.store.documents import documents_in
 from lazyfs.store.images import load_record
 from lazyfs.store.layers import load_table, load_toc
 from lazyfs.store.paths import Store, digest_named
+from lazyfs.store.presence import ABSENT, DOUBTFUL, UNCLEAN
 from lazyfs.store.removal import LayerInUse, remove_files, remove_layer
 from lazyfs.store.spans import load_spans
 
@@ -167,19 +169,20 @@ class _Checker:
 
     def _check_content(self, folder: Path, table: LayerTable) -> None:
         try:
-            content = LayerContent(folder, table, counts_as_use=False)
+            content = LayerContent(folder, table, counts_as_use=False, doubts=False)
         except StoreError as error:
             self._skip("content", folder / "content", error.message)
             return
+        started = time.time()
         try:
             for chunk in range(table.count):
-                state = content.states[chunk]
-                if state != ABSENT:
-                    self._check_chunk(content, chunk, is_believed=state == RESIDENT)
+                if content.states[chunk] != ABSENT:
+                    self._check_chunk(content, chunk)
+            content.note_checked(started)
         finally:
             content.close()
 
-    def _check_chunk(self, content: LayerContent, chunk: int, *, is_believed: bool) -> None:
+    def _check_chunk(self, content: LayerContent, chunk: int) -> None:
         found = self._found
         size = content.table.size(chunk)
         found.chunks += 1
@@ -187,17 +190,23 @@ class _Checker:
         is_hole = chunk in content.table.holes
         expected = "zeros" if is_hole else f"sha256:{content.table.digest(chunk).hex()}"
         reason = f"got other bytes, expected {expected}"
+        was_lost = content.doubted == UNCLEAN and content.states[chunk] == DOUBTFUL
         try:
             is_right = content.check(chunk)
         except OSError as error:
             is_right, reason = False, f"cannot be read: {error.strerror}"
-        if not is_right and is_believed:
-            if self._repair:
-                content.forget(chunk)
-            self._rotten("chunk", content.folder / "content", reason, chunk, dropped=self._repair)
-        elif not is_right:
+        if is_right:
+            content.confirm(chunk)
+        elif was_lost:
             found.lost_chunks += 1
             content.forget(chunk)
+        else:
+            # What is known to be wrong is not served any more, also where nothing is dropped.
+            if self._repair:
+                content.forget(chunk)
+            else:
+                content.suspect(chunk)
+            self._rotten("chunk", content.folder / "content", reason, chunk, dropped=self._repair)
         self._progress(size)
 
 

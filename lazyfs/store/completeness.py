@@ -18,11 +18,12 @@ from pathlib import Path
 import msgspec
 
 from lazyfs.digest import Digest
-from lazyfs.store.content import ABSENT, RESIDENT, LayerContent
+from lazyfs.store.content import LayerContent
 from lazyfs.store.layers import load_table
 from lazyfs.store.locks import lock_within
 from lazyfs.store.paths import Store, store_error
-from lazyfs.store.quarantine import put_aside
+from lazyfs.store.presence import ABSENT, RESIDENT
+from lazyfs.store.quarantine import put_chunk_aside
 from lazyfs.store.usage import is_in_use
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -72,12 +73,13 @@ def survey_layer(store: Store, toc_digest: Digest, *, rehash: bool = False) -> S
     with _only_one(folder) as fd:
         # Before the layer is opened: then we use it ourselves.
         is_live = fd >= 0 and is_in_use(folder)
-        content = LayerContent(folder, table, counts_as_use=False)
+        content = LayerContent(folder, table, counts_as_use=False, doubts=False)
         try:
-            now = _checked(content)
+            started, now = time.time(), _checked(content)
             is_believed = not rehash and _is_unchanged(_load(fd), now, is_live=is_live)
             survey = _survey(store, content, is_believed=is_believed)
             if not is_believed:
+                content.note_checked(started)
                 _save(fd, now)
             return survey
         finally:
@@ -95,14 +97,15 @@ def _survey(store: Store, content: LayerContent, *, is_believed: bool) -> Survey
             verified += size
             continue
         hashed += size
-        if _is_right(content, chunk):
-            content.confirm(chunk)
+        if content.is_right(chunk):
+            if was != RESIDENT:
+                content.confirm(chunk)
             verified += size
             continue
-        content.forget(chunk)
         if was == RESIDENT:
             rotten += 1
-            _put_aside(store, content, chunk)
+            put_chunk_aside(store, content, chunk)
+        content.forget(chunk)
     return Survey(table.payload_size, verified, rotten, hashed)
 
 
@@ -163,19 +166,3 @@ def _save(fd: int, checked: Checked) -> None:
         os.pwrite(fd, msgspec.json.encode(checked), 0)
     except OSError:
         pass
-
-
-def _is_right(content: LayerContent, chunk: int) -> bool:
-    try:
-        return content.check(chunk)
-    except OSError:
-        return False
-
-
-def _put_aside(store: Store, content: LayerContent, chunk: int) -> None:
-    table = content.table
-    try:
-        data = os.pread(content.fd, table.size(chunk), table.device_offset(chunk))
-    except OSError:
-        return
-    put_aside(store, table.digest(chunk).hex(), data)

@@ -1,11 +1,7 @@
 """The content store of one layer: a sparse file in device layout, and its presence map.
 
-A chunk is verified, written, and only then marked.  The presence map has one *byte* per chunk, so
-that processes mark chunks without a lock and lose no mark:
-
-    ABSENT     nothing is known of the chunk's bytes
-    DOUBTFUL   it was marked before an unclean stop: it is hashed again on first use
-    RESIDENT   verified and written
+A chunk is verified, written, and only then marked.  The presence map (presence.py) has one *byte*
+per chunk, so that processes mark chunks without a lock and lose no mark.
 
 Rule 1: a byte becomes RESIDENT only after the chunk's verified bytes are in the content file.
 Rule 2: before the first mark of a session, ``clean`` in the header goes to 0 on the disk; it goes
@@ -19,65 +15,56 @@ turns out not to be zeros there is made zeros again.
 Rule 6: who fetches chunks claims them first, with a lock on their bytes of the map that ends with
 its holder, so that two processes do not fetch the same ones.  A claim saves bandwidth; nothing that
 is right depends on it.
-
-Format: docs/format.md.
+Rule 7: a map speaks of one content file.  Another file in its place is never believed by it: who is
+alone doubts the marks, who is not starts another pair of files.
+Rule 8: a file that changes under its users is noticed by its size and by holes where a chunk should
+be; then every mark is doubted.
 """
 
-import errno
 import fcntl
 import hashlib
-import mmap
 import os
-import struct
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from msgspec.structs import replace
+
 from lazyfs.errors import StoreError
 from lazyfs.rootfs.table import LayerTable
-from lazyfs.store.locks import lock_bytes, lock_for_use, share
+from lazyfs.store.guard import unguard
+from lazyfs.store.holes import has_hole, has_zero_page, is_zero, make_zeros
+from lazyfs.store.locks import lock_bytes, lock_for_use
+from lazyfs.store.pair import open_pair
+from lazyfs.store.presence import (
+    ABSENT,
+    DOUBTFUL,
+    HEADER_SIZE,
+    OLD_VERSION,
+    RESIDENT,
+    boot_id,
+    doubt_marks,
+    is_mine,
+    map_size,
+    read_header,
+    write_header,
+)
 from lazyfs.store.rows import Payload, rows_of, write_row
 
-HEADER_SIZE = 4096  # a page, so that marks never share one with ``clean``
-HEADER = struct.Struct("<8sIIQ")
-MAGIC = b"LFSPRES1"
-VERSION = 1
-ABSENT, DOUBTFUL, RESIDENT = 0, 1, 2
-ZEROS = bytes(1 << 20)
+NEVER = 1 << 62  # seconds
 
 
 class ContentUnusable(StoreError):
     """A layer's content cannot be opened or read."""
 
 
+class ContentLost(ContentUnusable):
+    """The content file has not the bytes that were marked; all of them are doubted now."""
+
+
 class NotStored(StoreError):
     """The store could not take a chunk: most often, its disk is full."""
-
-
-def lock_presence(folder: Path) -> tuple[int, bool]:
-    """Return a layer's presence map, locked, and whether the lock is exclusive (nobody else's)."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    while True:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        fd = os.open(folder / "presence", flags, 0o600)
-        alone = lock_for_use(fd)
-        try:
-            # Removal holds the exclusive lock and unlinks: what we locked may be gone.
-            if os.path.samestat(os.fstat(fd), os.stat(folder / "presence")):
-                return fd, alone
-        except FileNotFoundError:
-            pass
-        os.close(fd)
-
-
-def is_complete(folder: Path) -> bool:
-    """Say whether all chunks of a layer are marked as resident, by a look at its map alone."""
-    try:
-        states = (folder / "presence").read_bytes()[HEADER_SIZE:]
-    except OSError:
-        return False
-    return bool(states) and not states.strip(bytes([RESIDENT]))
 
 
 class LayerContent:
@@ -86,28 +73,32 @@ class LayerContent:
     Thread-safe: ``write``, ``write_all`` and ``confirm`` are called from decoding threads, the rest
     from the event loop.  ``states`` is the presence map, one byte per chunk; readers may index it
     directly.  Unless *counts_as_use* is false, opening and closing make the layer the last used
-    one.
+    one.  Unless *doubts* is false, which is for those who hash everything, marks that may have gone
+    bad are doubted; ``doubted`` says why, empty if they were believed.  ``was_shown``: a live mount
+    may have shown bytes that are doubted now.
     """
 
-    def __init__(self, folder: Path, table: LayerTable, *, counts_as_use: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        table: LayerTable,
+        *,
+        counts_as_use: bool = True,
+        doubts: bool = True,
+    ) -> None:
         self.folder = folder
         self.table = table
         self._dirty = False
         self._counts_as_use = counts_as_use
-        self._map_fd = self.fd = -1
         try:
-            self._map_fd, alone = lock_presence(folder)
-            self.fd = os.open(
-                folder / "content", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-            )
-            if os.fstat(self.fd).st_size != table.device_size:
-                os.ftruncate(self.fd, table.device_size)
-            self._map = self._open_map(alone)
+            pair = open_pair(folder, table, doubts=doubts)
         except OSError as exc:
-            for fd in (self._map_fd, self.fd):  # a lock that stayed would keep others waiting
-                if fd >= 0:
-                    os.close(fd)
             raise ContentUnusable(f"content store {folder}: {exc.strerror}") from exc
+        self.fd, self._map_fd, self._map = pair.fd, pair.map_fd, pair.mapped
+        self.doubted = pair.reason if pair.is_doubted else ""
+        self.was_shown = not pair.is_doubted
+        self._is_sure = pair.is_doubted or not pair.reason
+        self._times = pair.times
         self.states = memoryview(self._map)[HEADER_SIZE:]
         self._note_use()
 
@@ -117,7 +108,8 @@ class LayerContent:
         For a process that is to outlive this one: whoever opens the layer then is not alone, and
         believes its marks.  -1 where there is nothing to keep.
         """
-        pin = os.open(self.folder / "presence", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # Not by its name: another map may have it by now.
+        pin = os.open(f"/proc/self/fd/{self._map_fd}", os.O_RDWR | os.O_CLOEXEC)
         lock_for_use(pin)  # we are a user, and so not alone
         return pin
 
@@ -125,71 +117,6 @@ class LayerContent:
         """Set the map's time, which says when the layer was last used."""
         if self._counts_as_use:
             os.utime(self._map_fd)
-
-    def _open_map(self, alone: bool) -> mmap.mmap:
-        size = HEADER_SIZE + max(1, self.table.count)
-        fd = self._map_fd
-        header = os.pread(fd, HEADER.size, 0)
-        clean, fits = 0, False
-        if len(header) == HEADER.size and os.fstat(fd).st_size == size:
-            magic, version, clean, count = HEADER.unpack(header)
-            fits = (magic, version, count) == (MAGIC, VERSION, self.table.count)
-        if not fits:
-            if not alone:
-                raise OSError(errno.EIO, "the presence map does not fit the layer table")
-            self._reset_map(size)
-            clean = 1
-        mapped = mmap.mmap(fd, size)
-        if alone:
-            if not clean:
-                marks = mapped[HEADER_SIZE:]
-                mapped[HEADER_SIZE:] = marks.replace(bytes([RESIDENT]), bytes([DOUBTFUL]))
-            self._open_holes(mapped)
-            share(fd)
-        return mapped
-
-    def _open_holes(self, mapped: mmap.mmap) -> None:
-        """See to rule 5: nobody else has the layer open, and nothing has been marked.
-
-        A doubtful hole is looked at now, not when it is read: there is nothing to fetch for it.
-        """
-        absent = [chunk for chunk in self.table.holes if mapped[HEADER_SIZE + chunk] != RESIDENT]
-        if sum(self._clear(chunk) for chunk in absent):
-            os.fdatasync(self.fd)  # the map is clean, so its marks are believed after a crash
-        for chunk in absent:
-            mapped[HEADER_SIZE + chunk] = RESIDENT
-
-    def _clear(self, chunk: int) -> bool:
-        """Make zeros of a chunk's bytes (OSError); say whether there was anything to do."""
-        start = self.table.device_offset(chunk)
-        was_written = False
-        for offset, end in self._written(start, start + self.table.size(chunk)):
-            place = offset
-            while place < end:
-                place += os.pwrite(self.fd, ZEROS[: end - place], place)
-            was_written = True
-        return was_written
-
-    def _written(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Yield the ranges from *start* to *end* that are no holes of the content file."""
-        while start < end:
-            try:
-                start = os.lseek(self.fd, start, os.SEEK_DATA)
-                after = os.lseek(self.fd, start, os.SEEK_HOLE)
-            except OSError as exc:
-                if exc.errno == errno.ENXIO:  # nothing up to the file's end
-                    return
-                raise
-            if start < end:
-                yield start, min(after, end)
-            start = after
-
-    def _reset_map(self, size: int) -> None:
-        """Start with nothing resident; what the content file holds is not believed."""
-        os.ftruncate(self._map_fd, 0)
-        # Allocated, not sparse: a store into a mapped hole on a full disk would be a SIGBUS.
-        os.posix_fallocate(self._map_fd, 0, size)
-        os.pwrite(self._map_fd, HEADER.pack(MAGIC, VERSION, 1, self.table.count), 0)
 
     # What readers ask.
 
@@ -203,13 +130,46 @@ class LayerContent:
         return bytes(self.states[chunks.start : chunks.stop]).count(RESIDENT) == len(chunks)
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return *size* bytes of the device; the caller has seen that they are resident."""
-        data = os.pread(self.fd, size, offset)
-        if len(data) != size:
-            raise ContentUnusable(
-                f"content store {self.folder}: got {len(data)} bytes at {offset}, expected {size}"
+        """Return *size* bytes of the device; the caller has seen that they are resident.
+
+        Raises ContentLost where the file does not have them any more.
+        """
+        try:
+            data = os.pread(self.fd, size, offset)
+        except OSError as exc:
+            self.doubt()
+            raise ContentLost(f"content store {self.folder}: {exc.strerror}") from exc
+        if len(data) != size or (has_zero_page(data, offset) and self._lacks(offset, size)):
+            self.doubt()
+            raise ContentLost(
+                f"content store {self.folder}: bytes {offset} to {offset + size} are gone from"
+                " the content file, which something else has changed"
             )
         return data
+
+    def _lacks(self, offset: int, size: int) -> bool:
+        """Say whether part of a chunk that was written is a hole of the file."""
+        table = self.table
+        for chunk in table.covering(offset, offset + size):
+            start = table.device_offset(chunk)
+            low, high = max(offset, start), min(offset + size, start + table.size(chunk))
+            if chunk not in table.holes and has_hole(self.fd, low, high):
+                return True
+        return False
+
+    def doubt(self) -> None:
+        """Doubt all that is marked: the content file is not as its users left it.
+
+        What others mark meanwhile may be doubted, too, or forgotten.
+        """
+        self.doubted, self.was_shown = "a change under a live mount", True
+        self._begin_marking()
+        doubt_marks(self.states)
+        try:
+            if os.fstat(self.fd).st_size != self.table.device_size:
+                os.ftruncate(self.fd, self.table.device_size)
+        except OSError:
+            pass  # a short file is noticed by whoever reads it
 
     def resident_size(self) -> int:
         """Bytes of payload that are resident."""
@@ -266,6 +226,7 @@ class LayerContent:
     def _write_row(self, row: Sequence[Payload]) -> None:
         try:
             write_row(self.fd, self.table, row)
+            self._look_at_size()
         except OSError as exc:
             raise NotStored(f"content store {self.folder}: {exc.strerror}") from exc
         for chunk, _ in row:
@@ -288,9 +249,15 @@ class LayerContent:
                 source_offset += copied
                 offset += copied
                 left -= copied
+            self._look_at_size()
         except OSError as exc:
             raise NotStored(f"content store {self.folder}: {exc.strerror}") from exc
         self.states[chunk] = RESIDENT
+
+    def _look_at_size(self) -> None:
+        """See to rule 8: behind what was written, a file that was cut has zeros now."""
+        if os.fstat(self.fd).st_size != self.table.device_size:
+            self.doubt()
 
     def open_spool(self) -> BinaryIO:
         """Open a temporary file, without a name, for a chunk that is too large for memory."""
@@ -303,18 +270,43 @@ class LayerContent:
     def _begin_marking(self) -> None:
         """See to rule 2."""
         if not self._dirty:
-            self._set_clean(0)
+            header = read_header(self._map_fd)
+            if header is not None and header.version != OLD_VERSION:
+                write_header(self._map_fd, replace(header, is_clean=False))
+                os.fdatasync(self._map_fd)
             self._dirty = True
 
     def confirm(self, chunk: int) -> bool:
         """Hash a doubtful chunk again; mark it resident, or absent and return False."""
         if self.states[chunk] != DOUBTFUL:
             return self.states[chunk] == RESIDENT
-        if self.check(chunk):
-            self.states[chunk] = RESIDENT
+        return self.check_again(chunk)
+
+    def check_again(self, chunk: int, keep: Callable[[int], None] | None = None) -> bool:
+        """Hash a marked chunk; mark it resident, or absent and return False.
+
+        *keep* is told before the mark of one that is wrong goes.
+        """
+        state = self.states[chunk]
+        if state == ABSENT:
+            return False
+        if self.is_right(chunk):
+            if state == DOUBTFUL:
+                self._begin_marking()
+                self.states[chunk] = RESIDENT
             return True
-        self.forget(chunk)
+        if self.states[chunk] == state:  # else somebody has written it meanwhile
+            if keep is not None:
+                keep(chunk)
+            self.forget(chunk)
         return self.states[chunk] == RESIDENT
+
+    def is_right(self, chunk: int) -> bool:
+        """Say the same as ``check``; what cannot be read is not right."""
+        try:
+            return self.check(chunk)
+        except OSError:
+            return False
 
     def check(self, chunk: int) -> bool:
         """Say whether the stored bytes of *chunk* have its digest, or of a hole are zeros."""
@@ -322,7 +314,7 @@ class LayerContent:
         offset = self.table.device_offset(chunk)
         end = offset + self.table.size(chunk)
         if chunk in self.table.holes:
-            return self._is_zero(offset, end)
+            return is_zero(self.fd, offset, end)
         while offset < end:
             data = os.pread(self.fd, min(end - offset, 1 << 20), offset)
             if not data:
@@ -331,30 +323,39 @@ class LayerContent:
             offset += len(data)
         return hasher.digest() == self.table.digest(chunk)
 
-    def _is_zero(self, start: int, end: int) -> bool:
-        for offset, after in self._written(start, end):
-            for place in range(offset, after, len(ZEROS)):
-                data = os.pread(self.fd, min(after - place, len(ZEROS)), place)
-                if data.count(0) != min(after - place, len(ZEROS)):
-                    return False
-        return True
-
     def forget(self, chunk: int) -> None:
         """Mark a chunk absent: its stored bytes turned out to be wrong.  Of a hole, mend them."""
+        self._begin_marking()
         if chunk not in self.table.holes:
             self.states[chunk] = ABSENT
             return
-        self._begin_marking()
         try:
-            self._clear(chunk)
+            start = self.table.device_offset(chunk)
+            make_zeros(self.fd, start, start + self.table.size(chunk))
         except OSError as exc:
             self.states[chunk] = ABSENT
             raise ContentUnusable(f"content store {self.folder}: {exc.strerror}") from exc
         self.states[chunk] = RESIDENT
 
-    def _set_clean(self, clean: int) -> None:
-        os.pwrite(self._map_fd, HEADER.pack(MAGIC, VERSION, clean, self.table.count), 0)
-        os.fdatasync(self._map_fd)
+    def suspect(self, chunk: int) -> None:
+        """Doubt one chunk: its bytes turned out to be wrong, and are left to be looked at."""
+        self._begin_marking()
+        self.states[chunk] = DOUBTFUL
+
+    @property
+    def since(self) -> int:
+        """When (in s since 1970) hashing began of the marked chunk that was hashed longest ago."""
+        header = read_header(self._map_fd)
+        is_known = header is not None and header.version != OLD_VERSION
+        return header.since if header is not None and is_known else NEVER
+
+    def note_checked(self, since: float) -> None:
+        """Note that each marked chunk has been hashed after *since*, in this run of the machine."""
+        self._begin_marking()
+        self._is_sure = True
+        header = read_header(self._map_fd)
+        if header is not None and header.version != OLD_VERSION:
+            write_header(self._map_fd, replace(header, since=int(since), boot=boot_id()))
 
     def close(self) -> None:
         """Close; the last user leaves a map that the next one believes.  Idempotent."""
@@ -363,20 +364,35 @@ class LayerContent:
         self.states.release()
         try:
             self._note_use()
-            fcntl.flock(self._map_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _, _, clean, _ = HEADER.unpack(os.pread(self._map_fd, HEADER.size, 0))
-            if not clean:
-                os.fdatasync(self.fd)
-                self._map.flush()
-                os.fdatasync(self._map_fd)
-                self._set_clean(1)
+            if is_mine(self._map_fd):
+                self._leave_clean()
+                if not self._counts_as_use:
+                    os.utime(self._map_fd, ns=self._times)
         except OSError:
-            pass  # others use it still, or the disk fails: then it stays unclean, and is re-hashed
+            pass  # the disk fails: then it stays unclean, and is re-hashed
         finally:
+            unguard(self._map)
             self._map.close()
             os.close(self.fd)
             os.close(self._map_fd)
             self._map_fd = -1
+
+    def _leave_clean(self) -> None:
+        """Have everything on the disk, and say so in the header, if it is the one of this map."""
+        header = read_header(self._map_fd)
+        if header is None or header.is_clean or header.version == OLD_VERSION:
+            return
+        size = os.fstat(self._map_fd).st_size
+        if not self._is_sure or size != map_size(self.table) or not header.fits(self.table):
+            return
+        os.fdatasync(self.fd)
+        self._map.flush()
+        os.fdatasync(self._map_fd)
+        status = os.fstat(self.fd)
+        if (status.st_ino, status.st_size) == (header.inode, header.size):
+            left = replace(header, is_clean=True, changed_at=status.st_ctime_ns)
+            write_header(self._map_fd, left, self._map[HEADER_SIZE:])
+            os.fdatasync(self._map_fd)
 
 
 class UnstoredContent(LayerContent):
@@ -386,6 +402,7 @@ class UnstoredContent(LayerContent):
         self.folder = folder
         self.table = table
         self.fd = -1
+        self.doubted, self.was_shown = "", False
         self.states = memoryview(bytearray(max(1, table.count)))
         for chunk in table.holes:
             self.states[chunk] = RESIDENT
@@ -397,6 +414,10 @@ class UnstoredContent(LayerContent):
     def read(self, offset: int, size: int) -> bytes:
         """Return zeros: nothing but holes is resident."""
         return bytes(size)
+
+    def check(self, chunk: int) -> bool:
+        """Say whether the chunk is zeros, which is all that there is."""
+        return chunk in self.table.holes
 
     def claim(self, first: int, last: int) -> bool:
         """Say yes: what is not stored is not shared."""
@@ -416,6 +437,17 @@ class UnstoredContent(LayerContent):
     def copy(self, chunk: int, source_fd: int, source_offset: int) -> None:
         """Raise NotStored."""
         raise NotStored(f"content store {self.folder}: no room for any content")
+
+    def doubt(self) -> None:
+        """Do nothing: nothing is marked."""
+
+    def note_checked(self, since: float) -> None:
+        """Do nothing: there is nothing to check."""
+
+    @property
+    def since(self) -> int:
+        """Return a time that never comes: nothing is to be checked."""
+        return NEVER
 
     def close(self) -> None:
         """Do nothing."""

@@ -4,7 +4,6 @@
 the index and the provenance table, and states their digests.
 """
 
-import mmap
 import os
 import shutil
 from pathlib import Path
@@ -17,8 +16,9 @@ from lazyfs.rootfs.erofs_format import REVISION
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.layout import LAYOUT_VERSION
 from lazyfs.rootfs.provenance import Provenance
-from lazyfs.store.layers import map_file
+from lazyfs.store.layers import read_whole
 from lazyfs.store.paths import Store, store_error
+from lazyfs.store.sealed import decode_sealed, encode_sealed
 
 RECORD_VERSION = (1, LAYOUT_VERSION, REVISION)
 """Of the record itself, of the device layout, of the index's bytes: an index of another version of
@@ -53,10 +53,11 @@ class ImageRecord(msgspec.Struct, frozen=True):
     index_digest: str = ""
     provenance_digest: str = ""
     version: tuple[int, int, int] = RECORD_VERSION
+    checksum: str = ""
 
 
 class StoredImage(msgspec.Struct, frozen=True):
-    """An image's record, its index and its provenance table, mapped and checked."""
+    """An image's record, its index and its provenance table, checked."""
 
     record: ImageRecord
     index: ErofsIndex
@@ -84,18 +85,17 @@ def load_image(store: Store, manifest_digest: Digest) -> StoredImage | None:
 def load_record(folder: Path) -> ImageRecord | None:
     """Return the record in an image's folder, or None if there is none of this version."""
     try:
-        record = msgspec.json.decode((folder / "record.json").read_bytes(), type=ImageRecord)
-    except (OSError, ValueError, msgspec.MsgspecError):
+        record = decode_sealed((folder / "record.json").read_bytes(), ImageRecord)
+    except OSError:
         return None
-    return record if record.version == RECORD_VERSION else None
+    return record if record is not None and record.version == RECORD_VERSION else None
 
 
-def _load_checked(path: os.PathLike[str], expected: str) -> mmap.mmap:
-    mapped = map_file(path)
-    with memoryview(mapped) as view:
-        if str(digest_of(view)) != expected:
-            raise ValueError(f"{path} does not have its recorded digest")
-    return mapped
+def _load_checked(path: os.PathLike[str], expected: str) -> bytes:
+    data = read_whole(path)
+    if str(digest_of(data)) != expected:
+        raise ValueError(f"{path} does not have its recorded digest")
+    return data
 
 
 def save_image(
@@ -111,7 +111,7 @@ def save_image(
         temporary.mkdir(mode=0o700)
         (temporary / "index.erofs").write_bytes(index)
         (temporary / "provenance").write_bytes(provenance)
-        (temporary / "record.json").write_bytes(msgspec.json.encode(record))
+        (temporary / "record.json").write_bytes(encode_sealed(record))
         try:
             temporary.rename(folder)
         except OSError:

@@ -4,7 +4,6 @@ That is a digest of the TOC's JSON, or of the zstd frame that the JSON lay compr
 lay in one, ``toc.zst`` is that very frame.
 """
 
-import mmap
 import os
 
 import zstandard
@@ -18,13 +17,14 @@ from lazyfs.store.paths import Store
 TOC_RAW_LIMIT = 1 << 30  # decode_toc has the real limit; this one stops a rotten frame header
 
 
-def map_file(path: str | os.PathLike[str]) -> mmap.mmap:
-    """Map a whole file for reading (OSError, or ValueError when it is empty)."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return mmap.mmap(fd, 0, prot=mmap.PROT_READ)
-    finally:
-        os.close(fd)
+def read_whole(path: str | os.PathLike[str]) -> bytes:
+    """Return a whole file (OSError).
+
+    Read, not mapped: what was verified must stay what it is, whatever becomes of the file, and a
+    map of a file that is cut ends the process.
+    """
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
 
 
 def load_toc(store: Store, digest: Digest) -> bytes | None:
@@ -52,10 +52,10 @@ def has_digests(store: Store, digest: Digest, toc: Digest | None, frame: Digest 
 
 
 def load_table(store: Store, digest: Digest) -> LayerTable | None:
-    """Return the stored layer table, mapped and checked, or None."""
+    """Return the stored layer table, checked, or None."""
     try:
-        return LayerTable(map_file(store.layer_path(digest) / "table"))
-    except (OSError, ValueError, FormatError):
+        return LayerTable(read_whole(store.layer_path(digest) / "table"))
+    except (OSError, FormatError):
         return None
 
 

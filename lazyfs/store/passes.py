@@ -12,17 +12,19 @@ import msgspec
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import FormatError
 from lazyfs.rootfs.table import LayerTable
-from lazyfs.store.content import (
-    HEADER,
-    HEADER_SIZE,
-    MAGIC,
-    RESIDENT,
-    VERSION,
-    LayerContent,
-    lock_presence,
-)
+from lazyfs.store.content import LayerContent
 from lazyfs.store.locks import share
 from lazyfs.store.paths import Store, digest_named, store_error
+from lazyfs.store.presence import (
+    HEADER_SIZE,
+    RESIDENT,
+    lock_presence,
+    map_size,
+    new_header,
+    reset,
+    write_header,
+)
+from lazyfs.store.sealed import decode_sealed, encode_sealed
 
 PASS_VERSION = 1
 
@@ -40,6 +42,7 @@ class PassRecord(msgspec.Struct, frozen=True, rename="camel"):
     toc_digest: str
     index_digest: str = ""
     version: int = PASS_VERSION
+    checksum: str = ""
 
 
 def save_pass(store: Store, record: PassRecord) -> None:
@@ -49,14 +52,16 @@ def save_pass(store: Store, record: PassRecord) -> None:
         path.parent.mkdir(mode=0o700, exist_ok=True)
     except OSError as exc:
         raise store_error(path, exc) from exc
-    store.write_file(path, msgspec.json.encode(record))
+    store.write_file(path, encode_sealed(record))
 
 
 def load_pass(store: Store, blob: Digest) -> PassRecord | None:
     """Return what is known of a blob, None if nothing is."""
     try:
-        record = msgspec.json.decode(_path(store, str(blob)).read_bytes(), type=PassRecord)
-    except (OSError, ValueError, msgspec.MsgspecError):
+        record = decode_sealed(_path(store, str(blob)).read_bytes(), PassRecord)
+    except OSError:
+        return None
+    if record is None:
         return None
     is_right = record.version == PASS_VERSION and record.blob_digest == str(blob)
     return record if is_right else None
@@ -94,10 +99,8 @@ def adopt_content(folder: Path, table: LayerTable, path: Path) -> int:
             os.close(fd)
             return -1
         os.truncate(path, table.device_size)
-        size = HEADER_SIZE + max(1, table.count)
-        os.ftruncate(fd, 0)
-        os.posix_fallocate(fd, 0, size)
-        os.pwrite(fd, HEADER.pack(MAGIC, VERSION, 0, table.count), 0)
+        reset(fd, map_size(table))
+        write_header(fd, new_header(table, os.stat(path), is_clean=False))
         # On the disk before there is another content file, whose bytes are not: marks of the file
         # before must not be believed of it after a crash (rule 2 of content.py).
         os.fdatasync(fd)

@@ -3,9 +3,11 @@
 A few, by the digest that they should have; never served and never read back.
 """
 
+import os
 import time
 
 from lazyfs.errors import StoreError
+from lazyfs.store.content import LayerContent
 from lazyfs.store.paths import Store
 
 KEPT = 16
@@ -25,3 +27,14 @@ def put_aside(store: Store, name: str, data: bytes) -> None:
             old.unlink(missing_ok=True)
     except (OSError, StoreError):
         pass
+
+
+def put_chunk_aside(store: Store, content: LayerContent, chunk: int) -> None:
+    """Keep the stored bytes of a chunk, which should have had its digest."""
+    table = content.table
+    try:
+        size = min(table.size(chunk), LONGEST)
+        data = os.pread(content.fd, size, table.device_offset(chunk))
+    except OSError:
+        return
+    put_aside(store, table.digest(chunk).hex(), data)

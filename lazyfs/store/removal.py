@@ -13,11 +13,11 @@ from pathlib import Path
 
 from lazyfs.digest import Digest
 from lazyfs.errors import StoreError
-from lazyfs.store.content import HEADER_SIZE
 from lazyfs.store.documents import config_of, documents_of
 from lazyfs.store.names import remove_names
 from lazyfs.store.paths import Store, store_error
 from lazyfs.store.pins import holders_of_layer, pinned_images
+from lazyfs.store.presence import HEADER_SIZE
 from lazyfs.store.usage import BLOCK, images_in, tree_size
 
 

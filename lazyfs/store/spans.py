@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from lazyfs.digest import Digest
 from lazyfs.errors import FormatError
-from lazyfs.store.content import is_complete
 from lazyfs.store.paths import Store
+from lazyfs.store.presence import is_complete
 
 if TYPE_CHECKING:
     from lazyfs.formats.spans import Span

@@ -13,12 +13,12 @@ import msgspec
 
 from lazyfs.digest import Digest
 from lazyfs.errors import FormatError
-from lazyfs.store.content import HEADER_SIZE, RESIDENT
 from lazyfs.store.images import ImageRecord, load_record
 from lazyfs.store.layers import load_table
 from lazyfs.store.locks import has_users
 from lazyfs.store.paths import Store, digest_named
 from lazyfs.store.pins import pinned_images, pinned_layers
+from lazyfs.store.presence import RESIDENT, marks_in
 
 BLOCK = 512  # unit of st_blocks, whatever the filesystem's own blocks are
 
@@ -184,10 +184,7 @@ def resident_size(store: Store, toc_digest: Digest) -> tuple[int, int]:
     table = load_table(store, toc_digest)
     if table is None:
         return 0, 0
-    try:
-        marks = (store.layer_path(toc_digest) / "presence").read_bytes()[HEADER_SIZE:]
-    except OSError:
-        return 0, table.payload_size
+    marks = marks_in(store.layer_path(toc_digest))
     if marks.count(RESIDENT) == table.count:
         return table.payload_size, table.payload_size
     marked = (n for n, state in enumerate(marks[: table.count]) if state == RESIDENT)

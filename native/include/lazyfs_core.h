@@ -222,6 +222,22 @@ void lfs_table_overlapping(const struct lfs_table *table, uint64_t start,
 void lfs_table_record(const struct lfs_table *table, uint64_t record,
 		      uint64_t *start, uint64_t *end);
 
+/* lfs_table_is_hole() says whether a record is zeros that are written nowhere. */
+bool lfs_table_is_hole(const struct lfs_table *table, uint64_t record);
+
+/* ------------------------------------------------------------------------ */
+/* Maps of files that may become shorter                                     */
+/* ------------------------------------------------------------------------ */
+
+/*
+ * lfs_guard() sees to it that pages of the map at 'start' which its file cannot
+ * give any more (it was cut, or the disk fails) become zeros for this process,
+ * instead of its end by SIGBUS.  Returns 0 or an errno.  lfs_unguard() is for
+ * before the map goes away.  Both may be called by any thread.
+ */
+int lfs_guard(const void *start, size_t size);
+void lfs_unguard(const void *start);
+
 /* ------------------------------------------------------------------------ */
 /* Windows of restart points                                                 */
 /* ------------------------------------------------------------------------ */
@@ -333,7 +349,9 @@ struct lfs_options {
 
 /* What the owner is told. */
 enum lfs_event_kind {
-	LFS_EVENT_MISS = 1,  /* bytes are missing: answer 'id' */
+	LFS_EVENT_MISS = 1,  /* bytes are missing: answer 'id'.  'number' is 1
+				where they are marked, and the content file does
+				not have them */
 	LFS_EVENT_ATTRIBUTE, /* value of attribute 'number' wanted: answer 'id'
 			      */
 	LFS_EVENT_HINT,	     /* chunk 'number' of 'device' was read: see
@@ -407,7 +425,7 @@ size_t lfs_server_take(struct lfs_server *server, struct lfs_event *events,
  * 'id' any more, because the reader was interrupted.
  *
  * lfs_server_answer() answers a miss from the content file; LFS_CORRUPT: the
- * range is not resident, and the request waits on.
+ * range is not resident, or the file does not have it, and the request waits on.
  * lfs_server_answer_bytes() answers a miss with all of its bytes; LFS_CORRUPT:
  * 'size' is not the size asked for, and the request waits on.
  * lfs_server_answer_attribute() gives the value of an attribute.

@@ -3,8 +3,10 @@
  * Reads.  A byte leaves this file only if its chunk was RESIDENT, which another
  * process or thread says by a store into the presence map, after the verified
  * bytes are in the content file.  The map is therefore read with acquire order,
- * and before the content.
+ * and before the content.  A file that was cut since, and written to again, has
+ * zeros there, and a hole: zeros are looked into before they are believed.
  */
+#define _GNU_SOURCE /* SEEK_HOLE */
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
@@ -95,6 +97,59 @@ bool lfs_read_content(const struct lfs_device *device, uint8_t *out,
 	return true;
 }
 
+static bool is_zero(const uint8_t *bytes, size_t size)
+{
+	return !bytes[0] && !memcmp(bytes, bytes + 1, size - 1);
+}
+
+/* Is a page of the device, or what 'bytes' has of it, zeros? */
+static bool has_zero_page(const uint8_t *bytes, uint64_t offset, size_t size)
+{
+	size_t piece;
+
+	for (; size; bytes += piece, offset += piece, size -= piece) {
+		piece = LFS_BLOCK_SIZE - (size_t)(offset % LFS_BLOCK_SIZE);
+		if (piece > size)
+			piece = size;
+		if (is_zero(bytes, piece))
+			return true;
+	}
+	return false;
+}
+
+/* Is part of a chunk that was written a hole of the file, or behind its end? */
+static bool has_hole(const struct lfs_device *device, uint64_t offset,
+		     size_t size)
+{
+	const struct lfs_table *table = &device->layer.table;
+	uint64_t first, last, from, to;
+	off_t hole;
+
+	lfs_table_overlapping(table, offset, offset + size, &first, &last);
+	for (; first < last; first++) {
+		if (lfs_table_is_hole(table, first))
+			continue;
+		lfs_table_record(table, first, &from, &to);
+		if (from < offset)
+			from = offset;
+		if (to > offset + size)
+			to = offset + size;
+		hole = lseek(device->layer.content_fd, (off_t)from, SEEK_HOLE);
+		/* Other errors: a filesystem that cannot tell */
+		if (hole < 0 ? errno == ENXIO : (uint64_t)hole < to)
+			return true;
+	}
+	return false;
+}
+
+bool lfs_read_whole(const struct lfs_device *device, uint8_t *out,
+		    uint64_t offset, size_t size)
+{
+	return lfs_read_content(device, out, offset, size) &&
+	       !(has_zero_page(out, offset, size) &&
+		 has_hole(device, offset, size));
+}
+
 /* Note the chunks that nobody has read before. */
 static void touch(struct lfs_server *server, uint32_t number, uint64_t first,
 		  uint64_t last)
@@ -150,6 +205,7 @@ void lfs_read(struct lfs_worker *worker, const struct lfs_request *request)
 	struct fuse_read_in in;
 	struct lfs_inode inode;
 	uint64_t start, first, last;
+	bool is_marked;
 	uint32_t size;
 
 	lfs_count(&worker->counters.reads, 1);
@@ -184,20 +240,18 @@ void lfs_read(struct lfs_worker *worker, const struct lfs_request *request)
 		return;
 	}
 	touch(server, extent.device, first, last);
-	if (!are_resident(device, first, last)) {
+	is_marked = are_resident(device, first, last);
+	if (!is_marked || !lfs_read_whole(device, worker->out, start, size)) {
 		lfs_count(&worker->counters.misses, 1);
 		if (!lfs_wait_for_bytes(worker, unique, nid, in.offset,
-					extent.device, start, size)) {
+					extent.device, start, size,
+					is_marked)) {
 			lfs_count(&worker->counters.refused, 1);
 			lfs_reply_error(worker, unique, EIO);
 		}
 		return;
 	}
 	check_mark(server, extent.device, first, last);
-	if (!lfs_read_content(device, worker->out, start, size)) {
-		lfs_fault(worker, request);
-		return;
-	}
 	if (server->options.serves_devices)
 		lfs_clear_gaps(device, worker->out, start, size);
 	lfs_count(&worker->counters.read_size, size);

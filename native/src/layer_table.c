@@ -15,6 +15,8 @@
 #define HEADER_SIZE 64u
 #define RECORD_SIZE 80u
 #define TRAILER_SIZE 32u
+#define CODEC_BYTE 72u
+#define CODEC_HOLE 2u
 #define LAYOUT_VERSION 1u
 #define MAX_DEVICE_SIZE ((uint64_t)1 << 44)
 
@@ -79,6 +81,11 @@ void lfs_table_overlapping(const struct lfs_table *table, uint64_t start,
 	}
 	if (*last < *first)
 		*last = *first; /* a table that is not sorted */
+}
+
+bool lfs_table_is_hole(const struct lfs_table *table, uint64_t record)
+{
+	return table->records[record * RECORD_SIZE + CODEC_BYTE] == CODEC_HOLE;
 }
 
 enum lfs_result lfs_table_covering(const struct lfs_table *table,

@@ -258,6 +258,7 @@ int lfs_server_start(struct lfs_server *server)
 	/* Signals of the process are for its other threads */
 	sigfillset(&all);
 	sigdelset(&all, LFS_STOP_SIGNAL);
+	sigdelset(&all, SIGBUS); /* see guard.c; blocked, it would end us */
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	error = start_workers(server);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);

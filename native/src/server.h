@@ -102,6 +102,7 @@ struct lfs_waiting {
 	uint32_t next; /* in the queue, or of the free slots */
 	uint16_t worker;
 	uint8_t kind;	/* 0: the slot is free */
+	bool is_lost;	/* the bytes are marked, and not in the file */
 	bool is_queued; /* the owner has not taken it yet */
 };
 
@@ -202,6 +203,9 @@ enum lfs_result lfs_is_resident(const struct lfs_server *server,
 /* Read bytes that are resident; false: the content file lacks them. */
 bool lfs_read_content(const struct lfs_device *device, uint8_t *out,
 		      uint64_t offset, size_t size);
+/* The same; false, too, where a hole of the file has taken their place. */
+bool lfs_read_whole(const struct lfs_device *device, uint8_t *out,
+		    uint64_t offset, size_t size);
 /* Make zeros of what 'out' has from places that no record holds. */
 void lfs_clear_gaps(const struct lfs_device *device, uint8_t *out,
 		    uint64_t offset, size_t size);
@@ -213,10 +217,11 @@ enum lfs_result lfs_records_for(const struct lfs_server *server,
 /* waiting.c */
 int lfs_waiting_create(struct lfs_server *server);
 void lfs_waiting_destroy(struct lfs_server *server);
-/* Put a request on the table; false: it is full. */
+/* Put a request on the table; false: it is full.  'is_lost': the content file
+ * does not have what is marked. */
 bool lfs_wait_for_bytes(struct lfs_worker *worker, uint64_t unique,
 			uint64_t node, uint64_t offset, uint32_t device,
-			uint64_t device_offset, uint32_t size);
+			uint64_t device_offset, uint32_t size, bool is_lost);
 bool lfs_wait_for_attribute(struct lfs_worker *worker, uint64_t unique,
 			    uint32_t number, uint32_t wanted);
 /* Tell the owner something that needs no answer; dropped when it is not

@@ -72,9 +72,10 @@ static bool put(struct lfs_server *server, const struct lfs_waiting *request)
 
 bool lfs_wait_for_bytes(struct lfs_worker *worker, uint64_t unique,
 			uint64_t node, uint64_t offset, uint32_t device,
-			uint64_t device_offset, uint32_t size)
+			uint64_t device_offset, uint32_t size, bool is_lost)
 {
 	struct lfs_waiting request = {
+		.is_lost = is_lost,
 		.unique = unique,
 		.node = node,
 		.offset = offset,
@@ -211,6 +212,7 @@ static void fill_event(const struct lfs_server *server, uint32_t number,
 		event->number = slot->number;
 		return;
 	}
+	event->number = slot->is_lost;
 	event->device = slot->number;
 	event->node = slot->node;
 	event->offset = slot->offset;
@@ -252,6 +254,7 @@ size_t lfs_server_take(struct lfs_server *server, struct lfs_event *events,
 
 enum lfs_result lfs_server_answer(struct lfs_server *server, uint64_t id)
 {
+	enum lfs_result result = LFS_OK;
 	struct lfs_device *device;
 	struct lfs_waiting request;
 	struct lfs_worker *worker;
@@ -262,21 +265,21 @@ enum lfs_result lfs_server_answer(struct lfs_server *server, uint64_t id)
 	if (lfs_is_resident(server, device, request.device_offset,
 			    request.size) != LFS_OK)
 		return LFS_CORRUPT;
-	if (!get(server, id, true, &request))
-		return LFS_ABSENT;
-	worker = &server->workers[request.worker];
 	pthread_mutex_lock(&server->answer_lock);
-	if (lfs_read_content(device, server->answer, request.device_offset,
-			     request.size)) {
+	if (!lfs_read_whole(device, server->answer, request.device_offset,
+			    request.size)) {
+		result = LFS_CORRUPT;
+	} else if (!get(server, id, true, &request)) {
+		result = LFS_ABSENT;
+	} else {
+		worker = &server->workers[request.worker];
 		if (server->options.serves_devices)
 			lfs_clear_gaps(device, server->answer,
 				       request.device_offset, request.size);
 		lfs_reply(worker, request.unique, server->answer, request.size);
-	} else {
-		lfs_reply_error(worker, request.unique, EIO);
 	}
 	pthread_mutex_unlock(&server->answer_lock);
-	return LFS_OK;
+	return result;
 }
 
 enum lfs_result lfs_server_answer_bytes(struct lfs_server *server, uint64_t id,

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from lazyfs.digest import Digest
-from lazyfs.store.content import RESIDENT, LayerContent
+from lazyfs.store.content import LayerContent
 from lazyfs.store.evict import evict, eviction_lock, remove_unused
 from lazyfs.store.images import load_image
 from lazyfs.store.names import load_names
 from lazyfs.store.paths import Store
+from lazyfs.store.presence import RESIDENT
 from lazyfs.store.profiles import Profile, load_profile, save_profile
 from lazyfs.store.removal import remove_image
 from lazyfs.store.usage import holdings_of, layers_in, resident_size

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.store.content import ABSENT, DOUBTFUL, RESIDENT, ContentUnusable, LayerContent
+from lazyfs.store.content import ContentUnusable, LayerContent
 from lazyfs.store.locks import has_users, lock_for_use, share
+from lazyfs.store.presence import ABSENT, DOUBTFUL, RESIDENT
 from tests.edges.test_content import crash_after_fill
 from tests.support.layers import MadeLayer, make_layer
 from tests.support.mounting import wait_until

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.store.content import ABSENT, LayerContent
+from lazyfs.store.content import LayerContent
 from lazyfs.store.layers import load_table, load_toc, save_layer
 from lazyfs.store.paths import Store
+from lazyfs.store.presence import ABSENT
 from lazyfs.store.removal import LayerInUse, empty_layer, remove_layer
 from lazyfs.store.usage import holdings_of, layers_in, resident_size
 from tests.edges.test_content import fill

@@ -94,7 +94,7 @@ async def test_what_is_not_resident_is_never_read(
             return {}
 
         monkeypatch.setattr(bench.fetcher, "ensure", ensure)
-        with pytest.raises(FetchBroken, match="was not made here"):
+        with pytest.raises(FetchBroken, match="do not stay in the store"):
             await bench.read(0)
 
 

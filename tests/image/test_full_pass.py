@@ -19,11 +19,12 @@ from lazyfs.image import full_pass
 from lazyfs.image.full_pass import pass_layer, pass_layers
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.rootfs.table import LayerTable
-from lazyfs.store.content import ABSENT, HEADER, HEADER_SIZE, RESIDENT, LayerContent
+from lazyfs.store.content import LayerContent
 from lazyfs.store.layers import load_table, load_toc
 from lazyfs.store.passes import load_pass
 from lazyfs.store.paths import Store
 from lazyfs.store.points import RestartPoints
+from lazyfs.store.presence import ABSENT, HEADER, HEADER_SIZE, RESIDENT
 from lazyfs.store.spans import load_spans
 from tests.formats.test_layer_pass import FILES, link, tar_of, words
 from tests.support.coded import decode
@@ -274,7 +275,7 @@ async def test_no_mark_outlives_the_file_it_was_made_for(
 
     def note_rename(source: Path, target: Path) -> None:
         if target == content:
-            _, _, clean, count = HEADER.unpack_from(synced[-1])
+            _, _, clean, count, *_ = HEADER.unpack_from(synced[-1])
             assert (clean, count) == (0, table.count)
             assert set(synced[-1][HEADER_SIZE:]) == {ABSENT}
             synced.append(b"replaced")

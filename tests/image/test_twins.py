@@ -10,8 +10,9 @@ import pytest
 from lazyfs.image.device import Device
 from lazyfs.image.twins import Twin, Twins
 from lazyfs.oci.descriptor import Descriptor
-from lazyfs.store.content import RESIDENT, LayerContent
+from lazyfs.store.content import LayerContent
 from lazyfs.store.paths import Store
+from lazyfs.store.presence import RESIDENT
 from lazyfs.store.usage import is_in_use
 from tests.support.layers import MadeLayer, make_layer
 from tests.support.stores import keep_layer
@@ -86,7 +87,7 @@ class SlowContent:
         self.entered, self.goes_on = threading.Event(), threading.Event()
         self.is_closed = self.was_closed_early = False
 
-    def check(self, chunk: int) -> bool:
+    def is_right(self, chunk: int) -> bool:
         self.entered.set()
         assert self.goes_on.wait(30)
         self.was_closed_early = self.is_closed

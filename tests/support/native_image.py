@@ -55,6 +55,9 @@ class NativeMadeContents(MadeContents):
                 self.states[device][chunk] = RESIDENT
         return None
 
+    def lost(self, device: int) -> None:
+        self._set(device, ABSENT)
+
     def mark(self, device: int) -> int | None:
         return self.marks.get(device)
 

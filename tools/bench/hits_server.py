@@ -36,7 +36,7 @@ from lazyfs.rootfs.layout import device_offsets
 from lazyfs.rootfs.provenance import Provenance
 from lazyfs.rootfs.table import LayerTable, build_table
 from lazyfs.store.content import LayerContent
-from lazyfs.store.layers import map_file
+from lazyfs.store.layers import read_whole
 
 CHUNK_SIZE = 4 << 20
 BLOB_END = 1 << 40
@@ -125,7 +125,7 @@ def build(tree: Path, folder: Path) -> None:
     (folder / "index").write_bytes(built.image)
     (folder / "provenance").write_bytes(built.provenance)
     (folder / "table").write_bytes(build_table(toc, BLOB_END))
-    content = LayerContent(folder, LayerTable(map_file(folder / "table")))
+    content = LayerContent(folder, LayerTable(read_whole(folder / "table")))
     for offset, (_, path) in zip(device_offsets(toc), found, strict=True):
         if offset < 0:
             continue
@@ -167,11 +167,11 @@ async def serve(folder: Path, mountpoint: str, driver: str, threads: int | None)
     handled = count_requests() if driver == "pyfuse3" else Counter()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGUSR1) as signals:
         async with trio.open_nursery() as nursery:
-            table = LayerTable(map_file(folder / "table"))
+            table = LayerTable(read_whole(folder / "table"))
             content = LayerContent(folder, table)
             image = BenchImage(
-                ErofsIndex(map_file(folder / "index")),
-                Provenance(map_file(folder / "provenance")),
+                ErofsIndex(read_whole(folder / "index")),
+                Provenance(read_whole(folder / "provenance")),
                 ResidentContents(content),
                 index_path=str((folder / "index").resolve()),
             )

@@ -1,0 +1,132 @@
+"""Looking after what is stored of a live mount.
+
+What was hashed long ago is hashed again, slowly.  What turns out to be rotten, here or elsewhere,
+leaves the kernel's memory, so that whoever reads next gets right bytes.
+"""
+
+import logging
+import math
+import random
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from lazyfs.errors import LazyfsError
+from lazyfs.image.device import Device
+from lazyfs.image.open import OpenImage
+from lazyfs.image.scrub import is_due, scrub
+from lazyfs.mount.session import PyfuseSession
+from lazyfs.rootfs.owners import Range, owners_of
+from lazyfs.service.dropped import (
+    ANSWER,
+    Dropped,
+    decode_dropped,
+    runs_of,
+    tell_mounts,
+)
+from lazyfs.store.quarantine import put_chunk_aside
+
+LOOK_SECONDS = 3600.0
+
+log = logging.getLogger(__name__)
+
+
+class Care:
+    """Looks after the store for the mount of *image* by *session*; ``run`` is its task.
+
+    Other servers' records are in *runtime*.
+    """
+
+    def __init__(self, image: OpenImage, session: PyfuseSession, runtime: Path) -> None:
+        self._image, self._session, self._runtime = image, session, runtime
+        self._send, self._receive = trio.open_memory_channel[tuple[str, list[int]]](math.inf)
+        image.contents.doubts.dropped = self._note
+        image.contents.doubts.keep = partial(_keep, image)
+
+    def _note(self, device: Device, chunks: list[int]) -> None:
+        self._send.send_nowait((device.content.folder.name, chunks))
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._spread)
+            nursery.start_soon(self._scrub)
+
+    async def answer(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Answer whoever has dropped chunks, when the kernel has forgotten them."""
+        dropped = decode_dropped(question)
+        if dropped is None:
+            return {"type": "error", "message": "dropped: got no layers with chunks"}
+        count = await forget_pages(self._image, self._session, dropped)
+        return {"type": ANSWER, "files": count}
+
+    async def _spread(self) -> None:
+        """Have the kernel forget what was found to be wrong here, and tell the other mounts."""
+        while True:
+            found: dict[str, list[int]] = {}
+            name, chunks = await self._receive.receive()
+            while True:
+                found.setdefault(name, []).extend(chunks)
+                try:
+                    name, chunks = self._receive.receive_nowait()
+                except trio.WouldBlock:
+                    break
+            try:
+                dropped = Dropped({each: list(runs_of(found[each])) for each in found})
+                await forget_pages(self._image, self._session, dropped)
+                tell = partial(tell_mounts, self._runtime, self._image.store.root, found)
+                await trio.to_thread.run_sync(tell, abandon_on_cancel=True)
+            except Exception:  # the mount must go on
+                log.exception("%s: dropped chunks", self._session.mountpoint)
+
+    async def _scrub(self) -> None:
+        while True:
+            # Not all mounts of a layer at the same time: the first one does it for all.
+            await trio.sleep(LOOK_SECONDS * random.uniform(0.5, 1))
+            for device in self._image.devices:
+                if is_due(device):
+                    try:
+                        await scrub(device, self._image.contents.doubts)
+                    except Exception:
+                        log.exception("%s: hashing again", self._session.mountpoint)
+
+
+def _keep(image: OpenImage, device: Device, chunk: int) -> None:
+    put_chunk_aside(image.store, device.content, chunk)
+
+
+async def forget_pages(image: OpenImage, session: PyfuseSession, dropped: Dropped) -> int:
+    """Have the kernel forget what it may have of *dropped*; return how many files that was in."""
+    count = 0
+    for device in image.devices:
+        name = device.content.folder.name
+        if name not in dropped.layers:
+            continue
+        runs = dropped.layers[name]
+        ranges = _ranges(device, [(0, device.table.count)] if runs is None else runs)
+
+        def find(number: int = device.number, where: Sequence[Range] = ranges) -> list[Any]:
+            return list(owners_of(image.index, number, where))
+
+        try:
+            pages = await trio.to_thread.run_sync(find)
+        except LazyfsError as error:
+            log.warning("%s: %s", session.mountpoint, error.message)
+            continue
+        count += len({nid for nid, _, _ in pages})
+        await session.invalidate(pages)
+    return count
+
+
+def _ranges(device: Device, runs: Iterable[tuple[int, int]]) -> list[Range]:
+    """Return the device ranges of runs of chunks; what is no chunk is left out."""
+    table, found = device.table, []
+    for first, stop in sorted(runs):
+        stop = min(stop, table.count)
+        if 0 <= first < stop:
+            end = table.device_offset(stop - 1) + table.size(stop - 1)
+            found.append((table.device_offset(first), end))
+    return found

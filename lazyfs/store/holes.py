@@ -1,0 +1,67 @@
+"""Holes of files: where a file has zeros because nothing was ever written there."""
+
+import errno
+import os
+from collections.abc import Iterator
+
+PAGE_SIZE = 4096
+ZEROS = bytes(1 << 20)
+
+
+def written_ranges(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges from *start* to *end* that are no holes of the file (OSError)."""
+    while start < end:
+        try:
+            start = os.lseek(fd, start, os.SEEK_DATA)
+            after = os.lseek(fd, start, os.SEEK_HOLE)
+        except OSError as exc:
+            if exc.errno == errno.ENXIO:  # nothing up to the file's end
+                return
+            raise
+        if start < end:
+            yield start, min(after, end)
+        start = after
+
+
+def has_hole(fd: int, start: int, end: int) -> bool:
+    """Say whether any byte from *start* to *end* is in a hole, or behind the file's end.
+
+    False on a filesystem that cannot tell.
+    """
+    try:
+        return os.lseek(fd, start, os.SEEK_HOLE) < end
+    except OSError as exc:
+        return exc.errno == errno.ENXIO
+
+
+def has_zero_page(data: bytes, offset: int) -> bool:
+    """Say whether a page of the file, or what *data* has of it, is zeros; *offset* is its place."""
+    size = len(data)
+    start = 0
+    while start < size:
+        end = min(start + PAGE_SIZE - (offset + start) % PAGE_SIZE, size)
+        if not data[start] and data.count(0, start, end) == end - start:
+            return True
+        start = end
+    return False
+
+
+def make_zeros(fd: int, start: int, end: int) -> bool:
+    """Make zeros of bytes of a file (OSError); say whether there was anything to do."""
+    was_written = False
+    for offset, after in written_ranges(fd, start, end):
+        place = offset
+        while place < after:
+            place += os.pwrite(fd, ZEROS[: after - place], place)
+        was_written = True
+    return was_written
+
+
+def is_zero(fd: int, start: int, end: int) -> bool:
+    """Say whether bytes of a file are zeros (OSError)."""
+    for offset, after in written_ranges(fd, start, end):
+        for place in range(offset, after, len(ZEROS)):
+            size = min(after - place, len(ZEROS))
+            if os.pread(fd, size, place).count(0) != size:
+                return False
+    return True

@@ -1,0 +1,239 @@
+"""A store that was damaged while nobody used it: each file, each damage.
+
+The next mount hands out the right bytes.  What a disk changes without a trace is found after a
+start of the machine, or when it was hashed too long ago.
+"""
+
+import os
+import random
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from lazyfs.errors import StoreError
+from lazyfs.image import full_pass
+from lazyfs.image.open import OpenImage, open_image
+from lazyfs.image.prepare import Request, prepare
+from lazyfs.registry.source import AccessOptions
+from lazyfs.rootfs.walk import walk_path
+from lazyfs.store.presence import ABSENT, DOUBT_SECONDS, DOUBTFUL, RESIDENT, read_header
+from tests.support.damage import DAMAGES, age, forge, put_link_over, reboot, rot
+from tests.support.images import (
+    directory,
+    estargz_layer,
+    file,
+    make_layout,
+    plain_layer,
+    tar_bytes,
+)
+
+pytestmark = pytest.mark.anyio
+
+ACCESS = AccessOptions(connect_seconds=5, idle_seconds=5)
+CHOSEN = random.Random(27)
+FILES = {
+    b"lazy/small": CHOSEN.randbytes(500),
+    b"lazy/page": CHOSEN.randbytes(4096),
+    b"lazy/big": CHOSEN.randbytes(300_000),
+    b"lazy/zeros": bytes(50_000) + b"end",
+    b"plain/small": CHOSEN.randbytes(700),
+    b"plain/big": CHOSEN.randbytes(400_000),
+}
+PATHS = (
+    *("layers/*/content", "layers/*/presence", "layers/*/table", "layers/*/toc.zst"),
+    *("layers/*/spans", "passes/*", "images/*/index.erofs", "images/*/provenance"),
+    *("images/*/record.json", "blobs/*/*", "profiles/*", "names/*", "CACHEDIR.TAG"),
+)
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image of an eStargz layer and a plain one."""
+    path = tmp_path_factory.mktemp("layout")
+    tars = [
+        tar_bytes(
+            [
+                directory(part),
+                *(file(name, data) for name, data in FILES.items() if name.startswith(part)),
+            ]
+        )
+        for part in (b"lazy", b"plain")
+    ]
+    make_layout(path, [estargz_layer(tars[0], chunk_size=64 << 10), plain_layer(tars[1])])
+    return path
+
+
+@asynccontextmanager
+async def opened(layout: Path, cache: Path) -> AsyncIterator[OpenImage]:
+    """Prepare and open the image, as a command and its server do."""
+    prepared = await prepare(Request(f"oci:{layout}", None, cache, ACCESS))
+    async with open_image(prepared, ACCESS) as image:
+        while full_pass._pins:  # a command lets go of what it has filled when it ends
+            os.close(full_pass._pins.pop())
+        yield image
+
+
+async def read_all(image: OpenImage) -> dict[bytes, bytes]:
+    found = {}
+    for path in FILES:
+        extent = image.index.extent(walk_path(image.index, path))
+        assert extent is not None
+        data = image.contents.read_nowait(extent.device, extent.offset, extent.size)
+        if data is None:
+            data = await image.contents.read(extent.device, extent.offset, extent.size)
+        found[path] = data
+    return found
+
+
+async def use(layout: Path, cache: Path) -> int:
+    """Read all of the image; return how many bytes of blobs were fetched for that."""
+    async with opened(layout, cache) as image:
+        assert await read_all(image) == FILES
+        image.save_profile()
+        return sum(each.size for each in image.contents.statistics.traffic.values())
+
+
+def paths_of(cache: Path, pattern: str) -> list[Path]:
+    found = sorted(cache.glob(pattern))
+    assert found, pattern
+    return found
+
+
+def layers(cache: Path) -> Iterator[Path]:
+    yield from (path.parent for path in paths_of(cache, "layers/*/content"))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("pattern", PATHS)
+async def test_every_file_and_damage(
+    layout: Path, tmp_path: Path, pattern: str, damage: str
+) -> None:
+    await use(layout, tmp_path)
+    for path in paths_of(tmp_path, pattern):
+        DAMAGES[damage](path)
+    await use(layout, tmp_path)
+    await use(layout, tmp_path)
+    assert await use(layout, tmp_path) == 0, "what was mended stays"
+
+
+@pytest.mark.parametrize("pattern", PATHS)
+async def test_files_of_other_layers(layout: Path, tmp_path: Path, pattern: str) -> None:
+    """Each file whole in itself, and not this one's."""
+    await use(layout, tmp_path)
+    paths = paths_of(tmp_path, pattern)
+    data = [path.read_bytes() for path in paths]
+    for path, other in zip(paths, data[1:] + data[:1], strict=True):
+        path.write_bytes(other)
+    await use(layout, tmp_path)
+
+
+async def test_sound_contents_cost_nothing(layout: Path, tmp_path: Path) -> None:
+    await use(layout, tmp_path)
+    for folder in layers(tmp_path):
+        before = (folder / "presence").read_bytes()
+        assert await use(layout, tmp_path) == 0
+        assert (folder / "presence").read_bytes() == before, "not even a header was written"
+
+
+@pytest.mark.parametrize("reason", ["boot", "age", "future", "unknown"])
+async def test_what_rotted_without_a_trace(layout: Path, tmp_path: Path, reason: str) -> None:
+    await use(layout, tmp_path)
+    for folder in layers(tmp_path):
+        rot(folder / "content", 8192 + 77)
+        rot(folder / "content", 100)
+    async with opened(layout, tmp_path) as image:
+        assert await read_all(image) != FILES, "nothing tells, yet"
+    for folder in layers(tmp_path):
+        match reason:
+            case "boot":
+                reboot(folder)
+            case "age":
+                age(folder, DOUBT_SECONDS + 1)
+            case "future":
+                age(folder, -1000)
+            case "unknown":
+                forge(folder, boot=bytes(16))
+    assert await use(layout, tmp_path) > 0
+    assert await use(layout, tmp_path) == 0
+    for folder in layers(tmp_path):
+        with (folder / "presence").open("rb") as presence:
+            header = read_header(presence.fileno())
+        assert header is not None
+        assert header.is_clean
+
+
+@pytest.mark.parametrize("reason", ["boot", "age"])
+async def test_a_sound_store_is_not_fetched_again(
+    layout: Path, tmp_path: Path, reason: str
+) -> None:
+    await use(layout, tmp_path)
+    for folder in layers(tmp_path):
+        if reason == "boot":
+            reboot(folder)
+        else:
+            age(folder, DOUBT_SECONDS + 1)
+    async with opened(layout, tmp_path) as image:
+        for device in image.devices:
+            assert set(device.content.states) == {DOUBTFUL}
+        await image.prefetch("all")  # hashes, and asks for nothing
+        for device in image.devices:
+            assert set(device.content.states) == {RESIDENT}
+        assert not image.origin.is_open
+        assert await read_all(image) == FILES
+
+
+async def test_age_is_counted_from_the_last_hashing(layout: Path, tmp_path: Path) -> None:
+    await use(layout, tmp_path)
+    for folder in layers(tmp_path):
+        age(folder, DOUBT_SECONDS - 100)
+    async with opened(layout, tmp_path) as image:
+        assert all(DOUBTFUL not in device.content.states for device in image.devices)
+
+
+async def test_a_mark_that_appears_by_itself(layout: Path, tmp_path: Path) -> None:
+    """ABSENT and RESIDENT are one bit apart."""
+    async with opened(layout, tmp_path) as image:
+        assert {*image.devices[0].content.states} == {ABSENT}
+    for path in paths_of(tmp_path, "layers/*/presence"):
+        data = bytearray(path.read_bytes())
+        data[4096:] = bytes([RESIDENT]) * (len(data) - 4096)
+        path.write_bytes(data)
+    await use(layout, tmp_path)
+
+
+async def test_the_map_of_an_older_release(layout: Path, tmp_path: Path) -> None:
+    """It does not say of which file it speaks: all is hashed, and nothing fetched."""
+    await use(layout, tmp_path)
+    for path in paths_of(tmp_path, "layers/*/presence"):
+        data = bytearray(path.read_bytes())
+        data[8:12] = (1).to_bytes(4, "little")
+        data[24:4096] = bytes(4096 - 24)
+        path.write_bytes(data)
+    rotten = next(layers(tmp_path)) / "content"
+    with rotten.open("r+b") as content:
+        content.write(b"wrong")
+    fetched = await use(layout, tmp_path)
+    assert fetched < sum(map(len, FILES.values())) // 2
+    assert await use(layout, tmp_path) == 0
+
+
+async def test_a_folder_in_the_place_of_contents_is_refused(layout: Path, tmp_path: Path) -> None:
+    await use(layout, tmp_path)
+    content = next(layers(tmp_path)) / "content"
+    content.unlink()
+    content.mkdir()
+    with pytest.raises(StoreError, match="content"):
+        await use(layout, tmp_path)
+    content.rmdir()
+    await use(layout, tmp_path)
+
+
+async def test_a_link_is_not_written_through(layout: Path, tmp_path: Path) -> None:
+    await use(layout, tmp_path / "cache")
+    content = next(layers(tmp_path / "cache")) / "content"
+    put_link_over(content)
+    (content.parent / "nowhere").write_bytes(b"precious")
+    await use(layout, tmp_path / "cache")
+    assert (content.parent / "nowhere").read_bytes() == b"precious"
