@@ -18,6 +18,7 @@ import click
 from lazyfs import __version__
 from lazyfs.errors import EXIT_CODES, LazyfsError, UsageError
 from lazyfs.interrupts import Interrupts
+from lazyfs.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -180,9 +181,9 @@ def complain(error: BaseException, *, as_json: bool, before: str | None = None) 
         return
     if before is not None:
         print(before, file=sys.stderr)
-    print(f"lazyfs: {message}", file=sys.stderr)
+    print(f"lazyfs: {printable(message)}", file=sys.stderr)
     if hint is not None:
-        print(f"hint: {hint}", file=sys.stderr)
+        print(f"hint: {printable(hint)}", file=sys.stderr)
 
 
 @click.group(
