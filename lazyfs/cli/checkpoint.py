@@ -155,8 +155,11 @@ def check_writable(store: str) -> None:
 
 def _location_of(sandbox: "Sandbox") -> str:
     """Return where the sandbox's template wants its snapshots."""
+    from lazyfs.snapshot.evidence import TEMPLATE_FILE_LIMIT
+    from lazyfs.snapshot.own import read_own
+
     try:
-        document = json.loads(sandbox.template_path.read_bytes())
+        document = json.loads(read_own(sandbox.template_path, TEMPLATE_FILE_LIMIT))
         location = (document.get("snapshotsConfig") or {}).get("location")
     except (OSError, ValueError):
         location = None

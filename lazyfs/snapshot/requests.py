@@ -62,7 +62,7 @@ class Request(msgspec.Struct, frozen=True, order=True):
 
 
 class _Walk(msgspec.Struct, frozen=True):
-    """The template whose fields are gone through, and whether it is to share the machine's network."""
+    """The template that is gone through, and whether it is to share the machine's network."""
 
     template: t.Template
     is_host_network: bool

@@ -283,10 +283,9 @@ def _mount(sandbox: Sandbox, order: Order, found: Review, tools: Tools) -> Mount
     _pin(sandbox, order, [image.manifest_digest for image in found.manifest.images], tools)
     bases = _obtain(sandbox, order, found, tools)
     _pin(sandbox, order, [base.image.manifest_digest for base in bases.values()], tools)
-    profiles = unpack_profiles(found.manifest.extensions or {})
-    for digest in sorted({base.image.manifest_digest for base in bases.values()}):
-        if digest in profiles:
-            tools.bases.add_profile(digest, profiles[digest])
+    digests = sorted({base.image.manifest_digest for base in bases.values()})
+    for digest, profile in unpack_profiles(found.manifest.extensions or {}, digests).items():
+        tools.bases.add_profile(digest, profile)
     for base in bases.values():
         if base.note is not None:
             tools.say(base.note)
