@@ -17,6 +17,7 @@ from lazyfs.cli.options import (
     s3_endpoint_option,
 )
 from lazyfs.errors import UsageError
+from lazyfs.printable import printable
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -131,7 +132,7 @@ def tools_for_checkpoints(cache_dir: Path) -> "Tools":
         mounts=NodeMounts(default_runtime_dir(), cache_dir),
         choose=Chooser(default_state_dir()),
         objects=open_store,
-        say=lambda line: click.echo(f"lazyfs: {line}", err=True),
+        say=lambda line: click.echo(f"lazyfs: {printable(line)}", err=True),
     )
 
 
@@ -154,8 +155,11 @@ def check_writable(store: str) -> None:
 
 def _location_of(sandbox: "Sandbox") -> str:
     """Return where the sandbox's template wants its snapshots."""
+    from lazyfs.snapshot.evidence import TEMPLATE_FILE_LIMIT
+    from lazyfs.snapshot.own import read_own
+
     try:
-        document = json.loads(sandbox.template_path.read_bytes())
+        document = json.loads(read_own(sandbox.template_path, TEMPLATE_FILE_LIMIT))
         location = (document.get("snapshotsConfig") or {}).get("location")
     except (OSError, ValueError):
         location = None
@@ -206,7 +210,9 @@ def say_made(made: "Made", *, as_json: bool) -> None:
         click.echo(json.dumps(document_of_made(made), indent=2))
         return
     for image in made.manifest.images:
-        click.echo(f"lazyfs: {image.name}: {image.original_ref} → {image.resolved_ref}", err=True)
+        line = f"lazyfs: {image.name}: {image.original_ref} → {image.resolved_ref}"
+        click.echo(printable(line), err=True)
+    click.echo(f"lazyfs: manifest {made.manifest_digest}", err=True)
     click.echo(made.location)
 
 

@@ -16,12 +16,20 @@ from lazyfs.cli.options import (
     json_option,
     s3_endpoint_option,
 )
-from lazyfs.cli.sandbox_options import locked_option, program_option, secrets_option
+from lazyfs.cli.sandbox_options import (
+    locked_option,
+    manifest_digest_option,
+    permission_options,
+    program_option,
+    secrets_option,
+)
 from lazyfs.errors import UsageError
+from lazyfs.printable import printable
 
 if TYPE_CHECKING:
     from lazyfs.registry.access import AccessOptions
     from lazyfs.snapshot.golden import Generation, State, Tools
+    from lazyfs.snapshot.grants import Grant
     from lazyfs.snapshot.restore import Restored
     from lazyfs.snapshot.sandbox import Sandbox
     from lazyfs.snapshot.template import SecretKey, Template
@@ -158,7 +166,7 @@ def _tools_for_builds(
         remove=remove,
         checkpoint=checkpoints,
         folder=default_state_dir() / FOLDER,
-        say=lambda line: click.echo(f"lazyfs: {line}", err=True),
+        say=lambda line: click.echo(f"lazyfs: {printable(line)}", err=True),
         sleep=time.sleep,
     )
 
@@ -180,7 +188,7 @@ def status(name: str, as_json: bool) -> None:
     if found.snapshot is not None:
         click.echo(f"snapshot: {found.store}/{found.snapshot}")
     if found.error is not None:
-        click.echo(f"error: {found.error.code}: {found.error.message}")
+        click.echo(f"error: {found.error.code}: {printable(found.error.message)}")
 
 
 @golden.command("list")
@@ -201,9 +209,10 @@ def list_(store: str, name: str | None, s3_endpoint: str | None, as_json: bool) 
         click.echo(json.dumps(document, indent=2))
         return
     for each in found:
-        click.echo(f"{each.name}  {each.number}  {each.id}  {each.created_at}")
+        click.echo(printable(f"{each.name}  {each.number}  {each.id}  {each.created_at}"))
         for image in each.images:
-            click.echo(f"    {image.name}: {image.original_ref} → {image.manifest_digest}")
+            line = f"    {image.name}: {image.original_ref} → {image.manifest_digest}"
+            click.echo(printable(line))
 
 
 @golden.command("clone")
@@ -221,6 +230,14 @@ def list_(store: str, name: str | None, s3_endpoint: str | None, as_json: bool) 
     metavar="PREFIX",
     help="They are called PREFIX-1, PREFIX-2, …  [default: the pointer's or snapshot's name]",
 )
+@click.option(
+    "--template",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="What is to run now; images are the snapshot's all the same.",
+)
+@permission_options
+@manifest_digest_option
 @program_option("The runtime's program.  [default: the one that made the snapshot]")
 @s3_endpoint_option
 @cache_dir_option
@@ -230,6 +247,10 @@ def clone(
     snapshot: str,
     count: int,
     prefix: str | None,
+    template: Path | None,
+    grants: "list[Grant]",
+    policy_file: Path | None,
+    manifest_digest: str | None,
     program: Path | None,
     s3_endpoint: str | None,
     cache_dir: Path,
@@ -239,7 +260,8 @@ def clone(
     """Start many sandboxes from SNAPSHOT: STORE@golden-NAME, STORE@POINTER or STORE/ID.
 
     Its files are downloaded once.  What the sandboxes have in memory is the same in all of them,
-    random numbers, ids and secrets included: they must renew what has to differ.
+    random numbers, ids and secrets included: they must renew what has to differ.  What SNAPSHOT may
+    have of this machine is decided as `lazyfs restore` does.
     """
     from lazyfs.cli.mounter import bases_for_sandboxes
 
@@ -249,8 +271,10 @@ def clone(
     from lazyfs.cli.restore import document_of_restored, tools_for_restores
     from lazyfs.snapshot.clone import clone as start
     from lazyfs.snapshot.restore import Order
+    from lazyfs.snapshot.restore_policy import load_policy
     from lazyfs.snapshot.review import Wanted
     from lazyfs.snapshot.stores import parse_snapshot_name
+    from lazyfs.snapshot.template import load_template
 
     name = parse_snapshot_name(snapshot)
     stem = prefix or name.name.lstrip("@").lower().replace(".", "-").replace("_", "-")
@@ -263,7 +287,14 @@ def clone(
 
     tools = tools_for_restores(name.store, s3_endpoint, bases)
     order = Order(
-        Wanted(name.name, runtime_path=program),
+        Wanted(
+            name.name,
+            template=None if template is None else load_template(template),
+            runtime_path=program,
+            grants=tuple(grants),
+            policy=load_policy(policy_file, os.environ),
+            manifest_digest=manifest_digest,
+        ),
         stem,
         s3_endpoint=s3_endpoint,
         cache_dir=str(cache_dir),
@@ -280,7 +311,7 @@ def clone(
         }
         click.echo(json.dumps(document, indent=2))
     for sandbox, error in failed:
-        click.echo(f"lazyfs: {sandbox}: {error.message}", err=True)
+        click.echo(f"lazyfs: {sandbox}: {printable(error.message)}", err=True)
     if failed:
         raise failed[0][1]
 

@@ -14,12 +14,20 @@ from lazyfs.cli.options import (
     json_option,
     s3_endpoint_option,
 )
-from lazyfs.cli.sandbox_options import program_option, secrets_option, wait_option
+from lazyfs.cli.sandbox_options import (
+    manifest_digest_option,
+    permission_options,
+    program_option,
+    secrets_option,
+    wait_option,
+)
 from lazyfs.errors import UsageError
+from lazyfs.printable import printable
 
 if TYPE_CHECKING:
     from lazyfs.registry.access import AccessOptions
     from lazyfs.snapshot.bases import Bases
+    from lazyfs.snapshot.grants import Grant
     from lazyfs.snapshot.restore import Restored, Tools
     from lazyfs.snapshot.review import Review
 
@@ -48,6 +56,8 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="The same, all of them from a template that names them by digest.",
 )
+@permission_options
+@manifest_digest_option
 @program_option("The runtime's program.  [default: the one that made the snapshot]")
 @click.option("--allow-partial-base", is_flag=True, help="Start although layers cannot be had.")
 @click.option("--allow-spec-drift", is_flag=True, help="Start containers otherwise than before.")
@@ -71,6 +81,9 @@ def restore(
     template: Path | None,
     assumed: tuple[str, ...],
     legacy_from_template: Path | None,
+    grants: "list[Grant]",
+    policy_file: Path | None,
+    manifest_digest: str | None,
     program: Path | None,
     allow_partial_base: bool,
     allow_spec_drift: bool,
@@ -90,7 +103,8 @@ def restore(
     """Have SNAPSHOT go on as the sandbox ID, on exactly the images that it was made on.
 
     SNAPSHOT is STORE/ID or STORE@POINTER.  Images are mounted by the recorded digests; what a tag
-    means by now plays no part.
+    means by now plays no part.  What the snapshot asks of this machine beyond images, files and
+    memory is refused unless --allow, a restore policy or a template of your own allows it.
     """
     if pull is not None:
         raise UsageError(
@@ -110,6 +124,7 @@ def restore(
     from lazyfs.snapshot.gates import Allowed
     from lazyfs.snapshot.restore import Order
     from lazyfs.snapshot.restore import restore as start
+    from lazyfs.snapshot.restore_policy import load_policy
     from lazyfs.snapshot.review import Wanted, review
     from lazyfs.snapshot.stores import parse_snapshot_name
     from lazyfs.snapshot.template import load_template
@@ -124,6 +139,10 @@ def restore(
         runtime_path=program,
         allowed=Allowed(allow_spec_drift, ignore_cpu, ignore_runtime),
         rebase=rebase,
+        grants=tuple(grants),
+        policy=load_policy(policy_file, os.environ),
+        manifest_digest=manifest_digest,
+        sandbox_id=sandbox_id or "",
     )
     tools = tools_for_restores(name.store, s3_endpoint, bases)
     if dry_run:
@@ -163,7 +182,7 @@ def tools_for_restores(store: str, s3_endpoint: str | None, bases: "Bases") -> "
         bases=bases,
         choose=Chooser(default_state_dir()),
         host=platform_of_machine(system.sysname, system.machine),
-        say=lambda line: click.echo(f"lazyfs: {line}", err=True),
+        say=lambda line: click.echo(f"lazyfs: {printable(line)}", err=True),
         rootless=rootless(),
     )
 
@@ -201,9 +220,9 @@ def _say_review(found: "Review", *, as_json: bool) -> None:
         click.echo(json.dumps(_document_of_review(found), indent=2))
         return
     for notice in found.notices:
-        click.echo(f"lazyfs: {notice}", err=True)
+        click.echo(f"lazyfs: {printable(notice)}", err=True)
     for image in found.manifest.images:
-        click.echo(f"{image.name}: {image.original_ref} → {image.resolved_ref}")
+        click.echo(printable(f"{image.name}: {image.original_ref} → {image.resolved_ref}"))
     click.echo(f"files: {size_text(found.file_size)} would be downloaded")
     click.echo(f"images: at most {size_text(found.image_size)}, as they are read")
 
@@ -211,12 +230,21 @@ def _say_review(found: "Review", *, as_json: bool) -> None:
 def _document_of_review(found: "Review") -> dict[str, Any]:
     return {
         "id": found.loaded.id,
+        "manifestDigest": found.loaded.digest or None,
         "fileSize": found.file_size,
         "imageSize": found.image_size,
         "runtime": str(found.facts.path),
         "notices": list(found.notices),
+        "granted": granted_documents(found),
         "images": _images(found.manifest.images, {}),
     }
+
+
+def granted_documents(found: "Review") -> list[dict[str, Any]]:
+    """Return what a snapshot asked for and was allowed, and on whose word, as JSON's types."""
+    from lazyfs.snapshot.grants import document_of_request
+
+    return [document_of_request(each.request) | {"by": each.by} for each in found.granted]
 
 
 def _images(images: Any, drift: Any) -> list[dict[str, Any]]:
@@ -240,7 +268,9 @@ def say_restored(restored: "Restored", *, as_json: bool) -> None:
         return
     for image in restored.images:
         click.echo(
-            f"lazyfs: {image.name}: {image.original_ref} → {image.resolved_ref}, as recorded",
+            printable(
+                f"lazyfs: {image.name}: {image.original_ref} → {image.resolved_ref}, as recorded"
+            ),
             err=True,
         )
     click.echo(restored.sandbox.id)
@@ -254,5 +284,6 @@ def document_of_restored(restored: "Restored") -> dict[str, Any]:
         "snapshot": restored.review.loaded.id,
         "generation": snapshot.generation,
         "notices": list(restored.notices),
+        "granted": granted_documents(restored.review),
         "images": _images(restored.images, restored.drift),
     }

@@ -1,11 +1,16 @@
-"""Options that commands for sandboxes share."""
+"""Options that commands for sandboxes and snapshots share."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lazyfs.cli.options import Decorated
+from lazyfs.errors import UsageError
+
+if TYPE_CHECKING:
+    from lazyfs.snapshot.grants import Grant
 
 
 def wait_option(function: Decorated) -> Decorated:
@@ -57,3 +62,54 @@ def secrets_option(text: str) -> Callable[[Decorated], Decorated]:
         metavar="FILE",
         help=text,
     )
+
+
+def _grants(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -> "list[Grant]":
+    if not words:
+        return []
+    from lazyfs.snapshot.grants import parse_grant
+
+    return [parse_grant(word, "--allow") for word in words]
+
+
+def permission_options(function: Decorated) -> Decorated:
+    """Add ``--allow`` and ``--restore-policy``: ``grants``, a list, and ``policy_file``."""
+    allow = click.option(
+        "--allow",
+        "grants",
+        multiple=True,
+        callback=_grants,
+        metavar="KIND=VALUE",
+        help="What the snapshot may have of this machine, in the words of the refusal: "
+        "host-path=/srv/data:ro, capability=NET_ADMIN, network=host, …",
+    )
+    policy = click.option(
+        "--restore-policy",
+        "policy_file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="The same for many snapshots.  [default: /etc/lazyfs/restore-policy.yaml and "
+        "~/.config/lazyfs/restore-policy.yaml]",
+    )
+    return allow(policy(function))
+
+
+def _digest(ctx: click.Context, param: click.Parameter, text: str | None) -> str | None:
+    from lazyfs.snapshot.pointers import DIGEST_RE
+
+    if text is not None and DIGEST_RE.fullmatch(text) is None:
+        raise UsageError(
+            f"option --manifest-digest: got {text[:100]!r}, expected sha256: and 64 hex digits",
+            hint="`lazyfs checkpoint` and `lazyfs snapshot show` print it",
+        )
+    return text
+
+
+def manifest_digest_option(function: Decorated) -> Decorated:
+    """Add ``--manifest-digest``: parameter ``manifest_digest``, a digest's text or None."""
+    return click.option(
+        "--manifest-digest",
+        metavar="DIGEST",
+        callback=_digest,
+        help="Take the snapshot only if its manifest has this digest.",
+    )(function)

@@ -6,8 +6,10 @@ from typing import Any
 import click
 
 from lazyfs.cli.options import json_option, s3_endpoint_option
+from lazyfs.cli.sandbox_options import manifest_digest_option
 from lazyfs.cli.snapshot_verify import verify
-from lazyfs.cli.snapshot_views import list_snapshots, load, show
+from lazyfs.cli.snapshot_views import asked, list_snapshots, load, request_line, show
+from lazyfs.printable import printable
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,7 +51,7 @@ def diff(was: str, now: str, s3_endpoint: str | None, as_json: bool) -> None:
         click.echo(json.dumps(document, indent=2))
         return
     for each in differences:
-        click.echo(str(each))
+        click.echo(printable(str(each)))
 
 
 @snapshot.command("rm")
@@ -86,22 +88,33 @@ def remove(names: tuple[str, ...], s3_endpoint: str | None, as_json: bool) -> No
 @click.argument("source", metavar="SNAPSHOT")
 @click.argument("target", metavar="STORE")
 @click.option("--name", "pointer", metavar="POINTER", help="Have this pointer in STORE name it.")
+@manifest_digest_option
 @s3_endpoint_option
 @json_option
 def copy(
-    source: str, target: str, pointer: str | None, s3_endpoint: str | None, as_json: bool
+    source: str,
+    target: str,
+    pointer: str | None,
+    manifest_digest: str | None,
+    s3_endpoint: str | None,
+    as_json: bool,
 ) -> None:
     """Copy a snapshot to another store, verified, with the images that were embedded for it.
 
     The manifest's bytes stay the same, and are written last: what is interrupted is no snapshot,
-    and copying again goes on with it.
+    and copying again goes on with it.  What the snapshot would ask of a machine that restores it is
+    told: copying does none of it.
     """
     from lazyfs.snapshot.pointers import Pointer
     from lazyfs.snapshot.snapshots import Snapshots
     from lazyfs.snapshot.stores import open_objects
     from lazyfs.snapshot.transfer import copy_snapshot
 
-    kept, loaded = load(source, s3_endpoint)
+    kept, loaded = load(source, s3_endpoint, manifest_digest)
+    requests = asked(loaded.manifest)
+    for each in requests if not as_json else ():
+        line = f"lazyfs: {loaded.id}: a restore would ask for {request_line(each)}"
+        click.echo(printable(line), err=True)
     other = Snapshots(open_objects(target, s3_endpoint=s3_endpoint))
     before = other.pointer(pointer) if pointer is not None else None
     is_new = copy_snapshot(loaded, kept, other)
@@ -114,6 +127,7 @@ def copy(
             "store": other.objects.url,
             "pointer": pointer,
             "copied": is_new,
+            "requests": requests,
         }
         click.echo(json.dumps(document, indent=2))
         return

@@ -14,7 +14,9 @@ from lazyfs.cli.options import (
     json_option,
     s3_endpoint_option,
 )
+from lazyfs.cli.sandbox_options import manifest_digest_option
 from lazyfs.cli.snapshot_views import load
+from lazyfs.printable import printable
 
 if TYPE_CHECKING:
     from lazyfs.errors import LazyfsError
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Decompress the files, too, and see that all layers of the images can be had.",
 )
+@manifest_digest_option
 @cache_dir_option
 @access_options
 @s3_endpoint_option
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 def verify(
     snapshot: str,
     deep: bool,
+    manifest_digest: str | None,
     cache_dir: Path,
     access: "AccessOptions",
     s3_endpoint: str | None,
@@ -48,7 +52,7 @@ def verify(
     """
     from lazyfs.cli.main import exit_code_of
 
-    snapshots, loaded = load(snapshot, s3_endpoint)
+    snapshots, loaded = load(snapshot, s3_endpoint, manifest_digest)
     wrong: list[LazyfsError] = list(snapshots.verify(loaded, deep=deep))
     if deep:
         wrong += _bases(snapshots, loaded, cache_dir, access)
@@ -73,7 +77,7 @@ def _say(loaded: "Loaded", wrong: "list[LazyfsError]") -> None:
     from lazyfs.cli.quantities import size_text
 
     for error in wrong:
-        click.echo(error.message)
+        click.echo(printable(error.message))
     if not wrong:
         size = sum(file.stored_size for file in loaded.manifest.files)
         files = len(loaded.manifest.files)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazyfs.cli.options import json_option, s3_endpoint_option
+from lazyfs.cli.sandbox_options import manifest_digest_option
+from lazyfs.printable import printable
 
 if TYPE_CHECKING:
     from lazyfs.errors import LazyfsError
@@ -21,14 +23,16 @@ SHOWN_DIGEST = 19  # of the text
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
 
-def load(text: str, s3_endpoint: str | None) -> "tuple[Snapshots, Loaded]":
+def load(
+    text: str, s3_endpoint: str | None, manifest_digest: str | None = None
+) -> "tuple[Snapshots, Loaded]":
     """Return the store and the snapshot that ``STORE/ID`` or ``STORE@POINTER`` names."""
     from lazyfs.snapshot.snapshots import Snapshots
     from lazyfs.snapshot.stores import open_objects, parse_snapshot_name
 
     name = parse_snapshot_name(text)
     snapshots = Snapshots(open_objects(name.store, s3_endpoint=s3_endpoint, must_exist=True))
-    return snapshots, snapshots.load(name.name)
+    return snapshots, snapshots.load(name.name, manifest_digest)
 
 
 @click.command("list")
@@ -55,22 +59,26 @@ def list_snapshots(store: str, s3_endpoint: str | None, as_json: bool) -> None:
     if not rows and not named:  # as it is where the name of the store has a slip in it
         click.echo(f"lazyfs: store {snapshots.objects.url}: no snapshots", err=True)
     for line in _lines(rows, datetime.now(UTC).timestamp(), states):
-        click.echo(line)
+        click.echo(printable(line))
     for each in named:
         note = "" if each["state"] == "committed" else f"  {each['state']}"
-        click.echo(f"@{each['name']}  {each['id']}{note}")
+        click.echo(printable(f"@{each['name']}  {each['id']}{note}"))
 
 
 @click.command("show")
 @click.argument("snapshot", metavar="SNAPSHOT")
+@manifest_digest_option
 @s3_endpoint_option
 @json_option
-def show(snapshot: str, s3_endpoint: str | None, as_json: bool) -> None:
-    """Show a snapshot: its images, its files, and what made it.
+def show(
+    snapshot: str, manifest_digest: str | None, s3_endpoint: str | None, as_json: bool
+) -> None:
+    """Show a snapshot: its images, its files, what made it, and what it would ask of a machine.
 
     SNAPSHOT is STORE/ID or STORE@POINTER.
     """
-    snapshots, loaded = load(snapshot, s3_endpoint)
+    snapshots, loaded = load(snapshot, s3_endpoint, manifest_digest)
+    requests = asked(loaded.manifest)
     names = _names_of(loaded.id, snapshots.pointers())
     if as_json:
         document = {
@@ -78,11 +86,32 @@ def show(snapshot: str, s3_endpoint: str | None, as_json: bool) -> None:
             "id": loaded.id,
             "manifestDigest": loaded.digest,
             "pointers": names,
+            "requests": requests,
             "manifest": json.loads(loaded.data),
         }
         click.echo(json.dumps(document, indent=2))
         return
-    click.echo("\n".join(_described(loaded, names)))
+    for line in _described(loaded, names):
+        click.echo(printable(line))
+    for each in requests:
+        click.echo(printable(f"asks for   {request_line(each)}"))
+
+
+def asked(manifest: "Manifest") -> list[dict[str, Any]]:
+    """Return what a snapshot would ask of a machine that restores it.
+
+    Fields: docs/reference/json.md.  Raises TemplateInvalid.
+    """
+    from lazyfs.snapshot.grants import document_of_request
+    from lazyfs.snapshot.review import requests_of
+
+    return [document_of_request(each) for each in requests_of(manifest)]
+
+
+def request_line(request: dict[str, Any]) -> str:
+    """Return a request as people read it."""
+    never = "" if request["allowable"] else ": no option allows that"
+    return f"{request['kind']}={request['value']} ({request['field']}){never}"
 
 
 def _load(snapshots: "Snapshots", state: "State") -> "Loaded | LazyfsError | None":

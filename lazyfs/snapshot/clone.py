@@ -29,14 +29,17 @@ def clone(
     """
     for sandbox_id in sandbox_ids:
         check_id(sandbox_id)
-    loaded = review(order.wanted, tools.snapshots, tools.bases, tools.choose, tools.host).loaded
+    wanted = replace(order.wanted, sandbox_id=sandbox_ids[0])
+    loaded = review(wanted, tools.snapshots, tools.bases, tools.choose, tools.host).loaded
     folder = tools.sandboxes.root.parent / "clones" / new_id()
     with local_errors(folder, "make"):
         folder.mkdir(mode=0o700, parents=True)
     failed: list[tuple[str, LazyfsError]] = []
     try:
         tools.snapshots.download(loaded, folder / loaded.id)
-        one = replace(order, files=folder / loaded.id, wanted=replace(order.wanted, name=loaded.id))
+        # What was looked at is what each of them goes on from, whatever happens to the store.
+        wanted = replace(order.wanted, name=loaded.id, manifest_digest=loaded.digest)
+        one = replace(order, files=folder / loaded.id, wanted=wanted)
 
         def start(sandbox_id: str) -> None:
             try:

@@ -2,7 +2,8 @@
 
 Removed are snapshots without a manifest, images that were embedded for such, and uploads that never
 ended; all of it only when nobody touched it for a while, since somebody may be at it on another
-machine.  Committed snapshots are never touched.
+machine.  Committed snapshots are never touched, nor is anything whose key is none of ours, whose
+manifest is there in any form, or that others list in the images' index.
 """
 
 import calendar
@@ -13,13 +14,13 @@ from collections.abc import Collection
 import msgspec
 
 from lazyfs.snapshot.embedding import (
-    LISTED_KEYS,
     blobs_of_image,
     change_index,
     read_index,
     without_claims,
 )
-from lazyfs.snapshot.keys import BASE, ID_RE, manifest_key
+from lazyfs.snapshot.errors import StoreFailed
+from lazyfs.snapshot.keys import BASE, ID_RE, is_of_blob, is_of_snapshot, manifest_key
 from lazyfs.snapshot.objects import ObjectStore, Stored
 from lazyfs.snapshot.snapshots import Snapshots, State
 
@@ -68,6 +69,8 @@ def collect(
             spared.append((state, "claimed"))
         elif state.modified >= before:
             spared.append((state, "young"))
+        elif not _is_ours(objects, state):
+            spared.append((state, "foreign"))
         else:
             partials.append(state)
     kept = {state.id for state in states if state.is_committed}
@@ -78,6 +81,16 @@ def collect(
         partials = [state for state in partials if _remove(objects, state)]
         uploads = objects.abort_uploads(before)
     return Collected(tuple(partials), tuple(blobs), uploads, tuple(spared))
+
+
+def _is_ours(objects: ObjectStore, state: State) -> bool:
+    """Say whether a partial snapshot has nothing in it but what lazyfs writes there."""
+    if not all(is_of_snapshot(each.key) for each in state.files):
+        return False
+    try:
+        return objects.size(manifest_key(state.id)) is None
+    except StoreFailed:  # it is there, and is no file: nobody knows what it stands for
+        return False
 
 
 def _remove(objects: ObjectStore, state: State) -> bool:
@@ -103,13 +116,13 @@ def _blobs(
         listed = without_claims(listed, is_kept)
     elif listed:
         listed = change_index(objects, lambda each: without_claims(each, is_kept))
-    needed = set(LISTED_KEYS)
+    needed: set[str] = set()
     for image in listed:
         needed |= blobs_of_image(objects, image)
     garbage = [
         stored
         for stored in objects.list(BASE)
-        if stored.key not in needed and stored.modified < before
+        if stored.key not in needed and stored.modified < before and is_of_blob(stored.key)
     ]
     removed = []
     for stored in garbage:

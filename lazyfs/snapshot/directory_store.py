@@ -3,16 +3,19 @@
 Files are written under ``.tmp/``, synced, and linked or renamed into place, so that readers see
 all of an object or nothing, whenever a writer dies.  Any number of processes may use the directory
 at once; ``.lock`` is held for replacing a pointer.  A sandbox's memory holds secrets: what is made
-here is for its owner only.  No symbolic link below the directory is followed.
+here is for its owner only.  Whoever else can write to the directory may have put anything in the
+places of files and folders: every step below it goes from an open folder to the next and follows no
+symbolic link, and what is no regular file is neither read nor waited for.
 """
 
 import errno
 import fcntl
 import os
+import re
 import secrets
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,9 +30,13 @@ LOCK = ".lock"
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 MISSING = {errno.ENOENT, errno.ENOTDIR}
 TRIES = 20  # of making a folder that others remove because it is empty
+DEEPEST = 8  # folders below each other; ours are four
+TEMPORARY_RE = re.compile(r"[0-9]{1,10}-[0-9a-f]{16}", re.ASCII)
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+LOCKING = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 WRITING = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+Temporary = tuple[int, str]  # an open folder, and the name of a file in it
 
 
 class DirectoryStore:
@@ -88,11 +95,19 @@ class DirectoryStore:
         return found.st_size
 
     def list(self, prefix: str) -> Iterator[Stored]:
-        """Yield all objects whose keys begin with *prefix*, in the order of keys."""
+        """Yield all objects whose keys begin with *prefix*, in the order of keys.
+
+        What lies there under a name that no key has, deeper than keys go, or as anything but a
+        regular file, is not ours and is left out.
+        """
         above = prefix.rpartition("/")[0]
-        if above:
-            check_key(above)
-        for stored in self._walk(self.path / above, f"{above}/" if above else ""):
+        words = check_key(above).split("/") if above else []
+        try:
+            with self._errors(prefix or ".", "list"):
+                folder = self._open(words)
+        except ObjectMissing:
+            return
+        for stored in self._walk(folder, f"{above}/" if above else ""):
             if stored.key.startswith(prefix):
                 yield stored
 
@@ -104,61 +119,72 @@ class DirectoryStore:
                 os.fsync(folder)
         except ObjectMissing:
             return
-        for parent in list(self._path(key).parents)[: key.count("/")]:
+        words = key.split("/")[:-1]
+        while words:
             try:
-                parent.rmdir()
+                with self._folder("/".join(words)) as (folder, name):
+                    os.rmdir(name, dir_fd=folder)
             except OSError:
                 return
+            words.pop()
 
     def abort_uploads(self, older_than: float) -> int:
         """Remove temporary files that nobody has written since then; return how many."""
         aborted = 0
-        with self._errors(TEMPORARY, "clean up"):
-            try:
-                entries = list(os.scandir(self.path / TEMPORARY))
-            except FileNotFoundError:
-                return 0
-            for entry in entries:
-                try:
-                    if entry.stat(follow_symlinks=False).st_mtime < older_than:
-                        os.unlink(entry.path)
-                        aborted += 1
-                except FileNotFoundError:
-                    continue
+        try:
+            with self._errors(TEMPORARY, "clean up"):
+                folder = self._open([TEMPORARY])
+        except ObjectMissing:
+            return 0
+        try:
+            with self._errors(TEMPORARY, "clean up"), os.scandir(folder) as found:
+                for entry in found:
+                    try:
+                        is_ours = TEMPORARY_RE.fullmatch(entry.name) and entry.is_file(
+                            follow_symlinks=False
+                        )
+                        if is_ours and entry.stat(follow_symlinks=False).st_mtime < older_than:
+                            os.unlink(entry.name, dir_fd=folder)
+                            aborted += 1
+                    except FileNotFoundError:
+                        continue
+        finally:
+            os.close(folder)
         return aborted
 
     def is_conditional(self) -> bool:
         """Say that the filesystem keeps "if absent"."""
         return True
 
-    def _path(self, key: str) -> Path:
-        return self.path / key
-
-    def _walk(self, folder: Path, prefix: str) -> Iterator[Stored]:
+    def _walk(self, folder: int, prefix: str) -> Iterator[Stored]:
+        """Yield what is in an open folder, which is closed at the end."""
         try:
-            with os.scandir(folder) as found:
+            with self._errors(prefix or ".", "list"), os.scandir(folder) as found:
                 entries = [entry for entry in found if WORD_RE.fullmatch(entry.name)]
-            # A folder counts as its name with the slash: "a-b" is before "a/c", as in S3.
-            entries.sort(key=lambda each: each.name + "/" * each.is_dir(follow_symlinks=False))
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise self._failed(prefix or ".", "list", error) from error
-        for entry in entries:
-            key = prefix + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                yield from self._walk(Path(entry.path), f"{key}/")
-            elif entry.is_file(follow_symlinks=False):
-                try:
-                    status = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue  # it was removed meanwhile
-                yield Stored(key, status.st_size, status.st_mtime)
+                # A folder counts as its name with the slash: "a-b" is before "a/c", as in S3.
+                entries.sort(key=lambda each: each.name + "/" * each.is_dir(follow_symlinks=False))
+            for entry in entries:
+                key = prefix + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if key.count("/") >= DEEPEST:
+                        continue
+                    try:
+                        with self._errors(key, "list"):
+                            inner = os.open(entry.name, FOLDER, dir_fd=folder)
+                    except ObjectMissing:
+                        continue  # it was removed meanwhile, or is another thing now
+                    yield from self._walk(inner, f"{key}/")
+                elif entry.is_file(follow_symlinks=False):
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue  # it was removed meanwhile
+                    yield Stored(key, status.st_size, status.st_mtime)
+        finally:
+            os.close(folder)
 
-    @contextmanager
-    def _folder(self, key: str, *, is_made: bool = False) -> Iterator[tuple[int, str]]:
-        """Open the folder of *key* without following links; yield its descriptor and the name."""
-        *words, name = check_key(key).split("/")
+    def _open(self, words: Sequence[str], *, is_made: bool = False) -> int:
+        """Open the folder of *words* below the directory; no link is followed there."""
         if is_made:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = os.open(self.path, FOLDER & ~os.O_NOFOLLOW)
@@ -169,32 +195,45 @@ class DirectoryStore:
                 inner = os.open(word, FOLDER, dir_fd=folder)
                 os.close(folder)
                 folder = inner
+        except BaseException:
+            os.close(folder)
+            raise
+        return folder
+
+    @contextmanager
+    def _folder(self, key: str, *, is_made: bool = False) -> Iterator[tuple[int, str]]:
+        """Open the folder of *key* without following links; yield its descriptor and the name."""
+        *words, name = check_key(key).split("/")
+        folder = self._open(words, is_made=is_made)
+        try:
             yield folder, name
         finally:
             os.close(folder)
 
     @contextmanager
-    def _written(self, content: bytes | Path) -> Iterator[Path]:
+    def _written(self, content: bytes | Path) -> Iterator[Temporary]:
         """Write *content* to a temporary file and sync it; it goes away at the end."""
-        folder = self.path / TEMPORARY
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
-        temporary = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
-        file = os.open(temporary, WRITING, 0o600)
+        folder = self._open([TEMPORARY], is_made=True)
+        name = f"{os.getpid()}-{secrets.token_hex(8)}"
         try:
-            with os.fdopen(file, "wb") as stream:
-                if isinstance(content, bytes):
-                    stream.write(content)
-                else:
-                    with open(content, "rb") as source:
-                        copy_sparse(source.fileno(), file)
-                stream.flush()
-                os.fsync(file)
-            yield temporary
+            file = os.open(name, WRITING, 0o600, dir_fd=folder)
+            try:
+                with os.fdopen(file, "wb") as stream:
+                    if isinstance(content, bytes):
+                        stream.write(content)
+                    else:
+                        with open(content, "rb") as source:
+                            copy_sparse(source.fileno(), file)
+                    stream.flush()
+                    os.fsync(file)
+                yield folder, name
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=folder)
         finally:
-            temporary.unlink(missing_ok=True)
+            os.close(folder)
 
-    def _place(self, temporary: Path, key: str, *, is_new: bool) -> bool:
+    def _place(self, temporary: Temporary, key: str, *, is_new: bool) -> bool:
         """Give *temporary* its name; say whether that was free, where *is_new* asks for it."""
         for tries in range(TRIES, 0, -1):
             try:
@@ -202,7 +241,7 @@ class DirectoryStore:
                     if is_new:
                         self._link(temporary, folder, name)
                     else:
-                        os.rename(temporary, name, dst_dir_fd=folder)
+                        _rename(temporary, folder, name)
                     os.fsync(folder)
                 return True
             except FileExistsError:
@@ -214,22 +253,28 @@ class DirectoryStore:
                     raise
         raise AssertionError("not reached")
 
-    def _link(self, temporary: Path, folder: int, name: str) -> None:
+    def _link(self, temporary: Temporary, folder: int, name: str) -> None:
         """Give *temporary* a second name if that is free, or raise FileExistsError."""
         try:
-            os.link(temporary, name, dst_dir_fd=folder)
+            os.link(temporary[1], name, src_dir_fd=temporary[0], dst_dir_fd=folder)
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise
             with self._lock():  # a filesystem without hard links: all others do as we do
                 if _exists(name, folder):
                     raise FileExistsError(errno.EEXIST, "exists", name) from None
-                os.rename(temporary, name, dst_dir_fd=folder)
+                _rename(temporary, folder, name)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        file = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        folder = self._open([])
         try:
+            file = os.open(LOCK, LOCKING, 0o600, dir_fd=folder)
+        finally:
+            os.close(folder)
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise StoreFailed(f"store {self.url}: {LOCK}: got no regular file, expected one")
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
         finally:
@@ -247,6 +292,10 @@ class DirectoryStore:
         if error.errno in MISSING and action != "write":
             return ObjectMissing(failed.message)
         return failed
+
+
+def _rename(temporary: Temporary, folder: int, name: str) -> None:
+    os.rename(temporary[1], name, src_dir_fd=temporary[0], dst_dir_fd=folder)
 
 
 def _make_folder(name: str, folder: int) -> None:

@@ -15,6 +15,7 @@ import msgspec
 from lazyfs.snapshot.errors import CheckpointLost, NoSpace, RuntimeFailed, SnapshotError
 from lazyfs.snapshot.journal import SandboxBroken
 from lazyfs.snapshot.manifest import KIND, VERSION, File, Image, Manifest, Runtime, Snapshot
+from lazyfs.snapshot.own import read_own
 from lazyfs.snapshot.sandbox import Sandbox, write_durably, write_whole
 
 DRAFT_LIMIT = 2 << 20  # bytes
@@ -68,8 +69,7 @@ def save_draft(sandbox: Sandbox, draft: Draft) -> Draft:
 def load_draft(sandbox: Sandbox) -> Draft | None:
     """Return the draft, None if there is none.  Raises SandboxBroken."""
     try:
-        with sandbox.draft_path.open("rb") as file:
-            data = file.read(DRAFT_LIMIT)
+        data = read_own(sandbox.draft_path, DRAFT_LIMIT)
         # Empty: it was not synced when the machine lost power, and its files are lost as well.
         return msgspec.json.decode(data, type=Draft) if data else None
     except FileNotFoundError:

@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 INDEX_KEY = f"{BASE}index.json"
 LAYOUT_KEY = f"{BASE}oci-layout"
-LISTED_KEYS = (INDEX_KEY, LAYOUT_KEY)
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 INDEX_LIMIT = 16 << 20  # bytes
 CLAIMS = "lazyfs.snapshots"  # annotation: the ids of snapshots, with blanks between
@@ -126,19 +125,21 @@ def verify(objects: ObjectStore, manifest: Manifest) -> list[BaseCorrupt | BaseU
     for image in manifest.images:
         if image.embedded is not True:
             continue
-        layers = [layer.digest for layer in image.layers]
-        for text in dict.fromkeys([image.manifest_digest, image.config_digest, *layers]):
+        limits = {layer.digest: layer.size for layer in image.layers}
+        for text in dict.fromkeys([image.manifest_digest, image.config_digest, *limits]):
             digest = parse_digest(text)
+            left = limits.get(text, oci.DOCUMENT_LIMIT) + 1
             hashed = hashlib.new(digest.algorithm, usedforsecurity=False)
             what = f"image {image.name}: blob beside the snapshot"
             try:
                 with objects.open(blob_key(digest)) as stream:
-                    while data := stream.read(PIECE_SIZE):
+                    while left and (data := stream.read(min(left, PIECE_SIZE))):
                         hashed.update(data)
+                        left -= len(data)
             except ObjectMissing:
                 wrong.append(BaseUnavailable(f"{what}: got nothing, expected {digest}"))
                 continue
-            if hashed.hexdigest() != digest.hex:
+            if not left or hashed.hexdigest() != digest.hex:
                 got = f"{digest.algorithm}:{hashed.hexdigest()}"
                 wrong.append(BaseCorrupt(f"{what}: got {got}, expected {digest}"))
     return wrong
@@ -149,9 +150,9 @@ def blob_key(digest: Digest) -> str:
     return f"{BASE}blobs/{digest.algorithm}/{digest.hex}"
 
 
-def layout_path(layout: Path, digest: Digest) -> Path:
+def layout_key(digest: Digest) -> str:
     """Return where a blob lies in an image layout."""
-    return layout / "blobs" / digest.algorithm / digest.hex
+    return f"blobs/{digest.algorithm}/{digest.hex}"
 
 
 def blobs_of_image(objects: ObjectStore, listed: Listed) -> set[str]:
@@ -192,9 +193,15 @@ def change_index(
 
 
 def without_claims(listed: Iterable[Listed], is_kept: Callable[[str], bool]) -> list[Listed]:
-    """Return the images that snapshots for which *is_kept* claim, with those claims."""
+    """Return the images that snapshots for which *is_kept* claim, with those claims.
+
+    One that no snapshot ever claimed was listed by somebody else, and stays.
+    """
     found = []
     for each in listed:
+        if CLAIMS not in each.annotations:
+            found.append(each)
+            continue
         claims = [snapshot_id for snapshot_id in each.claims if is_kept(snapshot_id)]
         if claims:
             found.append(_with_claims(each, claims))
@@ -288,7 +295,7 @@ def _put(objects: ObjectStore, digest: Digest, content: Path | bytes, size: int)
 
 def _fetch(objects: ObjectStore, digest: Digest, layout: Path, limit: int) -> Path | None:
     """Copy a blob to *layout*, verified; None where it is missing or wrong."""
-    target = layout_path(layout, digest)
+    target = layout / layout_key(digest)
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

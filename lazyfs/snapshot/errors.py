@@ -59,6 +59,13 @@ class VersionUnsupported(SnapshotError):
     exit_code = 12
 
 
+class OtherManifest(SnapshotError):
+    """The manifest is not the one whose digest the user named."""
+
+    code = "E_MANIFEST_DIGEST"
+    exit_code = 13
+
+
 class BaseUnavailable(SnapshotError):
     """The recorded digest cannot be had from any source."""
 
@@ -131,6 +138,13 @@ class SpecMismatch(SnapshotError):
 
     code = "E_SPEC_MISMATCH"
     exit_code = 33
+
+
+class NotAllowed(SnapshotError):
+    """The snapshot asks for more of this machine than images, files and memory."""
+
+    code = "E_NOT_ALLOWED"
+    exit_code = 34
 
 
 class FileMissing(SnapshotError):

@@ -24,6 +24,7 @@ from lazyfs.snapshot.extensions import PROFILES, SPECS, TEMPLATE, pack_profiles,
 from lazyfs.snapshot.gates import CLASSES, FULL
 from lazyfs.snapshot.journal import Journal, SandboxBroken
 from lazyfs.snapshot.manifest import Container, Image, Runtime, Snapshot, Template
+from lazyfs.snapshot.own import read_own
 from lazyfs.snapshot.record import (
     HEALTHY,
     RECORD_VERSION,
@@ -42,6 +43,7 @@ HEALTH = "user.lazyfs.health"
 MOUNT_ID = "user.lazyfs.mount.id"
 REQUESTED = "user.lazyfs.ref.requested"
 UNKNOWN = "unknown"  # the health of a mount whose server has ended
+TEMPLATE_FILE_LIMIT = 1 << 20  # bytes: the canonical form of what is at most a quarter of it
 REBASED = "rebasedFrom"  # of a journal's notes
 
 
@@ -197,7 +199,9 @@ def gather_parts(
 def _extensions(sandbox: Sandbox, images: tuple[Image, ...], mounts: Mounts) -> dict[str, Any]:
     extensions: dict[str, Any] = {}
     try:
-        extensions[TEMPLATE] = without_values(json.loads(sandbox.template_path.read_bytes()))
+        extensions[TEMPLATE] = without_values(
+            json.loads(read_own(sandbox.template_path, TEMPLATE_FILE_LIMIT))
+        )
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as exc:

@@ -10,7 +10,7 @@ A reader that does not know them restores all the same.  Pure: bytes and values.
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -56,13 +56,17 @@ def _pack(data: bytes, limit: int) -> str | None:
     return None
 
 
-def unpack_profiles(extensions: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return manifest digest → profile; what cannot be read is left out, as a hint may be."""
+def unpack_profiles(extensions: Mapping[str, Any], digests: Collection[str]) -> dict[str, bytes]:
+    """Return manifest digest → profile, of those of *digests* only: each may become 16 MiB.
+
+    What cannot be read is left out, as a hint may be.
+    """
     found = extensions.get(PROFILES)
     if not isinstance(found, dict):
         return {}
     profiles = {}
-    for digest, text in found.items():
+    for digest in digests:
+        text: Any = found.get(digest)
         try:
             packed = base64.b64decode(text, validate=True)
             with zstandard.ZstdDecompressor(max_window_size=WINDOW).stream_reader(packed) as stream:
@@ -70,7 +74,7 @@ def unpack_profiles(extensions: Mapping[str, Any]) -> dict[str, bytes]:
             decode_profile(data)
         except (ValueError, TypeError, zstandard.ZstdError, BadProfile):
             continue
-        profiles[str(digest)] = data
+        profiles[digest] = data
     return profiles
 
 

@@ -8,6 +8,7 @@ A build is a generation; the ones before stay, and what was started from them is
 pauses, and then stays failed: nothing of it runs on, and nobody tries for ever.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -19,17 +20,18 @@ from lazyfs.errors import LazyfsError, NotFound, UsageError
 from lazyfs.snapshot import checkpoint as checkpoints
 from lazyfs.snapshot.extensions import GOLDEN
 from lazyfs.snapshot.journal import Failure, SandboxBroken
-from lazyfs.snapshot.keys import check_pointer
+from lazyfs.snapshot.keys import ID_RE, check_pointer
 from lazyfs.snapshot.manifest import Image, Manifest
 from lazyfs.snapshot.publish import Made, check_writable
 from lazyfs.snapshot.sandbox import Sandbox, utc_now, write_durably
 from lazyfs.snapshot.snapshots import Snapshots, new_id
-from lazyfs.snapshot.template import Template
+from lazyfs.snapshot.template import TEMPLATE_NAME, Template
 
 ROLE = "golden"
 PREFIX = "golden-"
 ATTEMPTS = 5
 PAUSE_SECONDS = 1.0  # before the second attempt; doubled before each that follows
+NUMBER_LIMIT = 1 << 31  # of a generation: one more can always be counted
 STATUS_LIMIT = 1 << 20  # bytes
 
 
@@ -205,14 +207,16 @@ def _generation(manifest: Manifest) -> Generation | None:
         return None
     name, number = extension.get("name"), extension.get("number")
     previous = extension.get("previous")
-    if not isinstance(name, str) or not isinstance(number, int):
+    if not isinstance(name, str) or re.match(TEMPLATE_NAME, name) is None:
+        return None
+    if type(number) is not int or not 0 < number < NUMBER_LIMIT:
         return None
     return Generation(
         id=snapshot.id,
         name=name,
         number=number,
         created_at=snapshot.created_at,
-        previous=previous if isinstance(previous, str) else None,
+        previous=previous if isinstance(previous, str) and ID_RE.fullmatch(previous) else None,
         images=manifest.images,
     )
 

@@ -20,6 +20,8 @@ ID_RE = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}", re.ASCII)
 # Also what others call their snapshots: so that it can be said what those are.
 WORD_RE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:+-]{0,254}", re.ASCII)
 POINTER_RE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", re.ASCII)
+OBJECT_RE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,219}", re.ASCII)  # of a snapshot
+BLOB_RE = re.compile(rf"{BASE}blobs/(sha256/[0-9a-f]{{64}}|sha512/[0-9a-f]{{128}})", re.ASCII)
 LONGEST_KEY = 1024  # bytes; S3's limit
 
 
@@ -60,6 +62,19 @@ def check_pointer(name: str) -> str:
             "the first a letter, a digit or _"
         )
     return name
+
+
+def is_of_snapshot(key: str) -> bool:
+    """Say whether *key* can be that of a snapshot's file, or manifest."""
+    if not key.startswith(SNAPSHOTS):
+        return False
+    snapshot_id, _, name = key.removeprefix(SNAPSHOTS).partition("/")
+    return bool(ID_RE.fullmatch(snapshot_id) and OBJECT_RE.fullmatch(name))
+
+
+def is_of_blob(key: str) -> bool:
+    """Say whether *key* can be that of a blob of an embedded image."""
+    return BLOB_RE.fullmatch(key) is not None
 
 
 def folder_of(snapshot_id: str) -> str:

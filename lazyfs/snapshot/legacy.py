@@ -5,9 +5,10 @@ is made up says so: its images are "assumed", in this generation and in all that
 """
 
 import hashlib
+import re
 import time
 from collections.abc import Mapping
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import msgspec
 import zstandard
@@ -21,13 +22,24 @@ from lazyfs.snapshot.errors import FileCorrupt, ManifestMissing, TemplateInvalid
 from lazyfs.snapshot.extensions import TEMPLATE
 from lazyfs.snapshot.gates import CLASSES, FULL
 from lazyfs.snapshot.keys import folder_of
-from lazyfs.snapshot.manifest import KIND, VERSION, File, Image, Manifest, Runtime, Snapshot
+from lazyfs.snapshot.manifest import (
+    FILE_NAME,
+    KIND,
+    OBJECT_NAME,
+    VERSION,
+    File,
+    Image,
+    Manifest,
+    Runtime,
+    Snapshot,
+)
 from lazyfs.snapshot.snapshots import Loaded, Snapshots
 from lazyfs.snapshot.template import PAUSE, Container, Template, template_of_document
 
 FOREIGN_MANIFEST = "manifest.json"  # what agent-substrate writes
 PIECE_SIZE = 1 << 20
 WINDOW = 1 << 27  # bytes that a decompressor may need
+RAW_LIMIT = 256 << 30  # bytes of one file, decompressed: a few KiB can become as much as is wanted
 
 
 class NotPinned(UsageError):
@@ -99,6 +111,9 @@ def survey(snapshots: Snapshots, snapshot_id: str) -> tuple[File, ...]:
 
 def _survey_file(snapshots: Snapshots, folder: str, name: str) -> File:
     is_packed = name.endswith(SUFFIX)
+    # They become files here, and words of the manifests that follow.
+    if not re.match(OBJECT_NAME, name) or not re.match(FILE_NAME, name.removesuffix(SUFFIX)):
+        raise FileCorrupt(f"file {name[:100]!r}: got a name that no file of a snapshot has")
     stored, raw = _Count(), _Count()
     with snapshots.objects.open(folder + name) as stream:
         if is_packed:
@@ -106,6 +121,7 @@ def _survey_file(snapshots: Snapshots, folder: str, name: str) -> File:
         else:
             while data := stream.read(PIECE_SIZE):
                 stored.add(data)
+                _check_size(name, stored)
             raw = stored
     return File(
         name=name.removesuffix(SUFFIX),
@@ -132,16 +148,39 @@ class _Count:
         return f"sha256:{self._hash.hexdigest()}"
 
 
+class _Counted:
+    """A stream whose bytes are counted as they are read."""
+
+    def __init__(self, stream: BinaryIO, name: str, count: _Count) -> None:
+        self._stream = stream
+        self._name = name
+        self._count = count
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(PIECE_SIZE if size < 0 else size)
+        self._count.add(data)
+        _check_size(self._name, self._count)
+        return data
+
+
 def _unpack(stream: BinaryIO, name: str, stored: _Count, raw: _Count) -> None:
-    member = zstandard.ZstdDecompressor(max_window_size=WINDOW).decompressobj(
-        read_across_frames=True
-    )
+    """Decompress piece by piece: a piece of what is stored may become any number of bytes."""
+    decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW)
+    source = _Counted(stream, name, stored)
     try:
-        while data := stream.read(PIECE_SIZE):
-            stored.add(data)
-            raw.add(member.decompress(data))
+        with decompressor.stream_reader(
+            cast(BinaryIO, source), read_across_frames=True, closefd=False
+        ) as member:
+            while data := member.read(PIECE_SIZE):
+                raw.add(data)
+                _check_size(name, raw)
     except zstandard.ZstdError as exc:
         raise FileCorrupt(f"file {name}: got {exc}, expected zstd frames") from exc
+
+
+def _check_size(name: str, count: _Count) -> None:
+    if count.size > RAW_LIMIT:
+        raise FileCorrupt(f"file {name}: got over {RAW_LIMIT} bytes, expected at most that")
 
 
 def _template_of(references: Mapping[str, str]) -> Template:

@@ -44,6 +44,8 @@ SOURCE = r"^(xattr\+record|record|inherited|assumed)\Z"
 CLASS = r"^gvisor\Z"
 SYSTEM = r"^(systrap|kvm|ptrace)\Z"
 NETWORK = r"^(none|sandbox)\Z"
+OVERLAY = r"^(none|(root|all):(memory|self|dir=/[^\x00-\x1f\x7f,:]*))\Z"
+FLAG = r"^--?[A-Za-z][A-Za-z0-9_-]{0,63}(=[^\x00-\x1f\x7f]{0,1024})?\Z"
 COMPRESSION = r"^(zstd|none)\Z"
 KIND_PATTERN = rf"^{KIND}\Z"
 MEANINGS = {
@@ -62,6 +64,8 @@ MEANINGS = {
     CLASS: '"gvisor"',
     SYSTEM: '"systrap", "kvm" or "ptrace"',
     NETWORK: '"none" or "sandbox"',
+    OVERLAY: '"root:memory", "root:self", "root:dir=/PATH", the same of "all", or "none"',
+    FLAG: "an option like --directfs=false",
     COMPRESSION: '"zstd" or "none"',
 }
 
@@ -134,9 +138,9 @@ class Runtime(_Part, frozen=True, omit_defaults=True):
     version: str | UnsetType = UNSET
     binary_digest: DigestText | UnsetType = UNSET
     platform: Annotated[str, Meta(pattern=SYSTEM)] | UnsetType = UNSET
-    overlay: str | UnsetType = UNSET
+    overlay: Annotated[str, Meta(pattern=OVERLAY)] | UnsetType = UNSET
     network: Annotated[str, Meta(pattern=NETWORK)] | UnsetType = UNSET
-    flags: tuple[str, ...] | UnsetType = UNSET
+    flags: tuple[Annotated[str, Meta(pattern=FLAG)], ...] | UnsetType = UNSET
     cpu_features: tuple[str, ...] | UnsetType = UNSET
     containers: tuple[Container, ...] | UnsetType = UNSET
 

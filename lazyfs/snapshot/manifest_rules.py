@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import UNSET
 
 from lazyfs.oci.platforms import normalise
@@ -73,6 +74,26 @@ def _sets(manifest: "Manifest") -> Iterator[str]:
     """Lists that are sets name nothing twice (the schema's "uniqueItems")."""
     yield from _twice("critical", "name", manifest.critical or ())
     yield from _twice("runtime.cpuFeatures", "name", manifest.runtime.cpu_features or ())
+
+
+def _printable(manifest: "Manifest") -> Iterator[str]:
+    """Text has no characters in it that a terminal would obey, or that nobody sees (rule 9).
+
+    What is in extensions is shown through ``printable`` only: arguments may have lines in them.
+    """
+    document = msgspec.to_builtins(manifest)
+    waiting = [(key, value) for key, value in document.items() if key != "extensions"]
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                if not key.isprintable():
+                    yield f"{place}: got the key {quote(key)}, expected printable text"
+                waiting.append((f"{place}.{key}", inner))
+        elif isinstance(value, list | tuple):
+            waiting += [(f"{place}[{number}]", inner) for number, inner in enumerate(value)]
+        elif isinstance(value, str) and not value.isprintable():
+            yield f"{place}: got {quote(value)}, expected printable text"
 
 
 def _times(manifest: "Manifest") -> Iterator[str]:
@@ -178,6 +199,7 @@ def _checkpoint(manifest: "Manifest") -> Iterator[str]:
 SCHEMA_RULES = (_complete, _sets)
 RULES = (
     *SCHEMA_RULES,
+    _printable,
     _times,
     _unique,
     _references,

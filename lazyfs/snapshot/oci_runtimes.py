@@ -21,7 +21,8 @@ class OciRuntime(Staged):
     """A program with the command line that runc has."""
 
     def _program(self, plan: SandboxPlan) -> list[str | Path]:
-        return [self.path.absolute(), "--root", plan.state_dir / self.name, *plan.flags]
+        # Ours come last, and win.
+        return [self.path.absolute(), *plan.flags, "--root", plan.state_dir / self.name]
 
     def _command(
         self, plan: SandboxPlan, container: ContainerPlan, *, attached: bool

@@ -23,8 +23,10 @@ from lazyfs.snapshot.errors import (
     RecordMissing,
     SnapshotError,
 )
+from lazyfs.snapshot.journal import SandboxBroken
 from lazyfs.snapshot.manifest import MEANINGS, Image, Layer, Platform, Time
 from lazyfs.snapshot.manifest_rules import image_faults
+from lazyfs.snapshot.own import read_own
 
 RECORD_VERSION = 1
 RECORD_LIMIT = 4 << 20  # bytes; a manifest of 1 MiB names fewer images
@@ -88,10 +90,11 @@ def save_record(path: Path, record: BaseRecord, *, is_synced: bool = True) -> No
 def load_record(path: Path) -> BaseRecord | None:
     """Return the record, None if there is none.  Raises RecordMissing for one that is damaged."""
     try:
-        with open(path, "rb") as file:
-            data = file.read(RECORD_LIMIT + 1)
+        data = read_own(path, RECORD_LIMIT + 1)
     except FileNotFoundError:
         return None
+    except SandboxBroken as error:
+        raise RecordMissing(error.message, hint=error.hint) from error
     if len(data) > RECORD_LIMIT:
         raise RecordMissing(f"{path}: got more than {RECORD_LIMIT} bytes, expected a base record")
     return _decode(data, RecordMissing)

@@ -35,8 +35,6 @@ from lazyfs.snapshot.errors import (
 from lazyfs.snapshot.evidence import MOUNT_ID, REBASED
 from lazyfs.snapshot.extensions import specs_of, unpack_profiles
 from lazyfs.snapshot.journal import (
-    DEFAULT_NETWORK,
-    DEFAULT_OVERLAY,
     Journal,
     JournalContainer,
     State,
@@ -129,7 +127,8 @@ def restore(order: Order, tools: Tools) -> Restored:
 
 def _start(order: Order, tools: Tools) -> Restored:
     _check_free(tools.sandboxes, order.sandbox_id)
-    found = review(order.wanted, tools.snapshots, tools.bases, tools.choose, tools.host)
+    wanted = replace(order.wanted, sandbox_id=order.sandbox_id)
+    found = review(wanted, tools.snapshots, tools.bases, tools.choose, tools.host)
     notices = list(found.notices)
     for notice in notices:
         tools.say(notice)
@@ -222,7 +221,6 @@ def _restore(
 
 def _begin(sandbox: Sandbox, order: Order, found: Review, store: str) -> Journal:
     manifest = found.manifest
-    runtime = manifest.runtime
     is_known = bool(found.loaded.digest)  # a manifest that was made up is nobody's parent
     parent = Parent(id=found.loaded.id, manifest_digest=found.loaded.digest, location=store)
     template = manifest.snapshot.template
@@ -237,9 +235,9 @@ def _begin(sandbox: Sandbox, order: Order, found: Review, store: str) -> Journal
             JournalContainer(each.name, sandbox.container_id(each.name))
             for each in found.template.all_containers
         ),
-        overlay=runtime.overlay or DEFAULT_OVERLAY,
-        network=runtime.network or DEFAULT_NETWORK,
-        flags=runtime.flags or (),
+        overlay=found.overlay,
+        network=found.network,
+        flags=found.flags,
         cache_dir=order.cache_dir,
         template_name=name,
         template_digest=digest,
@@ -285,10 +283,9 @@ def _mount(sandbox: Sandbox, order: Order, found: Review, tools: Tools) -> Mount
     _pin(sandbox, order, [image.manifest_digest for image in found.manifest.images], tools)
     bases = _obtain(sandbox, order, found, tools)
     _pin(sandbox, order, [base.image.manifest_digest for base in bases.values()], tools)
-    profiles = unpack_profiles(found.manifest.extensions or {})
-    for digest in sorted({base.image.manifest_digest for base in bases.values()}):
-        if digest in profiles:
-            tools.bases.add_profile(digest, profiles[digest])
+    digests = sorted({base.image.manifest_digest for base in bases.values()})
+    for digest, profile in unpack_profiles(found.manifest.extensions or {}, digests).items():
+        tools.bases.add_profile(digest, profile)
     for base in bases.values():
         if base.note is not None:
             tools.say(base.note)

@@ -1,19 +1,38 @@
 """What a restore finds out before it downloads anything: the manifest, the gates, the template."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
-from msgspec import UnsetType
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 from lazyfs.oci.platforms import Platform
 from lazyfs.snapshot import gates
 from lazyfs.snapshot.bases import Bases
-from lazyfs.snapshot.errors import ManifestMissing, SpecMismatch, Unsupported
+from lazyfs.snapshot.errors import ManifestMissing, OtherManifest, SpecMismatch, Unsupported
 from lazyfs.snapshot.extensions import template_of
 from lazyfs.snapshot.gates import DATA, Allowed, BadRestoreOption
+from lazyfs.snapshot.grants import (
+    OWN_TEMPLATE,
+    Grant,
+    Granted,
+    decide,
+    grants_of,
+    resolved_overlay,
+    resolved_template,
+)
+from lazyfs.snapshot.journal import DEFAULT_OVERLAY
 from lazyfs.snapshot.legacy import assume
 from lazyfs.snapshot.manifest import Manifest
+from lazyfs.snapshot.requests import (
+    Request,
+    network_of,
+    requests_of_runtime,
+    requests_of_template,
+)
+from lazyfs.snapshot.restore_policy import Policy, spelled_store
 from lazyfs.snapshot.runtime import Choose, Runtime, RuntimeFacts
 from lazyfs.snapshot.snapshots import Loaded, Snapshots
 from lazyfs.snapshot.template import Template, template_of_document
@@ -21,14 +40,18 @@ from lazyfs.snapshot.template import Template, template_of_document
 RUNTIME = "runsc"  # the only one whose state can be kept
 DATA_ABILITY = "fscheckpoint"
 NOTHING = Allowed()
+NO_POLICY = Policy((), is_named=False)
 
 
 class Wanted(msgspec.Struct, frozen=True):
     """What is wanted of a restore.
 
     ``name`` is the snapshot's id, or a pointer's after "@".  ``template`` is what is to be run
-    now, where that is not simply what was; ``assumed`` container → pinned reference, for a
-    snapshot that has no manifest; with ``trusts_template`` those of a pinned template are taken.
+    now, where that is not simply what was: the restoring user's own word.  ``assumed`` container →
+    pinned reference, for a snapshot that has no manifest; with ``trusts_template`` those of a
+    pinned template are taken.  ``grants`` and ``policy`` say what the snapshot may ask for, and
+    ``manifest_digest``, where it is given, which manifest the snapshot has to have.  ``sandbox_id``
+    is what it is to go on as, "" where that is not known.
     """
 
     name: str
@@ -38,10 +61,19 @@ class Wanted(msgspec.Struct, frozen=True):
     runtime_path: Path | None = None
     allowed: Allowed = NOTHING
     rebase: str | None = None
+    grants: tuple[Grant, ...] = ()
+    policy: Policy = NO_POLICY
+    manifest_digest: str | None = None
+    sandbox_id: str = ""
 
 
 class Review(msgspec.Struct, frozen=True):
-    """A snapshot that passed the gates.  ``recorded`` is the template that it has in it."""
+    """A snapshot that passed the gates.
+
+    ``template`` is what is to run, ``recorded`` the template that the snapshot has in it.
+    ``granted`` is all that was asked for of this machine, and on whose word it is done;
+    ``overlay``, ``network`` and ``flags`` are what the runtime is called with.
+    """
 
     loaded: Loaded
     template: Template
@@ -49,6 +81,10 @@ class Review(msgspec.Struct, frozen=True):
     runtime: Runtime
     facts: RuntimeFacts
     notices: tuple[str, ...]
+    granted: tuple[Granted, ...]
+    overlay: str
+    network: str
+    flags: tuple[str, ...]
 
     @property
     def manifest(self) -> Manifest:
@@ -90,11 +126,76 @@ def review(
             f"snapshot {loaded.id}: got no template in it, expected one",
             hint="name the template that it was made with: --template FILE",
         )
+    is_own = wanted.template is not None or not loaded.digest  # or made up of the user's words
+    notices: list[str] = []
+    if not is_own:
+        template = resolved_template(template, os.path.realpath)
+        template = _without_location(template, snapshots.objects.url, notices)
+    granted = _granted(wanted, loaded, template, snapshots.objects.url, is_own=is_own)
+    notices += map(str, granted)
     gates.check_containers(manifest, template.images, what=f"template {template.name}")
-    notices = gates.image_differences(manifest, template.images)
+    notices += gates.image_differences(manifest, template.images)
     runtime, facts = _runtime(manifest, wanted, choose)
     notices += gates.check_host(manifest, facts, host, wanted.allowed)
-    return Review(loaded, template, recorded, runtime, facts, tuple(notices))
+    made = manifest.runtime
+    return Review(
+        *(loaded, template, recorded, runtime, facts, tuple(notices), granted),
+        overlay=resolved_overlay(made.overlay or DEFAULT_OVERLAY, os.path.realpath),
+        network=network_of(made),
+        flags=made.flags or (),
+    )
+
+
+def requests_of(manifest: Manifest) -> tuple[Request, ...]:
+    """Return all that a snapshot would ask of a machine that restores it, as it is written there.
+
+    Raises TemplateInvalid.
+    """
+    found = requests_of_runtime(manifest.runtime)
+    recorded = _recorded_template(manifest)
+    if recorded is not None:
+        found += requests_of_template(recorded, network_of(manifest.runtime))
+    return tuple(sorted({(each.kind, each.value): each for each in found}.values()))
+
+
+def _granted(
+    wanted: Wanted, loaded: Loaded, template: Template, store: str, *, is_own: bool
+) -> tuple[Granted, ...]:
+    """Return on whose word all is done that is asked for; raise NotAllowed."""
+    runtime = loaded.manifest.runtime
+    network = network_of(runtime)
+    if runtime.overlay is not UNSET:
+        overlay = resolved_overlay(runtime.overlay, os.path.realpath)
+        runtime = replace(runtime, overlay=overlay)
+    requests = requests_of_runtime(runtime)
+    grants = wanted.grants
+    asked_by_template = requests_of_template(template, network)
+    if is_own:
+        grants += grants_of(asked_by_template, OWN_TEMPLATE)
+    else:
+        requests += asked_by_template
+    return decide(
+        f"snapshot {loaded.id}",
+        sorted({(each.kind, each.value): each for each in requests}.values()),
+        grants,
+        lambda: wanted.policy.grants(spelled_store(store), wanted.sandbox_id),
+        os.path.realpath,
+    )
+
+
+def _without_location(template: Template, store: str, notices: list[str]) -> Template:
+    """Return *template* without a place for snapshots that is not the store it comes from.
+
+    What is in a sandbox's memory would go there with the next checkpoint that names none.
+    """
+    config = template.snapshots_config
+    if config.location is None or spelled_store(config.location) == spelled_store(store):
+        return template
+    notices.append(
+        f"its template would keep snapshots in {config.location}; that is not taken over: "
+        "lazyfs checkpoint --to STORE says where they go"
+    )
+    return replace(template, snapshots_config=replace(config, location=None))
 
 
 def _load(wanted: Wanted, snapshots: Snapshots, bases: Bases, host: Platform) -> Loaded:
@@ -102,10 +203,14 @@ def _load(wanted: Wanted, snapshots: Snapshots, bases: Bases, host: Platform) ->
     if wanted.trusts_template and wanted.template is not None:
         assumed = dict(wanted.template.images) | assumed
     try:
-        loaded = snapshots.load(wanted.name)
+        loaded = snapshots.load(wanted.name, wanted.manifest_digest)
     except ManifestMissing:
         if not assumed or wanted.name.startswith("@"):
             raise
+        if wanted.manifest_digest is not None:
+            raise OtherManifest(
+                f"snapshot {wanted.name}: got no manifest, expected {wanted.manifest_digest}"
+            ) from None
         return assume(snapshots, wanted.name, assumed, bases, host, template=wanted.template)
     if wanted.assumed:
         raise BadRestoreOption(

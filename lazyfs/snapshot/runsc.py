@@ -31,6 +31,7 @@ from lazyfs.snapshot.programs import (
     start_time,
     wait_gone,
 )
+from lazyfs.snapshot.runsc_flags import spelled
 from lazyfs.snapshot.runtime import (
     ContainerPlan,
     ContainerState,
@@ -197,6 +198,7 @@ class Runsc:
             result += USERNS
         result += [
             self.path.absolute(),
+            *map(spelled, plan.flags),  # ours come after them, and win
             f"--root={plan.state_dir}",
             f"--log={_log_path(plan)}",
             "--log-format=json",
@@ -214,7 +216,7 @@ class Runsc:
             result.append(f"--overlay2={overlay}")
         if "allow-connected-on-save" in facts.abilities:
             result.append("--allow-connected-on-save")
-        return [*result, *plan.flags, command, *words]
+        return [*result, command, *words]
 
     def _call(
         self,

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from lazyfs.snapshot.errors import SnapshotError, StoreFailed
-from lazyfs.snapshot.keys import check_key
+from lazyfs.snapshot.keys import check_key, is_of_blob, is_of_snapshot
 from lazyfs.snapshot.local import local_errors
 from lazyfs.snapshot.objects import ObjectMissing, Stored, stopping
+from lazyfs.snapshot.s3_answers import ODD, OddAnswer, Pages, bound_answers, page_of
 from lazyfs.snapshot.s3_names import (
     CONFLICT_CODES,
     MISSING_CODES,
@@ -136,18 +137,15 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[Stored]:
         """Yield all objects whose keys begin with *prefix*, in the order of keys."""
-        more: dict[str, str] = {}
-        while True:
+        pages = Pages("Contents", {"ContinuationToken": "NextContinuationToken"})
+        while not pages.is_last:
             with self._call(prefix or ".", "list") as client:
                 answer = client.list_objects_v2(
-                    Bucket=self._bucket, Prefix=self._prefix + prefix, **more
+                    Bucket=self._bucket, Prefix=self._prefix + prefix, **pages.more
                 )
-            for each in answer.get("Contents", ()):
-                key = each["Key"].removeprefix(self._prefix)
-                yield Stored(key, int(each["Size"]), each["LastModified"].timestamp())
-            if not answer.get("IsTruncated"):
-                return
-            more = {"ContinuationToken": answer["NextContinuationToken"]}
+                pages.turn(answer)
+                page = page_of(answer, self._prefix, prefix)
+            yield from page
 
     def delete(self, key: str) -> None:
         """Remove an object; nothing to do where there is none."""
@@ -160,24 +158,21 @@ class S3Store:
     def abort_uploads(self, older_than: float) -> int:
         """Give up unfinished uploads that began before then (Unix seconds); return how many."""
         aborted = 0
-        more: dict[str, str] = {}
-        while True:
+        tokens = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"}
+        pages = Pages("Uploads", tokens)
+        while not pages.is_last:
             with self._call("unfinished uploads", "list") as client:
                 answer = client.list_multipart_uploads(
-                    Bucket=self._bucket, Prefix=self._prefix, **more
+                    Bucket=self._bucket, Prefix=self._prefix, **pages.more
                 )
-            for each in answer.get("Uploads", ()):
-                key = each["Key"]
-                if not key.startswith(self._prefix) or each["Initiated"].timestamp() >= older_than:
-                    continue
-                if self._abort(key, each["UploadId"]):
-                    aborted += 1
-            if not answer.get("IsTruncated"):
-                return aborted
-            more = {
-                "KeyMarker": answer.get("NextKeyMarker", ""),
-                "UploadIdMarker": answer.get("NextUploadIdMarker", ""),
-            }
+                pages.turn(answer)
+                old = [
+                    (each["Key"], each["UploadId"])
+                    for each in answer.get("Uploads", ())
+                    if self._is_ours(each["Key"]) and each["Initiated"].timestamp() < older_than
+                ]
+            aborted += sum(self._abort(key, upload_id) for key, upload_id in old)
+        return aborted
 
     def is_conditional(self) -> bool:
         """Say whether the store itself keeps "if absent"; probed once, the probe removed."""
@@ -203,6 +198,11 @@ class S3Store:
                 self._made = None
 
     # Requests
+
+    def _is_ours(self, full_key: str) -> bool:
+        """Say whether an upload can be one of ours: others may share the bucket."""
+        key = full_key.removeprefix(self._prefix)
+        return full_key.startswith(self._prefix) and (is_of_snapshot(key) or is_of_blob(key))
 
     def _name(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + check_key(key)}
@@ -318,6 +318,12 @@ class S3Store:
             yield client
         except ClientError as error:
             raise self._failed(key, action, error) from error
+        except (OddAnswer, *ODD) as error:
+            raise StoreFailed(
+                f"store {self.url}: {key}: got an answer that no S3 service gives, expected to "
+                f"{action} it",
+                hint=f"{type(error).__name__}: {str(error)[:300]}",
+            ) from error
         except BotoCoreError as error:
             raise StoreFailed(
                 f"store {self.url}: {key}: got {type(error).__name__}, expected to {action} it",
@@ -365,12 +371,14 @@ class S3Store:
             s3={"addressing_style": "path" if self._endpoint else "auto"},
         )
         try:
-            return boto3.session.Session().client("s3", endpoint_url=self._endpoint, config=config)
+            made = boto3.session.Session().client("s3", endpoint_url=self._endpoint, config=config)
         except (botocore.exceptions.BotoCoreError, ValueError) as error:
             raise StoreFailed(
                 f"store {self.url}: got {type(error).__name__}, expected to set up S3",
                 hint=str(error)[:300].splitlines()[0],
             ) from error
+        bound_answers(made, lambda error: botocore.exceptions.HTTPClientError(error=error))
+        return made
 
 
 class _Body:

@@ -40,6 +40,7 @@ from lazyfs.snapshot.journal import (
     decode_journal,
     encode_journal,
 )
+from lazyfs.snapshot.own import check_own_folder, read_own
 from lazyfs.snapshot.pinning import unpin_images
 from lazyfs.snapshot.runtime import ContainerPlan, RuntimeFacts, SandboxPlan
 from lazyfs.store.paths import NO_SPACE
@@ -189,8 +190,10 @@ class Sandbox:
         An empty file is nothing, too: what a loss of power leaves of a journal that had only begun.
         """
         try:
-            with self.journal_path.open("rb") as file:
-                data = file.read(JOURNAL_LIMIT)
+            # It names the program that is called and the folders it is told: the user's own word.
+            for folder in (self.folder.parent, self.folder):
+                check_own_folder(folder)
+            data = read_own(self.journal_path, JOURNAL_LIMIT)
         except FileNotFoundError:
             return None
         except OSError as exc:

@@ -27,6 +27,7 @@ from lazyfs.snapshot.errors import (
     ManifestInvalid,
     ManifestMissing,
     NoSpace,
+    OtherManifest,
     SnapshotError,
     StoreConflict,
     StoreFailed,
@@ -107,16 +108,23 @@ class Snapshots:
 
     # Reading
 
-    def load(self, name: str) -> Loaded:
+    def load(self, name: str, expected: str | None = None) -> Loaded:
         """Return the committed snapshot *name*: an id, or a pointer's name after "@".
 
-        Raises ManifestMissing, ManifestInvalid, VersionUnsupported.
+        *expected*: the digest that its manifest has to have; nothing of another one is read.
+        Raises ManifestMissing, ManifestInvalid, VersionUnsupported, OtherManifest.
         """
         is_pointer = name.startswith("@")
         pointer = self._named(name[1:]) if is_pointer else None
         snapshot_id = name if pointer is None else pointer.id
         data = self._manifest_of(snapshot_id, name[1:] if is_pointer else None)
         digest = str(digest_of(data))
+        if expected is not None and digest != expected:
+            raise OtherManifest(
+                f"snapshot {snapshot_id}: got a manifest {digest}, expected {expected}",
+                hint="the name means another snapshot now, or its manifest was changed",
+                details={"id": snapshot_id, "got": digest, "expected": expected},
+            )
         if pointer is not None and digest != pointer.manifest_digest:
             raise ManifestInvalid(
                 f"snapshot {snapshot_id}: got a manifest {digest}, expected "

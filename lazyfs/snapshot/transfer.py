@@ -3,16 +3,18 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from lazyfs.digest import parse_digest
+from lazyfs.oci import manifest as oci
 from lazyfs.snapshot.codec import check_stored
 from lazyfs.snapshot.directory_store import DirectoryStore
-from lazyfs.snapshot.embedding import layout_path
+from lazyfs.snapshot.embedding import layout_key
 from lazyfs.snapshot.errors import BaseUnavailable
 from lazyfs.snapshot.local import local_errors
-from lazyfs.snapshot.manifest import File
+from lazyfs.snapshot.manifest import File, Image
 from lazyfs.snapshot.objects import ObjectMissing
 from lazyfs.snapshot.snapshots import Loaded, Snapshots, key_of, missing_file
 
@@ -43,7 +45,7 @@ def _local(source: Snapshots, snapshot_id: str, file: File) -> Iterator[Path]:
         if isinstance(source.objects, DirectoryStore):
             with source.objects.open(key) as stream:
                 check_stored(stream, file, lambda data: None)
-            yield source.objects.path / key
+                yield _opened(stream)  # not by its name: that may be another file by now
             return
         with tempfile.NamedTemporaryFile(prefix="lazyfs-") as copy:
             with local_errors(Path(copy.name), "write"), source.objects.open(key) as stream:
@@ -54,32 +56,45 @@ def _local(source: Snapshots, snapshot_id: str, file: File) -> Iterator[Path]:
         raise missing_file(snapshot_id, file) from error
 
 
+def _opened(stream: BinaryIO) -> Path:
+    """Return a path of the file that is open, for as long as it is."""
+    return Path(f"/proc/self/fd/{stream.fileno()}")
+
+
 def _copy_images(loaded: Loaded, source: Snapshots, target: Snapshots) -> None:
     scratch = Path(tempfile.mkdtemp(prefix="lazyfs-"))
     try:
         layout = source.embedded(loaded, scratch)
         if layout is None:
             return
+        # The copy, or the store itself, in whose folders anything may lie.
+        objects = DirectoryStore(layout)
         for image in loaded.manifest.images:
-            if image.embedded is not True:
-                continue
-            digests = (image.config_digest, *(layer.digest for layer in image.layers))
-            paths = {digest: layout_path(layout, parse_digest(digest)) for digest in digests}
-            digest = parse_digest(image.manifest_digest)
-            path = layout_path(layout, digest)
-            needed = {image.manifest_digest: path, **paths}
-            absent = [name for name, each in needed.items() if not each.is_file()]
-            if absent:
-                raise BaseUnavailable(
-                    f"image {image.name} of {loaded.id}: got no {absent[0]} beside the "
-                    "snapshot, expected to copy it",
-                    details={"container": image.name, "missing": absent},
-                )
-            with local_errors(path, "read"):
-                manifest = path.read_bytes()
-            target.embed(
-                *(loaded.id, manifest, image.manifest_media_type, dict(paths)),
-                algorithm=digest.algorithm,
-            )
+            if image.embedded is True:
+                with ExitStack() as stack:
+                    _copy_image(loaded, image, objects, target, stack)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _copy_image(
+    loaded: Loaded, image: Image, layout: DirectoryStore, target: Snapshots, stack: ExitStack
+) -> None:
+    digests = (image.config_digest, *(layer.digest for layer in image.layers))
+    paths: dict[str, Path | bytes] = {}
+    digest = parse_digest(image.manifest_digest)
+    text = image.manifest_digest
+    try:
+        manifest = layout.get(layout_key(digest), oci.DOCUMENT_LIMIT)
+        for text in dict.fromkeys(digests):
+            stream = stack.enter_context(layout.open(layout_key(parse_digest(text))))
+            paths[text] = _opened(stream)
+    except ObjectMissing as error:
+        raise BaseUnavailable(
+            f"image {image.name} of {loaded.id}: got no {text} beside the snapshot, expected to "
+            "copy it",
+            details={"container": image.name, "missing": [text]},
+        ) from error
+    target.embed(
+        *(loaded.id, manifest, image.manifest_media_type, paths), algorithm=digest.algorithm
+    )

@@ -44,8 +44,8 @@ def age(objects: DirectoryStore, prefix: str, moment: float = NOW - 3 * DAY) -> 
 
 def test_old_partials_go_and_nothing_else(objects):
     """Scenario 53, F19."""
-    (objects.path / ".tmp/left").write_bytes(b"")
-    os.utime(objects.path / ".tmp/left", (NOW - 3 * DAY, NOW - 3 * DAY))
+    (objects.path / ".tmp/1-00000000000000aa").write_bytes(b"")
+    os.utime(objects.path / ".tmp/1-00000000000000aa", (NOW - 3 * DAY, NOW - 3 * DAY))
     done = collect(objects, now=NOW, grace=DAY, claimed={CLAIMED_ID}, is_dry_run=True)
     assert [state.id for state in done.partials] == [OLD_ID]
     assert done.uploads is None

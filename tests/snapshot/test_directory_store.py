@@ -197,12 +197,12 @@ def test_a_filesystem_without_hard_links(objects, monkeypatch):
 
 def test_temporary_files_of_the_dead_are_removed_by_age(objects):
     objects.put_if_absent("a", b"")
-    left = objects.path / ".tmp/123-left"
+    left = objects.path / ".tmp/123-00000000000000aa"
     left.write_bytes(b"half")
     os.utime(left, (1000, 1000))
-    (objects.path / ".tmp/124-young").write_bytes(b"half")
+    (objects.path / ".tmp/124-00000000000000ab").write_bytes(b"half")
     assert objects.abort_uploads(2000) == 1
-    assert [path.name for path in (objects.path / ".tmp").iterdir()] == ["124-young"]
+    assert [path.name for path in (objects.path / ".tmp").iterdir()] == ["124-00000000000000ab"]
 
 
 # Several processes

@@ -507,7 +507,7 @@ def test_what_was_read_first_goes_with_the_snapshot(tmp_path: Path) -> None:
     profile = Profile(digest, 1, ("sha256:" + "1" * 64,), ((0, 3), (0, 1)))
     here.bases.profiles[digest] = encode_profile(profile)
     made = here.checkpoint(pointer="latest")
-    packed = unpack_profiles(made.manifest.extensions or {})
+    packed = unpack_profiles(made.manifest.extensions or {}, [digest])
     assert decode_profile(packed[digest]) == profile
     other = neighbour(here)
     other.restore("@latest")

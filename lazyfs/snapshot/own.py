@@ -1,0 +1,51 @@
+"""Files that are somebody's own word: a sandbox's records, a policy.
+
+Whoever could write such a file could have commands run and folders mounted by whoever reads it.  So
+it must be a regular file that belongs to the reader or to root, and that nobody else can write.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from lazyfs.snapshot.journal import SandboxBroken
+
+OTHERS = stat.S_IWGRP | stat.S_IWOTH
+READING = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def read_own(path: Path, limit: int, *, follows: bool = False) -> bytes:
+    """Return the first *limit* bytes of a file that is this user's, or root's, alone.
+
+    Raises SandboxBroken where it is not, OSError.  *follows*: whether it may be a symbolic link.
+    """
+    descriptor = os.open(path, READING if follows else READING | os.O_NOFOLLOW)
+    with open(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise SandboxBroken(f"{path}: got no regular file, expected one")
+        check_owner(path, found)
+        return file.read(limit)
+
+
+def check_own_folder(path: Path) -> None:
+    """Raise SandboxBroken unless a folder is this user's, or root's, alone; OSError."""
+    found = os.stat(path, follow_symlinks=False)
+    if not stat.S_ISDIR(found.st_mode):
+        raise SandboxBroken(f"{path}: got no folder, expected one")
+    check_owner(path, found)
+
+
+def check_owner(path: Path, found: os.stat_result) -> None:
+    """Raise SandboxBroken unless what was *found* is this user's, or root's, alone."""
+    if found.st_uid not in (os.geteuid(), 0):
+        raise SandboxBroken(
+            f"{path}: got a file of user {found.st_uid}, expected one of user {os.geteuid()}",
+            hint="what it says would be done in your name: look at it before you take it over",
+        )
+    if found.st_mode & OTHERS:
+        raise SandboxBroken(
+            f"{path}: got mode {stat.S_IMODE(found.st_mode):04o}, expected one that nobody else "
+            "can write",
+            hint=f"chmod go-w {path}, if you know who has written it",
+        )
