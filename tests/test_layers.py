@@ -17,6 +17,7 @@ PACKAGE = ROOT / "lazyfs"
 FLOORS = {
     "errors": 0,
     "digest": 0,
+    "json_keys": 0,
     "oci": 1,
     "formats": 1,
     "rootfs": 2,

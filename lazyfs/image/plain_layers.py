@@ -18,7 +18,7 @@ from lazyfs.image.plain import INDEX, PASS, PlainOptions, check_pairs
 from lazyfs.image.tocs import LoadedToc
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.store.layers import load_table, load_toc
-from lazyfs.store.passes import load_pass
+from lazyfs.store.passes import is_lost_as_empty, load_pass
 from lazyfs.store.paths import Store
 from lazyfs.store.spans import can_be_had, load_spans
 
@@ -66,8 +66,9 @@ async def load_plain(
         if layer.digest in indexes:
             assert options.pinned is not None
             toc = keep_index(store, indexes[layer.digest], options.pinned, diff_id)
-            found[layer.digest] = _loaded(store, toc, INDEX)
-            continue
+            if not is_lost_as_empty(store, layer.digest):
+                found[layer.digest] = _loaded(store, toc, INDEX)
+                continue
         known = known_layer(store, layer, diff_id)
         if known is not None:
             found[layer.digest] = known
@@ -109,6 +110,8 @@ def known_layer(store: Store, layer: Descriptor, diff_id: Digest) -> LoadedToc |
     digest = parse_digest(record.toc_digest)
     data, table = load_toc(store, digest), load_table(store, digest)
     if data is None or table is None or not can_be_had(store, digest):
+        return None
+    if is_lost_as_empty(store, layer.digest):
         return None
     toc = decode_toc(data, expected=digest, blob_size=layer.size, codec=table.format.codec)
     toc = placed(toc, load_spans(store, digest, layer.size) or ())
