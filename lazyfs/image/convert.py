@@ -41,6 +41,7 @@ from lazyfs.image.rebuild import ConvertedLayer, build_config, build_manifest, c
 from lazyfs.image.spool import (
     FORMATS,
     Unpacked,
+    compare_trees,
     is_written,
     keep_layer,
     rewrite_layer,
@@ -305,6 +306,13 @@ async def _convert_layers(
             )
         except DigestMismatch as exc:
             raise DigestMismatch(f"layer {layer.descriptor.digest}: {exc.message}") from exc
+        await trio.to_thread.run_sync(
+            compare_trees,
+            layer.descriptor.digest,
+            layer.blob,
+            layer.unpacked.tar,
+            layer.descriptor.annotations,
+        )
 
     async def write(layer: _Layer) -> None:
         layer.done = await trio.to_thread.run_sync(_convert, layer, options)
