@@ -50,7 +50,7 @@ async def compare_device(
     known = load_agreement(image.store, key, layer.digest)
     diff_id = parse_digest(record.diff_id)
     if known is None:
-        toc = _stored_toc(image, device)
+        toc = stored_toc(image, device)
         if record.verified_by == INDEX:
             found = await _pass_again(image, layer, diff_id, toc)
         else:
@@ -97,7 +97,7 @@ def check_agreement(layer: Descriptor, diff_id: Digest, found: Agreement) -> Non
         raise trees_differ(layer.digest, found.differences)
 
 
-def _stored_toc(image: OpenImage, device: Device) -> Toc:
+def stored_toc(image: OpenImage, device: Device) -> Toc:
     """Return the TOC of an open image's layer; raises ImageGone where the store has lost it."""
     key = parse_digest(image.layers[device.number - 1].toc_digest)
     data = load_toc(image.store, key)
