@@ -19,6 +19,7 @@ FLOORS = {
     "digest": 0,
     "printable": 0,
     "environment": 0,
+    "json_keys": 0,
     "oci": 1,
     "formats": 1,
     "rootfs": 2,

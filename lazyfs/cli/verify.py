@@ -46,8 +46,9 @@ def verify(
 ) -> int:
     """Fetch what is missing of IMAGE, hash all of it, and say whether every byte is right.
 
-    What is in the cache is hashed again; what is damaged there is fetched anew.  Goes on after an
-    error, so that all are found.  Afterwards the cache holds the whole image.
+    What is in the cache is hashed again; what is damaged there is fetched anew.  A layer is read
+    whole once, and its tar compared with its table of contents: both must show the same files.
+    Goes on after an error, so that all are found.  Afterwards the cache holds the whole image.
     """
     from lazyfs.image.verify import Verification, verify_image
     from lazyfs.service.dropped import tell_mounts
@@ -86,6 +87,7 @@ def _document(reference: str, resolved: str, size: int, found: Any) -> dict[str,
         "residentSize": found.resident_size,
         "repairedChunks": found.repaired,
         "diffIds": [str(diff_id) for diff_id in found.diff_ids],
+        "comparedLayers": [str(digest) for digest in found.compared],
         "errors": [{"code": each.code, "message": each.message} for each in found.errors],
     }
 
@@ -95,6 +97,8 @@ def _say(resolved: str, layers: int, size: int, found: Any) -> None:
 
     if found.repaired:
         print_line(f"lazyfs: {found.repaired} chunks were damaged in the cache", err=True)
+    for digest, why in found.not_compared:
+        print_line(f"lazyfs: layer {digest}: not compared with its tar: {why}", err=True)
     for error in found.errors[:SHOWN_ERRORS]:
         print_line(f"lazyfs: {error.message}", err=True)
     if len(found.errors) > SHOWN_ERRORS:

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from lazyfs.formats.codec import Codec
+from lazyfs.formats.gaps import CATCHING, GAP_STEP, Gaps, GapSink
 from lazyfs.formats.inflate import INFLATE_ERRORS, open_member
 from lazyfs.formats.stream import (
     INFLATE_STEP,
@@ -46,7 +47,8 @@ class RangeDecoder:
 
     *pieces* are sorted by (blob_offset, inner_offset).  Each comes back exactly once, in an order
     of its own, out of ``feed`` or ``finish``.  *open_spool* opens an empty temporary file;
-    *points* returns the restart point at a blob offset, for streams of DEFLATE.
+    *points* returns the restart point at a blob offset, for streams of DEFLATE.  *gaps*, if given,
+    gets what streams of gzip or zstd have beside the pieces.
     """
 
     def __init__(
@@ -55,7 +57,9 @@ class RangeDecoder:
         start: int,
         open_spool: OpenSpool | None = None,
         points: Points | None = None,
+        gaps: GapSink | None = None,
     ) -> None:
+        self._gaps = gaps
         self._pieces = pieces
         self._open_spool = open_spool
         self._points = points
@@ -147,7 +151,12 @@ class RangeDecoder:
         # Most streams are one short chunk.  Whatever does not fit goes the long way.
         need = head.inner_offset + head.size
         if after - first == 1 and head.size > 0 and need <= INFLATE_STEP:
-            plain = self._decode_short(view, head.codec, need)[head.inner_offset : need]
+            if self._gaps is not None and head.codec == Codec.GZIP:
+                plain = self._decode_with_gaps(view, head, need, self._gaps)
+            elif self._gaps is None:
+                plain = self._decode_short(view, head.codec, need)[head.inner_offset : need]
+            else:
+                plain = b""
             if len(plain) == head.size and sha256(plain).digest() == head.digest:
                 decoded.append(Decoded(head.key, (plain,), None))
                 return
@@ -168,8 +177,28 @@ class RangeDecoder:
             pass
         return b""
 
+    @staticmethod
+    def _decode_with_gaps(view: memoryview, head: Piece, need: int, gaps: GapSink) -> bytes:
+        """Return the chunk of a stream that is one member, and hand on what is beside it."""
+        inflater = open_member()
+        try:
+            plain = inflater.decompress(view, need + GAP_STEP)
+        except INFLATE_ERRORS:
+            return b""
+        if not inflater.eof or inflater.unused_data:
+            return b""
+        parts = [(0, plain[: head.inner_offset])] if head.inner_offset else []
+        if len(plain) > need:
+            parts.append((need, plain[need:]))
+        gaps.append(Gaps(head.blob_offset, parts))
+        return plain[head.inner_offset : need]
+
     def _open_stream(self, after: int, end: int, decoded: Sink) -> Stream:
         pieces = self._pieces[self._next : after]
+        if self._gaps is not None and pieces[0].codec in CATCHING:
+            stream = CATCHING[pieces[0].codec](pieces, end, decoded, self._open_spool)
+            stream.catch(self._gaps, pieces[0].blob_offset)
+            return stream
         return open_stream(pieces, end, decoded, self._open_spool, self._points)
 
     def _decode_pending(self, after: int, decoded: Sink) -> None:

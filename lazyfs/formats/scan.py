@@ -13,6 +13,7 @@ import msgspec
 from lazyfs.formats.codec import Codec
 from lazyfs.formats.limits import Limits
 from lazyfs.formats.rawtoc import Xattrs, read_xattrs
+from lazyfs.formats.toc_keys import check_toc_keys
 
 try:
     from lazyfs._native import scan_toc
@@ -101,10 +102,11 @@ def scan(
     if native is None:
         return None
     try:
-        xattrs = {
-            number: (path.replace(b"\0", b"/"), read_xattrs(_XATTRS.decode(text), limits))
-            for number, path, text in native.xattrs()
-        }
+        xattrs = {}
+        for number, path, text in native.xattrs():
+            check_toc_keys(bytes(text))
+            found = read_xattrs(_XATTRS.decode(text), limits)
+            xattrs[number] = path.replace(b"\0", b"/"), found
     except (msgspec.MsgspecError, ValueError):
         return None
     return ScannedEntries(native, xattrs, read)

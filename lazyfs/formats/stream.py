@@ -113,7 +113,7 @@ class Stream(ABC):
 
     def end(self, decoded: Sink) -> None:
         """Say that the stream ends here: what is not complete stays so."""
-        if not self.is_done:
+        if self._next < len(self._pieces):
             self._fail(f"got a stream of {self._produced} bytes", decoded)
 
     def refuse(self, reason: str, decoded: Sink) -> None:
@@ -133,7 +133,7 @@ class Stream(ABC):
         base = self._produced
         top = base + len(plain)
         self._produced = top
-        while not self.is_done:
+        while self._next < len(self._pieces):
             piece = self._pieces[self._next]
             end = piece.inner_offset + piece.size
             if piece.inner_offset >= top:

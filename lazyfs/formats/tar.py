@@ -24,6 +24,7 @@ import re
 import msgspec
 
 from lazyfs.errors import FormatError
+from lazyfs.formats.empty_tar import why_no_tar
 from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
 from lazyfs.formats.paths import normalise_path
 from lazyfs.formats.toc import Kind
@@ -114,7 +115,8 @@ class TarScanner:
     """Finds the members of a tar that arrives in pieces.
 
     Feed every piece in order, then call ``finish``.  Bytes after the end-of-archive blocks are
-    ignored, as every unpacker does.  *texts*, if given, gets a HeaderText for each member.
+    ignored, as every unpacker does, but where nothing came before them: a file system's image may
+    begin with zeros, and is no empty tar.  *texts*, if given, gets a HeaderText for each member.
     """
 
     def __init__(
@@ -149,6 +151,8 @@ class TarScanner:
                 self._skip -= step
             elif self._zero_blocks == 2:
                 step = len(view) - at
+                if not self._count and (why := why_no_tar(self._position + step, view[at:])):
+                    raise BadTar(why)
             else:
                 step = min(self._wanted - len(self._buffer), len(view) - at)
                 self._buffer += view[at : at + step]

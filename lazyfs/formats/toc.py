@@ -30,6 +30,7 @@ from lazyfs.formats.rawtoc import (
     sha256_bytes,
 )
 from lazyfs.formats.scan import can_scan, scan
+from lazyfs.formats.toc_keys import check_toc_keys
 
 __all__ = ["BadToc", "Chunk", "Kind", "Limits", "Toc", "TocEntry", "decode_toc"]
 
@@ -155,6 +156,7 @@ def decode_toc(
         return Toc(digest, scanned, scanned.prefetch_end, tar_split)
     check_memory(data, limits, TWIN_ENTRY_MEMORY)
     raw = decode_raw(data, limits)
+    check_toc_keys(data)
     entries = _Reader(raw.entries or (), blob_size, codec, ratio, limits).read()
     last = {entry.path: number for number, entry in enumerate(entries)}
     _check_parents(entries, last, limits)

@@ -7,39 +7,64 @@ full pass has verified.
 
 import hashlib
 import os
+from collections.abc import Iterator
 
-from lazyfs.formats.toc import Toc, TocEntry
+from lazyfs.errors import VerificationFailed
+from lazyfs.formats.comparison import Disagreement, compare_fields, first_of
+from lazyfs.formats.toc import Kind, Toc
 from lazyfs.rootfs.layout import device_offsets
 from lazyfs.store.paths import Store
 
 READ_SIZE = 1 << 20
 
 
-def contradiction(store: Store, claimed: Toc, found: Toc) -> str | None:
+class TreesDiffer(VerificationFailed):
+    """A layer's table of contents shows another tree than its tar."""
+
+    code = "E_TREES_DIFFER"
+
+
+def trees_differ(layer: object, differences: object) -> TreesDiffer:
+    """Return the error for *differences* between the tar and the TOC of *layer*."""
+    return TreesDiffer(
+        f"layer {layer}: its table of contents contradicts its tar: {differences}",
+        hint="who unpacks this layer gets other files than who mounts it lazily: do not use it",
+    )
+
+
+def contradiction(store: Store, claimed: Toc, found: Toc) -> Disagreement | None:
     """Return what *claimed* says that is not so; None if all of it is.
 
     *found* is the TOC of a full pass that has just been made: its contents are in *store*.
     """
-    if len(claimed.entries) != len(found.entries):
-        return f"got {len(claimed.entries)} entries, expected {len(found.entries)}"
+    if claimed.digest == found.digest:
+        return None
+    return first_of(_differences(store, claimed, found))
+
+
+def _differences(store: Store, claimed: Toc, found: Toc) -> Iterator[str]:
+    said = {entry.path: entry for entry in claimed.entries}
     with open(store.layer_path(found.digest) / "content", "rb") as content:
-        fd = content.fileno()
-        offsets = device_offsets(found)
-        for said, is_, offset in zip(claimed.entries, found.entries, offsets, strict=True):
-            if _attributes(said) != _attributes(is_):
-                return f"got {said.path!r} with other attributes than {is_.path!r}"
-            for chunk in said.chunks:
-                if _hash(fd, offset + chunk.offset, chunk.size) != chunk.digest:
-                    return f"got other contents of {said.path!r}"
-    return None
-
-
-def _attributes(entry: TocEntry) -> tuple[object, ...]:
-    return (
-        *(entry.path, entry.kind, entry.mode, entry.uid, entry.gid, entry.size, entry.link),
-        *(entry.mtime_seconds, entry.mtime_nanoseconds, entry.dev_major, entry.dev_minor),
-        entry.xattrs,
-    )
+        for entry, offset in zip(found.entries, device_offsets(found), strict=True):
+            other = said.pop(entry.path, None)
+            if other is None:
+                yield f"{entry.path!r}: in the tar, and not in the TOC"
+                continue
+            difference = compare_fields(entry.path, entry, other)
+            if difference is None and entry.kind is Kind.HARDLINK and entry.link != other.link:
+                difference = (
+                    f"{entry.path!r}: a hard link to {entry.link!r} in the tar, to {other.link!r}"
+                    " in the TOC"
+                )
+            if difference is None and any(
+                _hash(content.fileno(), offset + chunk.offset, chunk.size) != chunk.digest
+                for chunk in other.chunks
+            ):
+                difference = f"{entry.path!r}: other bytes in the tar than in the TOC"
+            if difference is not None:
+                yield difference
+    for path in said:
+        yield f"{path!r}: in the TOC, and not in the tar"
 
 
 def _hash(fd: int, offset: int, size: int) -> bytes:

@@ -34,7 +34,7 @@ from lazyfs.formats.writer import (
 )
 from lazyfs.image.destination import open_destination
 from lazyfs.image.origin import Origin
-from lazyfs.image.plain import check_readable
+from lazyfs.image.plain import check_image
 from lazyfs.image.prioritize import prioritize
 from lazyfs.image.push_tocs import push_tocs
 from lazyfs.image.rebuild import ConvertedLayer, build_config, build_manifest, config_type_of
@@ -42,6 +42,7 @@ from lazyfs.image.resolve import check_platform, find_manifest
 from lazyfs.image.spool import (
     FORMATS,
     Unpacked,
+    compare_trees,
     is_written,
     keep_layer,
     rewrite_layer,
@@ -251,8 +252,7 @@ async def convert_manifest(
     if options.advise is not None:
         advised = await trio.to_thread.run_sync(options.advise, document.digest)
         options = replace(options, prioritized=(*options.prioritized, *advised))
-    for descriptor in manifest.layers:
-        check_readable(descriptor)
+    check_image(manifest.layers)
     config_data = await source.fetch_blob(manifest.config, limit=CONFIG_LIMIT)
     config = decode_config(config_data)
     if len(config.diff_ids) != len(manifest.layers):
@@ -305,6 +305,13 @@ async def _convert_layers(
             )
         except DigestMismatch as exc:
             raise DigestMismatch(f"layer {layer.descriptor.digest}: {exc.message}") from exc
+        await trio.to_thread.run_sync(
+            compare_trees,
+            layer.descriptor.digest,
+            layer.blob,
+            layer.unpacked.tar,
+            layer.descriptor.annotations,
+        )
 
     async def write(layer: _Layer) -> None:
         layer.done = await trio.to_thread.run_sync(_convert, layer, options)

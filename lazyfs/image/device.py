@@ -8,6 +8,7 @@ from lazyfs.errors import LazyfsError
 from lazyfs.formats.codec import Codec
 from lazyfs.formats.stream import Points
 from lazyfs.image.flights import Flight
+from lazyfs.image.gap_store import GapStore
 from lazyfs.image.plan import Run
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.rootfs.table import LayerTable
@@ -52,6 +53,8 @@ class Device:
     byte per chunk, 1 when it has been read; ``fetched`` the ``Purpose`` that it was fetched for,
     or 0.  ``points`` are the restart points of a plain layer, ``mend_points``
     has them here.  ``is_by_index``: what chunks should be, an index says that somebody has pinned.
+    ``gaps`` takes what is decoded beside chunks, where that is wanted; ``agrees`` says whether the
+    tar shows the same tree as the TOC, None where that is not known.
     """
 
     def __init__(
@@ -70,6 +73,8 @@ class Device:
         self.points = points
         self.mend_points = mend_points
         self.is_by_index = False
+        self.gaps: GapStore | None = None
+        self.agrees: bool | None = None
         self.flights: dict[int, Flight] = {}
         self.refused: dict[int, tuple[LazyfsError, float]] = {}
         self.order = table.by_blob()

@@ -43,10 +43,9 @@ async def check_diff_id(image: OpenImage, device: Device) -> Digest | None:
     and what reading contents raises.
     """
     record = image.layers[device.number - 1]
-    claims = _claims(image, device)
     key = parse_digest(record.toc_digest)
     toc_bytes = load_toc(image.store, key)
-    if claims.tar_split is None or toc_bytes is None:
+    if _claims(image, device).tar_split is None or toc_bytes is None:
         return None
     table = device.table
     toc = decode_toc(
@@ -56,7 +55,9 @@ async def check_diff_id(image: OpenImage, device: Device) -> Digest | None:
         blob_size=table.payload_end,
         codec=table.format.codec,
     )
-    document = await _fetch(image, device, claims, claims.tar_split, toc)
+    document = await stored_tar_split(image, device, toc)
+    if document is None:
+        return None
     expected = parse_digest(record.diff_id)
     got = await _hash(image, device, document, toc, expected.algorithm)
     if got != expected:
@@ -64,6 +65,18 @@ async def check_diff_id(image: OpenImage, device: Device) -> Digest | None:
             f"layer {record.digest}: got {got} by its tar-split, expected diffID {expected}"
         )
     return expected
+
+
+async def stored_tar_split(image: OpenImage, device: Device, toc: Toc) -> bytes | None:
+    """Return the tar-split document of a layer, None where it has none.
+
+    It has the digest that the manifest, or the TOC, states; whether it tells the truth is known by
+    the diffID.  Raises BadTarSplit, DigestMismatch, and what the source raises.
+    """
+    claims = _claims(image, device)
+    if claims.tar_split is None:
+        return None
+    return await _fetch(image, device, claims, claims.tar_split, toc)
 
 
 def _claims(image: OpenImage, device: Device) -> Claims:

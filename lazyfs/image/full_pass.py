@@ -26,7 +26,7 @@ from lazyfs.oci.descriptor import Descriptor
 from lazyfs.registry.source import Source
 from lazyfs.rootfs.table import LayerTable, build_table
 from lazyfs.store.layers import save_layer
-from lazyfs.store.passes import PassRecord, adopt_content, copy_content, save_pass
+from lazyfs.store.passes import RULES, PassRecord, adopt_content, copy_content, save_pass
 from lazyfs.store.paths import NO_SPACE, Store, store_error
 from lazyfs.store.scratch import open_scratch
 from lazyfs.store.spans import save_spans
@@ -265,6 +265,7 @@ def record_of(passed: PassedLayer) -> PassRecord:
         diff_id=str(passed.diff_id),
         plain_size=passed.plain_size,
         toc_digest=str(passed.toc.digest),
+        rules=RULES,
     )
 
 

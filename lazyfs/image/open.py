@@ -20,6 +20,7 @@ from lazyfs.image.device import Device
 from lazyfs.image.early import Early
 from lazyfs.image.fetch import Fetcher
 from lazyfs.image.forecast import Forecast
+from lazyfs.image.gap_store import GapStore
 from lazyfs.image.identity import mount_attributes
 from lazyfs.image.mend_points import PointsMender
 from lazyfs.image.origin import Origin
@@ -35,6 +36,7 @@ from lazyfs.oci.reference import parse_reference
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.provenance import Provenance
+from lazyfs.store.agreements import load_agreement
 from lazyfs.store.blobs import load_blob
 from lazyfs.store.content import LayerContent, UnstoredContent
 from lazyfs.store.images import LayerRecord, load_image
@@ -44,6 +46,10 @@ from lazyfs.store.points import RestartPoints
 from lazyfs.store.profiles import load_alike, load_profile, save_profile
 
 log = logging.getLogger(__name__)
+
+
+WITH_GAPS = (Format.ESTARGZ, Format.LEGACY, Format.EXTERNAL_TOC, Format.ZSTD_STARGZ)
+"""Formats whose headers lie between the payloads, and nowhere else."""
 
 
 class ImageGone(StoreError):
@@ -125,6 +131,34 @@ class OpenImage(msgspec.Struct, frozen=True):
                     await prefetch(self.contents, self.devices, "profile", common, limits)
         await prefetch(self.contents, self.devices, mode, profiled, limits)
 
+    async def recall_trees(self) -> None:
+        """Say in the health which layers were found to be two trees, by an earlier comparison."""
+        for layer, device in zip(self.layers, self.devices, strict=True):
+            key, blob = parse_digest(layer.toc_digest), device.descriptor.digest
+            found = load_agreement(self.store, key, blob)
+            if found is not None and found.diff_id == layer.diff_id:
+                self.note_tree(device, found.differences)
+            await trio.lowlevel.checkpoint()
+
+    async def compare_trees(self) -> None:
+        """Compare the tar and the TOC of layers that are complete and were never compared."""
+        if all(device.agrees is not None for device in self.devices):
+            return
+        # Imported here: once for a layer, and long after the mount is live.
+        from lazyfs.image.one_tree import compare_trees  # noqa: PLC0415
+
+        await compare_trees(self)
+
+    def note_tree(self, device: Device, differences: str) -> None:
+        """Note how a layer's tar and its TOC differ; that they do is the mount's health."""
+        device.agrees = not differences
+        if differences:
+            digest = device.descriptor.digest
+            log.error(
+                "layer %s: its table of contents contradicts its tar: %s", digest, differences
+            )
+            self.health.report(f"contradiction {digest}")
+
     def _has_landmark(self) -> bool:
         return any(device.table.prefetch_end for device in self.devices)
 
@@ -167,6 +201,7 @@ class OpenImage(msgspec.Struct, frozen=True):
                     "contentSize": device.table.payload_size,
                     "residentSize": device.content.resident_size(),
                     "chunks": device.table.count,
+                    "agrees": device.agrees,
                 }
                 for layer, device in zip(self.layers, self.devices, strict=True)
             ],
@@ -209,9 +244,16 @@ class OpenImage(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def open_image(
-    prepared: Prepared, access: AccessOptions, *, mount_id: str = "", early: Early | None = None
+    prepared: Prepared,
+    access: AccessOptions,
+    *,
+    mount_id: str = "",
+    early: Early | None = None,
+    catches_gaps: bool = False,
 ) -> AsyncIterator[OpenImage]:
     """Open what ``prepare`` prepared; no request is made before a read misses, but by *early*.
+
+    *catches_gaps*: all of it is to be filled, and then compared (one_tree.py).
 
     The fetcher's tasks live in a nursery of this context; leaving it cancels them.
     """
@@ -232,6 +274,9 @@ async def open_image(
             device = _open_device(store, number, layer, origin, prepared, size)
             stack.callback(device.content.close)
             devices.append(device)
+            if catches_gaps and _is_to_compare(store, layer, device):
+                device.gaps = GapStore(device.content.folder)
+                stack.callback(device.gaps.close)
         config = _load_config(store, prepared)
         if prepared.is_volatile:
             shutil.rmtree(store.root, ignore_errors=True)  # all of it has been read
@@ -270,6 +315,15 @@ async def open_image(
         nursery.cancel_scope.cancel()
     if error is not None:
         raise error
+
+
+def _is_to_compare(store: Store, layer: LayerRecord, device: Device) -> bool:
+    """Say whether a layer is to be filled, and its tar to be compared with its TOC then."""
+    if device.table.format not in WITH_GAPS or layer.verified_by == INDEX:
+        return False
+    if device.table.count and device.is_complete():
+        return False  # its gaps went by without us
+    return load_agreement(store, parse_digest(layer.toc_digest), device.descriptor.digest) is None
 
 
 def _load_config(store: Store, prepared: Prepared) -> Mapping[str, Any]:

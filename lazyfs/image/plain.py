@@ -8,7 +8,7 @@ from lazyfs.digest import Digest, DigestMismatch
 from lazyfs.errors import FormatError
 from lazyfs.formats.claims import claims_of
 from lazyfs.oci.descriptor import Descriptor
-from lazyfs.oci.manifest import is_layer_encrypted
+from lazyfs.oci.manifest import is_layer_encrypted, is_layer_tar
 
 Progress = Callable[[int], object]
 """Told a number of bytes."""
@@ -35,13 +35,32 @@ class EncryptedLayer(FormatError):
     code = "E_ENCRYPTED_LAYER"
 
 
+class NotATar(FormatError):
+    """A layer of a type that is not known to be a tar: another file system, an artifact."""
+
+    code = "E_LAYER_TYPE"
+
+
 def check_readable(layer: Descriptor) -> None:
-    """Raise EncryptedLayer for one, before anything of it is fetched."""
+    """Raise EncryptedLayer or NotATar for one, before anything of it is fetched."""
     if is_layer_encrypted(layer.media_type):
         raise EncryptedLayer(
             f"layer {layer.digest}: got {layer.media_type}, expected one that is not encrypted",
             hint="`skopeo copy --decryption-key KEY SRC DST` makes an image that can be read",
         )
+    if not is_layer_tar(layer.media_type):
+        named = f"the media type {layer.media_type[:100]!r}"
+        called = named if layer.media_type else "no media type"
+        raise NotATar(
+            f"layer {layer.digest} has {called}, which is not known to be a tar",
+            hint="lazyfs reads the layer types of OCI and Docker: tar, tar+gzip, tar+zstd",
+        )
+
+
+def check_image(layers: Iterable[Descriptor]) -> None:
+    """Raise what check_readable raises for the lowest layer that cannot be read."""
+    for layer in layers:
+        check_readable(layer)
 
 
 def check_pairs(layers: Iterable[tuple[Descriptor, Digest]]) -> None:

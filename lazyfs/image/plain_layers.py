@@ -21,7 +21,7 @@ from lazyfs.image.tocs import LoadedToc
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.rootfs.layout import device_size
 from lazyfs.store.layers import load_table, load_toc
-from lazyfs.store.passes import load_pass
+from lazyfs.store.passes import is_lost_as_empty, load_pass
 from lazyfs.store.paths import Store
 from lazyfs.store.spans import can_be_had, load_spans
 
@@ -78,8 +78,9 @@ async def load_plain(
             except TocTooLarge as exc:
                 raise budget.refusal(exc) from exc
             budget.spend(toc, len(indexes[layer.digest].toc_json))
-            found[layer.digest] = _loaded(store, toc, INDEX)
-            continue
+            if not is_lost_as_empty(store, layer.digest):
+                found[layer.digest] = _loaded(store, toc, INDEX)
+                continue
         known = known_layer(store, layer, diff_id)
         if known is not None:
             found[layer.digest] = known
@@ -122,6 +123,8 @@ def known_layer(store: Store, layer: Descriptor, diff_id: Digest) -> LoadedToc |
     digest = parse_digest(record.toc_digest)
     data, table = load_toc(store, digest), load_table(store, digest)
     if data is None or table is None or not can_be_had(store, digest):
+        return None
+    if is_lost_as_empty(store, layer.digest):
         return None
     toc = decode_toc(data, expected=digest, blob_size=layer.size, codec=table.format.codec)
     if table.device_size != device_size(toc):

@@ -23,7 +23,7 @@ from lazyfs.image.identity import image_attributes
 from lazyfs.image.known import note_name
 from lazyfs.image.offline import last_known
 from lazyfs.image.origin import Origin
-from lazyfs.image.plain import INDEX, PASS, PlainOptions, is_plain
+from lazyfs.image.plain import INDEX, PASS, PlainOptions, check_image, is_plain
 from lazyfs.image.resolve import Resolved, Resolver, check_platform
 from lazyfs.image.tocs import LoadedToc, layer_claims, load_tocs
 from lazyfs.oci.config import ImageConfig
@@ -35,7 +35,7 @@ from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.erofs_writer import build_index
 from lazyfs.store.images import ImageRecord, LayerRecord, StoredImage, load_image, save_image
 from lazyfs.store.layers import load_table
-from lazyfs.store.passes import load_pass
+from lazyfs.store.passes import is_lost_as_empty, load_pass
 from lazyfs.store.paths import Store, StoreFull, volatile_store
 from lazyfs.store.scratch import sweep
 from lazyfs.store.spans import can_be_had
@@ -153,6 +153,7 @@ async def _prepare(
         resolved = await _resolved(request, store, origin, resolver)
         manifest, digest = resolved.manifest, resolved.document.digest
         on_resolved(f"{origin.repository}@{digest}")
+        check_image(manifest.layers)  # also of an image that an older lazyfs has prepared
         stored = load_image(store, digest)
         pinned = request.plain.pinned
         if stored is not None and _has_layers(store, stored, pinned):
@@ -260,7 +261,7 @@ def _has_layer(store: Store, layer: LayerRecord, size: int, pinned: Digest | Non
         known = load_pass(store, parse_digest(layer.digest))
         if known is None or (known.index_digest, known.toc_digest) != (str(pinned), str(digest)):
             return False
-    return can_be_had(store, digest)
+    return can_be_had(store, digest) and not is_lost_as_empty(store, parse_digest(layer.digest))
 
 
 class _Images(msgspec.Struct, frozen=True):

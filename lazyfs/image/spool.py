@@ -21,8 +21,9 @@ from lazyfs.digest import Digest, DigestMismatch
 from lazyfs.errors import FormatError, VerificationFailed
 from lazyfs.formats.arrange import Arrangement
 from lazyfs.formats.claims import claims_of
+from lazyfs.formats.comparison import Comparison
 from lazyfs.formats.compression import decompress, is_compressed
-from lazyfs.formats.layers import TAIL_SIZE, Format, find_layer_toc, read_layer_toc
+from lazyfs.formats.layers import TAIL_SIZE, Format, LayerToc, find_layer_toc, read_layer_toc
 from lazyfs.formats.limits import DEFAULT_LIMITS
 from lazyfs.formats.tar import HeaderText, TarMember, TarScanner
 from lazyfs.formats.toc import decode_toc
@@ -34,6 +35,7 @@ from lazyfs.formats.writer import (
     write_layer,
     write_verbatim,
 )
+from lazyfs.image.contradiction import trees_differ
 
 PIECE_SIZE = 1 << 20
 MAX_TOC_SIZE = DEFAULT_LIMITS.member_size
@@ -84,6 +86,30 @@ def unpack_layer(blob: Path, tar: Path, diff_id: Digest) -> Unpacked:
 
 def is_written(blob: Path, annotations: Mapping[str, str], format: Format) -> bool:
     """Say whether a blob is of *format*, with the sound table of contents that is promised."""
+    found = _promised_toc(blob, annotations)
+    return found is not None and found.format is format
+
+
+def compare_trees(layer: Digest, blob: Path, tar: Path, annotations: Mapping[str, str]) -> None:
+    """Raise TreesDiffer where the table of contents in *blob* is promised, and lies about the tar.
+
+    One that lies elsewhere, or that nobody can read, is not looked at: it is not passed on.
+    """
+    found = _promised_toc(blob, annotations)
+    if found is None:
+        return
+    comparison = Comparison(found.toc)
+    with tar.open("rb") as file:
+        while piece := file.read(PIECE_SIZE):
+            trio.from_thread.check_cancelled()
+            comparison.feed(piece)
+    differences = comparison.finish()
+    if differences is not None:
+        raise trees_differ(layer, differences)
+
+
+def _promised_toc(blob: Path, annotations: Mapping[str, str]) -> LayerToc | None:
+    """Return the table of contents in a blob, None where none is promised, or it is not sound."""
     size = blob.stat().st_size
     with blob.open("rb") as file:
         file.seek(max(0, size - TAIL_SIZE))
@@ -92,13 +118,12 @@ def is_written(blob: Path, annotations: Mapping[str, str], format: Format) -> bo
             place = find_layer_toc(file.read(), size, claims)
             is_promised = claims.checksum if place.zstd else claims.toc_digest
             toc_size = place.end - place.start
-            if place.format is not format or not is_promised or toc_size > MAX_TOC_SIZE:
-                return False
+            if not is_promised or not 0 < toc_size <= MAX_TOC_SIZE:
+                return None
             file.seek(place.start)
-            read_layer_toc(file.read(toc_size), place, claims)
+            return read_layer_toc(file.read(toc_size), place, claims)
         except (FormatError, VerificationFailed):
-            return False
-    return True
+            return None
 
 
 def rewrite_layer(

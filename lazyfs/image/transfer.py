@@ -8,6 +8,7 @@ import trio
 
 from lazyfs.formats.codec import Codec
 from lazyfs.formats.decode import Decoded, Piece, RangeDecoder
+from lazyfs.formats.gaps import Gaps
 from lazyfs.image.device import Device
 from lazyfs.image.pace import Pace
 from lazyfs.image.plan import Run
@@ -51,11 +52,16 @@ async def transfer(
     Whatever the source raises comes through; *landed* has been told of what was complete then.
     """
     if len(run.chunks) > THREAD_CHUNKS:
-        pieces = await trio.to_thread.run_sync(_pieces, dev, tuple(run.chunks))
+        pieces = await trio.to_thread.run_sync(pieces_of, dev, tuple(run.chunks))
     else:
-        pieces = _pieces(dev, run.chunks)
+        pieces = pieces_of(dev, run.chunks)
     step = _feed_size(pieces)
-    decoder = RangeDecoder(pieces, run.start, dev.content.open_spool, dev.points)
+    catcher = dev.gaps
+    caught: list[Gaps] = []
+    decoder = RangeDecoder(
+        *(pieces, run.start, dev.content.open_spool, dev.points),
+        gaps=None if catcher is None else caught,
+    )
     bad: dict[int, str] = {}
 
     async def feed(data: bytes | memoryview, *, is_last: bool = False) -> None:
@@ -64,6 +70,9 @@ async def transfer(
             decoder.feed(data, stored)
             if is_last:
                 decoder.finish(stored)
+            if catcher is not None and caught:
+                catcher.add(caught)
+                caught.clear()
             return stored.finish()
 
         for chunk, payload, error in await trio.to_thread.run_sync(decode, limiter=workers):
@@ -144,7 +153,8 @@ def _open(
     return source.open_range(dev.descriptor, run.start, run.end)
 
 
-def _pieces(dev: Device, chunks: Sequence[int]) -> list[Piece]:
+def pieces_of(dev: Device, chunks: Sequence[int]) -> list[Piece]:
+    """Return chunks of a layer as a decoder wants them."""
     table = dev.table
     return [
         Piece(

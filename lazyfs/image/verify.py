@@ -8,9 +8,10 @@ import msgspec
 import trio
 
 from lazyfs.digest import Digest
-from lazyfs.errors import LazyfsError, Unavailable
+from lazyfs.errors import AccessDenied, LazyfsError, NotFound, Unavailable
+from lazyfs.image.compare import compare_device
 from lazyfs.image.device import Device
-from lazyfs.image.diffid import check_diff_id
+from lazyfs.image.diffid import DiffIdMismatch, check_diff_id
 from lazyfs.image.open import OpenImage
 from lazyfs.store.presence import ABSENT, RESIDENT, UNCLEAN
 
@@ -22,8 +23,9 @@ class Verification(msgspec.Struct):
 
     ``stored_size`` was in the store and has been hashed again; ``resident_size`` is all that is in
     the store, verified, afterwards.  ``repaired`` counts chunks that were damaged in the store and
-    fetched anew.  ``diff_ids`` are those that were found to be right: of layers whose tar can be
-    built again.
+    fetched anew.  ``diff_ids`` are those that were found to be right: of layers that were
+    read whole, or whose tar can be built again.  ``compared`` are the layers whose tar and table of
+    contents are one tree; ``not_compared`` those whose tar could not be had, and why.
     """
 
     stored_size: int = 0
@@ -31,25 +33,67 @@ class Verification(msgspec.Struct):
     repaired: int = 0
     errors: list[LazyfsError] = msgspec.field(default_factory=list)
     diff_ids: list[Digest] = msgspec.field(default_factory=list)
+    compared: list[Digest] = msgspec.field(default_factory=list)
+    not_compared: list[tuple[Digest, str]] = msgspec.field(default_factory=list)
 
 
-async def verify_image(image: OpenImage, progress: Callable[[int], None]) -> Verification:
+async def verify_image(
+    image: OpenImage, progress: Callable[[int], None], *, compares: bool = True
+) -> Verification:
     """Hash or fetch every chunk of every layer; *progress* is told bytes of content as they pass.
 
-    Goes on after an error; each one is in the result, and what was good is in the store.
+    *compares*: layers are read whole, and their tars compared with their tables of contents.  Goes
+    on after an error; each one is in the result, and what was good is in the store.
     """
     result = Verification()
+    trees = []
     for device in image.devices:
         await _recheck(image, device, result)
+        tree = _Tree(bytearray(device.table.count))
+        if compares:
+            await _compare(image, device, result, progress, tree)
+        trees.append(tree)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(image.prefetch, "all")
-        for device in image.devices:
+        for device, tree in zip(image.devices, trees, strict=True):
             errors = len(result.errors)
-            await _visit(image, device, result, progress)
-            if len(result.errors) == errors:
+            await _visit(image, device, result, progress, tree.counted)
+            is_right = len(result.errors) == errors
+            result.errors += tree.errors
+            if is_right and not any(isinstance(exc, DiffIdMismatch) for exc in tree.errors):
                 await _check_diff_id(image, device, result)
         nursery.cancel_scope.cancel()
     return result
+
+
+class _Tree(msgspec.Struct):
+    """What reading a layer whole has found; ``counted`` are the chunks that passed."""
+
+    counted: bytearray
+    errors: list[LazyfsError] = msgspec.field(default_factory=list)
+
+
+async def _compare(
+    image: OpenImage,
+    device: Device,
+    result: Verification,
+    progress: Callable[[int], None],
+    tree: _Tree,
+) -> None:
+    """Read a layer whole, unless that was done before, and compare its tar with its TOC."""
+    digest = device.descriptor.digest
+    try:
+        diff_id = await compare_device(image, device, progress, tree.counted)
+    except (Unavailable, NotFound, AccessDenied) as exc:
+        # Every byte of a file is checked all the same, and what cannot be had of them is said.
+        log.info("layer %s: not compared with its tar: %s", digest, exc.message)
+        result.not_compared.append((digest, exc.message))
+    except LazyfsError as exc:
+        tree.errors.append(exc)
+    else:
+        result.compared.append(digest)
+        if diff_id is not None:
+            result.diff_ids.append(diff_id)
 
 
 async def _recheck(image: OpenImage, device: Device, result: Verification) -> None:
@@ -68,7 +112,11 @@ async def _recheck(image: OpenImage, device: Device, result: Verification) -> No
 
 
 async def _visit(
-    image: OpenImage, device: Device, result: Verification, progress: Callable[[int], None]
+    image: OpenImage,
+    device: Device,
+    result: Verification,
+    progress: Callable[[int], None],
+    counted: bytearray,
 ) -> None:
     table = device.table
     for chunk in device.order:
@@ -78,7 +126,8 @@ async def _visit(
                 await image.contents.ensure(device.number, start, start + size)
             except LazyfsError as exc:
                 result.errors.append(exc)
-        progress(size)
+        if not counted[chunk]:
+            progress(size)
     result.resident_size += device.content.resident_size()
 
 
@@ -90,5 +139,5 @@ async def _check_diff_id(image: OpenImage, device: Device, result: Verification)
     except LazyfsError as exc:
         result.errors.append(exc)
     else:
-        if diff_id is not None:
+        if diff_id is not None and diff_id not in result.diff_ids:
             result.diff_ids.append(diff_id)

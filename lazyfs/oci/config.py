@@ -9,9 +9,23 @@ import msgspec
 
 from lazyfs.digest import BadDigest, Digest, parse_digest
 from lazyfs.errors import FormatError
+from lazyfs.json_keys import Names, check_keys
 from lazyfs.oci.platforms import UNKNOWN, Platform, normalise
 
 CONFIG_LIMIT = 8 << 20
+
+
+CONFIG_KEYS: Names = {
+    **dict.fromkeys(("architecture", "os", "os.version", "os.features", "variant")),
+    **dict.fromkeys(("author", "created", "history")),
+    "rootfs": dict.fromkeys(("type", "diff_ids")),
+    "config": dict.fromkeys(
+        (
+            *("User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Volumes", "WorkingDir"),
+            *("Labels", "StopSignal"),
+        )
+    ),
+}
 
 
 class BadConfig(FormatError):
@@ -57,6 +71,7 @@ def decode_config(data: bytes) -> ImageConfig:
     try:
         config = msgspec.json.decode(data, type=_Config)
         raw = msgspec.json.decode(data, type=dict[str, Any])
+        check_keys(data, CONFIG_KEYS)
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise BadConfig(f"config: got {data[:60]!r}, expected an image config: {exc}") from exc
     if config.rootfs.type != "layers":

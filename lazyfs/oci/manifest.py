@@ -4,6 +4,7 @@ A document says what it is; what the transport called it must agree, and what is
 belongs to that type only, so that the same bytes never mean two images (CVE-2021-41190).
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import msgspec
 
 from lazyfs.digest import BadDigest, parse_digest
 from lazyfs.errors import FormatError
+from lazyfs.json_keys import Names, check_keys
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.platforms import Platform, normalise
 
@@ -27,6 +29,11 @@ DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 DOCKER_LAYER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 DOCKER_SCHEMA1 = "application/vnd.docker.distribution.manifest.v1"  # and what follows the 1
 
+LAYER_TAR_RE = re.compile(
+    r"application/vnd\.(oci\.image\.layer\.(nondistributable\.)?v1"
+    r"|docker\.image\.rootfs\.(foreign\.)?diff)\.tar([+.](gzip|zstd))?"
+)
+
 MANIFEST_TYPES = (OCI_MANIFEST, DOCKER_MANIFEST)
 INDEX_TYPES = (OCI_INDEX, DOCKER_INDEX)
 DOCUMENT_TYPES = MANIFEST_TYPES + INDEX_TYPES
@@ -35,6 +42,18 @@ DOCUMENT_TYPES = MANIFEST_TYPES + INDEX_TYPES
 DOCUMENT_LIMIT = 4 << 20
 LAYER_LIMIT = 1024
 INDEX_LIMIT = 1024
+
+
+_DESCRIPTOR_KEYS: Names = {
+    **dict.fromkeys(("mediaType", "digest", "size", "urls", "annotations", "data")),
+    "artifactType": None,
+    "platform": dict.fromkeys(("architecture", "os", "os.version", "os.features", "variant")),
+}
+DOCUMENT_KEYS: Names = {
+    **dict.fromkeys(("schemaVersion", "mediaType", "artifactType", "annotations")),
+    **dict.fromkeys(("config", "layers", "manifests", "subject"), _DESCRIPTOR_KEYS),
+}
+"""What manifests and indexes say; annotations are maps, whose names are anybody's."""
 
 
 class BadManifest(FormatError):
@@ -104,6 +123,7 @@ def decode_manifest(data: bytes, media_type: str | None) -> Manifest | Index:
     try:
         _refuse_schema1(data, media_type)
         document = msgspec.json.decode(data, type=_Document)
+        check_keys(data, DOCUMENT_KEYS)
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise BadManifest(
             f"manifest: got {data[:60]!r}, expected JSON of its schema: {exc}"
@@ -144,8 +164,13 @@ def is_layer_zstd(media_type: str) -> bool:
 
 
 def is_layer_tar(media_type: str) -> bool:
-    """Say whether layers of this type are not compressed."""
-    return base_media_type(media_type).endswith(".tar")
+    """Say whether layers of this type are known to be tars, compressed or not.
+
+    These are the types that containerd unpacks (``images.DiffCompression``) and skopeo copies,
+    with either spelling of a compression: the bytes say which one it is.  A descriptor without a
+    type says nothing, and OCI's descriptor.md requires one.
+    """
+    return LAYER_TAR_RE.fullmatch(base_media_type(media_type)) is not None
 
 
 def is_layer_encrypted(media_type: str) -> bool:

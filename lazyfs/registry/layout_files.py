@@ -14,7 +14,8 @@ import msgspec
 
 from lazyfs.digest import BadDigest, Digest, DigestMismatch, parse_digest
 from lazyfs.errors import FormatError, StoreError
-from lazyfs.oci.manifest import OCI_INDEX
+from lazyfs.json_keys import check_keys
+from lazyfs.oci.manifest import DOCUMENT_KEYS, OCI_INDEX
 from lazyfs.printable import printable
 from lazyfs.registry.errors import SizeMismatch
 
@@ -84,7 +85,8 @@ def decode_index(data: bytes, what: str) -> list[Listed]:
     """Return the images that ``index.json`` lists."""
     try:
         index = msgspec.json.decode(data, type=_Index)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        check_keys(data, DOCUMENT_KEYS)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise BadLayout(f"{what}: got {printable(str(error), 150)}, expected an index") from None
     if len(index.manifests) > IMAGE_LIMIT:
         raise BadLayout(

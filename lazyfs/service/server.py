@@ -130,7 +130,11 @@ async def _serve(
     # Signals first: from the moment of the mount on, none may end us without unmounting.
     with trio.open_signal_receiver(*ENDING_SIGNALS) as signals:
         async with open_image(
-            prepared, settings.access, mount_id=settings.mount_id, early=early
+            prepared,
+            settings.access,
+            mount_id=settings.mount_id,
+            early=early,
+            catches_gaps=settings.prefetch == "all" and not prepared.is_volatile,
         ) as image:
             session = open_session(
                 settings.driver,
@@ -286,10 +290,13 @@ async def _prefetch(server: _Server) -> None:
     throttle = Throttle(rate) if rate else None
     is_stored = not server.prepared.is_volatile
     try:
+        await server.image.recall_trees()
         await server.image.prefetch(
             server.settings.prefetch,
             Limits(throttle, server.upkeep.make_room if is_stored else None),
         )
+        if server.settings.prefetch == "all":
+            await server.image.compare_trees()
     except Exception:  # what nobody has asked for must not end the mount
         log.exception("prefetch failed")
     if is_stored:

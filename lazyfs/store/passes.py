@@ -9,8 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from lazyfs.digest import Digest, parse_digest
+from lazyfs.digest import Digest, digest_of, parse_digest
 from lazyfs.errors import FormatError
+from lazyfs.formats.empty_tar import is_empty_tar
 from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.content import LayerContent
 from lazyfs.store.locks import share
@@ -27,6 +28,8 @@ from lazyfs.store.presence import (
 from lazyfs.store.sealed import decode_sealed, encode_sealed
 
 PASS_VERSION = 1
+RULES = 1
+"""By which a layer was read: from 1 on, what begins with zeros is not for that an empty tar."""
 
 
 class PassRecord(msgspec.Struct, frozen=True, rename="camel"):
@@ -41,6 +44,7 @@ class PassRecord(msgspec.Struct, frozen=True, rename="camel"):
     plain_size: int
     toc_digest: str
     index_digest: str = ""
+    rules: int = 0
     version: int = PASS_VERSION
     checksum: str = ""
 
@@ -65,6 +69,19 @@ def load_pass(store: Store, blob: Digest) -> PassRecord | None:
         return None
     is_right = record.version == PASS_VERSION and record.blob_digest == str(blob)
     return record if is_right else None
+
+
+def is_lost_as_empty(store: Store, blob: Digest) -> bool:
+    """Say whether an older pass may have taken for an empty tar what is none: to be made again."""
+    record = load_pass(store, blob)
+    if record is None or record.rules >= RULES:
+        return False
+    # Imported here: passes of this release need no second look.
+    from lazyfs.formats.toc_json import TocSpeller  # noqa: PLC0415
+
+    if record.toc_digest != str(digest_of(TocSpeller().document())):
+        return False
+    return not is_empty_tar(parse_digest(record.diff_id), record.plain_size)
 
 
 def unneeded_passes(store: Store) -> list[Path]:

@@ -212,7 +212,7 @@ class TestMediaType:
         assert is_layer_zstd(OCI_LAYER_ZSTD)
         assert is_layer_tar(OCI_LAYER)
         assert not is_layer_gzip(OCI_LAYER_ZSTD)
-        assert not is_layer_tar(OCI_LAYER_GZIP)
+        assert is_layer_tar(OCI_LAYER_GZIP)
 
 
 class TestBytes:

@@ -23,6 +23,7 @@ from lazyfs.image.plain import EncryptedLayer
 from lazyfs.image.prepare import Prepared, Request, prepare
 from lazyfs.image.tocs import Unverifiable, layer_claims
 from lazyfs.image.verify import verify_image
+from lazyfs.image.whole import WrongBlob
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.platforms import parse_platform
 from lazyfs.registry.layout import ImageLayout
@@ -413,7 +414,8 @@ async def test_a_tar_split_that_was_bent(tmp_path: Path) -> None:
     path.write_bytes(layer.blob[:start] + b"?" + layer.blob[start + 1 :])
     prepared = await prepare(request(image, tmp_path))
     async with open_image(prepared, ACCESS) as opened:
-        (error,) = (await verify_image(opened, lambda size: None)).errors
+        whole, error = (await verify_image(opened, lambda size: None)).errors
+    assert isinstance(whole, WrongBlob)
     assert isinstance(error, DigestMismatch)
     assert "tar-split: got sha256" in error.message
 

@@ -16,8 +16,10 @@ from tests.support.images import OCI_GZIP, Layer, sha256
 MTIME = 1_700_000_000
 
 
-def stargz_layer(files: Mapping[str, bytes], *, chunk_size: int = 4 << 20) -> Layer:
-    """Return a layer of regular files in chunks of *chunk_size*."""
+def stargz_layer(
+    files: Mapping[str, bytes], *, chunk_size: int = 4 << 20, mode: int = 0o644
+) -> Layer:
+    """Return a layer of regular files in chunks of *chunk_size*; *mode* is what the TOC says."""
     blob, tar = bytearray(), bytearray()
     entries = []
     pending = b""
@@ -25,7 +27,7 @@ def stargz_layer(files: Mapping[str, bytes], *, chunk_size: int = 4 << 20) -> La
         member = tarfile.TarInfo(name)
         member.size, member.mtime = len(data), MTIME
         _add(blob, tar, pending + member.tobuf())
-        entry = {"name": name, "type": "reg", "size": len(data), "mode": 0o644, "NumLink": 1}
+        entry = {"name": name, "type": "reg", "size": len(data), "mode": mode, "NumLink": 1}
         entry |= {"modtime": "2023-11-14T22:13:20Z", "digest": sha256(data)}
         for offset in range(0, len(data), chunk_size):
             piece = data[offset : offset + chunk_size]
