@@ -64,8 +64,9 @@ from lazyfs.snapshot.sandbox import (
     utc_now,
     write_whole,
 )
+from lazyfs.snapshot.security import limits_of
 from lazyfs.snapshot.snapshots import Snapshots
-from lazyfs.snapshot.spec import Rootless, diff_specs, spec_digest
+from lazyfs.snapshot.spec import Rootless, diff_specs, spec_digest, start_as_before
 from lazyfs.snapshot.stoppable import Stoppable
 from lazyfs.snapshot.template import SecretKey
 from lazyfs.snapshot.threads import Threads, wait_all
@@ -240,6 +241,7 @@ def _begin(sandbox: Sandbox, order: Order, found: Review, store: str) -> Journal
         overlay=runtime.overlay or DEFAULT_OVERLAY,
         network=runtime.network or DEFAULT_NETWORK,
         flags=runtime.flags or (),
+        limits=limits_of(found.template.resources, found.template.logs),
         cache_dir=order.cache_dir,
         template_name=name,
         template_digest=digest,
@@ -369,6 +371,8 @@ def _check_specs(
 ) -> list[str]:
     """Raise SpecMismatch unless containers are started as those were that were checkpointed."""
     before = specs_of(found.manifest.extensions or {})
+    for name in before.keys() & specs.keys():
+        start_as_before(specs[name], before[name])
     differences = {
         name: [str(each) for each in diff_specs(before[name], spec)]
         for name, spec in specs.items()

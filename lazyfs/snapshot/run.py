@@ -50,6 +50,7 @@ from lazyfs.snapshot.sandbox import (
     utc_now,
     write_durably,
 )
+from lazyfs.snapshot.security import limits_of
 from lazyfs.snapshot.spec import Rootless
 from lazyfs.snapshot.template import SecretKey, Template
 
@@ -219,6 +220,7 @@ class _Attempt:
             overlay=self._order.overlay or options.overlay or DEFAULT_OVERLAY,
             network=self._order.network or options.network or DEFAULT_NETWORK,
             flags=options.flags,
+            limits=limits_of(template.resources, template.logs),
             cache_dir=self._order.cache_dir,
             template_name=template.name,
             template_digest=template.digest,
