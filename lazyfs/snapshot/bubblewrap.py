@@ -155,7 +155,7 @@ def build_options(
         options = ["--ro-bind" if read_only else "--bind", str(rootfs_of(bundle, spec)), "/"]
         options += _mounts(spec.get("mounts") or (), bundle)
         options += _masks((spec.get("linux") or {}).get("maskedPaths") or ())
-        options += _read_only((spec.get("linux") or {}).get("readonlyPaths") or ())
+        options += _read_only(spec.get("linux") or {})
         kinds = {each["type"] for each in (spec.get("linux") or {}).get("namespaces") or ()}
         options += [option for kind, option in NAMESPACES.items() if kind in kinds]
         options += ["--unshare-cgroup-try", "--new-session", "--cap-drop", "ALL"]
@@ -232,11 +232,12 @@ def _bytes(text: str) -> str:
     return str(int(number) << {"": 0, "k": 10, "m": 20, "g": 30}[unit])
 
 
-def _read_only(paths: Sequence[str]) -> list[str]:
+def _read_only(linux: Mapping[str, Any]) -> list[str]:
+    hidden = linux.get("maskedPaths") or ()
     return [
         word
-        for path in map(str, paths)
-        if os.path.lexists(path)
+        for path in map(str, linux.get("readonlyPaths") or ())
+        if os.path.lexists(path) and path not in hidden
         for word in ("--ro-bind", path, path)
     ]
 

@@ -96,7 +96,9 @@ def parse_mounts(text: str) -> Iterator[Mount]:
         kind, _, options = back.split(" ", 2)
         fields = front.split(" ")
         if kind in ("cgroup", "cgroup2"):
-            words = frozenset(options.split(",")) if kind == "cgroup" else frozenset()
+            words: frozenset[str] = frozenset()
+            if kind == "cgroup":
+                words = frozenset(options.split(","))
             if kind == "cgroup" and not words & {"memory", "cpu", "pids"}:
                 continue
             yield Mount(Path(fields[4]), fields[3], words)
@@ -104,7 +106,7 @@ def parse_mounts(text: str) -> Iterator[Mount]:
 
 def parse_own(text: str) -> dict[str, str]:
     """Return controller → path of /proc/PID/cgroup; "" is version 2's."""
-    found = {}
+    found: dict[str, str] = {}
     for line in text.splitlines():
         _, names, path = line.split(":", 2)
         found |= dict.fromkeys(names.split(","), path)
@@ -118,9 +120,7 @@ def _inside(mount: Mount, path: str) -> Path:
     return mount.point / path.lstrip("/")
 
 
-def _unified_parent(
-    mount: Mount, own: str, needed: set[str], *, is_root: bool
-) -> Path | None:
+def _unified_parent(mount: Mount, own: str, needed: set[str], *, is_root: bool) -> Path | None:
     """Return the nearest group of version 2 that can give *needed* to a child."""
     here = _inside(mount, own)
     # Where we are there are processes, so that it cannot have children with controllers; but the

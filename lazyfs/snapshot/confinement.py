@@ -15,9 +15,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from lazyfs.snapshot.cgroups import find_parents
 from lazyfs.snapshot.errors import TemplateInvalid, Unsupported
+from lazyfs.snapshot.runtime import SandboxPlan
 from lazyfs.snapshot.seccomp import default_profile
-from lazyfs.snapshot.security import Lent, Security, lent_devices, openings
+from lazyfs.snapshot.security import Lent, Security, lent_devices
 from lazyfs.snapshot.spec_parts import MASKED_PATHS, READ_ONLY_PATHS
 
 OWN_KERNEL = "runsc"
@@ -122,8 +124,22 @@ def _number(lent: Lent) -> tuple[str, int]:
     raise TemplateInvalid(f"device {lent.source}: it is no device")
 
 
-def check_confinement(security: Security, runtime_name: str, *, is_rootless: bool) -> None:
-    """Raise Unsupported where a wall cannot be built here, or cannot be left out as was asked."""
+def check_confinement(
+    security: Security, plan: SandboxPlan, runtime_name: str, *, is_rootless: bool
+) -> None:
+    """Raise Unsupported for what cannot be closed, limited or left out as was asked.
+
+    Nothing has been made by then.
+    """
+    find_parents(plan.limits)
+    if plan.limits.storage is not None and (
+        has_own_kernel(runtime_name) or plan.overlay != "root:memory"
+    ):
+        raise Unsupported(
+            f"limits: storage cannot be limited by {runtime_name} with overlay {plan.overlay}",
+            hint="take --runtime crun, runc or bwrap with --overlay root:memory; what runsc keeps "
+            "in memory counts as the sandbox's memory",
+        )
     if runtime_name == "bwrap" and not security.no_new_privileges:
         raise Unsupported(
             "no-new-privileges=false: bwrap gives no program new privileges, ever",
@@ -141,8 +157,3 @@ def check_confinement(security: Security, runtime_name: str, *, is_rootless: boo
                 hint=f"allow them ({MAX_USER_NAMESPACES}), take --runtime runsc or bwrap, or, for "
                 "an image that is trusted with this machine, --security-opt userns=host",
             )
-
-
-def openings_of(security: Security) -> str:
-    """Return what is turned off or lent, as one line; "" for nothing."""
-    return ", ".join(openings(security))

@@ -86,7 +86,10 @@ def run_program(
 
 
 def run_on_terminal(
-    words: Sequence[str | Path], *, cwd: Path | None = None, spawning: Spawning = lambda call: call()
+    words: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    spawning: Spawning = lambda call: call(),
 ) -> int:
     """Run a program with this process's own terminal; return its exit status as a shell says it.
 
@@ -108,7 +111,7 @@ def run_on_terminal(
         pass  # not the main thread: it gets no signals
     try:
         try:
-            process = spawning(lambda: subprocess.Popen(command, cwd=cwd))
+            process: subprocess.Popen[bytes] = spawning(lambda: subprocess.Popen(command, cwd=cwd))
         except (OSError, ValueError) as exc:
             raise _no_start(command, exc) from exc
         signals.begin(process)

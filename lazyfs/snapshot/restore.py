@@ -23,6 +23,7 @@ from lazyfs.snapshot import gates
 from lazyfs.snapshot.bases import Base, Bases
 from lazyfs.snapshot.bundle import write_bundle
 from lazyfs.snapshot.checkpoint import end
+from lazyfs.snapshot.confinement import check_confinement
 from lazyfs.snapshot.containers import build_specs, side_by_side, wait_ready
 from lazyfs.snapshot.directory_store import DirectoryStore
 from lazyfs.snapshot.errors import (
@@ -191,6 +192,9 @@ def _restore(
     sandbox.clear("checkpoints", sandbox.draft_path.name, *RESTORED)
     journal = _begin(sandbox, order, found, tools.snapshots.objects.url)
     plan = sandbox.plan(journal)
+    check_confinement(
+        found.template.security, plan, found.facts.name, is_rootless=tools.rootless is not None
+    )
     files = sandbox.restore_dir(found.loaded.id)
     bases, mount_ids = _bring(sandbox, order, found, tools, files)
     journal = _note_rebase(sandbox, journal, order, found)

@@ -19,6 +19,7 @@ from lazyfs.interrupts import uninterrupted
 from lazyfs.snapshot.bases import Base, Bases
 from lazyfs.snapshot.bundle import write_bundle
 from lazyfs.snapshot.checkpoint import end
+from lazyfs.snapshot.confinement import check_confinement
 from lazyfs.snapshot.containers import build_specs, side_by_side, wait_ready
 from lazyfs.snapshot.errors import Interrupted, NotReady
 from lazyfs.snapshot.evidence import MOUNT_ID
@@ -177,6 +178,9 @@ class _Attempt:
         facts = runtime.probe()
         journal = sandbox.save(journal.with_runtime(facts))
         plan = sandbox.plan(journal)
+        check_confinement(
+            template.security, plan, facts.name, is_rootless=tools.rootless is not None
+        )
         bases = tools.bases.resolve(
             template.images, platform=order.platform or template.platform, pull=order.pull
         )

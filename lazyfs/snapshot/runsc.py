@@ -273,7 +273,8 @@ class Runsc:
     ) -> None:
         """Make a call whose standard streams the container inherits."""
         make_folder(plan.state_dir)
-        is_file = not writes_pipe(load_bundle(container.bundle))
+        # One that was created has its streams already; who starts it leaves nothing behind.
+        is_file = command == "start" or not writes_pipe(load_bundle(container.bundle))
         with container_output(plan, container, is_file=is_file) as output:
             self._call(
                 plan, command, *words, container.container_id, seconds=seconds, output=output

@@ -144,9 +144,7 @@ def _without_bits(name: str, bits: Iterable[int]) -> Iterator[dict[str, Any]]:
     yield _masked(name, 0, below, 0)
 
 
-def _all_but(
-    name: str, index: int, values: Collection[int], code: int
-) -> Iterator[dict[str, Any]]:
+def _all_but(name: str, index: int, values: Collection[int], code: int) -> Iterator[dict[str, Any]]:
     """Allow *name* but where the argument at *index*, of 32 bits, is one of *values*.
 
     The kernel looks at the lower half only.  libseccomp's "not equal" looks at all 64 bits, which

@@ -24,7 +24,7 @@ MEANINGS = {
     UNMASKED: '"ALL" or an absolute path',
     DEVICE: "/dev/NAME[:/PATH][:rwm]",
 }
-UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+UNITS = ("", "k", "m", "g", "t")
 
 Size = Annotated[int, Meta(ge=1, le=1 << 60)] | Annotated[str, Meta(pattern=SIZE)]
 
@@ -77,12 +77,13 @@ def lent_devices(security: Security) -> Iterator[Lent]:
 
 
 def size_of(text: int | str) -> int:
-    """Return the bytes that a size means; units are powers of 1024."""
+    """Return the bytes that a size means: ``10M`` and ``10MiB`` alike, ``10MB`` of 1000."""
     if isinstance(text, int):
         return text
-    match = re.match(r"(\d+)([kmgt]?)", text.lower())
+    match = re.match(r"(\d+)([kmgt]?)(i?b)?", text.lower())
     assert match is not None, "sizes have been looked at"
-    return int(match[1]) * UNITS[match[2]]
+    base = 1000 if match[3] == "b" else 1024
+    return int(match[1]) * int(base ** UNITS.index(match[2]))
 
 
 def cpus_of(text: int | str) -> float:

@@ -201,10 +201,11 @@ def start_as_before(spec: dict[str, Any], facts: Mapping[str, Any]) -> None:
     already, and runtimes compare.
     """
     spec["process"]["noNewPrivileges"] = bool(facts.get("noNewPrivileges"))
-    annotations = spec.get("annotations", {})
-    if OUTPUT not in (facts.get("annotations") or {}) and annotations.pop(OUTPUT, None):
-        if not annotations:
-            del spec["annotations"]
+    if OUTPUT not in (facts.get("annotations") or {}):
+        annotations = spec.pop("annotations", None) or {}
+        annotations.pop(OUTPUT, None)
+        if annotations:
+            spec["annotations"] = annotations
 
 
 def writes_pipe(spec: Mapping[str, Any]) -> bool:

@@ -52,18 +52,15 @@ ALL_CAPABILITIES = (
     "CAP_SYS_TTY_CONFIG",
     "CAP_WAKE_ALARM",
 )
-# Numbers: linux/capability.h.
-NUMBERS = {
-    f"CAP_{name}": number
-    for number, name in enumerate(
-        "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP"
-        " LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER"
-        " SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE"
-        " SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP"
-        " MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF"
-        " CHECKPOINT_RESTORE".split()
-    )
-}
+# In the order of their numbers: linux/capability.h.
+_ORDER = """
+CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE
+NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT
+SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE
+AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ
+PERFMON BPF CHECKPOINT_RESTORE
+"""
+NUMBERS = {f"CAP_{name}": number for number, name in enumerate(_ORDER.split())}
 MASKED_PATHS = [
     "/proc/acpi",
     "/proc/asound",
@@ -97,7 +94,9 @@ def default_mounts(
     if not is_rootless:
         terminals.append("gid=5")
     system = _mount("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro")
-    if (is_rootless or has_user_namespace) and is_host_network:  # sysfs belongs to whoever owns the network
+    if (
+        is_rootless or has_user_namespace
+    ) and is_host_network:  # sysfs belongs to whoever owns the network
         system = _mount("/sys", "bind", "rbind", "nosuid", "noexec", "nodev", "ro", source="/sys")
     return [
         _mount("/proc", "proc", "nosuid", "noexec", "nodev"),

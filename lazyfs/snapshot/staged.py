@@ -19,8 +19,8 @@ from typing import Any
 
 import msgspec
 
-from lazyfs.snapshot.cgroups import PERIOD, entering, make_groups, remove_groups
 from lazyfs.snapshot.bundle import load_bundle, rootfs_of, write_bundle
+from lazyfs.snapshot.cgroups import PERIOD, entering, make_groups, remove_groups
 from lazyfs.snapshot.errors import RuntimeFailed, Unsupported
 from lazyfs.snapshot.keyring import with_new_keyring, with_own_keyring
 from lazyfs.snapshot.log_writer import wait_written
@@ -33,9 +33,9 @@ from lazyfs.snapshot.logs import (
 )
 from lazyfs.snapshot.probe import probe_program
 from lazyfs.snapshot.programs import (
+    Spawning,
     kill_processes,
     reap,
-    Spawning,
     run_on_terminal,
     spawn_background,
     start_time,

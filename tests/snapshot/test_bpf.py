@@ -203,9 +203,7 @@ def test_any_profile_is_compiled_or_refused(entries, names, args):
 def test_a_program_that_is_too_long_is_refused():
     condition = [{"index": 0, "op": "SCMP_CMP_EQ", "value": 1}]
     entry = {"names": ["read"], "action": "SCMP_ACT_ALLOW", "args": condition}
-    entries = [
-        entry | {"args": [condition[0] | {"value": number}]} for number in range(1000)
-    ]
+    entries = [entry | {"args": [condition[0] | {"value": number}]} for number in range(1000)]
     profile = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": entries}
     with pytest.raises(Unsupported, match="expected at most 4096"):
         compile_profile(profile, "x86_64")

@@ -3,7 +3,9 @@
  *
  *	sandbox_probe all MAJOR MINOR KEY PID	all that ends by itself
  *	sandbox_probe euid			who it is: run as a setuid program
- *	sandbox_probe flood-log			writes to standard output until it cannot
+ *	sandbox_probe wait			does nothing for ever
+ *	sandbox_probe open PATH			opens a file for reading
+ *	sandbox_probe flood-log BYTES		writes so much to standard output
  *	sandbox_probe flood-file PATH BYTES	writes a file until it cannot
  *	sandbox_probe flood-pids N		forks, up to N at a time
  *	sandbox_probe flood-memory BYTES	touches that much memory
@@ -116,10 +118,10 @@ static void keys(long key)
 	char data[64];
 
 	say("keyctl-read", syscall(SYS_keyctl, 11, key, data, sizeof(data), 0));
+	say("keyctl-search-session", syscall(SYS_keyctl, 10, -3, "user", "lazyfs-secret", 0));
 	/* KEYCTL_LINK the user keyring into the session, then read: needs no possession at first. */
 	say("keyctl-link", syscall(SYS_keyctl, 8, -4, -3, 0, 0));
 	say("keyctl-read-linked", syscall(SYS_keyctl, 11, key, data, sizeof(data), 0));
-	say("keyctl-search-session", syscall(SYS_keyctl, 10, -3, "user", "lazyfs-secret", 0));
 	say("keyctl-search-user", syscall(SYS_keyctl, 10, -4, "user", "lazyfs-secret", 0));
 	say("request-key", syscall(SYS_request_key, "user", "lazyfs-secret", 0, 0));
 	say("add-key", syscall(SYS_add_key, "user", "mine", "x", 1, -3));
@@ -300,8 +302,13 @@ int main(int argc, char **argv)
 		for (long long left = atoll(argv[2]); left > 0; left -= (long long)sizeof(line))
 			if (write(1, line, sizeof(line)) < 0)
 				return 1;
-		return 0;
+		write(1, "the end\n", 8);
+		pause();
 	}
+	if (argc > 1 && !strcmp(argv[1], "wait"))
+		pause();
+	if (argc > 2 && !strcmp(argv[1], "open"))
+		try_open("open", argv[2], O_RDONLY);
 	if (argc > 3 && !strcmp(argv[1], "flood-file"))
 		flood_file(argv[2], atoll(argv[3]));
 	if (argc > 2 && !strcmp(argv[1], "flood-pids"))
