@@ -74,10 +74,10 @@ def find_parents(
                     found[name] = folder
     unified = [mount for mount in mounts if not mount.controllers]
     for mount in unified:
-        missing = needed.keys() - found.keys()
-        place = _unified_parent(mount, own.get("", "/"), missing, is_root=is_root)
+        others = needed.keys() - found.keys()
+        place = _unified_parent(mount, own.get("", "/"), others, is_root=is_root)
         if place is not None:
-            found |= dict.fromkeys(missing, place)
+            found |= dict.fromkeys(others, place)
     if missing := sorted(needed.keys() - found.keys()):
         raise Unsupported(
             f"limits: {' and '.join(missing)} of a sandbox cannot be limited here: no control "

@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from lazyfs.interrupts import uninterrupted
 from lazyfs.snapshot.bundle import load_bundle, rootfs_of, write_bundle
 from lazyfs.snapshot.cgroups import PERIOD, entering, make_groups, remove_groups
 from lazyfs.snapshot.errors import RuntimeFailed, Unsupported
@@ -51,6 +52,7 @@ POLL_SECONDS = 0.01
 STORAGE = "25%"  # of the memory of this machine: what a root in memory may grow by
 
 UNSHARE = ("unshare", "--mount")
+AS_ROOT = ("--user", "--map-root-user")
 # Arguments: rootfs, folder for the upper layer or "", the size that it may have in memory or "" for
 # one on disk, overlay's further options, "cgroup2" where only that is wanted, file for the exit
 # status or "".  No device node of an image can be opened: what is mounted nodev stays so in the
@@ -131,10 +133,11 @@ class Staged:
         words += self._command(plan, container, attached=False)
         said_before = log_size(plan.log_dir / f"{container.name}.log")
         words = [*entering(make_groups(plan)), *words]
-        with container_output(plan, container) as output:
-            shell = self._spawning(container)(lambda: spawn_background(words, output))
-        known = _Known(shell, start_time(shell) or 0)
-        _save(plan, container, known)
+        with uninterrupted():  # until it is known what runs
+            with container_output(plan, container) as output:
+                shell = self._spawning(container)(lambda: spawn_background(words, output))
+            known = _Known(shell, start_time(shell) or 0)
+            _save(plan, container, known)
         pid = self._wait_pid(plan, container, shell)
         if pid is None:
             self._end(plan, container, known)
@@ -274,7 +277,7 @@ class Staged:
         spec = load_bundle(container.bundle)
         words: list[str | Path] = [*UNSHARE]
         if not is_root:
-            words += ["--user", "--map-root-user"]
+            words += AS_ROOT
             if _wants_lent_ids(spec):
                 words.append("--map-auto")
         where, _, medium = plan.overlay.partition(":")
