@@ -103,10 +103,10 @@ def optimize(
 
 
 def _watch(root: Path, config: Mapping[str, Any], words: tuple[str, ...], seconds: float) -> None:
-    from lazyfs.service.workload import build_command, find_programs, run_for, words_of
+    from lazyfs.service.workload import build_command, find_bwrap, run_for, words_of
 
     chosen = words_of(config, words)
-    line = build_command(root, config, chosen, programs=find_programs())
+    line = build_command(root, config, chosen, bwrap=find_bwrap())
     if not run_for(line, seconds):
         print_line(f"lazyfs: {chosen[0]}: ended after {seconds:g} s", err=True)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazyfs.cli.access import access_options
+from lazyfs.cli.confinement_options import confined, confinement_options
 from lazyfs.cli.options import (
     cache_dir_option,
     default_state_dir,
@@ -84,6 +85,7 @@ ID_LENGTH = 54  # of a name, before a dash and 8 digits
     metavar="OPTION",
     help="As after -o of lazyfs mount: prefetch=, driver=, cache_size=, …",
 )
+@confinement_options
 @click.option("--keep-failed", is_flag=True, help="Keep a sandbox that does not become ready.")
 @wait_option
 @cache_dir_option
@@ -110,6 +112,7 @@ def run(
     cache_dir: Path,
     platform: str | None,
     access: "AccessOptions",
+    confinement: dict[str, tuple[str, ...]],
     as_json: bool,
 ) -> int:
     """Start a sandbox on images that are mounted lazily.
@@ -125,7 +128,7 @@ def run(
     from lazyfs.snapshot.run import Order, run_attached
     from lazyfs.snapshot.run import run as start
 
-    template = _template_of(source, words, variables)
+    template = confined(_template_of(source, words, variables), confinement)
     if locked is not None:
         template = apply_lock(template, load_lock(locked))
     if require_pinned:

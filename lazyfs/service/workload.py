@@ -1,8 +1,8 @@
 """Run a program in a mounted image for a while, to see what it reads.
 
-Not a sandbox to rely on: the image cannot be changed, /tmp and its like are fresh, and processes
-are its own, but the network and the kernel are this machine's.  bubblewrap does it for everybody;
-without it, root changes the root, and others do so in a user namespace.
+It is confined as a sandbox of ``lazyfs run --runtime bwrap`` is: system calls, privileges, keys,
+devices, hidden paths.  The image cannot be changed, /tmp and its like are fresh; the network is
+this machine's, since servers and their clients look for one.
 """
 
 import os
@@ -10,15 +10,25 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from lazyfs.errors import LazyfsError, NotFound, UsageError
 from lazyfs.interrupts import uninterrupted
+from lazyfs.snapshot.bubblewrap import bounded, build_options, seccomp_program
+from lazyfs.snapshot.keyring import with_new_keyring
+from lazyfs.snapshot.runtimes import SYSTEM_PATH
+from lazyfs.snapshot.spec import build_spec
+from lazyfs.snapshot.staged import AS_ROOT, UNSHARE
+from lazyfs.snapshot.template import Container, Template
 
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 FRESH = ("/tmp", "/run", "/var/tmp")
+FRESH_SIZE = "size=25%"
+SHARED = ("/etc/resolv.conf", "/etc/hosts")
 GRACE_SECONDS = 5.0
 
 
@@ -47,67 +57,96 @@ def words_of(config: Mapping[str, Any], words: Sequence[str]) -> list[str]:
     return found
 
 
-def build_command(
-    root: Path, config: Mapping[str, Any], words: Sequence[str], *, programs: Mapping[str, str]
-) -> list[str]:
-    """Return the command line that runs *words* with *root* as its root.
-
-    *programs* says where bwrap, chroot and unshare are, as far as they are there.
+class Command(msgspec.Struct, frozen=True):
+    """How a program is started: words before and after bwrap's option for *filter*, a program of
+    BPF.
     """
-    inner = config.get("config")
-    inner = inner if isinstance(inner, dict) else {}
-    variables = {"PATH": DEFAULT_PATH}
-    variables |= dict(text.partition("=")[::2] for text in _texts(inner.get("Env")))
-    folder = inner.get("WorkingDir")
-    folder = folder if isinstance(folder, str) and folder.startswith("/") else "/"
-    if "bwrap" in programs:
-        line = [programs["bwrap"], "--ro-bind", str(root), "/"]
-        for option, target in (("--dev", "/dev"), ("--proc", "/proc")):
-            if _is_folder(root, target):
-                line += [option, target]
-        for target in FRESH:
-            if _is_folder(root, target):
-                line += ["--tmpfs", target]
-        for target in ("/etc/resolv.conf", "/etc/hosts"):
-            if os.path.isfile(target) and _is_file(root, target):
-                line += ["--ro-bind", target, target]
-        line += ["--unshare-pid", "--unshare-ipc", "--die-with-parent", "--new-session"]
-        line += ["--clearenv"]
-        for name, value in variables.items():
-            line += ["--setenv", name, value]
-        if _is_folder(root, folder):
-            line += ["--chdir", folder]
-        return [*line, "--", *words]
-    if "chroot" not in programs or (os.geteuid() and "unshare" not in programs):
+
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    filter: bytes | None = None
+
+
+def build_command(
+    root: Path, config: Mapping[str, Any], words: Sequence[str], *, bwrap: Path | None
+) -> Command:
+    """Return how *words* are run with *root* as their root, by *bwrap*.
+
+    Raises NoWayIn without one, Unsupported for a machine on which it cannot confine.
+    """
+    if bwrap is None:
         raise NoWayIn(
-            "optimize: got neither bwrap nor chroot, expected one of them",
-            hint="install the package bubblewrap",
+            "optimize: there is no bwrap, which confines the command",
+            hint="install the package bubblewrap; or run the image by `lazyfs run`, save what was "
+            "read by `lazyfs profile`, and convert with `lazyfs convert --profile`",
         )
-    line = ["env", "-i", *(f"{name}={value}" for name, value in variables.items())]
-    if os.geteuid():
-        line += [programs["unshare"], "--user", "--map-root-user"]
-    return [*line, programs["chroot"], str(root), *words]
+    container = Container(name="main", image="scratch", command=tuple(words), user="0")
+    spec = build_spec(
+        container,
+        config,
+        Template(name="optimize", containers=(container,)),
+        is_root=True,
+        sandbox_id="optimize",
+        runtime_name="bwrap",
+        network="host",
+    )
+    spec["root"]["path"] = str(root)
+    mounts = [each for each in spec["mounts"] if _is_folder(root, each["destination"])]
+    mounts = [each for each in mounts if each["type"] != "sysfs"]  # it is the machine's
+    for target in FRESH:
+        if _is_folder(root, target):
+            mounts.append({"destination": target, "type": "tmpfs", "options": [FRESH_SIZE]})
+    for target in SHARED:
+        if os.path.isfile(target) and _is_file(root, target):
+            options = ["rbind", "ro"]
+            mounts.append(
+                {"destination": target, "type": "bind", "source": target, "options": options}
+            )
+    spec["mounts"] = mounts
+    hidden = {each["destination"] for each in mounts}
+    for key in ("maskedPaths", "readonlyPaths"):
+        paths = spec["linux"][key]
+        spec["linux"][key] = [each for each in paths if f"/{each.split('/')[1]}" in hidden]
+    if not _is_folder(root, spec["process"]["cwd"]):
+        spec["process"]["cwd"] = "/"
+    # As on a stage: whoever it is, he is root of what he is in.
+    start = [] if os.geteuid() == 0 else [*UNSHARE, *AS_ROOT]
+    options = build_options(spec, root.parent, is_root=True, is_writable=False)
+    return Command(
+        before=(*start, *bounded(spec), str(bwrap), "--die-with-parent"),
+        after=tuple(options),
+        filter=seccomp_program(spec),
+    )
 
 
-def find_programs() -> dict[str, str]:
-    """Return where the programs are that build_command can use."""
-    path = os.environ.get("PATH", "") + ":" + DEFAULT_PATH
-    found = {name: shutil.which(name, path=path) for name in ("bwrap", "chroot", "unshare")}
-    return {name: where for name, where in found.items() if where}
+def find_bwrap() -> Path | None:
+    """Return where bwrap is, None where there is none."""
+    for folders in (os.environ.get("PATH", ""), SYSTEM_PATH):
+        if found := shutil.which("bwrap", path=folders):
+            return Path(found)
+    return None
 
 
-def run_for(line: Sequence[str], seconds: float) -> bool:
-    """Run *line* with our output and no input; end it when the time is up.
+def run_for(command: Command, seconds: float) -> bool:
+    """Run *command* with our output, no input and no keys of ours; end it when the time is up.
 
     Returns whether it ended by itself.  Raises WorkloadFailed if it did, but not well.
     """
     with uninterrupted() as held:
         try:
-            process = subprocess.Popen(
-                line, stdin=subprocess.DEVNULL, start_new_session=True, stdout=2
-            )
+            with _filter_words(command.filter) as (words, descriptors):
+                line = [*command.before, *words, *command.after]
+                process = with_new_keyring(
+                    lambda: subprocess.Popen(
+                        line,
+                        stdin=subprocess.DEVNULL,
+                        start_new_session=True,
+                        stdout=2,
+                        pass_fds=descriptors,
+                    )
+                )
         except (OSError, ValueError) as exc:
-            raise WorkloadFailed(f"{line[0]}: got {exc}, expected it to start") from exc
+            raise WorkloadFailed(f"{command.before[0]}: {exc}, expected it to start") from exc
         try:
             with held.opened():
                 status = process.wait(seconds)
@@ -123,6 +162,18 @@ def run_for(line: Sequence[str], seconds: float) -> bool:
             " like can be written",
         )
     return True
+
+
+@contextmanager
+def _filter_words(program: bytes | None) -> Iterator[tuple[list[str], tuple[int, ...]]]:
+    """Give bwrap's words for a program of BPF, and the descriptors to pass on."""
+    if program is None:
+        yield [], ()
+        return
+    with open(os.memfd_create("lazyfs-seccomp"), "w+b", buffering=0) as file:
+        file.write(program)
+        file.seek(0)
+        yield ["--seccomp", str(file.fileno())], (file.fileno(),)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

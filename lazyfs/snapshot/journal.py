@@ -10,7 +10,7 @@ import msgspec
 
 from lazyfs.snapshot.errors import SnapshotError
 from lazyfs.snapshot.manifest import Parent
-from lazyfs.snapshot.runtime import RuntimeFacts
+from lazyfs.snapshot.runtime import Limits, RuntimeFacts
 
 JOURNAL_VERSION = 1
 DEFAULT_OVERLAY = "root:memory"
@@ -96,6 +96,7 @@ class Journal(_Part, frozen=True):
     overlay: str = DEFAULT_OVERLAY
     network: str = DEFAULT_NETWORK
     flags: tuple[str, ...] = ()
+    limits: Limits = Limits()
     cache_dir: str = ""
     template_name: str = ""
     template_digest: str = ""

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from lazyfs.errors import LazyfsError
 from lazyfs.snapshot.errors import NoSpace, RuntimeFailed
+from lazyfs.snapshot.log_writer import open_writer
 from lazyfs.snapshot.runtime import ContainerPlan, SandboxPlan
 from lazyfs.store.paths import NO_SPACE
 
@@ -22,10 +23,13 @@ TRACE_RE = re.compile(r"goroutine \d+ \[|\[signal SIG|\t\S+\.go:\d+")
 
 
 @contextmanager
-def container_output(plan: SandboxPlan, container: ContainerPlan) -> Iterator[IO[bytes]]:
-    """Open the file for what a container says: it is added to.
+def container_output(
+    plan: SandboxPlan, container: ContainerPlan, *, is_file: bool = False
+) -> Iterator[IO[bytes]]:
+    """Open what becomes of what a container says: it is added to its log, which stays bounded.
 
-    A restored container would go on at its old offset in a new file; appending ignores offsets.
+    With *is_file* the container writes the file itself, without a bound.  A restored one would go
+    on at its old offset in a new file; appending ignores offsets.
     """
     make_folder(plan.log_dir)
     path = plan.log_dir / f"{container.name}.log"
@@ -33,8 +37,17 @@ def container_output(plan: SandboxPlan, container: ContainerPlan) -> Iterator[IO
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise _failed(path, exc) from exc
-    with open(descriptor, "ab") as file:
+    if not is_file:
+        os.close(descriptor)
+        record, limits = writer_record(plan, container), plan.limits
+        descriptor = open_writer(path, record, limit=limits.log_size, count=limits.log_files)
+    with open(descriptor, "wb", buffering=0) as file:
         yield file
+
+
+def writer_record(plan: SandboxPlan, container: ContainerPlan) -> Path:
+    """Return the file that says who writes a container's log."""
+    return plan.state_dir / f"{container.container_id}.log-writer"
 
 
 def make_folder(path: Path) -> None:

@@ -1,16 +1,19 @@
 """crun and runc as Runtimes: they run a sandbox of one container, and cannot save it.
 
-Each runs on a stage of its own (staged.py).  Limits by cgroups are not set.  crun refuses the mixed
-layout of cgroups, so it sees only the second version's.
+Each runs on a stage of its own (staged.py), in groups of lazyfs' making where there are limits.
+crun makes none; it refuses the mixed layout of cgroups, so it sees only the second version's.  runc
+as root makes some beside those, and is told the limits for them.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from lazyfs.snapshot.bundle import load_bundle
 from lazyfs.snapshot.errors import RuntimeFailed
 from lazyfs.snapshot.logs import make_folder
 from lazyfs.snapshot.programs import run_program
 from lazyfs.snapshot.runtime import ContainerPlan, SandboxPlan
+from lazyfs.snapshot.spec import HOST, KEYRING
 from lazyfs.snapshot.staged import Staged, pid_path, write_stage_bundle
 
 FORGET_SECONDS = 30
@@ -20,6 +23,8 @@ FORGET_SECONDS = 30
 class OciRuntime(Staged):
     """A program with the command line that runc has."""
 
+    makes_groups = False
+
     def _program(self, plan: SandboxPlan) -> list[str | Path]:
         # Ours come last, and win.
         return [self.path.absolute(), *plan.flags, "--root", plan.state_dir / self.name]
@@ -28,8 +33,10 @@ class OciRuntime(Staged):
         self, plan: SandboxPlan, container: ContainerPlan, *, attached: bool
     ) -> list[str | Path]:
         make_folder(plan.state_dir / self.name)
-        bundle = write_stage_bundle(plan, container)
+        bundle = write_stage_bundle(plan, container, limits=self.makes_groups)
         words = [*self._program(plan), "run", "--bundle", bundle]
+        if (load_bundle(bundle).get("annotations") or {}).get(KEYRING) == HOST:
+            words.append("--no-new-keyring")
         if not attached:
             words += ["--pid-file", pid_path(plan, container)]
         return [*words, container.container_id]
@@ -64,3 +71,4 @@ class Runc(OciRuntime):
     """runc."""
 
     name: str = "runc"
+    makes_groups = True

@@ -9,7 +9,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +23,9 @@ OUTPUT_LIMIT = 1 << 20  # bytes of what a program says that are looked at
 FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 INSIST_SECONDS = 1.0  # between two interrupts that mean it
 LOOK_SECONDS = 1.0
+
+
+Spawning = Callable[[Callable[[], Any]], Any]  # calls what starts a program; returns what that does
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -82,12 +85,17 @@ def run_program(
     return Done(process.returncode, _text(out), _text(err))
 
 
-def run_on_terminal(words: Sequence[str | Path], *, cwd: Path | None = None) -> int:
+def run_on_terminal(
+    words: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    spawning: Spawning = lambda call: call(),
+) -> int:
     """Run a program with this process's own terminal; return its exit status as a shell says it.
 
     An interrupt is the program's to act on; two within a second end it, since the first process of
     a container need not listen to any, and raise KeyboardInterrupt.  Other signals that would end
-    us are passed on.  What came before we were asked is for us.
+    us are passed on.  What came before we were asked is for us.  *spawning* calls what starts it.
     """
     if is_interrupt_waiting():
         raise KeyboardInterrupt
@@ -103,7 +111,7 @@ def run_on_terminal(words: Sequence[str | Path], *, cwd: Path | None = None) -> 
         pass  # not the main thread: it gets no signals
     try:
         try:
-            process = subprocess.Popen(command, cwd=cwd)
+            process: subprocess.Popen[bytes] = spawning(lambda: subprocess.Popen(command, cwd=cwd))
         except (OSError, ValueError) as exc:
             raise _no_start(command, exc) from exc
         signals.begin(process)

@@ -23,6 +23,7 @@ from lazyfs.snapshot import gates
 from lazyfs.snapshot.bases import Base, Bases
 from lazyfs.snapshot.bundle import write_bundle
 from lazyfs.snapshot.checkpoint import end
+from lazyfs.snapshot.confinement import check_confinement
 from lazyfs.snapshot.containers import build_specs, side_by_side, wait_ready
 from lazyfs.snapshot.directory_store import DirectoryStore
 from lazyfs.snapshot.errors import (
@@ -62,8 +63,9 @@ from lazyfs.snapshot.sandbox import (
     utc_now,
     write_whole,
 )
+from lazyfs.snapshot.security import limits_of
 from lazyfs.snapshot.snapshots import Snapshots
-from lazyfs.snapshot.spec import Rootless, diff_specs, spec_digest
+from lazyfs.snapshot.spec import Rootless, diff_specs, spec_digest, start_as_before
 from lazyfs.snapshot.stoppable import Stoppable
 from lazyfs.snapshot.template import SecretKey
 from lazyfs.snapshot.threads import Threads, wait_all
@@ -189,6 +191,9 @@ def _restore(
     sandbox.clear("checkpoints", sandbox.draft_path.name, *RESTORED)
     journal = _begin(sandbox, order, found, tools.snapshots.objects.url)
     plan = sandbox.plan(journal)
+    check_confinement(
+        found.template.security, plan, found.facts.name, is_rootless=tools.rootless is not None
+    )
     files = sandbox.restore_dir(found.loaded.id)
     bases, mount_ids = _bring(sandbox, order, found, tools, files)
     journal = _note_rebase(sandbox, journal, order, found)
@@ -238,6 +243,7 @@ def _begin(sandbox: Sandbox, order: Order, found: Review, store: str) -> Journal
         overlay=found.overlay,
         network=found.network,
         flags=found.flags,
+        limits=limits_of(found.template.resources, found.template.logs),
         cache_dir=order.cache_dir,
         template_name=name,
         template_digest=digest,
@@ -366,6 +372,8 @@ def _check_specs(
 ) -> list[str]:
     """Raise SpecMismatch unless containers are started as those were that were checkpointed."""
     before = specs_of(found.manifest.extensions or {})
+    for name in before.keys() & specs.keys():
+        start_as_before(specs[name], before[name])
     differences = {
         name: [str(each) for each in diff_specs(before[name], spec)]
         for name, spec in specs.items()

@@ -19,6 +19,7 @@ from lazyfs.interrupts import uninterrupted
 from lazyfs.snapshot.bases import Base, Bases
 from lazyfs.snapshot.bundle import write_bundle
 from lazyfs.snapshot.checkpoint import end
+from lazyfs.snapshot.confinement import check_confinement
 from lazyfs.snapshot.containers import build_specs, side_by_side, wait_ready
 from lazyfs.snapshot.errors import Interrupted, NotReady
 from lazyfs.snapshot.evidence import MOUNT_ID
@@ -50,6 +51,7 @@ from lazyfs.snapshot.sandbox import (
     utc_now,
     write_durably,
 )
+from lazyfs.snapshot.security import limits_of
 from lazyfs.snapshot.spec import Rootless
 from lazyfs.snapshot.template import SecretKey, Template
 
@@ -176,6 +178,9 @@ class _Attempt:
         facts = runtime.probe()
         journal = sandbox.save(journal.with_runtime(facts))
         plan = sandbox.plan(journal)
+        check_confinement(
+            template.security, plan, facts.name, is_rootless=tools.rootless is not None
+        )
         bases = tools.bases.resolve(
             template.images, platform=order.platform or template.platform, pull=order.pull
         )
@@ -219,6 +224,7 @@ class _Attempt:
             overlay=self._order.overlay or options.overlay or DEFAULT_OVERLAY,
             network=self._order.network or options.network or DEFAULT_NETWORK,
             flags=options.flags,
+            limits=limits_of(template.resources, template.logs),
             cache_dir=self._order.cache_dir,
             template_name=template.name,
             template_digest=template.digest,

@@ -7,18 +7,22 @@ checkpoint, but it refuses to restore; the namespace does all three.
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from lazyfs.snapshot.bundle import load_bundle
+from lazyfs.snapshot.cgroups import entering, make_groups, remove_groups
 from lazyfs.snapshot.errors import RuntimeFailed, Unsupported
+from lazyfs.snapshot.log_writer import wait_written
 from lazyfs.snapshot.logs import (
     container_output,
     last_message,
     log_size,
     make_folder,
     shorten_reason,
+    writer_record,
 )
 from lazyfs.snapshot.probe import probe_program
 from lazyfs.snapshot.programs import (
@@ -39,6 +43,7 @@ from lazyfs.snapshot.runtime import (
     SandboxPlan,
 )
 from lazyfs.snapshot.sockets import remove_dead_sockets
+from lazyfs.snapshot.spec import writes_pipe
 
 CALL_SECONDS = 60  # for what takes some 100 ms
 LONG = 1e6  # as long as poll(2) can be told to wait
@@ -62,6 +67,7 @@ class Runsc:
     image_seconds: float = IMAGE_SECONDS
     name: str = "runsc"
     _facts: RuntimeFacts | None = None
+    _groups: Sequence[Path] = ()
 
     def probe(self) -> RuntimeFacts:
         """Ask the program what it can do."""
@@ -72,6 +78,8 @@ class Runsc:
         """Start all containers in the background; their output goes to ``log_dir``."""
         self._check_plan(plan)
         self._check_new(plan)
+        make_folder(plan.state_dir)
+        self._groups = make_groups(plan)
         for container in plan.containers:
             bundle: list[str | Path] = ["--bundle", container.bundle]
             if len(plan.containers) == 1:
@@ -91,6 +99,7 @@ class Runsc:
         self._check_new(plan)
         make_folder(plan.state_dir)
         make_folder(plan.log_dir)
+        self._groups = make_groups(plan)
         words = self._words(plan, "run", "--bundle", plan.root.bundle, plan.root.container_id)
         before = log_size(_log_path(plan))
         status = run_on_terminal(words)
@@ -124,6 +133,8 @@ class Runsc:
         facts = self._check_plan(plan)
         self._check_can_restore(plan, facts)
         self._check_new(plan)
+        make_folder(plan.state_dir)
+        self._groups = make_groups(plan)
         in_background = {"background", "wait-restore"} <= facts.abilities
         for container in plan.containers:
             options: list[str | Path] = ["--detach", "--bundle", container.bundle]
@@ -164,6 +175,7 @@ class Runsc:
             except TimeExpired:
                 if seconds is not None:
                     return None
+        wait_written(writer_record(plan, container))
         try:
             return int(json.loads(done.out)["exitStatus"])
         except (ValueError, KeyError, TypeError) as exc:
@@ -188,12 +200,17 @@ class Runsc:
             for path in _state_files(plan, container):
                 path.unlink(missing_ok=True)
             remove_dead_sockets(plan.state_dir, container.container_id)
+            wait_written(writer_record(plan, container))
+            writer_record(plan, container).unlink(missing_ok=True)
+        remove_groups(plan)
 
     # The program
 
     def _words(self, plan: SandboxPlan, command: str, *words: str | Path) -> list[str | Path]:
         facts = self._facts or self.probe()
-        result: list[str | Path] = []
+        # A sandbox stays in the groups that it begins in; other commands have nothing to do there.
+        is_beginning = command in ("run", "create", "restore")
+        result = entering(self._groups) if is_beginning else []
         if os.geteuid() != 0:
             result += USERNS
         result += [
@@ -258,7 +275,9 @@ class Runsc:
     ) -> None:
         """Make a call whose standard streams the container inherits."""
         make_folder(plan.state_dir)
-        with container_output(plan, container) as output:
+        # One that was created has its streams already; who starts it leaves nothing behind.
+        is_file = command == "start" or not writes_pipe(load_bundle(container.bundle))
+        with container_output(plan, container, is_file=is_file) as output:
             self._call(
                 plan, command, *words, container.container_id, seconds=seconds, output=output
             )

@@ -44,6 +44,21 @@ class ContainerPlan(msgspec.Struct, frozen=True):
     is_root: bool
 
 
+class Limits(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What a whole sandbox may use; None: there is no limit.  Sizes are in bytes.
+
+    ``storage``: what its root may grow by; ``log_size`` is of each of ``log_files`` files that
+    are kept of a container's output.
+    """
+
+    memory: int | None = None
+    cpus: float | None = None
+    pids: int | None = None
+    storage: int | None = None
+    log_size: int = 10 << 20
+    log_files: int = 3
+
+
 class SandboxPlan(msgspec.Struct, frozen=True):
     """A sandbox to be: the root container first.  ``state_dir`` is the runtime's own folder."""
 
@@ -54,6 +69,7 @@ class SandboxPlan(msgspec.Struct, frozen=True):
     overlay: str = "root:memory"
     network: str = "none"
     flags: tuple[str, ...] = msgspec.field(default=())
+    limits: Limits = Limits()
 
     @property
     def root(self) -> ContainerPlan:

@@ -255,6 +255,7 @@ class Sandbox:
             overlay=journal.overlay,
             network=journal.network,
             flags=journal.flags,
+            limits=journal.limits,
         )
 
     def clear(self, *names: str) -> None:

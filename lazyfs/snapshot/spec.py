@@ -11,14 +11,20 @@ from typing import Any
 
 import msgspec
 
+from lazyfs.snapshot.confinement import (
+    ALL_IDS,
+    confinement_of,
+    device_mounts,
+    device_rules,
+    has_own_kernel,
+    wants_user_namespace,
+)
 from lazyfs.snapshot.documents import Difference, canonical_digest, differences
 from lazyfs.snapshot.environment import environment_of
 from lazyfs.snapshot.errors import TemplateInvalid
 from lazyfs.snapshot.spec_parts import (
     ALL_CAPABILITIES,
     DEFAULT_CAPABILITIES,
-    MASKED_PATHS,
-    READ_ONLY_PATHS,
     default_mounts,
 )
 from lazyfs.snapshot.template import Container, SecretKey, Template
@@ -27,6 +33,12 @@ from lazyfs.snapshot.users import Lookup, User, find_user
 OCI_VERSION = "1.0.2"
 CRI = "io.kubernetes.cri."
 GVISOR = "dev.gvisor."
+# What a container writes to: a checkpoint has that in it, so that a restore needs the same.
+OUTPUT = "lazyfs.output"
+PIPE = "pipe"
+# What session keyring a program starts with, where it is not a new one; of crun, runc and bwrap.
+KEYRING = "lazyfs.keyring"
+HOST = "host"
 # Annotations that may differ between a checkpoint and its restore.
 SANDBOX_ID = f"{CRI}sandbox-id"
 FREE_ENDINGS = (".source",)
@@ -68,16 +80,28 @@ def build_spec(
     image = image_config.get("config") or {}
     user = _user(container, image, lookup)
     what = f"containers.{container.name}"
-    is_confined = runtime_name != "runsc"  # the host's kernel: gVisor has one of its own
-    mounts = default_mounts(is_rootless=rootless is not None, is_host_network=network == "host")
+    is_confined = not has_own_kernel(runtime_name)
+    opened = template.security
+    is_mapped = wants_user_namespace(opened, runtime_name, is_rootless=rootless is not None)
+    mounts = default_mounts(
+        is_rootless=rootless is not None,
+        is_host_network=network == "host",
+        has_user_namespace=is_mapped,
+    )
+    mounts += device_mounts(opened, runtime_name)
     mounts += _volume_mounts(container, template, volumes or {})
     if resolv_conf is not None and network != "none":
         mounts.append(_bind("/etc/resolv.conf", resolv_conf, is_read_only=True))
     linux: dict[str, Any] = {"namespaces": _namespaces(rootless, runtime_name, network)}
     if rootless is not None and is_confined:
         linux |= _mappings(rootless, user, what)
-    if is_confined:
-        linux |= {"maskedPaths": MASKED_PATHS, "readonlyPaths": READ_ONLY_PATHS}
+    elif is_mapped:
+        linux["namespaces"].append({"type": "user"})
+        linux |= {"uidMappings": [ALL_IDS], "gidMappings": [ALL_IDS]}
+    capabilities = _capabilities(container, user, what)
+    linux |= confinement_of(opened, capabilities["bounding"], runtime_name)
+    if is_confined and (rules := device_rules(opened)):
+        linux["resources"] = {"devices": rules}
     security = container.security_context
     variables = environment_of(
         container, _words(image, "Env"), {} if secrets is None else secrets, user.home
@@ -91,17 +115,21 @@ def build_spec(
             "args": command_of(container, image),
             "env": [f"{name}={value}" for name, value in variables.items()],
             "cwd": _directory(container, image),
-            "capabilities": _capabilities(container, user, what),
+            "capabilities": capabilities,
             "rlimits": [{"type": "RLIMIT_NOFILE", "soft": soft, "hard": hard}],
-            "noNewPrivileges": False,
+            "noNewPrivileges": opened.no_new_privileges,
         },
         "root": {"path": "rootfs", "readonly": security.read_only_root_filesystem},
         "hostname": template.hostname or _hostname(sandbox_id),
         "mounts": mounts,
         "linux": linux,
     }
+    if not is_confined:
+        spec["annotations"] = {OUTPUT: PIPE}
+    elif not opened.new_keyring:
+        spec["annotations"] = {KEYRING: HOST}
     if template.pause_image is not None:
-        spec["annotations"] = {
+        spec["annotations"] = spec.get("annotations", {}) | {
             f"{CRI}container-type": "sandbox" if is_root else "container",
             f"{CRI}container-name": container.name,
             SANDBOX_ID: sandbox_id,
@@ -132,7 +160,7 @@ def spec_facts(spec: Mapping[str, Any]) -> dict[str, Any]:
         return dict(spec)
     process, linux = spec["process"], spec.get("linux") or {}
     capabilities = process.get("capabilities") or {}
-    return {
+    facts = {
         "args": list(process.get("args") or ()),
         "cwd": process.get("cwd", "/"),
         "user": process.get("user") or {},
@@ -155,12 +183,35 @@ def spec_facts(spec: Mapping[str, Any]) -> dict[str, Any]:
         "annotations": {
             name: value
             for name, value in (spec.get("annotations") or {}).items()
-            if name.startswith((CRI, GVISOR))
+            if (name.startswith((CRI, GVISOR)) or name == OUTPUT)
             and name != SANDBOX_ID
             and not name.startswith(FREE_PREFIXES)
             and not name.endswith(FREE_ENDINGS)
         },
     }
+    if process.get("noNewPrivileges"):  # facts without it are of sandboxes that had it not
+        facts["noNewPrivileges"] = True
+    return facts
+
+
+def start_as_before(spec: dict[str, Any], facts: Mapping[str, Any]) -> None:
+    """Have *spec* say what was not chosen by anybody as *facts* do, those of the checkpoint.
+
+    What was started by a release that did not close this goes on as it was: its programs run
+    already, and runtimes compare.
+    """
+    spec["process"]["noNewPrivileges"] = bool(facts.get("noNewPrivileges"))
+    if OUTPUT not in (facts.get("annotations") or {}):
+        annotations = spec.pop("annotations", None) or {}
+        annotations.pop(OUTPUT, None)
+        if annotations:
+            spec["annotations"] = annotations
+
+
+def writes_pipe(spec: Mapping[str, Any]) -> bool:
+    """Say whether a container of this config writes its output into a pipe."""
+    annotations = spec.get("annotations")
+    return isinstance(annotations, dict) and annotations.get(OUTPUT) == PIPE
 
 
 def spec_digest(spec: Mapping[str, Any]) -> str:

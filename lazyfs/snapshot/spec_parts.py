@@ -52,6 +52,15 @@ ALL_CAPABILITIES = (
     "CAP_SYS_TTY_CONFIG",
     "CAP_WAKE_ALARM",
 )
+# In the order of their numbers: linux/capability.h.
+_ORDER = """
+CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE
+NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT
+SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE
+AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ
+PERFMON BPF CHECKPOINT_RESTORE
+"""
+NUMBERS = {f"CAP_{name}": number for number, name in enumerate(_ORDER.split())}
 MASKED_PATHS = [
     "/proc/acpi",
     "/proc/asound",
@@ -63,8 +72,10 @@ MASKED_PATHS = [
     "/proc/scsi",
     "/proc/timer_list",
     "/proc/timer_stats",
+    "/sys/dev/block",
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
+    "/sys/fs/selinux",
 ]
 READ_ONLY_PATHS = [
     "/proc/bus",
@@ -75,13 +86,17 @@ READ_ONLY_PATHS = [
 ]
 
 
-def default_mounts(*, is_rootless: bool, is_host_network: bool) -> list[dict[str, Any]]:
+def default_mounts(
+    *, is_rootless: bool, is_host_network: bool, has_user_namespace: bool = False
+) -> list[dict[str, Any]]:
     """Return what every container sees; without root no group of the host owns terminals."""
     terminals = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]
     if not is_rootless:
         terminals.append("gid=5")
     system = _mount("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro")
-    if is_rootless and is_host_network:  # sysfs belongs to whoever owns the network
+    if (
+        is_rootless or has_user_namespace
+    ) and is_host_network:  # sysfs belongs to whoever owns the network
         system = _mount("/sys", "bind", "rbind", "nosuid", "noexec", "nodev", "ro", source="/sys")
     return [
         _mount("/proc", "proc", "nosuid", "noexec", "nodev"),

@@ -19,11 +19,22 @@ from typing import Any
 
 import msgspec
 
+from lazyfs.interrupts import uninterrupted
 from lazyfs.snapshot.bundle import load_bundle, rootfs_of, write_bundle
+from lazyfs.snapshot.cgroups import PERIOD, entering, make_groups, remove_groups
 from lazyfs.snapshot.errors import RuntimeFailed, Unsupported
-from lazyfs.snapshot.logs import container_output, last_lines, make_folder
+from lazyfs.snapshot.keyring import with_new_keyring, with_own_keyring
+from lazyfs.snapshot.log_writer import wait_written
+from lazyfs.snapshot.logs import (
+    container_output,
+    last_lines,
+    log_size,
+    make_folder,
+    writer_record,
+)
 from lazyfs.snapshot.probe import probe_program
 from lazyfs.snapshot.programs import (
+    Spawning,
     kill_processes,
     reap,
     run_on_terminal,
@@ -32,25 +43,37 @@ from lazyfs.snapshot.programs import (
     wait_gone,
 )
 from lazyfs.snapshot.runtime import ContainerPlan, ContainerState, RuntimeFacts, SandboxPlan
+from lazyfs.snapshot.spec import HOST, KEYRING
 
 START_SECONDS = 60
 LONG = 1e6  # seconds, as long as poll(2) can be told to wait
 POLL_SECONDS = 0.01
 
+STORAGE = "25%"  # of the memory of this machine: what a root in memory may grow by
+
 UNSHARE = ("unshare", "--mount")
-# Arguments: rootfs, folder for the upper layer or "", "memory" or "disk", overlay's further
-# options, "cgroup2" where only that is wanted, file for the exit status or "".
+AS_ROOT = ("--user", "--map-root-user")
+# Arguments: rootfs, folder for the upper layer or "", the size that it may have in memory or "" for
+# one on disk, overlay's further options, "cgroup2" where only that is wanted, file for the exit
+# status or "".  No device node of an image can be opened: what is mounted nodev stays so in the
+# user namespace that root's containers get, and in those that belong to one all is.
 STAGE = r"""
 set -e
-rootfs=$1 scratch=$2 medium=$3 options=$4 cgroups=$5 status_file=$6
+rootfs=$1 scratch=$2 size=$3 options=$4 cgroups=$5 status_file=$6
 shift 6
 if [ -n "$scratch" ]; then
-    if [ "$medium" = memory ]; then mount -t tmpfs -o mode=0700 tmpfs "$scratch"; fi
+    if [ -n "$size" ]; then
+        mount -t tmpfs -o "nosuid,nodev,mode=0700,size=$size" tmpfs "$scratch"
+    fi
     cd "$scratch"
     mkdir -p lower upper work
     mount --bind "$rootfs" lower
-    mount -t overlay -o "lowerdir=lower,upperdir=upper,workdir=work$options" overlay "$rootfs"
+    mount -t overlay -o "nodev,lowerdir=lower,upperdir=upper,workdir=work$options" \
+        overlay "$rootfs"
     cd /
+elif [ -z "$options" ]; then
+    mount --bind "$rootfs" "$rootfs"
+    mount -o remount,bind,ro,nodev "$rootfs"
 fi
 if [ -n "$cgroups" ] && [ -d /sys/fs/cgroup/unified ]; then
     mount --rbind /sys/fs/cgroup/unified /sys/fs/cgroup
@@ -108,13 +131,16 @@ class Staged:
         status_path = _path(plan, container, "status")
         words = self._stage(plan, container, status_path)
         words += self._command(plan, container, attached=False)
-        with container_output(plan, container) as output:
-            said_before = output.tell()
-            shell = spawn_background(words, output)
-        known = _Known(shell, start_time(shell) or 0)
-        _save(plan, container, known)
+        said_before = log_size(plan.log_dir / f"{container.name}.log")
+        words = [*entering(make_groups(plan)), *words]
+        with uninterrupted():  # until it is known what runs
+            with container_output(plan, container) as output:
+                shell = self._spawning(container)(lambda: spawn_background(words, output))
+            known = _Known(shell, start_time(shell) or 0)
+            _save(plan, container, known)
         pid = self._wait_pid(plan, container, shell)
         if pid is None:
+            self._end(plan, container, known)
             reason = last_lines(plan.log_dir / f"{container.name}.log", said_before)
             self.delete(plan)
             raise RuntimeFailed(
@@ -129,7 +155,8 @@ class Staged:
         container = self._check(plan)
         make_folder(plan.state_dir)
         words = self._stage(plan, container, None) + self._command(plan, container, attached=True)
-        return run_on_terminal(words)
+        words = [*entering(make_groups(plan)), *words]
+        return run_on_terminal(words, spawning=self._spawning(container))
 
     def checkpoint(self, plan: SandboxPlan, image_dir: Path) -> None:
         """Raise Unsupported: only runsc can."""
@@ -167,6 +194,7 @@ class Staged:
         while start_time(known.shell) == known.shell_start:
             if not wait_gone([known.shell], limit) and seconds is not None:
                 return None
+        wait_written(writer_record(plan, container))
         try:
             return int(_path(plan, container, "status").read_text())
         except (OSError, ValueError) as exc:
@@ -180,12 +208,14 @@ class Staged:
         for container in plan.containers:
             known = _load(plan, container)
             if known is not None:
-                self._kill(plan, container, known)
+                self._end(plan, container, known)
             if plan.state_dir.is_dir():
                 self._forget(plan, container)
-            for word in ("status", "status.tmp", "pid", "json"):
+            for word in ("status", "status.tmp", "pid", "json", "seccomp"):
                 _path(plan, container, word).unlink(missing_ok=True)
+            writer_record(plan, container).unlink(missing_ok=True)
             shutil.rmtree(_path(plan, container, "bundle"), ignore_errors=True)
+        remove_groups(plan)
 
     # Within
 
@@ -204,6 +234,17 @@ class Staged:
                 f"{self.name} delete: got processes {alive} that go on, expected their end"
             )
         reap(known.shell)
+
+    def _end(self, plan: SandboxPlan, container: ContainerPlan, known: _Known) -> None:
+        """Kill what runs; all that it has said is in its log then."""
+        self._kill(plan, container, known)
+        wait_written(writer_record(plan, container))
+
+    @staticmethod
+    def _spawning(container: ContainerPlan) -> Spawning:
+        """Return what starts a program with the keys that the container may have: none."""
+        annotations = load_bundle(container.bundle).get("annotations") or {}
+        return with_own_keyring if annotations.get(KEYRING) == HOST else with_new_keyring
 
     def _cannot(self, what: str) -> Unsupported:
         return Unsupported(
@@ -236,7 +277,7 @@ class Staged:
         spec = load_bundle(container.bundle)
         words: list[str | Path] = [*UNSHARE]
         if not is_root:
-            words += ["--user", "--map-root-user"]
+            words += AS_ROOT
             if _wants_lent_ids(spec):
                 words.append("--map-auto")
         where, _, medium = plan.overlay.partition(":")
@@ -251,7 +292,13 @@ class Staged:
             scratch = plan.state_dir / "stage" if medium == "memory" else Path(folder)
             make_folder(Path(scratch))
         words += ["sh", "-c", STAGE, "lazyfs-stage", rootfs_of(container.bundle, spec), scratch]
-        words += ["memory" if medium == "memory" else "disk", "" if is_root else ",userxattr"]
+        size = plan.limits.storage or STORAGE
+        if plan.limits.storage is not None and medium != "memory":
+            raise Unsupported(
+                f"limits: the storage of a sandbox cannot be limited with overlay {plan.overlay}",
+                hint="take --overlay root:memory, or leave the limit out",
+            )
+        words += [str(size) if medium == "memory" else "", "" if is_root else ",userxattr"]
         words += ["cgroup2" if self.needs_cgroup2 else "", status_path or ""]
         return words
 
@@ -267,21 +314,40 @@ class Staged:
             time.sleep(POLL_SECONDS)
 
 
-def write_stage_bundle(plan: SandboxPlan, container: ContainerPlan) -> Path:
+def write_stage_bundle(
+    plan: SandboxPlan, container: ContainerPlan, *, limits: bool = False
+) -> Path:
     """Write the bundle as it is to be on the stage; return its folder.
 
-    The same but for the user namespace, which the stage has made, and the path of the rootfs.
+    The same but for the user namespace that the stage has made, and the path of the rootfs.  With
+    *limits* it says those too, for a runtime that makes groups of its own.
     """
     spec = load_bundle(container.bundle)
     linux = spec.get("linux") or {}
-    kept = {key: value for key, value in linux.items() if key not in ("uidMappings", "gidMappings")}
-    kept["namespaces"] = [
-        each for each in linux.get("namespaces") or () if each.get("type") != "user"
-    ]
+    kept = dict(linux)
+    if os.geteuid() != 0:  # the stage is in one already
+        kept = {key: linux[key] for key in linux.keys() - {"uidMappings", "gidMappings"}}
+        kept["namespaces"] = [
+            each for each in linux.get("namespaces") or () if each.get("type") != "user"
+        ]
     root = (spec.get("root") or {}) | {"path": str(rootfs_of(container.bundle, spec))}
+    if limits and os.geteuid() == 0:
+        kept["resources"] = (linux.get("resources") or {}) | _resources(plan)
     folder = _path(plan, container, "bundle")
     write_bundle(folder, spec | {"linux": kept, "root": root})
     return folder
+
+
+def _resources(plan: SandboxPlan) -> dict[str, Any]:
+    limits = plan.limits
+    found: dict[str, Any] = {}
+    if limits.memory is not None:
+        found["memory"] = {"limit": limits.memory}
+    if limits.pids is not None:
+        found["pids"] = {"limit": limits.pids}
+    if limits.cpus is not None:
+        found["cpu"] = {"quota": max(1000, int(limits.cpus * PERIOD)), "period": PERIOD}
+    return found
 
 
 def _wants_lent_ids(spec: Mapping[str, Any]) -> bool:
@@ -296,6 +362,11 @@ def _path(plan: SandboxPlan, container: ContainerPlan, suffix: str) -> Path:
 def pid_path(plan: SandboxPlan, container: ContainerPlan) -> Path:
     """Return where the program writes which process the container is."""
     return _path(plan, container, "pid")
+
+
+def seccomp_path(plan: SandboxPlan, container: ContainerPlan) -> Path:
+    """Return where the program of BPF is that a container is started with."""
+    return _path(plan, container, "seccomp")
 
 
 def _save(plan: SandboxPlan, container: ContainerPlan, known: _Known) -> None:

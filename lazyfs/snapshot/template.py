@@ -16,6 +16,8 @@ from msgspec import Meta
 from lazyfs.oci.reference import LayoutReference, parse_reference
 from lazyfs.snapshot.documents import canonical_digest, cut, make, parse_json, quote
 from lazyfs.snapshot.errors import TemplateInvalid
+from lazyfs.snapshot.security import MEANINGS as SECURITY_MEANINGS
+from lazyfs.snapshot.security import Logs, Resources, Security
 from lazyfs.snapshot.template_rules import PAUSE as PAUSE
 from lazyfs.snapshot.template_rules import faults, reference_fault
 
@@ -51,7 +53,7 @@ MEANINGS = {
     FLAG: "an option like --ignore-cgroups",
     CAPABILITY: "a capability like NET_BIND_SERVICE",
     HOST_PATH_TYPE: '"Directory" or "File"',
-}
+} | SECURITY_MEANINGS
 # Fields that other systems have, and what there is here.
 INSTEAD = {
     "imagePullPolicy": "--pull missing|always|never says it for one run",
@@ -60,7 +62,11 @@ INSTEAD = {
     "entrypoint": "command replaces the image's entrypoint, args its arguments",
     "cmd": "command replaces the image's entrypoint, args its arguments",
     "ports": "there is no port mapping: a sandbox without a network has no ports",
-    "resources": "there are no limits of resources here",
+    "limits": "resources has memory, cpus and pids, for the whole sandbox",
+    "requests": "resources has memory, cpus and pids, for the whole sandbox",
+    "seccompProfile": "security.seccomp says it, for the whole sandbox",
+    "allowPrivilegeEscalation": "security.noNewPrivileges says it, for the whole sandbox",
+    "privileged": "capabilities.add and security say one by one what is opened",
     "readinessProbe": "the field is readyz",
 }
 
@@ -201,6 +207,9 @@ class Template(_Part, frozen=True):
     sandbox_class: Annotated[str, Meta(pattern=SANDBOX_CLASS)] = "gvisor"
     platform: Text | None = None
     runtime: RuntimeOptions = RuntimeOptions()
+    security: Security = Security()
+    resources: Resources = Resources()
+    logs: Logs = Logs()
 
     @property
     def all_containers(self) -> tuple[Container, ...]:

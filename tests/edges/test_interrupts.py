@@ -17,7 +17,7 @@ from lazyfs.interrupts import (
     run_trio,
     uninterrupted,
 )
-from lazyfs.service.workload import run_for
+from lazyfs.service.workload import Command, run_for
 from lazyfs.snapshot.programs import run_program
 from lazyfs.snapshot.threads import Threads, wait_all
 from tests.support.mounting import ROOT, SECONDS
@@ -172,7 +172,7 @@ def test_no_line_loses_a_process(work, monkeypatch: pytest.MonkeyPatch) -> None:
         sys.settrace(trace)
         try:
             if work is run_for:
-                run_for(["sleep", "0.01"], SECONDS)
+                run_for(Command(("sleep",), ("0.01",)), SECONDS)
             else:
                 run_program(["sleep", "0.01"], seconds=SECONDS)
         except KeyboardInterrupt:

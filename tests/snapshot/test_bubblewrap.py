@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazyfs.snapshot.bubblewrap import build_options
+from lazyfs.snapshot.bubblewrap import bounded, build_options, seccomp_program
 from lazyfs.snapshot.errors import RuntimeFailed, Unsupported
 from lazyfs.snapshot.spec import build_spec
 from lazyfs.snapshot.template import Container, EnvVar, Template
@@ -113,7 +113,11 @@ def test_hidden_paths_are_covered_where_they_are():
     options = options_of(spec)
     assert ("/dev/null", "/proc/version") in triples(options, "--ro-bind")
     assert "/proc/sys" in pairs(options, "--tmpfs")
-    assert pairs(options, "--remount-ro") == ["/proc/sys"]
+    assert pairs(options, "--remount-ro") == ["/dev", "/proc/sys"]
+    assert ("/proc/sys", "/proc/sys") not in triples(options, "--ro-bind")
+    assert ("/proc/sysrq-trigger", "/proc/sysrq-trigger") in triples(options, "--ro-bind") or (
+        not os.path.exists("/proc/sysrq-trigger")
+    )
     assert not any("not-here" in word for word in options)
     assert os.path.exists("/proc/version")
 
@@ -142,3 +146,43 @@ def test_any_config_is_used_or_refused(changes, user, mounts):
         except (RuntimeFailed, Unsupported):
             continue
         assert all(isinstance(word, str) for word in options)
+
+
+def test_sizes_and_devices():
+    spec = spec_of()
+    spec["mounts"] += [
+        {"destination": "/run", "type": "tmpfs", "options": ["size=64k"]},
+        {"destination": "/x", "type": "tmpfs", "options": ["size=10%"]},
+        {"destination": "/dev/lent", "source": "/dev/null", "type": "bind", "options": ["dev"]},
+    ]
+    options = options_of(spec)
+    place = options.index("/run")
+    assert options[place - 3 : place] == ["--size", "65536", "--tmpfs"]
+    assert options[options.index("/x") - 2] != "--size"
+    assert ("/dev/null", "/dev/lent") in triples(options, "--dev-bind")
+    # What --dev makes has no size: nothing can be written to it but in what has one.
+    place = options.index("/dev/shm")
+    assert options[place - 5 : place] == ["--size", str(64 << 20), "--perms", "1777", "--tmpfs"]
+    assert options.index("--remount-ro") > options.index("/dev/lent")
+
+
+def test_the_bounding_set():
+    words = bounded(spec_of())
+    kept = words[-1].removeprefix("--bounding-set=-all,+").split(",+")
+    assert {f"CAP_{name.upper()}" for name in kept} == {
+        *spec_of()["process"]["capabilities"]["bounding"]
+    }
+    assert "+sys_admin" in words[1]
+
+
+def test_the_profile_is_compiled():
+    spec = spec_of()
+    program = seccomp_program(spec)
+    assert program is not None
+    assert len(program) % 8 == 0
+    del spec["linux"]["seccomp"]
+    assert seccomp_program(spec) is None
+    for odd in ({}, {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [1]}, 5):
+        spec["linux"]["seccomp"] = odd
+        with pytest.raises(RuntimeFailed, match="seccomp profile"):
+            seccomp_program(spec)

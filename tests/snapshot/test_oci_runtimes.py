@@ -14,7 +14,8 @@ from lazyfs.snapshot.bundle import load_bundle, write_bundle
 from lazyfs.snapshot.errors import RuntimeFailed, Unsupported
 from lazyfs.snapshot.oci_runtimes import Crun, Runc
 from lazyfs.snapshot.programs import start_time
-from lazyfs.snapshot.runtime import ContainerPlan, ContainerState, SandboxPlan
+from lazyfs.snapshot.runtime import ContainerPlan, ContainerState, Limits, SandboxPlan
+from lazyfs.snapshot.staged import write_stage_bundle
 from tests.support.mounting import wait_until
 
 SCRIPT = """#!/bin/sh
@@ -107,13 +108,24 @@ def test_what_it_is_called_with(runc, plan, tmp_path):
     assert "--cgroup-manager=disabled" in crun._command(plan, plan.root, attached=True)
 
 
-def test_the_bundle_on_the_stage_has_no_user_namespace(runc, plan):
-    """The stage has made it."""
-    runc.start(plan)
-    spec = load_bundle(plan.state_dir / "box.main.bundle")
-    assert spec["linux"] == {"namespaces": [{"type": "pid"}], "maskedPaths": ["/proc/keys"]}
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_the_bundle_on_the_stage(tmp_path, monkeypatch, uid):
+    """Without root the stage has made the user namespace; root's containers get their own."""
+    monkeypatch.setattr(staged.os, "geteuid", lambda: uid)
+    limits = Limits(memory=1 << 20, pids=5, cpus=0.5)
+    plan = plan_in(tmp_path, limits=limits)
+    spec = load_bundle(write_stage_bundle(plan, plan.root, limits=True))
+    linux = {"namespaces": [{"type": "pid"}], "maskedPaths": ["/proc/keys"]}
+    if uid == 0:
+        linux["namespaces"].append({"type": "user"})
+        linux["uidMappings"] = []
+        linux["resources"] = {
+            "memory": {"limit": 1 << 20},
+            "pids": {"limit": 5},
+            "cpu": {"quota": 50_000, "period": 100_000},
+        }
+    assert spec["linux"] == linux
     assert spec["root"] == {"path": str(plan.root.bundle / "rootfs")}
-    runc.delete(plan)
 
 
 def test_deleting_kills_what_runs(runc, plan):
@@ -188,10 +200,10 @@ def test_what_they_cannot(runc, tmp_path):
 @pytest.mark.parametrize(
     ("overlay", "uid", "expected"),
     [
-        ("root:memory", 0, ["{state}/stage", "memory", "", "", ""]),
-        ("root:memory", 1000, ["{state}/stage", "memory", ",userxattr", "", ""]),
-        ("none", 0, ["", "disk", "", "", ""]),
-        ("root:dir={folder}/disk", 0, ["{folder}/disk", "disk", "", "", ""]),
+        ("root:memory", 0, ["{state}/stage", "25%", "", "", ""]),
+        ("root:memory", 1000, ["{state}/stage", "25%", ",userxattr", "", ""]),
+        ("none", 0, ["", "", "", "", ""]),
+        ("root:dir={folder}/disk", 0, ["{folder}/disk", "", "", "", ""]),
     ],
 )
 def test_the_stage(tmp_path, monkeypatch, overlay, uid, expected):
@@ -204,6 +216,16 @@ def test_the_stage(tmp_path, monkeypatch, overlay, uid, expected):
         *(word.format(state=plan.state_dir, folder=tmp_path) for word in expected),
     ]
     assert ("--map-root-user" in words) == (uid != 0)
+
+
+def test_what_a_root_may_grow_by(tmp_path):
+    limits = Limits(storage=1 << 20)
+    plan = plan_in(tmp_path, limits=limits)
+    words = Runc(Path("/bin/runc"))._stage(plan, plan.root, None)
+    assert words[words.index("lazyfs-stage") + 3] == "1048576"
+    on_disk = plan_in(tmp_path, limits=limits, overlay=f"root:dir={tmp_path}/disk")
+    with pytest.raises(Unsupported, match="storage of a sandbox cannot be limited"):
+        Runc(Path("/bin/runc"))._stage(on_disk, on_disk.root, None)
 
 
 def test_lent_ids_are_asked_for_where_the_config_maps_them(tmp_path, monkeypatch):

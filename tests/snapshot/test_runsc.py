@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazyfs.snapshot import runsc as module
+from lazyfs.snapshot.bundle import write_bundle
 from lazyfs.snapshot.errors import RuntimeFailed, Unsupported
 from lazyfs.snapshot.logs import container_output, parse_log, shorten_reason
 from lazyfs.snapshot.programs import TimeExpired, processes_with
 from lazyfs.snapshot.runsc import Runsc, parse_state
 from lazyfs.snapshot.runtime import ContainerPlan, ContainerState, SandboxPlan
 from lazyfs.snapshot.sockets import remove_dead_sockets
+from lazyfs.snapshot.spec import OUTPUT, PIPE
 from tests.support.fake_programs import FakeRunsc
 from tests.support.mounting import wait_until
 
@@ -41,6 +43,8 @@ def plan_in(folder: Path, *names: str, **options) -> SandboxPlan:
         ContainerPlan(name, f"box.{name}", folder / "bundles" / name, name == names[0])
         for name in names
     ]
+    for container in containers:
+        write_bundle(container.bundle, {"annotations": {OUTPUT: PIPE}})
     return SandboxPlan("box", folder / "state", folder / "logs", tuple(containers), **options)
 
 
@@ -297,9 +301,10 @@ def test_without_root_an_old_one_is_refused(tmp_path, monkeypatch):
 
 
 def test_output_is_added_to_and_private(fake, tmp_path):
+    """As of sandboxes that were saved while they wrote into a file."""
     plan = plan_in(tmp_path)
     for word in (b"one\n", b"two\n"):
-        with container_output(plan, plan.root) as file:
+        with container_output(plan, plan.root, is_file=True) as file:
             os.pwrite(file.fileno(), word, 0)  # what a restored sandbox does: at its old offset
     path = plan.log_dir / "main.log"
     assert path.read_bytes() == b"one\ntwo\n"

@@ -11,8 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazyfs.snapshot.environment import DEFAULT_PATH, Secrets, load_secrets
-from lazyfs.snapshot.errors import TemplateInvalid
-from lazyfs.snapshot.spec import Rootless, build_spec, diff_specs, spec_digest, spec_facts
+from lazyfs.snapshot.errors import TemplateInvalid, Unsupported
+from lazyfs.snapshot.spec import (
+    HOST,
+    KEYRING,
+    OUTPUT,
+    PIPE,
+    Rootless,
+    build_spec,
+    diff_specs,
+    spec_digest,
+    spec_facts,
+    start_as_before,
+    writes_pipe,
+)
 from lazyfs.snapshot.spec_parts import ALL_CAPABILITIES, DEFAULT_CAPABILITIES
 from lazyfs.snapshot.template import SecretKey, Template, template_of_document
 from lazyfs.snapshot.users import User, find_user
@@ -208,7 +220,7 @@ def test_the_rest_of_a_spec() -> None:
     assert spec["process"]["rlimits"] == [{"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 4096}]
     places = [mount["destination"] for mount in spec["mounts"]]
     assert places == ["/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue", "/sys"]
-    assert "annotations" not in spec
+    assert spec["annotations"] == {OUTPUT: PIPE}
     assert "ExposedPorts" not in json.dumps(spec)
     kinds = [each["type"] for each in spec["linux"]["namespaces"]]
     assert kinds == ["pid", "ipc", "uts", "mount", "network"]
@@ -286,11 +298,87 @@ def test_volumes() -> None:
 
 
 def test_the_hosts_kernel_hides_what_gvisor_does_not_have() -> None:
-    assert "maskedPaths" not in spec_of()["linux"]
+    assert not {"maskedPaths", "seccomp"} & spec_of()["linux"].keys()
     linux = spec_of(runtime_name="crun")["linux"]
     assert "/proc/kcore" in linux["maskedPaths"]
     assert "/proc/sys" in linux["readonlyPaths"]
+    assert "keyctl" not in linux["seccomp"]["syscalls"][0]["names"]
+    assert spec_of(runtime_name="crun")["process"]["noNewPrivileges"] is True
+
+
+def test_root_of_a_container_is_in_a_namespace_of_its_own() -> None:
+    ids = [{"containerID": 0, "hostID": 0, "size": (1 << 32) - 2}]
+    for name in ("crun", "runc"):
+        linux = spec_of(runtime_name=name)["linux"]
+        assert {"type": "user"} in linux["namespaces"]
+        assert (linux["uidMappings"], linux["gidMappings"]) == (ids, ids)
+    for name in ("runsc", "bwrap"):
+        assert "uidMappings" not in spec_of(runtime_name=name)["linux"]
+    on_host = spec_of(runtime_name="crun", network="host")
+    system = next(each for each in on_host["mounts"] if each["destination"] == "/sys")
+    assert system["type"] == "bind"  # sysfs belongs to whoever owns the network
+
+
+def test_what_is_opened_by_name() -> None:
+    opened = {
+        "seccomp": "unconfined",
+        "noNewPrivileges": False,
+        "userNamespace": False,
+        "newKeyring": False,
+        "unmask": ["/proc/kcore", "/proc/sys"],
+        "devices": ["/dev/null:/dev/nothing:r"],
+    }
+    template = template_of_document(
+        {"containers": [{"name": "web", "image": "busybox"}], "security": opened}
+    )
+    spec = spec_of(template, runtime_name="runc")
+    linux = spec["linux"]
+    assert "seccomp" not in linux
     assert "uidMappings" not in linux
+    assert not {"/proc/kcore", "/proc/sys"} & {*linux["maskedPaths"], *linux["readonlyPaths"]}
+    assert "/proc/keys" in linux["maskedPaths"]
+    assert spec["process"]["noNewPrivileges"] is False
+    assert spec["annotations"] == {KEYRING: HOST}
+    (mount,) = [each for each in spec["mounts"] if each["destination"] == "/dev/nothing"]
+    assert (mount["source"], mount["options"][0], mount["options"][-1]) == (
+        "/dev/null",
+        "bind",
+        "ro",
+    )
+    assert linux["resources"]["devices"] == [
+        {"allow": False, "access": "rwm"},
+        {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "r"},
+    ]
+    with pytest.raises(Unsupported, match="runsc cannot lend devices"):
+        spec_of(template)
+    everything = template_of_document(
+        {"containers": [{"name": "a", "image": "b"}], "security": {"unmask": ["ALL"]}}
+    )
+    linux = spec_of(everything, runtime_name="crun")["linux"]
+    assert (linux["maskedPaths"], linux["readonlyPaths"]) == ([], [])
+
+
+@pytest.mark.parametrize("path", ["/dev/no-such-device", "/dev/shm"])
+def test_what_is_lent_is_a_device(path: str) -> None:
+    template = template_of_document(
+        {"containers": [{"name": "a", "image": "b"}], "security": {"devices": [path]}}
+    )
+    with pytest.raises(TemplateInvalid, match=f"device {path}"):
+        spec_of(template, runtime_name="crun")
+
+
+def test_what_was_started_by_an_earlier_release_goes_on_as_it_was() -> None:
+    spec = whole_spec()
+    old = copy.deepcopy(spec)
+    old["process"]["noNewPrivileges"] = False
+    del old["annotations"][OUTPUT]
+    facts = spec_facts(old)
+    assert diff_specs(facts, spec) != ()
+    start_as_before(spec, facts)
+    assert (diff_specs(facts, spec), writes_pipe(spec)) == ((), False)
+    newer = whole_spec()
+    start_as_before(newer, spec_facts(whole_spec()))
+    assert (newer, writes_pipe(newer)) == (whole_spec(), True)
 
 
 def test_without_root() -> None:

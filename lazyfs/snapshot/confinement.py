@@ -1,0 +1,159 @@
+"""How containers are closed: what of an OCI config keeps a program in, by runtime.
+
+crun, runc and bwrap share the machine's kernel with what they run.  gVisor has a kernel of its
+own: there the system calls of a program never reach this one, devices are its own, and setuid
+bits do nothing; what is said of privileges is passed on for those to come.
+
+As root, crun and runc give a container a user namespace in which ids mean what they mean outside.
+The kernel makes no device node for such a container and lends it no capability over the machine;
+the root is mounted nodev before, which nobody in there can undo.
+"""
+
+import os
+import stat
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from lazyfs.snapshot.cgroups import find_parents
+from lazyfs.snapshot.errors import TemplateInvalid, Unsupported
+from lazyfs.snapshot.runtime import SandboxPlan
+from lazyfs.snapshot.seccomp import default_profile
+from lazyfs.snapshot.security import Lent, Security, lent_devices
+from lazyfs.snapshot.spec_parts import MASKED_PATHS, READ_ONLY_PATHS
+
+OWN_KERNEL = "runsc"
+# One less than there are: programs take a map of all ids for no namespace at all.
+ALL_IDS = {"containerID": 0, "hostID": 0, "size": (1 << 32) - 2}
+MAX_USER_NAMESPACES = Path("/proc/sys/user/max_user_namespaces")
+
+
+def has_own_kernel(runtime_name: str) -> bool:
+    """Say whether what a runtime runs never talks to this machine's kernel."""
+    return runtime_name == OWN_KERNEL
+
+
+def wants_user_namespace(security: Security, runtime_name: str, *, is_rootless: bool) -> bool:
+    """Say whether a container gets a user namespace from its runtime: root's by crun and runc.
+
+    Without root the stage is in one already; bwrap mounts all that it shows nodev.
+    """
+    return security.user_namespace and not is_rootless and runtime_name in ("crun", "runc")
+
+
+def confinement_of(
+    security: Security, capabilities: Collection[str], runtime_name: str
+) -> dict[str, Any]:
+    """Return what ``linux`` of an OCI config has of masks and system calls.
+
+    *capabilities* are those that a program may have.  Raises TemplateInvalid for a profile that
+    cannot be used.
+    """
+    if has_own_kernel(runtime_name):
+        return {}
+    hidden = {"maskedPaths": MASKED_PATHS, "readonlyPaths": READ_ONLY_PATHS}
+    found: dict[str, Any] = {
+        key: [path for path in paths if not _is_unmasked(path, security.unmask)]
+        for key, paths in hidden.items()
+    }
+    if security.seccomp == "default":
+        found["seccomp"] = default_profile(capabilities, os.uname().machine)
+    elif security.seccomp != "unconfined":
+        from lazyfs.snapshot.seccomp_file import load_profile  # noqa: PLC0415 - few name one
+
+        found["seccomp"] = load_profile(Path(security.seccomp), capabilities)
+    return found
+
+
+def _is_unmasked(path: str, words: Collection[str]) -> bool:
+    return "ALL" in words or path in words
+
+
+def device_mounts(security: Security, runtime_name: str) -> list[dict[str, Any]]:
+    """Return the mounts that lend devices of this machine, which must be there.
+
+    Raises TemplateInvalid; Unsupported for a runtime that cannot.
+    """
+    mounts = []
+    for lent in lent_devices(security):
+        _number(lent)
+        if has_own_kernel(runtime_name):
+            raise Unsupported(
+                f"device {lent.source}: {runtime_name} cannot lend devices of this machine",
+                hint="take --runtime crun, runc or bwrap",
+            )
+        options = ["bind", "dev", "nosuid", "noexec"]
+        if "w" not in lent.access:
+            options.append("ro")
+        mounts.append(
+            {
+                "destination": lent.target,
+                "type": "bind",
+                "source": lent.source,
+                "options": options,
+            }
+        )
+    return mounts
+
+
+def device_rules(security: Security) -> list[dict[str, Any]]:
+    """Return what ``linux.resources.devices`` has for runtimes that keep a list: runc's."""
+    rules: list[dict[str, Any]] = [{"allow": False, "access": "rwm"}]
+    for lent in lent_devices(security):
+        kind, number = _number(lent)
+        rules.append(
+            {
+                "allow": True,
+                "type": kind,
+                "major": os.major(number),
+                "minor": os.minor(number),
+                "access": lent.access,
+            }
+        )
+    return rules if len(rules) > 1 else []
+
+
+def _number(lent: Lent) -> tuple[str, int]:
+    try:
+        found = os.stat(lent.source)
+    except OSError as exc:
+        raise TemplateInvalid(f"device {lent.source}: {exc.strerror}") from exc
+    for kind, is_it in (("b", stat.S_ISBLK), ("c", stat.S_ISCHR)):
+        if is_it(found.st_mode):
+            return kind, found.st_rdev
+    raise TemplateInvalid(f"device {lent.source}: it is no device")
+
+
+def check_confinement(
+    security: Security, plan: SandboxPlan, runtime_name: str, *, is_rootless: bool
+) -> None:
+    """Raise Unsupported for what cannot be closed, limited or left out as was asked.
+
+    Nothing has been made by then.
+    """
+    find_parents(plan.limits)
+    if plan.limits.storage is not None and (
+        has_own_kernel(runtime_name) or plan.overlay != "root:memory"
+    ):
+        raise Unsupported(
+            f"limits: storage cannot be limited by {runtime_name} with overlay {plan.overlay}",
+            hint="take --runtime crun, runc or bwrap with --overlay root:memory; what runsc keeps "
+            "in memory counts as the sandbox's memory",
+        )
+    if runtime_name == "bwrap" and not security.no_new_privileges:
+        raise Unsupported(
+            "no-new-privileges=false: bwrap gives no program new privileges, ever",
+            hint="take --runtime crun or runc",
+        )
+    if wants_user_namespace(security, runtime_name, is_rootless=is_rootless):
+        try:
+            count = int(MAX_USER_NAMESPACES.read_text())
+        except (OSError, ValueError):
+            count = 0
+        if count == 0 or not os.path.exists("/proc/self/ns/user"):
+            raise Unsupported(
+                f"{runtime_name}: this machine has no user namespaces, which keep an image's "
+                "device nodes from its devices",
+                hint=f"allow them ({MAX_USER_NAMESPACES}), take --runtime runsc or bwrap, or, for "
+                "an image that is trusted with this machine, --security-opt userns=host",
+            )
