@@ -55,6 +55,15 @@ class NotStored(StoreError):
     """The store could not take a chunk: most often, its disk is full."""
 
 
+def sync_folder(folder: Path) -> None:
+    """Bring what a folder says of its files to the disk; OSError."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def lock_presence(folder: Path) -> tuple[int, bool]:
     """Return a layer's presence map, locked, and whether the lock is exclusive (nobody else's)."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -337,10 +346,11 @@ class LayerContent:
 
     def forget(self, chunk: int) -> None:
         """Mark a chunk absent: its stored bytes turned out to be wrong.  Of a hole, mend them."""
+        if self.states[chunk] == RESIDENT or chunk in self.table.holes:
+            self._begin_marking()  # or a loss of power would bring the mark back
         if chunk not in self.table.holes:
             self.states[chunk] = ABSENT
             return
-        self._begin_marking()
         try:
             self._clear(chunk)
         except OSError as exc:
@@ -365,6 +375,9 @@ class LayerContent:
                 os.fdatasync(self.fd)
                 self._map.flush()
                 os.fdatasync(self._map_fd)
+                # The content file may be a new one of that name: without it the marks, which the
+                # next line lets be believed, would be those of another file.
+                sync_folder(self.folder)
                 self._set_clean(1)
         except OSError:
             pass  # others use it still, or the disk fails: then it stays unclean, and is re-hashed
