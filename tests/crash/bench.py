@@ -38,13 +38,18 @@ def opened_place() -> Iterator[Place]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def record_case(case: Case, place: Place, *options: str) -> Disk:
-    """Do a case under the recorder; raises Incomplete where that has not seen all."""
+def record_case(case: Case, place: Place, fault: str = "") -> Disk:
+    """Do a case under the recorder; raises Incomplete where that has not seen all.
+
+    A *fault* is built in; it must be found by order alone, without doubt after another boot.
+    """
     place.clear()
     place.make_disks()
     case.prepare(place)
-    command = [sys.executable, "-m", "tests.crash.act", case.name, str(place.folder), *options]
-    recording = record(place.root, command, place.folder / "recorder")
+    command = [sys.executable, "-m", "tests.crash.act", case.name, str(place.folder), fault]
+    recording = record(
+        place.root, command, place.folder / "recorder", is_same_boot=bool(fault)
+    )
     return understood(recording, place)
 
 

@@ -46,6 +46,7 @@ enum kind {
 
 static const char *log_path, *root, *boot_id;
 static size_t root_size;
+static dev_t root_device; /* what is mounted below the folder is another disk */
 static _Atomic int *lock_word;
 
 struct map {
@@ -85,6 +86,10 @@ __attribute__((constructor)) static void begin(void)
 	boot_id = getenv("LAZYFS_CRASH_BOOT_ID");
 	if (!log_path || !root || !lock_path)
 		return;
+	struct stat status;
+	if (syscall(SYS_newfstatat, AT_FDCWD, root, &status, 0))
+		return;
+	root_device = status.st_dev;
 	root_size = strlen(root);
 	fd = raw_open(AT_FDCWD, lock_path, O_RDWR);
 	if (fd < 0)
@@ -202,6 +207,8 @@ static bool is_recorded(int fd, uint64_t *object, mode_t *mode)
 	if (!lock_word || fd < 0 || syscall(SYS_newfstatat, fd, "", &status, AT_EMPTY_PATH))
 		return false;
 	if (!S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode))
+		return false;
+	if (status.st_dev != root_device)
 		return false;
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
 	size = syscall(SYS_readlinkat, AT_FDCWD, link, path, sizeof(path) - 1);

@@ -115,11 +115,13 @@ def remove_library() -> None:
         library.cache_clear()
 
 
-def record(root: Path, command: Sequence[str], scratch: Path) -> Recording:
+def record(
+    root: Path, command: Sequence[str], scratch: Path, *, is_same_boot: bool = False
+) -> Recording:
     """Run *command*, and return what it and its children change below *root*.
 
-    *scratch* is a folder for what the recorder needs; the machine's boot id is another one for
-    *command* than for whoever looks afterwards.
+    *scratch* is a folder for what the recorder needs.  The machine's boot id is another one for
+    *command* than for whoever looks afterwards, unless *is_same_boot*.
     """
     root = root.resolve()
     nodes, numbers = _look(root)
@@ -133,8 +135,9 @@ def record(root: Path, command: Sequence[str], scratch: Path) -> Recording:
         "LAZYFS_CRASH_LOG": str(log),
         "LAZYFS_CRASH_LOCK": str(lock),
         "LAZYFS_CRASH_ROOT": str(root),
-        "LAZYFS_CRASH_BOOT_ID": str(boot),
     }
+    if not is_same_boot:
+        variables["LAZYFS_CRASH_BOOT_ID"] = str(boot)
     said = subprocess.run(
         command, env=variables, capture_output=True, text=True, timeout=SECONDS, check=False
     )

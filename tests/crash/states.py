@@ -1,5 +1,6 @@
 """Which of the states that a disk may be left in are looked at: the telling ones, then any."""
 
+import itertools
 import random
 from collections.abc import Iterator
 
@@ -24,19 +25,19 @@ ORDERS = (Order.JOURNAL, Order.FOLDERS)
 def all_states(disk: Disk, seed: int) -> Iterator[State]:
     """Yield states without an end; each tree once, as long as there are others.
 
-    First those in which one rule holds for all files, at every event; in an order that is drawn
-    with *seed*, so that a part of them says something about all.  Then any.
+    First those in which one rule holds for all files: when something was promised, and at every
+    event; in an order that is drawn with *seed*, so that a part of them says something about all.
+    Then any.
     """
     drawn = random.Random(seed)
     seen: set[int] = set()
-    telling = [
-        (place, order, names, data)
-        for place in range(len(disk.events))
-        for order in ORDERS
-        for names in NAMES
-        for data in DATA
-    ]
-    drawn.shuffle(telling)
+    promises = {at for at, _ in disk.marks} | {len(disk.events) - 1}
+    others = set(range(len(disk.events))) - promises
+    telling = []
+    for places in (promises, others):
+        rules = list(itertools.product(sorted(places), ORDERS, NAMES, DATA))
+        drawn.shuffle(rules)
+        telling += rules
     for place, order, names, data in telling:
         state = _telling(disk, place, order, names, data, drawn)
         mark = state.fingerprint()
