@@ -40,7 +40,7 @@ from lazyfs.store.agreements import load_agreement
 from lazyfs.store.blobs import load_blob
 from lazyfs.store.content import LayerContent, UnstoredContent
 from lazyfs.store.images import LayerRecord, load_image
-from lazyfs.store.layers import load_table
+from lazyfs.store.layers import drop_table, load_table
 from lazyfs.store.paths import Store
 from lazyfs.store.points import RestartPoints
 from lazyfs.store.profiles import load_alike, load_profile, save_profile
@@ -341,6 +341,7 @@ def _open_device(
     toc_digest = parse_digest(layer.toc_digest)
     table = load_table(store, toc_digest)
     if table is None or table.device_size != size:
+        drop_table(store, toc_digest)
         raise ImageGone(
             f"store {store.root}: got no layer table of {layer.digest}, expected one",
             hint="the cache was changed meanwhile: mount again",

@@ -121,7 +121,8 @@ def create_layout(path: Path) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace *path*: whoever reads it sees the old bytes or the new ones."""
+    """Replace *path*: whoever reads it sees the old bytes or the new ones, which are on the disk
+    when this returns."""
     _replace(path, [data])
 
 
@@ -145,6 +146,23 @@ def copy_verified(content: bytes | Path, path: Path, digest: Digest, size: int) 
     _replace(path, pieces())
 
 
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, on the disk."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _pieces(content: bytes | Path) -> Iterator[bytes]:
     if isinstance(content, bytes):
         yield content
@@ -157,14 +175,19 @@ def _pieces(content: bytes | Path) -> Iterator[bytes]:
 def _replace(path: Path, pieces: Iterable[bytes]) -> None:
     temporary: str | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         file, temporary = tempfile.mkstemp(prefix=".lazyfs-", dir=path.parent)
         with os.fdopen(file, "wb") as stream:
             for data in pieces:
                 stream.write(data)
             os.fchmod(stream.fileno(), 0o644)
+            # Before it has its name: a blob is taken for whole by its size, and an index that a
+            # loss of power has emptied would lose every image of the layout.
+            stream.flush()
+            os.fsync(stream.fileno())
         os.replace(temporary, path)
         temporary = None
+        _sync_folder(path.parent)
     except OSError as error:
         raise LayoutUnwritable(f"{path}: got {error.strerror}, expected to write it") from error
     finally:

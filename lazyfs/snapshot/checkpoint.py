@@ -158,7 +158,7 @@ def resume(
         raise _not_running(sandbox, journal, "an interrupted checkpoint")
     plan = sandbox.plan(journal)
     runtime = _runtime_of(journal, tools.choose)
-    draft = load_draft(sandbox)
+    draft = _draft_of(sandbox, journal)
     if draft is not None and not _is_of(draft, journal):
         draft = None
     if draft is None:
@@ -183,6 +183,19 @@ def resume(
             msgspec.structs.replace(journal, store_url=objects.url, pointer=pointer, notes=notes),
         )
     return _go_on(sandbox, journal, draft, runtime, plan, tools)
+
+
+def _draft_of(sandbox: Sandbox, journal: Journal) -> Draft | None:
+    """Return the draft, None if there is none, or what a loss of power has left of one.
+
+    It is not synced before the files are compressed.
+    """
+    try:
+        return load_draft(sandbox)
+    except SandboxBroken:
+        if journal.state is not State.CHECKPOINTING:
+            raise
+        return None
 
 
 def _running(sandbox: Sandbox) -> Journal:

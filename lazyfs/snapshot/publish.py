@@ -16,13 +16,13 @@ import msgspec
 from lazyfs.digest import digest_of
 from lazyfs.snapshot.codec import store_file
 from lazyfs.snapshot.draft import IMAGE, STORED, Draft, check_files, save_draft
-from lazyfs.snapshot.errors import StoreConflict, StoreFailed
+from lazyfs.snapshot.errors import CheckpointLost, StoreConflict, StoreFailed
 from lazyfs.snapshot.journal import Journal, State
 from lazyfs.snapshot.keys import folder_of
 from lazyfs.snapshot.manifest import File, Manifest, encode_manifest
 from lazyfs.snapshot.objects import ObjectStore
 from lazyfs.snapshot.pointers import Pointer, move_pointer, read_pointer
-from lazyfs.snapshot.sandbox import Sandbox
+from lazyfs.snapshot.sandbox import Sandbox, sync_path
 from lazyfs.snapshot.snapshots import Snapshots
 from lazyfs.snapshot.threads import Threads
 
@@ -127,7 +127,23 @@ def compress(sandbox: Sandbox, folder: Path, draft: Draft, mode: str) -> Draft:
         ]
         files = [each.result() for each in waiting]
     files.sort(key=lambda file: file.name)
+    _check_same(folder, draft.files, files)
+    sync_path(stored)  # or a draft that is on the disk would speak of files that are not
     return save_draft(sandbox, msgspec.structs.replace(draft, files=tuple(files)))
+
+
+def _check_same(folder: Path, before: tuple[File, ...], now: list[File]) -> None:
+    """Raise CheckpointLost where files that were hashed before have become others.
+
+    The runtime's are not synced: after a loss of power they have their sizes, and perhaps zeros.
+    """
+    digests = {file.name: file.raw_digest for file in before}
+    for file in now:
+        if digests.get(file.name, file.raw_digest) != file.raw_digest:
+            raise CheckpointLost(
+                f"{folder / IMAGE / file.name}: got {file.raw_digest}, expected "
+                f"{digests[file.name]}, as it was saved"
+            )
 
 
 def _has_stored(folder: Path, files: tuple[File, ...]) -> bool:

@@ -19,7 +19,7 @@ from lazyfs.snapshot.errors import (
     SnapshotError,
     Unsupported,
 )
-from lazyfs.snapshot.journal import Journal, State
+from lazyfs.snapshot.journal import Journal, SandboxBroken, State
 from lazyfs.snapshot.record import remove_record
 from lazyfs.snapshot.runtime import Choose, ContainerState, Runtime
 from lazyfs.snapshot.sandbox import Sandbox
@@ -102,7 +102,13 @@ def delete(sandbox: Sandbox, tools: Tools, *, force: bool) -> None:
 
     Raises InUse for one that runs, or whose snapshot is not complete, unless *force*.
     """
-    journal = sandbox.journal()
+    try:
+        journal = sandbox.journal()
+    except SandboxBroken as exc:
+        if not force:
+            hint = exc.hint or f"lazyfs delete --force {sandbox.id} removes what is left"
+            raise SandboxBroken(exc.message, hint=hint) from exc
+        journal = None  # what runs is not known; what is mounted is not removed
     if journal is None:
         sandbox.remove()
         return

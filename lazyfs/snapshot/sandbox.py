@@ -187,7 +187,7 @@ class Sandbox:
     def journal(self) -> Journal | None:
         """Return what is going on; None if nothing ever was.  Raises SandboxBroken.
 
-        An empty file is nothing, too: what a loss of power leaves of a journal that had only begun.
+        One that was lost with the power is nothing, too: the first is not synced (see ``begin``).
         """
         try:
             # It names the program that is called and the folders it is told: the user's own word.
@@ -198,7 +198,7 @@ class Sandbox:
             return None
         except OSError as exc:
             raise _broken(self.journal_path, exc) from exc
-        return decode_journal(data) if data else None
+        return None if is_lost(data) else decode_journal(data)
 
     def begin(self, state: State, *, made_by: RuntimeFacts | None = None, **facts: Any) -> Journal:
         """Begin a life of the sandbox: STARTING or RESTORING, with *made_by* where that is known.
@@ -380,9 +380,14 @@ def write_durably(path: Path, data: bytes) -> None:
 def write_whole(path: Path, data: bytes) -> None:
     """Do as ``write_durably``, for processes only.
 
-    For what is of no use once the machine has lost power: that may leave an empty file.
+    For what is of no use once the machine has lost power: see ``is_lost``.
     """
     _write(path, data, is_synced=False)
+
+
+def is_lost(data: bytes) -> bool:
+    """Say whether JSON that was not synced was lost: the file is empty, or zeros are in it."""
+    return not data or b"\0" in data
 
 
 def sync_path(path: Path) -> None:

@@ -43,6 +43,7 @@ from lazyfs.snapshot.programs import (
     wait_gone,
 )
 from lazyfs.snapshot.runtime import ContainerPlan, ContainerState, RuntimeFacts, SandboxPlan
+from lazyfs.snapshot.sandbox import is_lost
 from lazyfs.snapshot.spec import HOST, KEYRING
 
 START_SECONDS = 60
@@ -382,7 +383,9 @@ def _save(plan: SandboxPlan, container: ContainerPlan, known: _Known) -> None:
 def _load(plan: SandboxPlan, container: ContainerPlan) -> _Known | None:
     path = _path(plan, container, "json")
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Known)
+        data = path.read_bytes()
+        # Lost with the power, and with it all that ran.
+        return None if is_lost(data) else msgspec.json.decode(data, type=_Known)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as exc:

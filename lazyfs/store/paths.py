@@ -85,6 +85,10 @@ class Store:
         try:
             found = version.read_text().strip()
         except FileNotFoundError:
+            found = ""
+        # Empty or zeros: it was not on the disk when the machine lost power, soon after the store
+        # was made.
+        if not found.strip("\0"):
             found = self._create(version)
         if found != STORE_VERSION:
             raise StoreUnusable(

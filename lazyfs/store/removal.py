@@ -42,7 +42,8 @@ def remove_layer(store: Store, toc_digest: Digest, *, is_useless: bool = False) 
         with _alone(folder):
             if not is_useless:
                 _check_layer_pins(store, toc_digest)
-            shutil.rmtree(folder)
+            # All at once: marks must not outlive their content.
+            store.discard(folder)
     except FileNotFoundError:
         if not is_useless:
             _check_layer_pins(store, toc_digest)
