@@ -36,12 +36,13 @@ from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.provenance import Provenance
 from lazyfs.store.blobs import load_blob
-from lazyfs.store.content import LayerContent, UnstoredContent
+from lazyfs.store.content import LayerContent
 from lazyfs.store.images import LayerRecord, load_image
 from lazyfs.store.layers import load_table
 from lazyfs.store.paths import Store
 from lazyfs.store.points import RestartPoints
 from lazyfs.store.profiles import load_alike, load_profile, save_profile
+from lazyfs.store.unstored import UnstoredContent
 
 log = logging.getLogger(__name__)
 

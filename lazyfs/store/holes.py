@@ -46,6 +46,26 @@ def has_zero_page(data: bytes, offset: int) -> bool:
     return False
 
 
+def fill_holes(fd: int, start: int, end: int) -> bool:
+    """Write zeros where the file has holes (OSError); say whether that leaves none."""
+    while start < end:
+        hole = os.lseek(fd, start, os.SEEK_HOLE)
+        if hole >= end:
+            return True
+        try:
+            after = min(end, os.lseek(fd, hole, os.SEEK_DATA))
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:
+                raise
+            after = end
+        start = hole
+        while start < after:
+            start += os.pwrite(fd, ZEROS[: after - start], start)
+        if has_hole(fd, hole, after):
+            return False
+    return True
+
+
 def make_zeros(fd: int, start: int, end: int) -> bool:
     """Make zeros of bytes of a file (OSError); say whether there was anything to do."""
     was_written = False
