@@ -352,6 +352,19 @@ class LayerContent:
             raise ContentUnusable(f"content store {self.folder}: {exc.strerror}") from exc
         self.states[chunk] = RESIDENT
 
+    def is_apart(self) -> bool:
+        """Say whether other files than those that are open here have their names by now.
+
+        Then whoever checks the store looks at those, and sees nothing of these.
+        """
+        try:
+            return not (
+                os.path.samestat(os.fstat(self._map_fd), os.stat(self.folder / "presence"))
+                and os.path.samestat(os.fstat(self.fd), os.stat(self.folder / "content"))
+            )
+        except OSError:
+            return True
+
     def suspect(self, chunk: int) -> None:
         """Doubt one chunk: its bytes turned out to be wrong, and are left to be looked at."""
         self._begin_marking()

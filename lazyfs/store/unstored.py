@@ -55,6 +55,10 @@ class UnstoredContent(LayerContent):
     def doubt(self) -> None:
         """Do nothing: nothing is marked."""
 
+    def is_apart(self) -> bool:
+        """Say no: there are no files."""
+        return False
+
     def note_checked(self, since: float) -> None:
         """Do nothing: there is nothing to check."""
 
