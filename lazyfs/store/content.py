@@ -289,7 +289,11 @@ class LayerContent:
         state = self.states[chunk]
         if state == ABSENT:
             return False
-        if self.is_right(chunk) and self._keep_whole(chunk):
+        try:
+            is_right, has_zeros = self._hash(chunk)
+        except OSError:
+            is_right = has_zeros = False
+        if is_right and (not has_zeros or self._keep_whole(chunk)):
             if state == DOUBTFUL:
                 self._begin_marking()
                 self.states[chunk] = RESIDENT
@@ -307,7 +311,7 @@ class LayerContent:
         """
         start = self.table.device_offset(chunk)
         end = start + self.table.size(chunk)
-        if chunk in self.table.holes or not self.holes_tell or not has_hole(self.fd, start, end):
+        if not self.holes_tell or not has_hole(self.fd, start, end):
             return True
         try:
             self._vain_fills += not fill_holes(self.fd, start, end)
@@ -325,18 +329,24 @@ class LayerContent:
 
     def check(self, chunk: int) -> bool:
         """Say whether the stored bytes of *chunk* have its digest, or of a hole are zeros."""
+        return self._hash(chunk)[0]
+
+    def _hash(self, chunk: int) -> tuple[bool, bool]:
+        """Return whether a chunk is right, and whether it has pages of zeros (OSError)."""
         hasher = hashlib.sha256()
         offset = self.table.device_offset(chunk)
         end = offset + self.table.size(chunk)
         if chunk in self.table.holes:
-            return is_zero(self.fd, offset, end)
+            return is_zero(self.fd, offset, end), False
+        has_zeros = False
         while offset < end:
             data = os.pread(self.fd, min(end - offset, 1 << 20), offset)
             if not data:
-                return False
+                return False, has_zeros
             hasher.update(data)
+            has_zeros = has_zeros or has_zero_page(data, offset)
             offset += len(data)
-        return hasher.digest() == self.table.digest(chunk)
+        return hasher.digest() == self.table.digest(chunk), has_zeros
 
     def forget(self, chunk: int) -> None:
         """Mark a chunk absent: its stored bytes turned out to be wrong.  Of a hole, mend them."""

@@ -37,6 +37,9 @@ def has_hole(fd: int, start: int, end: int) -> bool:
 def has_zero_page(data: bytes, offset: int) -> bool:
     """Say whether a page of the file, or what *data* has of it, is zeros; *offset* is its place."""
     size = len(data)
+    # A look at the first byte of each page is nearly always enough, and one call.
+    if data[:1] != b"\0" and 0 not in data[-offset % PAGE_SIZE :: PAGE_SIZE]:
+        return False
     start = 0
     while start < size:
         end = min(start + PAGE_SIZE - (offset + start) % PAGE_SIZE, size)
