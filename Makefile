@@ -8,7 +8,7 @@ SOAK_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-interop demo native native-test test test-fuse test-interop lint fmt docs reference \
-	check bench conformance soak kill-soak lock clean
+	check bench conformance soak soak-cache kill-soak lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ kill-soak: setup ## kill a mount's server 200 times under load; KILLS=20 for few
 
 soak: setup ## read a mount for minutes while its registry misbehaves; SOAK_ARGS="--seconds 60"
 	@$(PYTHON) -m tools.soak $(SOAK_ARGS)
+
+soak-cache: setup ## damage the cache under live mounts for minutes; SOAK_ARGS="--seconds 60"
+	@$(PYTHON) -m tools.soak_cache $(SOAK_ARGS)
 
 lock: ## write requirements.lock again; tools/lock.sh --upgrade for newer versions
 	@tools/lock.sh

@@ -90,6 +90,9 @@ class Server:
     def mark(self, device: int, chunk: int, /) -> None:
         """Ask for one HINT when *chunk* is next read; replaces the device's mark."""
 
+    def ignore_holes(self, device: int, /) -> None:
+        """Take holes of the device's file for zeros that were written."""
+
     def touches(self, start: int = 0, /) -> list[tuple[int, int]]:
         """Return (device, chunk) of first reads, in their order, from number *start* on."""
 

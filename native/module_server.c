@@ -412,6 +412,17 @@ static PyObject *server_mark(PyObject *object, PyObject *args)
 	Py_RETURN_NONE;
 }
 
+static PyObject *server_ignore_holes(PyObject *object, PyObject *args)
+{
+	struct lfs_server *server = opened(object);
+	unsigned int device;
+
+	if (!server || !PyArg_ParseTuple(args, "I", &device))
+		return NULL;
+	lfs_server_ignore_holes(server, device);
+	Py_RETURN_NONE;
+}
+
 static PyObject *server_touches(PyObject *object, PyObject *args)
 {
 	struct lfs_server *server = opened(object);
@@ -471,6 +482,7 @@ static PyMethodDef server_methods[] = {
 	{"answer_attribute", server_answer_attribute, METH_VARARGS, NULL},
 	{"answer_error", server_answer_error, METH_VARARGS, NULL},
 	{"mark", server_mark, METH_VARARGS, NULL},
+	{"ignore_holes", server_ignore_holes, METH_VARARGS, NULL},
 	{"touches", server_touches, METH_VARARGS, NULL},
 	{"statistics", server_statistics, METH_NOARGS, NULL},
 	{NULL, NULL, 0, NULL},

@@ -39,7 +39,7 @@ def verify(repair: bool, cache_dir: Path, progress: str, as_json: bool) -> int:
         size = sum(resident_size(store, usage.toc_digest)[0] for usage in layers_in(store))
         with show_progress("none" if as_json else progress, "verify", size) as advance:
             found = check_store(store, repair=repair, progress=advance)
-        _tell(store.root, found)
+        _tell(store.root, found)  # also where nothing was found: some cannot be looked at
     if as_json:
         click.echo(json.dumps(_document(cache_dir, found), indent=2))
     else:
@@ -51,10 +51,15 @@ def _tell(store: Path, found: "Check") -> None:
     """Have live mounts forget what they may have shown of chunks that are rotten."""
     from lazyfs.service.dropped import tell_mounts
 
-    chunks: dict[str, list[int]] = {}
+    chunks: dict[str, list[int] | None] = {}
     for fault in found.rotten:
         if fault.chunk is not None:
-            chunks.setdefault(Path(fault.path).parent.name, []).append(fault.chunk)
+            numbers = chunks.setdefault(Path(fault.path).parent.name, [])
+            if numbers is not None:
+                numbers.append(fault.chunk)
+    for fault in (*found.rotten, *found.skipped):
+        if fault.kind == "content":  # nobody could look at it
+            chunks[Path(fault.path).parent.name] = None
     for mountpoint in tell_mounts(default_runtime_dir(), store, chunks):
         click.echo(
             f"lazyfs: {mountpoint}: the server does not answer; what the kernel has kept of rotten"

@@ -68,7 +68,8 @@ def verify(
     resolved, layers, size, found = run_with_image(
         image, platform, cache_dir, access, use, verify=verify_mode
     )
-    tell_mounts(default_runtime_dir(), cache_dir, dropped)
+    if dropped:
+        tell_mounts(default_runtime_dir(), cache_dir, dropped)
     if as_json:
         click.echo(json.dumps(_document(image, resolved, size, found), indent=2))
     else:

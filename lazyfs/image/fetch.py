@@ -42,6 +42,9 @@ ATTEMPTS = 4
 """How often a reader makes sure of bytes that something else takes away again."""
 
 
+FOREIGN_HINT = "something else writes to the cache directory"
+
+
 class FetchBroken(StoreError):
     """A bug in fetching, or a store that cannot be written; the log has the traceback."""
 
@@ -114,17 +117,16 @@ class Fetcher:
                 continue
             if data is not None:
                 return data
-        raise FetchBroken(
-            f"layer {dev.descriptor.digest}: bytes {offset} to {offset + size} do not stay in the"
-            " store",
-            hint="something else writes to the cache directory",
-        )
+        what = f"layer {dev.descriptor.digest}: bytes {offset} to {offset + size}"
+        raise FetchBroken(f"{what} do not stay in the store", hint=FOREIGN_HINT)
 
-    def lost(self, device: int) -> None:
-        """Take note that the content file of a device does not have what is marked."""
-        dev = self._devices[device]
-        log.warning("content store %s: something else has changed it", dev.content.folder)
-        dev.content.doubt()
+    def lost(self, device: int) -> bool:
+        """Doubt all that is marked: some of it is gone; False where a hole does not mean that."""
+        content = self._devices[device].content
+        if content.holes_tell:
+            log.warning("content store %s: something else has changed it", content.folder)
+            content.doubt()
+        return content.holes_tell
 
     async def warm_up(self) -> None:
         """Ask for one byte that is missing, if nothing has been asked of the origin yet.

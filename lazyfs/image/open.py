@@ -13,7 +13,7 @@ import trio
 from msgspec.structs import replace
 
 from lazyfs.digest import parse_digest
-from lazyfs.errors import StoreError
+from lazyfs.errors import LazyfsError, StoreError
 from lazyfs.formats.layers import Format
 from lazyfs.image.counts import fetch_document
 from lazyfs.image.device import Device
@@ -36,14 +36,16 @@ from lazyfs.oci.reference import parse_reference
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.provenance import Provenance
+from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.agreements import load_agreement
 from lazyfs.store.blobs import load_blob
-from lazyfs.store.content import LayerContent, UnstoredContent
-from lazyfs.store.images import LayerRecord, load_image
-from lazyfs.store.layers import drop_table, load_table
+from lazyfs.store.content import LayerContent
+from lazyfs.store.images import LayerRecord, StoredImage, load_image
+from lazyfs.store.layers import load_table
 from lazyfs.store.paths import Store
 from lazyfs.store.points import RestartPoints
 from lazyfs.store.profiles import load_alike, load_profile, save_profile
+from lazyfs.store.unstored import UnstoredContent
 
 log = logging.getLogger(__name__)
 
@@ -258,9 +260,12 @@ async def open_image(
     The fetcher's tasks live in a nursery of this context; leaving it cancels them.
     """
     store = Store(Path(prepared.store_dir))
-    stored = load_image(store, parse_digest(prepared.image.manifest_digest))
-    if stored is None or len(stored.index.devices) != len(prepared.image.layers):
-        raise ImageGone(f"store {store.root}: got no index of {prepared.resolved}, expected one")
+    try:
+        stored, tables = _load(store, prepared)
+    except ImageGone as exc:
+        # What a command has prepared is damaged, or the server that had it open has died.
+        await _prepare_again(prepared, access, exc)
+        stored, tables = _load(store, prepared)
     origin = None if early is None else early.origin
     if origin is None:
         origin = Origin(parse_reference(prepared.requested), access)
@@ -270,8 +275,7 @@ async def open_image(
         stack.push_async_callback(origin.aclose)
         devices = []
         for number, layer in enumerate(prepared.image.layers, start=1):
-            size = stored.index.devices[number - 1].size
-            device = _open_device(store, number, layer, origin, prepared, size)
+            device = _open_device(store, number, layer, origin, prepared, tables[number - 1])
             stack.callback(device.content.close)
             devices.append(device)
             if catches_gaps and _is_to_compare(store, layer, device):
@@ -335,17 +339,50 @@ def _load_config(store: Store, prepared: Prepared) -> Mapping[str, Any]:
         return {}
 
 
+def _load(store: Store, prepared: Prepared) -> tuple[StoredImage, list[LayerTable]]:
+    """Return what the store has of an image, all of it sound and fitting; raises ImageGone."""
+    stored = load_image(store, parse_digest(prepared.image.manifest_digest))
+    if stored is None or len(stored.index.devices) != len(prepared.image.layers):
+        raise ImageGone(f"store {store.root}: the index of {prepared.resolved} is not there")
+    tables = []
+    for layer, device in zip(prepared.image.layers, stored.index.devices, strict=True):
+        table = load_table(store, parse_digest(layer.toc_digest))
+        if table is None or table.device_size != device.size:
+            raise ImageGone(
+                f"store {store.root}: the layer table of {layer.digest} is not there",
+                hint="the cache was changed meanwhile: mount again",
+            )
+        tables.append(table)
+    return stored, tables
+
+
+async def _prepare_again(prepared: Prepared, access: AccessOptions, reason: ImageGone) -> None:
+    """Make what is gone of an image again, to the same bytes; raises *reason* where that fails."""
+    from lazyfs.image.prepare import Request, prepare  # noqa: PLC0415 - most never need it
+
+    if prepared.is_volatile:
+        raise reason
+    log.warning("%s; making it again", reason.message)
+    request = Request(prepared.resolved, prepared.image.platform, Path(prepared.store_dir), access)
+    try:
+        again = await prepare(request)
+    except LazyfsError as exc:
+        log.warning("%s", exc.message)
+        raise reason from exc
+    # A mount may be live: its inodes' numbers are those of this very index.
+    if again.image.index_digest != prepared.image.index_digest:
+        raise reason
+
+
 def _open_device(
-    store: Store, number: int, layer: LayerRecord, origin: Origin, prepared: Prepared, size: int
+    store: Store,
+    number: int,
+    layer: LayerRecord,
+    origin: Origin,
+    prepared: Prepared,
+    table: LayerTable,
 ) -> Device:
     toc_digest = parse_digest(layer.toc_digest)
-    table = load_table(store, toc_digest)
-    if table is None or table.device_size != size:
-        drop_table(store, toc_digest)
-        raise ImageGone(
-            f"store {store.root}: got no layer table of {layer.digest}, expected one",
-            hint="the cache was changed meanwhile: mount again",
-        )
     descriptor = Descriptor(layer.media_type, parse_digest(layer.digest), layer.size)
     content = (UnstoredContent if prepared.is_volatile else LayerContent)(
         store.layer_path(toc_digest), table

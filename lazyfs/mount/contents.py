@@ -89,8 +89,11 @@ class NativeContents(Contents, Protocol):
         """
         ...
 
-    def lost(self, device: int) -> None:
-        """Take note that the file of a device does not have what is marked."""
+    def lost(self, device: int) -> bool:
+        """Take note that the file of a device does not have what is marked, or has a hole there.
+
+        False: its filesystem makes holes of zeros, and they are to be ignored.
+        """
         ...
 
     def mark(self, device: int) -> int | None:

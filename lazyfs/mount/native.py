@@ -231,8 +231,8 @@ class NativeSession(PyfuseSession):
         _, request, device, nid, offset, start, size, is_lost = event
         contents = self._image.contents
         try:
-            if is_lost:
-                contents.lost(device)
+            if is_lost and not contents.lost(device):
+                server.ignore_holes(device)
             await contents.ensure(device, start, start + size)
             self._set_mark(server, device)
             if not server.answer(request):

@@ -60,7 +60,14 @@ class Care:
         dropped = decode_dropped(question)
         if dropped is None:
             return {"type": "error", "message": "dropped: got no layers with chunks"}
-        count = await forget_pages(self._image, self._session, dropped)
+        layers = dict(dropped.layers)
+        for device in self._image.devices:
+            name = device.content.folder.name
+            is_all = name in layers and layers[name] is None
+            if is_all or device.content.is_apart():
+                await trio.to_thread.run_sync(device.content.doubt)
+                layers[name] = None
+        count = await forget_pages(self._image, self._session, Dropped(layers))
         return {"type": ANSWER, "files": count}
 
     async def _spread(self) -> None:

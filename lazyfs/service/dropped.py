@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 class Dropped(msgspec.Struct, frozen=True):
     """Chunks that were dropped, by the name of their layer's folder: pairs of a first chunk and the
-    one behind the last; None for all of the layer."""
+    one behind the last; None where nothing of the layer could be looked at, and all is doubted."""
 
     layers: dict[str, list[tuple[int, int]] | None]
 
@@ -47,8 +47,9 @@ def tell_mounts(
 ) -> list[str]:
     """Tell every live server of *store* but this process; return the mountpoints not reached.
 
-    *dropped* has the numbers of chunks by the name of their layer's folder, None for all of them.
-    Returns when the kernel has forgotten what it had.
+    *dropped* has the numbers of chunks by the name of their layer's folder, None for all of them;
+    servers whose files are no longer those of the store, which nobody can look at, doubt all that
+    they have.  Returns when the kernel has forgotten what it had.
     """
     layers: dict[str, Any] = {
         name: None if chunks is None else runs_of(chunks) for name, chunks in dropped.items()
@@ -57,7 +58,7 @@ def tell_mounts(
     if len(msgspec.json.encode(message)) > MAX_QUESTION_SIZE // 2:
         message["layers"] = dict.fromkeys(layers)
     unreached = []
-    for record in load_records(runtime) if layers else ():
+    for record in load_records(runtime):
         is_other = record.pid != os.getpid() and is_alive(record)
         if not is_other or os.path.realpath(record.cache_dir) != os.path.realpath(store):
             continue

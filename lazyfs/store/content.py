@@ -34,7 +34,7 @@ from msgspec.structs import replace
 from lazyfs.errors import StoreError
 from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.guard import unguard
-from lazyfs.store.holes import has_hole, has_zero_page, is_zero, make_zeros
+from lazyfs.store.holes import fill_holes, has_hole, has_zero_page, is_zero, make_zeros
 from lazyfs.store.locks import lock_bytes, lock_for_use
 from lazyfs.store.pair import open_pair
 from lazyfs.store.presence import (
@@ -53,6 +53,8 @@ from lazyfs.store.presence import (
 from lazyfs.store.rows import Payload, rows_of, write_row
 
 NEVER = 1 << 62  # seconds
+VAIN_FILLS = 4
+"""So many chunks of zeros that stay holes when they are written: then holes tell nothing."""
 
 
 class ContentUnusable(StoreError):
@@ -75,7 +77,7 @@ class LayerContent:
     directly.  Unless *counts_as_use* is false, opening and closing make the layer the last used
     one.  Unless *doubts* is false, which is for those who hash everything, marks that may have gone
     bad are doubted; ``doubted`` says why, empty if they were believed.  ``was_shown``: a live mount
-    may have shown bytes that are doubted now.
+    may have shown bytes that are doubted now.  ``holes_tell``: what was written is no hole here.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class LayerContent:
         self.fd, self._map_fd, self._map = pair.fd, pair.map_fd, pair.mapped
         self.doubted = pair.reason if pair.is_doubted else ""
         self.was_shown = not pair.is_doubted
+        self.holes_tell, self._vain_fills = True, 0
         self._is_sure = pair.is_doubted or not pair.reason
         self._times = pair.times
         self.states = memoryview(self._map)[HEADER_SIZE:]
@@ -154,7 +157,7 @@ class LayerContent:
             start = table.device_offset(chunk)
             low, high = max(offset, start), min(offset + size, start + table.size(chunk))
             if chunk not in table.holes and has_hole(self.fd, low, high):
-                return True
+                return self.holes_tell
         return False
 
     def doubt(self) -> None:
@@ -290,7 +293,11 @@ class LayerContent:
         state = self.states[chunk]
         if state == ABSENT:
             return False
-        if self.is_right(chunk):
+        try:
+            is_right, has_zeros = self._hash(chunk)
+        except OSError:
+            is_right = has_zeros = False
+        if is_right and (not has_zeros or self._keep_whole(chunk)):
             if state == DOUBTFUL:
                 self._begin_marking()
                 self.states[chunk] = RESIDENT
@@ -301,6 +308,22 @@ class LayerContent:
             self.forget(chunk)
         return self.states[chunk] == RESIDENT
 
+    def _keep_whole(self, chunk: int) -> bool:
+        """Have no holes in a chunk that was written, where zeros are right; False: the disk fails.
+
+        Where that cannot be had (ZFS keeps no zeros) holes tell nothing.
+        """
+        start = self.table.device_offset(chunk)
+        end = start + self.table.size(chunk)
+        if not self.holes_tell or not has_hole(self.fd, start, end):
+            return True
+        try:
+            self._vain_fills += not fill_holes(self.fd, start, end)
+        except OSError:
+            return False
+        self.holes_tell = self._vain_fills < VAIN_FILLS
+        return True
+
     def is_right(self, chunk: int) -> bool:
         """Say the same as ``check``; what cannot be read is not right."""
         try:
@@ -310,18 +333,24 @@ class LayerContent:
 
     def check(self, chunk: int) -> bool:
         """Say whether the stored bytes of *chunk* have its digest, or of a hole are zeros."""
+        return self._hash(chunk)[0]
+
+    def _hash(self, chunk: int) -> tuple[bool, bool]:
+        """Return whether a chunk is right, and whether it has pages of zeros (OSError)."""
         hasher = hashlib.sha256()
         offset = self.table.device_offset(chunk)
         end = offset + self.table.size(chunk)
         if chunk in self.table.holes:
-            return is_zero(self.fd, offset, end)
+            return is_zero(self.fd, offset, end), False
+        has_zeros = False
         while offset < end:
             data = os.pread(self.fd, min(end - offset, 1 << 20), offset)
             if not data:
-                return False
+                return False, has_zeros
             hasher.update(data)
+            has_zeros = has_zeros or has_zero_page(data, offset)
             offset += len(data)
-        return hasher.digest() == self.table.digest(chunk)
+        return hasher.digest() == self.table.digest(chunk), has_zeros
 
     def forget(self, chunk: int) -> None:
         """Mark a chunk absent: its stored bytes turned out to be wrong.  Of a hole, mend them."""
@@ -336,6 +365,19 @@ class LayerContent:
             self.states[chunk] = ABSENT
             raise ContentUnusable(f"content store {self.folder}: {exc.strerror}") from exc
         self.states[chunk] = RESIDENT
+
+    def is_apart(self) -> bool:
+        """Say whether other files than those that are open here have their names by now.
+
+        Then whoever checks the store looks at those, and sees nothing of these.
+        """
+        try:
+            return not (
+                os.path.samestat(os.fstat(self._map_fd), os.stat(self.folder / "presence"))
+                and os.path.samestat(os.fstat(self.fd), os.stat(self.folder / "content"))
+            )
+        except OSError:
+            return True
 
     def suspect(self, chunk: int) -> None:
         """Doubt one chunk: its bytes turned out to be wrong, and are left to be looked at."""
@@ -393,61 +435,3 @@ class LayerContent:
             left = replace(header, is_clean=True, changed_at=status.st_ctime_ns)
             write_header(self._map_fd, left, self._map[HEADER_SIZE:])
             os.fdatasync(self._map_fd)
-
-
-class UnstoredContent(LayerContent):
-    """The content of a layer where there is no room for any: nothing ever becomes resident."""
-
-    def __init__(self, folder: Path, table: LayerTable) -> None:
-        self.folder = folder
-        self.table = table
-        self.fd = -1
-        self.doubted, self.was_shown = "", False
-        self.states = memoryview(bytearray(max(1, table.count)))
-        for chunk in table.holes:
-            self.states[chunk] = RESIDENT
-
-    def open_pin(self) -> int:
-        """Return -1: there is nothing to keep."""
-        return -1
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Return zeros: nothing but holes is resident."""
-        return bytes(size)
-
-    def check(self, chunk: int) -> bool:
-        """Say whether the chunk is zeros, which is all that there is."""
-        return chunk in self.table.holes
-
-    def claim(self, first: int, last: int) -> bool:
-        """Say yes: what is not stored is not shared."""
-        return True
-
-    def release(self, first: int, last: int) -> None:
-        """Do nothing."""
-
-    def write(self, chunk: int, data: bytes) -> None:
-        """Raise NotStored."""
-        raise NotStored(f"content store {self.folder}: no room for any content")
-
-    def write_all(self, payloads: Sequence[Payload]) -> list[int]:
-        """Return all of them."""
-        return [chunk for chunk, _ in payloads]
-
-    def copy(self, chunk: int, source_fd: int, source_offset: int) -> None:
-        """Raise NotStored."""
-        raise NotStored(f"content store {self.folder}: no room for any content")
-
-    def doubt(self) -> None:
-        """Do nothing: nothing is marked."""
-
-    def note_checked(self, since: float) -> None:
-        """Do nothing: there is nothing to check."""
-
-    @property
-    def since(self) -> int:
-        """Return a time that never comes: nothing is to be checked."""
-        return NEVER
-
-    def close(self) -> None:
-        """Do nothing."""

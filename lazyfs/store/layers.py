@@ -59,17 +59,6 @@ def load_table(store: Store, digest: Digest) -> LayerTable | None:
         return None
 
 
-def drop_table(store: Store, digest: Digest) -> None:
-    """Remove a layer table that is damaged: whoever prepares a mount asks whether there is one.
-
-    Never fails: where it stays, the mount is refused again.
-    """
-    try:
-        (store.layer_path(digest) / "table").unlink(missing_ok=True)
-    except OSError:
-        pass
-
-
 def save_layer(
     store: Store, digest: Digest, toc: bytes, table: bytes, *, frame: bytes | None = None
 ) -> None:

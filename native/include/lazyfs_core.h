@@ -405,6 +405,10 @@ int lfs_server_create(struct lfs_server **server, int device_fd,
 /* lfs_server_start() starts the threads, once; returns 0 or an errno. */
 int lfs_server_start(struct lfs_server *server);
 
+/* lfs_server_ignore_holes() is for a device whose filesystem makes holes of
+ * zeros that are written: a hole there does not say that bytes are lost. */
+void lfs_server_ignore_holes(struct lfs_server *server, uint32_t device);
+
 /* lfs_server_event_fd() returns an eventfd that is readable when there is
  * something to take, when the kernel has greeted us, and when the connection is
  * gone.  It stays the server's. */

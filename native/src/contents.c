@@ -147,6 +147,7 @@ bool lfs_read_whole(const struct lfs_device *device, uint8_t *out,
 {
 	return lfs_read_content(device, out, offset, size) &&
 	       !(has_zero_page(out, offset, size) &&
+		 !atomic_load(&device->ignores_holes) &&
 		 has_hole(device, offset, size));
 }
 

@@ -49,6 +49,7 @@ static int copy_layers(struct lfs_server *server, const struct lfs_image *image)
 		device->layer.diff_id = copy_text(image->layers[i].diff_id);
 		device->seen = calloc(device->layer.table.count + 1, 1);
 		atomic_init(&device->mark, LFS_NO_MARK);
+		atomic_init(&device->ignores_holes, false);
 		if (!device->layer.digest || !device->layer.diff_id ||
 		    !device->seen)
 			return ENOMEM;
@@ -288,6 +289,12 @@ void lfs_server_mark(struct lfs_server *server, uint32_t device, uint32_t chunk)
 {
 	if (device && device <= server->device_count)
 		atomic_store(&server->devices[device - 1].mark, chunk);
+}
+
+void lfs_server_ignore_holes(struct lfs_server *server, uint32_t device)
+{
+	if (device && device <= server->device_count)
+		atomic_store(&server->devices[device - 1].ignores_holes, true);
 }
 
 size_t lfs_server_touches(struct lfs_server *server, size_t start,

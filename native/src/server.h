@@ -81,6 +81,7 @@ struct lfs_device {
 	struct lfs_layer layer;
 	_Atomic uint8_t *seen;
 	_Atomic uint32_t mark;
+	atomic_bool ignores_holes;
 };
 
 struct lfs_own_attribute {

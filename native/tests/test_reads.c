@@ -252,14 +252,55 @@ static void check_attribute(void)
 
 static void check_damaged_content(void)
 {
+	static uint8_t bytes[BIG_SIZE];
+	struct lfs_event event;
+	size_t i;
+
+	/* Marked, and not there: the owner has to see to it */
 	CHECK(ftruncate(fake.contents[0], 5000) == 0);
 	fake_send_read(&fake, fake.made.big, 0, BIG_SIZE);
+	event = fake_take(&fake);
+	CHECK(event.kind == LFS_EVENT_MISS && event.number == 1);
+	CHECK(lfs_server_answer(fake.server, event.id) == LFS_CORRUPT);
+	CHECK(fake_is_silent(&fake));
+	for (i = 0; i < BIG_SIZE; i++)
+		bytes[i] = content_byte(1, i);
+	CHECK(lfs_server_answer_bytes(fake.server, event.id, bytes, BIG_SIZE) ==
+	      LFS_OK);
 	fake_receive(&fake, &reply);
-	CHECK(reply.error == EIO);
-	CHECK(fake_take(&fake).kind == LFS_EVENT_FAULT);
+	CHECK(is_content(1, 0, BIG_SIZE));
 	fake_send_read(&fake, fake.made.big, 0, 5000);
 	fake_receive(&fake, &reply);
 	CHECK(is_content(1, 0, 5000));
+
+	/* It has its size again, and zeros where nobody wrote */
+	CHECK(ftruncate(fake.contents[0], 0) == 0);
+	CHECK(pwrite(fake.contents[0], bytes + 8192, BIG_SIZE - 8192, 8192) ==
+	      BIG_SIZE - 8192);
+	fake_send_read(&fake, fake.made.big, 4096, 4096);
+	event = fake_take(&fake);
+	CHECK(event.kind == LFS_EVENT_MISS && event.number == 1);
+	CHECK(lfs_server_answer(fake.server, event.id) == LFS_CORRUPT);
+	CHECK(pwrite(fake.contents[0], bytes, 8192, 0) == 8192);
+	CHECK(lfs_server_answer(fake.server, event.id) == LFS_OK);
+	fake_receive(&fake, &reply);
+	CHECK(is_content(1, 4096, 4096));
+
+	/* Zeros that were written are bytes as others are */
+	memset(bytes, 0, 4096);
+	CHECK(pwrite(fake.contents[0], bytes, 4096, 4096) == 4096);
+	fake_send_read(&fake, fake.made.big, 4096, 4096);
+	fake_receive(&fake, &reply);
+	CHECK(!reply.error && !memcmp(reply.data, bytes, 4096));
+	/* A filesystem that makes holes of them */
+	CHECK(ftruncate(fake.contents[0], 0) == 0);
+	CHECK(ftruncate(fake.contents[0], BIG_SIZE) == 0);
+	lfs_server_ignore_holes(fake.server, 0);
+	lfs_server_ignore_holes(fake.server, 9);
+	lfs_server_ignore_holes(fake.server, 1);
+	fake_send_read(&fake, fake.made.big, 4096, 4096);
+	fake_receive(&fake, &reply);
+	CHECK(!reply.error && !memcmp(reply.data, bytes, 4096));
 }
 
 int main(void)

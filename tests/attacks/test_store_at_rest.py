@@ -6,6 +6,7 @@ start of the machine, or when it was hashed too long ago.
 
 import os
 import random
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,10 +17,14 @@ from lazyfs.errors import StoreError
 from lazyfs.image import full_pass
 from lazyfs.image.open import OpenImage, open_image
 from lazyfs.image.prepare import Request, prepare
+from lazyfs.image.scrub import is_due, scrub
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.walk import walk_path
+from lazyfs.store.check import check_store
+from lazyfs.store.images import load_record
+from lazyfs.store.paths import Store
 from lazyfs.store.presence import ABSENT, DOUBT_SECONDS, DOUBTFUL, RESIDENT, read_header
-from tests.support.damage import DAMAGES, age, forge, put_link_over, reboot, rot
+from tests.support.damage import DAMAGES, age, forge, put_link_over, put_zeros_over, reboot, rot
 from tests.support.images import (
     directory,
     estargz_layer,
@@ -237,3 +242,106 @@ async def test_a_link_is_not_written_through(layout: Path, tmp_path: Path) -> No
     (content.parent / "nowhere").write_bytes(b"precious")
     await use(layout, tmp_path / "cache")
     assert (content.parent / "nowhere").read_bytes() == b"precious"
+
+
+async def test_a_live_mount_hashes_again_what_is_old(layout: Path, tmp_path: Path) -> None:
+    await use(layout, tmp_path)
+    async with opened(layout, tmp_path) as image:
+        assert await read_all(image) == FILES
+        told: list[tuple[str, int]] = []
+        doubts = image.contents.doubts
+        doubts.dropped = lambda dev, chunks: told.extend(
+            (dev.content.folder.name, c) for c in chunks
+        )
+        kept: list[int] = []
+        doubts.keep = lambda dev, chunk: kept.append(chunk)
+        for device in image.devices:
+            assert not is_due(device)
+            with (device.content.folder / "content").open("r+b") as content:
+                content.seek(device.table.device_offset(1))
+                content.write(b"rot")
+        assert await read_all(image) != FILES
+        for device in image.devices:
+            device.content.note_checked(time.time() - DOUBT_SECONDS - 5)
+            assert is_due(device)
+            assert await scrub(device, doubts, rate=1 << 40) == 1
+            assert not is_due(device)
+        assert told == [(device.content.folder.name, 1) for device in image.devices]
+        assert kept == [1, 1]
+        assert await read_all(image) == FILES
+    assert await use(layout, tmp_path) == 0
+
+
+async def test_a_check_that_drops_nothing_serves_nothing_rotten(
+    layout: Path, tmp_path: Path
+) -> None:
+    """Known to be wrong is enough."""
+    await use(layout, tmp_path)
+    for folder in layers(tmp_path):
+        rot(folder / "content", 8192 + 77)
+    for _ in range(2):
+        found = check_store(Store(tmp_path), repair=False, progress=lambda size: None)
+        assert [fault.kind for fault in found.rotten] == ["chunk", "chunk"]
+        assert not any(fault.is_dropped for fault in found.rotten)
+    assert await use(layout, tmp_path) > 0
+    assert check_store(Store(tmp_path), repair=False, progress=lambda size: None).rotten == []
+
+
+async def test_a_check_does_not_make_believed_what_it_has_not_hashed(
+    layout: Path, tmp_path: Path
+) -> None:
+    """It opens layers without doubting them; broken off, it leaves them as doubtful as before."""
+    await use(layout, tmp_path)
+    for folder in layers(tmp_path):
+        rot(folder / "content", 8192 + 5)
+        reboot(folder)
+
+    def broken_off(size: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check_store(Store(tmp_path), repair=True, progress=broken_off)
+    assert await use(layout, tmp_path) > 0
+
+
+async def test_a_record_that_rotted_is_not_taken_for_another(layout: Path, tmp_path: Path) -> None:
+    await use(layout, tmp_path)
+    (path,) = paths_of(tmp_path, "images/*/record.json")
+    data = path.read_bytes()
+    record = load_record(path.parent)
+    for place in range(0, len(data), 7):
+        bent = bytearray(data)
+        bent[place] ^= 1 << place % 8
+        path.write_bytes(bent)
+        assert load_record(path.parent) in (None, record), bent
+
+
+async def test_a_table_that_is_another_layers_is_fetched_again(
+    layout: Path, tmp_path: Path
+) -> None:
+    """Prepared, and damaged before it is opened: it is made again, to the same bytes."""
+    await use(layout, tmp_path)
+    prepared = await prepare(Request(f"oci:{layout}", None, tmp_path, ACCESS))
+    for path in paths_of(tmp_path, "layers/*/table"):
+        path.write_bytes(b"")
+    for path in paths_of(tmp_path, "images/*/index.erofs"):
+        path.unlink()
+    async with open_image(prepared, ACCESS) as image:
+        assert await read_all(image) == FILES
+
+
+async def test_another_content_file_under_a_live_user(layout: Path, tmp_path: Path) -> None:
+    """Its map does not speak of it: who comes then begins another pair, and both are right."""
+    await use(layout, tmp_path)
+    async with opened(layout, tmp_path) as first:
+        for folder in layers(tmp_path):
+            (folder / "content").write_bytes(b"")
+            put_zeros_over(folder / "content")
+        async with opened(layout, tmp_path) as second:
+            for one, two in zip(first.devices, second.devices, strict=True):
+                assert one.content.is_apart()
+                assert not two.content.is_apart()
+                assert set(two.content.states) == {ABSENT}
+            assert await read_all(second) == FILES
+            assert await read_all(first) == FILES
+    assert await use(layout, tmp_path) == 0

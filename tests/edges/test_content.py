@@ -15,10 +15,10 @@ from lazyfs.store.content import (
     ContentLost,
     LayerContent,
     NotStored,
-    UnstoredContent,
 )
 from lazyfs.store.presence import ABSENT, DOUBTFUL, HEADER_SIZE, RESIDENT
 from lazyfs.store.rows import IOV_MAX, Payload, rows_of
+from lazyfs.store.unstored import UnstoredContent
 from tests.support.layers import MadeLayer, make_layer
 
 

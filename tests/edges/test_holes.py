@@ -10,10 +10,11 @@ from lazyfs.formats.claims import Claims
 from lazyfs.formats.layers import find_layer_toc, read_layer_toc
 from lazyfs.rootfs.table import LayerTable, build_table
 from lazyfs.store.check import check_store
-from lazyfs.store.content import ContentUnusable, LayerContent, NotStored, UnstoredContent
+from lazyfs.store.content import ContentUnusable, LayerContent, NotStored
 from lazyfs.store.layers import load_toc, save_layer
 from lazyfs.store.paths import Store
 from lazyfs.store.presence import ABSENT, DOUBTFUL, HEADER_SIZE, RESIDENT
+from lazyfs.store.unstored import UnstoredContent
 from tests.support.zstdchunked import zstd_layer
 
 LARGE = 40 << 30

@@ -55,8 +55,9 @@ class NativeMadeContents(MadeContents):
                 self.states[device][chunk] = RESIDENT
         return None
 
-    def lost(self, device: int) -> None:
+    def lost(self, device: int) -> bool:
         self._set(device, ABSENT)
+        return True
 
     def mark(self, device: int) -> int | None:
         return self.marks.get(device)
