@@ -14,6 +14,7 @@ import socket
 import subprocess
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,18 @@ import zstandard
 from click.testing import CliRunner, Result
 
 from lazyfs.cli.main import cli
-from lazyfs.snapshot import legacy
+from lazyfs.digest import digest_of, parse_digest
+from lazyfs.snapshot import legacy, transfer
 from lazyfs.snapshot.collect import collect
 from lazyfs.snapshot.directory_store import DirectoryStore
-from lazyfs.snapshot.embedding import INDEX_KEY, read_index
+from lazyfs.snapshot.embedding import INDEX_KEY, blob_key, read_index
+from lazyfs.snapshot.embedding import verify as verify_images
 from lazyfs.snapshot.errors import FileCorrupt, SnapshotError, StoreFailed
 from lazyfs.snapshot.extensions import PROFILES, unpack_profiles
 from lazyfs.snapshot.golden import generations
 from lazyfs.snapshot.keys import manifest_key, pointer_key
 from lazyfs.snapshot.legacy import survey
+from lazyfs.snapshot.manifest import Layer, decode_manifest
 from lazyfs.snapshot.pointers import Pointer
 from lazyfs.snapshot.snapshots import Snapshots
 from lazyfs.snapshot.transfer import copy_snapshot
@@ -479,3 +483,102 @@ def test_names_in_a_store_are_shown_escaped(
         ("snapshot", "show", f"{objects.path}@missing"),
     ):
         check_shown(lazyfs(*words))
+
+
+# Copies
+
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
+
+
+def embedded_store(tmp_path: Path) -> tuple[Snapshots, dict[str, bytes]]:
+    """Return a store with a snapshot whose image is embedded, and the image's blobs by digest."""
+    config, layer = b'{"architecture": "amd64", "os": "linux"}', b"a layer"
+    blobs = {str(digest_of(data)): data for data in (config, layer)}
+    described = [
+        {"mediaType": kind, "digest": str(digest_of(data)), "size": len(data)}
+        for kind, data in (
+            ("application/vnd.oci.image.config.v1+json", config),
+            (LAYER_TYPE, layer),
+        )
+    ]
+    document = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": described[0],
+        "layers": described[1:],
+    }
+    data = json.dumps(document).encode()
+    digest = str(digest_of(data))
+    made = image(
+        manifest_digest=digest,
+        resolved_ref=f"docker.io/library/counter@{digest}",
+        config_digest=described[0]["digest"],
+        layers=(Layer(described[1]["digest"], described[1]["digest"], LAYER_TYPE, len(layer)),),
+        embedded=True,
+    )
+    objects = DirectoryStore(tmp_path / "embedded")
+    snapshots = Snapshots(objects)
+    snapshots.embed(ID, data, MANIFEST_TYPE, blobs)
+    store(objects, draft(tmp_path / "made", images=(made,)))
+    return snapshots, blobs | {digest: data}
+
+
+def test_an_embedded_image_is_copied(tmp_path: Path) -> None:
+    snapshots, blobs = embedded_store(tmp_path)
+    other = Snapshots(DirectoryStore(tmp_path / "other"))
+    assert copy_snapshot(snapshots.load(ID), snapshots, other)
+    for digest, data in blobs.items():
+        assert other.objects.get(blob_key(parse_digest(digest)), 9999) == data
+
+
+@pytest.mark.parametrize("number", range(3))
+@ODD
+def test_a_blob_that_is_no_file_is_not_copied(tmp_path: Path, kind: str, number: int) -> None:
+    """Not even where a link leads to the very bytes: they may be other ones a moment later."""
+    snapshots, blobs = embedded_store(tmp_path)
+    digest = sorted(blobs)[number]
+    (tmp_path / "same").write_bytes(blobs[digest])
+    assert isinstance(snapshots.objects, DirectoryStore)
+    put(snapshots.objects.path / blob_key(parse_digest(digest)), kind, tmp_path / "same")
+    other = Snapshots(DirectoryStore(tmp_path / "other"))
+    with pytest.raises(SnapshotError):
+        copy_snapshot(snapshots.load(ID), snapshots, other)
+    assert other.ids() == []
+
+
+def test_what_was_verified_is_what_is_copied(
+    objects: DirectoryStore, victim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody puts a link in the place of a file between the two."""
+    check = transfer.check_stored
+
+    def swapped(stream: Any, file: Any, write: Any) -> None:
+        check(stream, file, write)
+        put(objects.path / f"snapshots/{ID}/{file.object}", "link", victim / "secret")
+
+    monkeypatch.setattr(transfer, "check_stored", swapped)
+    other = Snapshots(DirectoryStore(tmp_path / "other"))
+    copy_snapshot(Snapshots(objects).load(ID), Snapshots(objects), other)
+    assert other.verify(other.load(ID), deep=True) == []
+
+
+def test_a_blob_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshots, _ = embedded_store(tmp_path)
+    read = 0
+
+    class Endless:
+        def read(self, size: int) -> bytes:
+            nonlocal read
+            read += size
+            assert read < 64 << 20
+            return b"x" * size
+
+    monkeypatch.setattr(DirectoryStore, "open", lambda self, key: nullcontext(Endless()))
+    loaded = draft(tmp_path / "again", images=snapshots_images(tmp_path)).manifest
+    assert len(verify_images(snapshots.objects, loaded)) == 3
+
+
+def snapshots_images(tmp_path: Path) -> tuple[Any, ...]:
+    data = (tmp_path / "embedded" / manifest_key(ID)).read_bytes()
+    return decode_manifest(data).images
