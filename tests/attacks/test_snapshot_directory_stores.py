@@ -203,6 +203,29 @@ def test_a_file_of_a_snapshot_that_is_none_is_told(
     assert not (victim.parent / "files").exists()
 
 
+@pytest.mark.parametrize(
+    "place", [manifest_key(ID), pointer_key("latest"), f"snapshots/{ID}/pages.img.zstd"]
+)
+def test_a_link_is_not_followed_even_to_the_right_bytes(
+    objects: DirectoryStore, tmp_path: Path, place: str
+) -> None:
+    """They are of somebody who can change them after they were verified."""
+    shutil.copy(objects.path / place, tmp_path / "same")
+    put(objects.path / place, "link", tmp_path / "same")
+    with pytest.raises(SnapshotError):
+        objects.get(place, 1 << 20)
+    with pytest.raises(SnapshotError):
+        Snapshots(objects).download(Snapshots(objects).load("@latest"), tmp_path / "files")
+
+
+def test_a_lock_elsewhere_is_not_made(objects: DirectoryStore, victim: Path) -> None:
+    put(objects.path / ".lock", "link", victim / "made")
+    key = pointer_key("latest")
+    with pytest.raises(SnapshotError):
+        objects.replace(key, b"x", objects.get(key, 99))
+    assert not (victim / "made").exists()
+
+
 # Rubbish that is collected
 
 
@@ -226,6 +249,19 @@ def test_temporary_files_elsewhere_are_not_collected(objects: DirectoryStore, vi
         "1-00000000000000aa",
         "checkpoint.img",
     }
+
+
+def test_files_of_others_among_the_temporary_ones_are_not_collected(
+    objects: DirectoryStore,
+) -> None:
+    folder = objects.path / ".tmp"
+    names = {"notes", "1-00", "1-00000000000000aa.txt", "x-00000000000000aa"}
+    for name in names:
+        (folder / name).write_bytes(b"of somebody")
+    (folder / "1-00000000000000aa").write_bytes(b"ours")
+    age(folder)
+    assert gc(objects).uploads == 1
+    assert {path.name for path in folder.iterdir()} == names
 
 
 @pytest.mark.parametrize("place", ["snapshots", f"snapshots/{OLD_ID}"])
