@@ -521,6 +521,32 @@ def test_names_in_a_store_are_shown_escaped(
         check_shown(lazyfs(*words))
 
 
+@pytest.mark.parametrize(
+    ("extension", "is_listed"),
+    [
+        ({"name": "x", "number": 1, "previous": ID}, True),
+        ({"name": "x", "number": 1, "previous": "../../x"}, True),
+        ({"name": ESCAPES, "number": 1}, False),
+        ({"name": "../x", "number": 1}, False),
+        ({"name": "x", "number": True}, False),
+        ({"name": "x", "number": 0}, False),
+        ({"name": "x", "number": (1 << 53) - 1}, False),  # the next build could not count on
+        ({"name": "x", "number": "1"}, False),
+    ],
+)
+def test_a_golden_snapshot_says_what_one_can_say(
+    objects: DirectoryStore, extension: dict[str, Any], is_listed: bool
+) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["snapshot"]["role"] = "golden"
+        document["extensions"] = {"golden": extension}
+
+    tamper(objects.path, "latest", change)
+    found = generations(Snapshots(objects))
+    assert [each.id for each in found] == ([ID] if is_listed else [])
+    assert all(each.previous in (None, ID) for each in found)
+
+
 # Copies
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
