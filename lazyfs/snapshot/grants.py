@@ -18,15 +18,21 @@ from lazyfs.snapshot.documents import quote
 from lazyfs.snapshot.errors import NotAllowed
 from lazyfs.snapshot.requests import (
     CAPABILITY,
+    DEVICE,
     DIR,
     FIELD,
     FLAG,
     HOST_PATH,
+    KEYRING,
     KINDS,
     NETWORK,
     OVERLAY,
     PORT,
+    PRIVILEGES,
+    SECCOMP,
     SECRET,
+    UNMASK,
+    USERNS,
     Request,
 )
 from lazyfs.snapshot.template import Template
@@ -45,6 +51,12 @@ VALUES = {
     FLAG: (r"--[A-Za-z].*", "an option like --host-uds=open"),
     SECRET: (r".+/.+", "NAME/KEY"),
     PORT: (r"[0-9]{1,5}", "a number"),
+    DEVICE: (r"/dev/.+", "/dev/NAME, with what the refusal says behind it"),
+    SECCOMP: (r"unconfined|/.+", "unconfined, or the path of a profile"),
+    PRIVILEGES: (r"false", "false"),
+    USERNS: (r"host", "host"),
+    KEYRING: (r"host", "host"),
+    UNMASK: (r"ALL|/.+", "ALL or a path"),
     FIELD: (r"[^=]+=.*", "PLACE=VALUE, as the refusal says it"),
 }
 

@@ -11,6 +11,9 @@ because the snapshot says so (``grants``).  Each kind of request:
     runtime-flag=--NAME=…   an option of the runtime that opens something of the machine
     secret=NAME/KEY         a value of this user's secrets in a container's environment
     port=NUMBER             a readiness request to a port of the machine
+    device=/dev/NAME…       a device of the machine
+    seccomp=unconfined      no filter of system calls, or the one of a file of the machine
+    no-new-privileges=false, userns=host, keyring=host, unmask=PATH      less confinement
     template-field=PLACE=…  a field of the template that is not classified below
 
 Pure.  A field that is in no table is a request: what a later release adds to templates is refused
@@ -36,8 +39,17 @@ OVERLAY = "overlay"
 FLAG = "runtime-flag"
 SECRET = "secret"
 PORT = "port"
+DEVICE = "device"
+SECCOMP = "seccomp"
+PRIVILEGES = "no-new-privileges"
+USERNS = "userns"
+KEYRING = "keyring"
+UNMASK = "unmask"
 FIELD = "template-field"
-KINDS = (HOST_PATH, CAPABILITY, NETWORK, OVERLAY, FLAG, SECRET, PORT, FIELD)
+KINDS = (
+    *(HOST_PATH, CAPABILITY, NETWORK, OVERLAY, FLAG, SECRET, PORT),
+    *(DEVICE, SECCOMP, PRIVILEGES, USERNS, KEYRING, UNMASK, FIELD),
+)
 # Overlays whose files are in the sandbox's memory, or nowhere.
 PLAIN_OVERLAYS = ("none", "root:memory", "root:self", "all:memory")
 DIR = "dir="  # of an overlay: what follows is a folder
@@ -87,6 +99,11 @@ def requests_of_template(template: t.Template, network: str) -> tuple[Request, .
     return _each_once(_inside(template, walk, ""))
 
 
+def requests_of_part(part: msgspec.Struct) -> tuple[Request, ...]:
+    """Return what a part of a template asks for, whatever template it is in."""
+    return _each_once(_inside(part, None, ""))
+
+
 def network_of(runtime: Runtime) -> str:
     """Return the network that a restored sandbox gets."""
     return "none" if runtime.network is UNSET else str(runtime.network)
@@ -129,7 +146,7 @@ def _inside(value: Any, walk: Any, place: str) -> Iterator[Request]:
         return
     if not isinstance(value, msgspec.Struct):
         return
-    rules = FIELDS.get(type(value), {})
+    rules = FIELDS.get(type(value).__name__, {})
     for field in msgspec.structs.fields(value):
         inner = getattr(value, field.name)
         below = f"{place}.{field.encode_name}".removeprefix(".")
@@ -137,8 +154,43 @@ def _inside(value: Any, walk: Any, place: str) -> Iterator[Request]:
         if rule is not None:
             yield from rule(inner, walk, below)
         elif inner != _default_of(field):
-            said = json.dumps(msgspec.to_builtins(inner), sort_keys=True)
-            yield _request(FIELD, f"{below}={said}", below)
+            yield from _itself(inner, walk, below)
+
+
+def _itself(value: Any, walk: Any, place: str) -> Iterator[Request]:
+    """Ask for just what the field says."""
+    said = json.dumps(msgspec.to_builtins(value), sort_keys=True)
+    yield _request(FIELD, f"{place}={said}", place)
+
+
+def _unless(usual: Any, kind: str, said: str = "") -> Rule:
+    """Return a rule for a field that asks for something unless it is *usual*: *said*, or itself."""
+
+    def rule(value: Any, walk: Any, place: str) -> Iterator[Request]:
+        if value != usual:
+            yield _request(kind, said or str(value), place)
+
+    return rule
+
+
+def _unless_itself(usual: Any) -> Rule:
+    """Return a rule for a field that asks for just what it says, unless that is *usual*."""
+
+    def rule(value: Any, walk: Any, place: str) -> Iterator[Request]:
+        if value != usual:
+            yield from _itself(value, walk, place)
+
+    return rule
+
+
+def _each_of(kind: str) -> Rule:
+    """Return a rule for a field each of whose words asks for something."""
+
+    def rule(values: tuple[str, ...], walk: Any, place: str) -> Iterator[Request]:
+        for number, value in enumerate(values):
+            yield _request(kind, value, f"{place}[{number}]")
+
+    return rule
 
 
 def _default_of(field: Any) -> Any:
@@ -192,9 +244,9 @@ def _flags(flags: tuple[str, ...], walk: Any, place: str) -> Iterator[Request]:
             yield Request(FLAG, flag, f"{place}[{number}]", is_allowable=False)
 
 
-# Part of a template → field → rule.  All fields are here: tests/attacks/ compares.
-FIELDS: Mapping[type[msgspec.Struct], Mapping[str, Rule]] = {
-    t.Template: {
+# Part of a template, by its class → field → rule.  All fields are here: tests/attacks/ compares.
+FIELDS: Mapping[str, Mapping[str, Rule]] = {
+    "Template": {
         "name": _data,
         "containers": _inside,
         "pause_image": _data,
@@ -204,8 +256,11 @@ FIELDS: Mapping[type[msgspec.Struct], Mapping[str, Rule]] = {
         "sandbox_class": _data,
         "platform": _data,
         "runtime": _inside,
+        "security": _inside,
+        "resources": _inside,
+        "logs": _inside,
     },
-    t.Container: {
+    "Container": {
         "name": _data,
         "image": _data,
         "command": _data,
@@ -217,24 +272,35 @@ FIELDS: Mapping[type[msgspec.Struct], Mapping[str, Rule]] = {
         "volume_mounts": _host_paths,
         "readyz": _inside,
     },
-    t.EnvVar: {"name": _data, "value": _data, "value_from": _inside},
-    t.ValueFrom: {"secret_key_ref": _secret},
-    t.SecretKey: {"name": _data, "key": _data, "optional": _data},
-    t.VolumeMount: {"name": _data, "mount_path": _data, "read_only": _data},
-    t.Readyz: {"http_get": _inside, "timeout_seconds": _data},
-    t.HttpGet: {"port": _port, "path": _data},
-    t.SecurityContext: {
+    "EnvVar": {"name": _data, "value": _data, "value_from": _inside},
+    "ValueFrom": {"secret_key_ref": _secret},
+    "SecretKey": {"name": _data, "key": _data, "optional": _data},
+    "VolumeMount": {"name": _data, "mount_path": _data, "read_only": _data},
+    "Readyz": {"http_get": _inside, "timeout_seconds": _data},
+    "HttpGet": {"port": _port, "path": _data},
+    "SecurityContext": {
         "run_as_user": _data,
         "run_as_group": _data,
         "supplemental_groups": _data,
         "read_only_root_filesystem": _data,
         "capabilities": _inside,
     },
-    t.CapabilityChanges: {"add": _capabilities, "drop": _data},
-    t.Volume: {"name": _data, "durable_dir": _inside, "host_path": _inside},
-    t.DurableDir: {},
-    t.HostPath: {"path": _data, "type": _data},  # asked for by whoever mounts it
+    "CapabilityChanges": {"add": _capabilities, "drop": _data},
+    "Volume": {"name": _data, "durable_dir": _inside, "host_path": _inside},
+    "DurableDir": {},
+    "HostPath": {"path": _data, "type": _data},  # asked for by whoever mounts it
     # Where snapshots would go is not taken over from a snapshot: see ``review``.
-    t.SnapshotsConfig: {"location": _data, "on_pause": _data, "on_commit": _data},
-    t.RuntimeOptions: {"name": _data, "overlay": _overlay, "network": _network, "flags": _flags},
+    "SnapshotsConfig": {"location": _data, "on_pause": _data, "on_commit": _data},
+    "Security": {
+        "seccomp": _unless("default", SECCOMP),
+        "no_new_privileges": _unless(True, PRIVILEGES, "false"),
+        "user_namespace": _unless(True, USERNS, "host"),
+        "new_keyring": _unless(True, KEYRING, "host"),
+        "unmask": _each_of(UNMASK),
+        "devices": _each_of(DEVICE),
+    },
+    # Limits only take away; what logs may occupy is the machine's.
+    "Resources": {"memory": _data, "cpus": _data, "pids": _data, "storage": _data},
+    "Logs": {"max_size": _unless_itself("10M"), "max_files": _unless_itself(3)},
+    "RuntimeOptions": {"name": _data, "overlay": _overlay, "network": _network, "flags": _flags},
 }
