@@ -1,4 +1,4 @@
-"""What a program tries when ``lazyfs optimize`` runs it: the walls are those of ``run``."""
+"""What a program tries when ``lazyfs optimize`` runs it: the protections are those of ``run``."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ import pytest
 from lazyfs.service import workload
 from lazyfs.snapshot.errors import Unsupported
 from tests.attacks.conftest import SECONDS, WHO, Hostile
-from tests.attacks.test_sandbox_walls import ATTACKS, DEFAULT_MASK
+from tests.attacks.test_sandbox_confinement import ATTACKS, DEFAULT_MASK
 from tests.mounts.test_rootless import PYTHON
 from tests.support.mounting import needs_fuse, needs_root, run
 

@@ -21,7 +21,7 @@ def test_nothing_said_changes_nothing():
     assert openings(PLAIN.security) == []
 
 
-def test_walls_by_name():
+def test_protections_by_name():
     words = (
         *("seccomp=unconfined", "no-new-privileges=false", "unmask=/proc/a:/proc/b"),
         *("userns=host", "keyring=host", "unmask=all"),

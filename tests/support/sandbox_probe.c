@@ -43,7 +43,7 @@ static void say_text(const char *name, const char *text)
 	fflush(stdout);
 }
 
-/* Opens, and closes: the tries that a wall must stop at the open. */
+/* Opens, and closes: what a protection must stop at the open. */
 static void try_open(const char *name, const char *path, int flags)
 {
 	int fd = open(path, flags | O_CLOEXEC | O_NONBLOCK);

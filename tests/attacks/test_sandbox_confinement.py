@@ -1,7 +1,7 @@
 """What a hostile program in a sandbox tries against the machine: a contract for every runtime.
 
 Each line of ATTACKS is one attempt of tests/support/sandbox_probe.c.  A new runtime is entered in
-conftest.py and must hold them all.  The walls are taken out one by one, by the options that do it,
+conftest.py and must hold them all.  The protections are turned off one by one, by their options,
 to see the attempts succeed: they are real.
 """
 
@@ -85,7 +85,7 @@ def test_the_disk_is_as_it_was(hostile, attacked):
         assert disk.read(len(MARK)) == MARK
 
 
-# Walls that are taken out by name
+# Protections that are turned off by name
 
 
 @pytest.mark.parametrize("runtime", KERNEL)
@@ -95,7 +95,7 @@ def test_without_the_profile(attacked, runtime):
     assert (closed["Seccomp"], seen["Seccomp"]) == ("2", "0")
     for attack in ("unshare", "clone", "personality", "add-key"):
         assert (attack, seen[attack]) == (attack, "ok")
-    # The other walls stand: devices, keys of others, paths.
+    # The others hold: devices, keys of others, paths.
     for attack in (*NODES, *PATHS, "keyctl-search-session", "mount"):
         assert (attack, seen[attack]) != (attack, "ok")
 
@@ -119,7 +119,7 @@ def test_without_the_rule_on_privileges(attacked, runtime):
     assert (seen["NoNewPrivs"], seen["setuid"]) == ("0", "0")
 
 
-def test_a_wall_that_cannot_be_taken_out(hostile):
+def test_a_protection_that_cannot_be_turned_off(hostile):
     options = ("--security-opt", "no-new-privileges=false")
     done = hostile.run("bwrap", "root", "euid", options=options)
     assert done.returncode == 54
