@@ -173,7 +173,8 @@ class Runsc:
             except TimeExpired:
                 if seconds is not None:
                     return None
-        wait_written(writer_record(plan, container))
+        if container.is_root:  # others' streams stay open as long as the sandbox
+            wait_written(writer_record(plan, container))
         try:
             return int(json.loads(done.out)["exitStatus"])
         except (ValueError, KeyError, TypeError) as exc:
