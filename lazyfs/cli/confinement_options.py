@@ -22,8 +22,8 @@ OPTIONS = (
         "--security-opt",
         multiple=True,
         metavar="WORD",
-        help="Open one wall: seccomp=unconfined or =FILE, no-new-privileges=false, unmask=ALL or "
-        "=PATH:PATH, userns=host, keyring=host.",
+        help="Turn a protection off: seccomp=unconfined or seccomp=FILE, "
+        "no-new-privileges=false, unmask=ALL or unmask=PATH:PATH, userns=host, keyring=host.",
     ),
     click.option(
         "--cap-add",

@@ -77,18 +77,18 @@ def doctor(
     With STORE (/path, file:///path or s3://bucket/prefix) also whether snapshots can be kept there.
     A probe object is written to it and removed.
 
-    A table says which walls stand around sandboxes, as a program found that tried them in one of
+    A table says which protections hold, as found by a program that tried them in a sandbox of
     each runtime.
 
     Ends with 8 if nothing can be mounted, else with the code of what is wrong with STORE, else with
     0: what lacks otherwise may not be wanted.
     """
-    from lazyfs.cli import doctor_walls
+    from lazyfs.cli import doctor_protections
     from lazyfs.snapshot.runtimes import Chooser
 
     findings = [*machine(), *sandboxes(default_state_dir(), runsc)]
     there = tuple(each.name for each in findings if each.name in RUNTIMES and each.is_ok)
-    walls = doctor_walls.look(there, Chooser(default_state_dir()), {"runsc": runsc})
+    tried = doctor_protections.look(there, Chooser(default_state_dir()), {"runsc": runsc})
     status = 0 if all(each.is_ok for each in findings if each.is_needed) else 8
     if store is not None:
         finding, code = look_at_store(store, s3_endpoint)
@@ -97,7 +97,7 @@ def doctor(
     if as_json:
         found = [each.document() for each in findings]
         click.echo(
-            json.dumps({"type": "doctor", "findings": found, "confinement": walls}, indent=2)
+            json.dumps({"type": "doctor", "findings": found, "confinement": tried}, indent=2)
         )
     else:
         for each in findings:
@@ -106,7 +106,7 @@ def doctor(
             )
             if not each.is_ok and each.means is not None:
                 print_line(f"{'':{NAME_WIDTH + 8}}{each.means}")
-        doctor_walls.show(walls)
+        doctor_protections.show(tried)
     ctx.exit(status)
 
 

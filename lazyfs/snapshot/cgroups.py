@@ -63,7 +63,7 @@ def find_parents(
     try:
         mounts = list(parse_mounts((proc / "mountinfo").read_text()))
         own = parse_own((proc / "cgroup").read_text())
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, IndexError) as exc:
         raise Unsupported(f"cgroups: {exc}: what this process is in cannot be read") from exc
     found: dict[str, Path] = {}
     for mount in mounts:
@@ -90,7 +90,7 @@ def find_parents(
 
 
 def parse_mounts(text: str) -> Iterator[Mount]:
-    """Yield the hierarchies in a mountinfo; ValueError for what is none."""
+    """Yield the hierarchies in a mountinfo; ValueError or IndexError for what is none."""
     for line in text.splitlines():
         front, _, back = line.partition(" - ")
         kind, _, options = back.split(" ", 2)

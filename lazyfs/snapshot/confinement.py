@@ -69,7 +69,9 @@ def _is_unmasked(path: str, words: Collection[str]) -> bool:
     return "ALL" in words or path in words
 
 
-def device_mounts(security: Security, runtime_name: str) -> list[dict[str, Any]]:
+def device_mounts(
+    security: Security, runtime_name: str, *, is_rootless: bool
+) -> list[dict[str, Any]]:
     """Return the mounts that lend devices of this machine, which must be there.
 
     Raises TemplateInvalid; Unsupported for a runtime that cannot.
@@ -82,9 +84,13 @@ def device_mounts(security: Security, runtime_name: str) -> list[dict[str, Any]]
                 f"device {lent.source}: {runtime_name} cannot lend devices of this machine",
                 hint="take --runtime crun, runc or bwrap",
             )
+        if not {"r", "w"} <= set(lent.access) and (runtime_name != "runc" or is_rootless):
+            # A mount that is read-only is no limit for devices: a list of them is.
+            raise Unsupported(
+                f"device {lent.source}: {runtime_name} can lend it for reading and writing only",
+                hint="root can have runc lend it for one of them",
+            )
         options = ["bind", "dev", "nosuid", "noexec"]
-        if "w" not in lent.access:
-            options.append("ro")
         mounts.append(
             {
                 "destination": lent.target,

@@ -63,7 +63,7 @@ from lazyfs.snapshot.sandbox import (
     utc_now,
     write_whole,
 )
-from lazyfs.snapshot.security import limits_of
+from lazyfs.snapshot.security import limits_of, openings
 from lazyfs.snapshot.snapshots import Snapshots
 from lazyfs.snapshot.spec import Rootless, diff_specs, spec_digest, start_as_before
 from lazyfs.snapshot.stoppable import Stoppable
@@ -191,6 +191,8 @@ def _restore(
     sandbox.clear("checkpoints", sandbox.draft_path.name, *RESTORED)
     journal = _begin(sandbox, order, found, tools.snapshots.objects.url)
     plan = sandbox.plan(journal)
+    if opened := openings(found.template.security):
+        tools.say(f"opened by name: {', '.join(opened)}")
     check_confinement(
         found.template.security, plan, found.facts.name, is_rootless=tools.rootless is not None
     )

@@ -51,7 +51,7 @@ from lazyfs.snapshot.sandbox import (
     utc_now,
     write_durably,
 )
-from lazyfs.snapshot.security import limits_of
+from lazyfs.snapshot.security import limits_of, openings
 from lazyfs.snapshot.spec import Rootless
 from lazyfs.snapshot.template import SecretKey, Template
 
@@ -178,6 +178,8 @@ class _Attempt:
         facts = runtime.probe()
         journal = sandbox.save(journal.with_runtime(facts))
         plan = sandbox.plan(journal)
+        if opened := openings(template.security):
+            tools.say(f"opened by name: {', '.join(opened)}")
         check_confinement(
             template.security, plan, facts.name, is_rootless=tools.rootless is not None
         )

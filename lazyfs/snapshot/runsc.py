@@ -83,10 +83,9 @@ class Runsc:
         for container in plan.containers:
             bundle: list[str | Path] = ["--bundle", container.bundle]
             if len(plan.containers) == 1:
-                self._launch(plan, container, "run", "--detach", *bundle)
+                self._launch(plan, container, ["run", "--detach", *bundle])
             else:
-                self._launch(plan, container, "create", *bundle)
-                self._launch(plan, container, "start")
+                self._launch(plan, container, ["create", *bundle], ["start"])
 
     def run_attached(self, plan: SandboxPlan) -> int:
         """Run a sandbox of one container on this terminal; return its exit status."""
@@ -141,7 +140,7 @@ class Runsc:
             options += ["--image-path", image_dir]
             if in_background:
                 options.append("--background")
-            self._launch(plan, container, "restore", *options, seconds=self.image_seconds)
+            self._launch(plan, container, ["restore", *options], seconds=self.image_seconds)
 
         def wait() -> None:
             if in_background:
@@ -175,7 +174,8 @@ class Runsc:
             except TimeExpired:
                 if seconds is not None:
                     return None
-        wait_written(writer_record(plan, container))
+        if container.is_root:  # others' streams stay open as long as the sandbox
+            wait_written(writer_record(plan, container))
         try:
             return int(json.loads(done.out)["exitStatus"])
         except (ValueError, KeyError, TypeError) as exc:
@@ -269,18 +269,25 @@ class Runsc:
         self,
         plan: SandboxPlan,
         container: ContainerPlan,
-        command: str,
-        *words: str | Path,
+        *calls: Sequence[str | Path],
         seconds: float | None = None,
     ) -> None:
-        """Make a call whose standard streams the container inherits."""
+        """Make calls one of whose standard streams the container inherits.
+
+        The root one gets those of its creation, others those of their start.
+        """
         make_folder(plan.state_dir)
-        # One that was created has its streams already; who starts it leaves nothing behind.
-        is_file = command == "start" or not writes_pipe(load_bundle(container.bundle))
+        is_file = not writes_pipe(load_bundle(container.bundle))
         with container_output(plan, container, is_file=is_file) as output:
-            self._call(
-                plan, command, *words, container.container_id, seconds=seconds, output=output
-            )
+            for command, *words in calls:
+                self._call(
+                    plan,
+                    str(command),
+                    *words,
+                    container.container_id,
+                    seconds=seconds,
+                    output=output,
+                )
 
     def _state(self, plan: SandboxPlan, container: ContainerPlan) -> tuple[ContainerState, int]:
         if not plan.state_dir.is_dir():

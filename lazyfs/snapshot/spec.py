@@ -88,10 +88,12 @@ def build_spec(
         is_host_network=network == "host",
         has_user_namespace=is_mapped,
     )
-    mounts += device_mounts(opened, runtime_name)
     mounts += _volume_mounts(container, template, volumes or {})
     if resolv_conf is not None and network != "none":
         mounts.append(_bind("/etc/resolv.conf", resolv_conf, is_read_only=True))
+    mounts += device_mounts(opened, runtime_name, is_rootless=rootless is not None)
+    if is_confined:
+        _forbid_devices(mounts)
     linux: dict[str, Any] = {"namespaces": _namespaces(rootless, runtime_name, network)}
     if rootless is not None and is_confined:
         linux |= _mappings(rootless, user, what)
@@ -328,6 +330,17 @@ def _volume_mounts(
 def _bind(destination: str, source: Path, *, is_read_only: bool) -> dict[str, Any]:
     options = ["rbind", "ro" if is_read_only else "rw"]
     return {"destination": destination, "type": "bind", "source": str(source), "options": options}
+
+
+def _forbid_devices(mounts: Sequence[dict[str, Any]]) -> None:
+    """Have no device be opened by what is shown of this machine, but those that are lent.
+
+    "rnodev" is for all that is mounted below, too; crun ignores "nodev" in a user namespace.
+    """
+    for mount in mounts:
+        options = mount["options"]
+        if mount["type"] == "bind" and "dev" not in options:
+            options += ["nodev", "rnodev"]
 
 
 def _words(image: Mapping[str, Any], key: str) -> list[str]:

@@ -340,11 +340,8 @@ def test_what_is_opened_by_name() -> None:
     assert spec["process"]["noNewPrivileges"] is False
     assert spec["annotations"] == {KEYRING: HOST}
     (mount,) = [each for each in spec["mounts"] if each["destination"] == "/dev/nothing"]
-    assert (mount["source"], mount["options"][0], mount["options"][-1]) == (
-        "/dev/null",
-        "bind",
-        "ro",
-    )
+    assert mount["source"] == "/dev/null"
+    assert mount["options"] == ["bind", "dev", "nosuid", "noexec"]
     assert linux["resources"]["devices"] == [
         {"allow": False, "access": "rwm"},
         {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "r"},
@@ -356,6 +353,28 @@ def test_what_is_opened_by_name() -> None:
     )
     linux = spec_of(everything, runtime_name="crun")["linux"]
     assert (linux["maskedPaths"], linux["readonlyPaths"]) == ([], [])
+
+
+def test_what_is_shown_of_the_machine_has_no_devices() -> None:
+    document = {
+        "containers": [
+            {
+                "name": "web",
+                "image": "busybox",
+                "volumeMounts": [{"name": "here", "mountPath": "/here"}],
+            }
+        ],
+        "volumes": [{"name": "here", "hostPath": {"path": "/srv"}}],
+        "security": {"devices": ["/dev/null:/here/null"]},
+    }
+    mounts = spec_of(template_of_document(document), runtime_name="crun")["mounts"]
+    assert [each["destination"] for each in mounts][-2:] == ["/here", "/here/null"]
+    options = {each["destination"]: each["options"] for each in mounts}
+    assert options["/here"] == ["rbind", "rw", "nodev", "rnodev"]
+    assert "nodev" not in options["/here/null"]
+    del document["security"]  # a snapshot has the options of gVisor's in it
+    mounts = spec_of(template_of_document(document))["mounts"]
+    assert mounts[-1]["options"] == ["rbind", "rw"]
 
 
 @pytest.mark.parametrize("path", ["/dev/no-such-device", "/dev/shm"])

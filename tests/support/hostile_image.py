@@ -64,7 +64,7 @@ def loop_device(folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:
     assert done.returncode == 0, done.stderr
     path = Path(done.stdout.strip())
     try:
-        path.chmod(0o666)  # so that nothing but the wall is in the way
+        path.chmod(0o666)  # so that only the protection is in the way
         number = path.stat().st_rdev
         yield path, (number >> 8 & 0xFFF, number & 0xFF)
     finally:

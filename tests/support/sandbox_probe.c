@@ -5,6 +5,7 @@
  *	sandbox_probe euid			who it is: run as a setuid program
  *	sandbox_probe wait			does nothing for ever
  *	sandbox_probe open PATH			opens a file for reading
+ *	sandbox_probe open-write PATH		opens it for writing, too
  *	sandbox_probe flood-log BYTES		writes so much to standard output
  *	sandbox_probe flood-file PATH BYTES	writes a file until it cannot
  *	sandbox_probe flood-pids N		forks, up to N at a time
@@ -43,7 +44,7 @@ static void say_text(const char *name, const char *text)
 	fflush(stdout);
 }
 
-/* Opens, and closes: the tries that a wall must stop at the open. */
+/* Opens, and closes: what a protection must stop at the open. */
 static void try_open(const char *name, const char *path, int flags)
 {
 	int fd = open(path, flags | O_CLOEXEC | O_NONBLOCK);
@@ -309,6 +310,8 @@ int main(int argc, char **argv)
 		pause();
 	if (argc > 2 && !strcmp(argv[1], "open"))
 		try_open("open", argv[2], O_RDONLY);
+	if (argc > 2 && !strcmp(argv[1], "open-write"))
+		try_open("open", argv[2], O_RDWR);
 	if (argc > 3 && !strcmp(argv[1], "flood-file"))
 		flood_file(argv[2], atoll(argv[3]));
 	if (argc > 2 && !strcmp(argv[1], "flood-pids"))

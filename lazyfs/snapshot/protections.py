@@ -1,4 +1,4 @@
-"""Which walls stand around a sandbox, found by running a program in one that tries them.
+"""Which protections a sandbox has, found by running a program in one that tries them.
 
 The program is this machine's Python, on an otherwise empty root, started as any other sandbox is.
 """
@@ -24,7 +24,7 @@ from lazyfs.snapshot.syscalls import ARCHITECTURES, has_table, numbers
 from lazyfs.snapshot.template import Container, HostPath, Template, Volume, VolumeMount
 
 CLOSED, OPEN, OWN_KERNEL, UNKNOWN = "closed", "open", "own kernel", "not tried"
-WALLS = (
+PROTECTIONS = (
     *("systemCalls", "newPrivileges", "keys", "capabilities", "namespaces", "devices"),
     *("hiddenPaths", "readOnlyPaths"),
 )
@@ -71,8 +71,8 @@ print(json.dumps(seen), flush=True)
 """
 
 
-def look_at_walls(runtime: Runtime, name: str, rootless: Rootless | None) -> dict[str, str]:
-    """Return wall → "closed", "open", "own kernel" or "not tried" for sandboxes of *runtime*.
+def look_at_protections(runtime: Runtime, name: str, rootless: Rootless | None) -> dict[str, str]:
+    """Return protection → "closed", "open", "own kernel" or "not tried" for sandboxes of *runtime*.
 
     Raises SnapshotError if none could be started.
     """
@@ -81,7 +81,7 @@ def look_at_walls(runtime: Runtime, name: str, rootless: Rootless | None) -> dic
     own = has_own_kernel(name)
     if own and seen.get("kernel") == [os.uname().release, os.uname().version]:
         own = False  # it should have been another
-    return {wall: _word(seen.get(wall), own=own) for wall in WALLS}
+    return {protection: _word(seen.get(protection), own=own) for protection in PROTECTIONS}
 
 
 def look_at_limits() -> dict[str, str]:
@@ -129,7 +129,7 @@ def _run(runtime: Runtime, name: str, folder: Path, rootless: Rootless | None) -
         if isinstance(seen, dict):
             return seen
     said = "; ".join(text.splitlines()[-3:])[:300]
-    raise RuntimeFailed(f"{name}: the program that tries the walls said nothing: {said}")
+    raise RuntimeFailed(f"{name}: the program that tries them said nothing: {said}")
 
 
 def _plan(folder: Path, name: str, words: list[str], rootless: Rootless | None) -> SandboxPlan:

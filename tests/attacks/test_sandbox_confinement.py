@@ -1,18 +1,20 @@
 """What a hostile program in a sandbox tries against the machine: a contract for every runtime.
 
 Each line of ATTACKS is one attempt of tests/support/sandbox_probe.c.  A new runtime is entered in
-conftest.py and must hold them all.  The walls are taken out one by one, by the options that do it,
+conftest.py and must hold them all.  The protections are turned off one by one, by their options,
 to see the attempts succeed: they are real.
 """
 
 import functools
-from pathlib import Path
+import json
+import os
+import stat
 
 import pytest
 
 from lazyfs.snapshot.spec_parts import DEFAULT_CAPABILITIES, NUMBERS
 from tests.attacks.conftest import RUNTIMES, WHO, Hostile
-from tests.support.hostile_image import MARK
+from tests.support.hostile_image import MARK, ZERO
 from tests.support.mounting import needs_fuse, needs_root
 
 pytestmark = [pytest.mark.interop, *needs_fuse, *needs_root]
@@ -85,7 +87,7 @@ def test_the_disk_is_as_it_was(hostile, attacked):
         assert disk.read(len(MARK)) == MARK
 
 
-# Walls that are taken out by name
+# Protections that are turned off by name
 
 
 @pytest.mark.parametrize("runtime", KERNEL)
@@ -95,7 +97,7 @@ def test_without_the_profile(attacked, runtime):
     assert (closed["Seccomp"], seen["Seccomp"]) == ("2", "0")
     for attack in ("unshare", "clone", "personality", "add-key"):
         assert (attack, seen[attack]) == (attack, "ok")
-    # The other walls stand: devices, keys of others, paths.
+    # The others hold: devices, keys of others, paths.
     for attack in (*NODES, *PATHS, "keyctl-search-session", "mount"):
         assert (attack, seen[attack]) != (attack, "ok")
 
@@ -119,7 +121,7 @@ def test_without_the_rule_on_privileges(attacked, runtime):
     assert (seen["NoNewPrivs"], seen["setuid"]) == ("0", "0")
 
 
-def test_a_wall_that_cannot_be_taken_out(hostile):
+def test_a_protection_that_cannot_be_turned_off(hostile):
     options = ("--security-opt", "no-new-privileges=false")
     done = hostile.run("bwrap", "root", "euid", options=options)
     assert done.returncode == 54
@@ -151,18 +153,50 @@ def test_paths_that_are_opened(attacked, runtime):
 
 @pytest.mark.parametrize("runtime", KERNEL)
 def test_a_device_that_is_lent(hostile, runtime):
-    name = f"/dev/{hostile.disk.name}"
-    seen = hostile.attack(runtime, "root", "--device", f"{hostile.disk}:/dev/lent:r")
-    assert seen["image-disk"] != "ok"
+    seen = hostile.attack(runtime, "root", "--device", "/dev/zero:/dev/lent")
+    for attack in NODES:
+        assert (attack, seen[attack]) != (attack, "ok")
     done = hostile.run(
         runtime, "root", "open", "/dev/lent", options=("--device", f"{hostile.disk}:/dev/lent")
     )
-    assert "open ok" in done.stdout, (name, done.stdout, done.stderr)
+    assert "open ok" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(("runtime", "said"), [("runc", "open EPERM"), ("crun", ""), ("bwrap", "")])
+def test_a_device_that_is_lent_for_reading_only(hostile, runtime, said):
+    options = ("--device", f"{hostile.disk}:/dev/lent:r")
+    done = hostile.run(runtime, "root", "open-write", "/dev/lent", options=options)
+    assert done.stdout.strip() == said, done.stderr
+    if not said:
+        assert done.returncode == 54
+        assert "for reading and writing only" in done.stderr
 
 
 @pytest.mark.parametrize("runtime", KERNEL)
-def test_a_profile_in_a_file(hostile, runtime, tmp_path):
-    Path(tmp_path).chmod(0o755)
+def test_a_node_in_a_folder_that_is_shown(hostile, runtime):
+    """Such as one that a sandbox of another runtime has left in a volume."""
+    words = hostile.words_of(runtime)
+    shown = hostile.folder / "shown"
+    shown.mkdir(exist_ok=True)
+    node = shown / "zero"
+    if not node.exists():
+        os.mknod(node, stat.S_IFCHR | 0o666, os.makedev(*ZERO))
+    os.close(os.open(node, os.O_RDONLY))
+    container = {
+        "name": "web",
+        "image": hostile.image,
+        "command": ["/bin/probe", "open", "/here/zero"],
+        "volumeMounts": [{"name": "here", "mountPath": "/here"}],
+    }
+    template = hostile.folder / "shown.json"
+    volumes = [{"name": "here", "hostPath": {"path": str(shown)}}]
+    template.write_text(json.dumps({"containers": [container], "volumes": volumes}))
+    done = hostile.commands["root"]("run", *words, "--attach", template, timeout=90)
+    assert done.stdout == "open EACCES\n", done.stderr
+
+
+@pytest.mark.parametrize("runtime", KERNEL)
+def test_a_profile_in_a_file(hostile, runtime):
     profile = hostile.folder / "profile.json"
     profile.write_text(
         '{"defaultAction": "SCMP_ACT_ALLOW", "archMap": [], "syscalls": [{"names": ["personality"],'

@@ -1,4 +1,4 @@
-"""What ``lazyfs doctor`` says of the walls around sandboxes: a table of runtime and protection."""
+"""What ``lazyfs doctor`` says of the protections of sandboxes, by runtime."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,17 +27,17 @@ WIDTH = 12
 def look(
     names: tuple[str, ...], choose: "Chooser", paths: Mapping[str, Path | None]
 ) -> dict[str, Any]:
-    """Return the JSON form: runtime → its walls, or ``error``; and which limits can be set."""
+    """Return the JSON form: runtime → its protections, or ``error``; and what can be limited."""
     from lazyfs.snapshot.errors import SnapshotError
     from lazyfs.snapshot.privileges import rootless
-    from lazyfs.snapshot.walls import look_at_limits, look_at_walls
+    from lazyfs.snapshot.protections import look_at_limits, look_at_protections
 
     found: dict[str, Any] = {}
     for name in names:
         try:
             runtime = choose(name, path=paths.get(name))
             runtime.probe()
-            found[name] = look_at_walls(runtime, name, rootless())
+            found[name] = look_at_protections(runtime, name, rootless())
         except SnapshotError as error:
             found[name] = {"error": error.message}
     return {"runtimes": found, "limits": look_at_limits()}
@@ -48,15 +48,15 @@ def show(document: Mapping[str, Any]) -> None:
     runtimes = document["runtimes"]
     if not runtimes:
         return
-    names = [name for name, walls in runtimes.items() if "error" not in walls]
+    names = [name for name, protections in runtimes.items() if "error" not in protections]
     if names:
         click.echo()
-        click.echo(f"{'walls, as tried':18}" + "".join(f"{name:{WIDTH}}" for name in names))
-        for wall, words in WORDS.items():
-            cells = "".join(f"{runtimes[name][wall]:{WIDTH}}" for name in names)
+        click.echo(f"{'protection':18}" + "".join(f"{name:{WIDTH}}" for name in names))
+        for protection, words in WORDS.items():
+            cells = "".join(f"{runtimes[name][protection]:{WIDTH}}" for name in names)
             print_line(f"{words:18}{cells}".rstrip())
-    for name, walls in runtimes.items():
-        if "error" in walls:
-            print_line(f"{name}: not tried: {walls['error']}")
+    for name, protections in runtimes.items():
+        if "error" in protections:
+            print_line(f"{name}: not tried: {protections['error']}")
     limits = ", ".join(f"{name} {word}" for name, word in document["limits"].items())
     print_line(f"limits of sandboxes: {limits}")
