@@ -23,18 +23,18 @@ def open_regular(path: str | Path, inside: Path | None = None) -> int:
 
     Symlinks are followed, but not out of the directory *inside*, if it is given.  Raises OSError.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC)  # opens nothing yet
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        if not stat.S_ISREG(os.fstat(place).st_mode):
             raise NotRegular(path, "no regular file")
+        link = f"/proc/self/fd/{place}"
         if inside is not None:
-            place = os.readlink(f"/proc/self/fd/{descriptor}")
-            if not place.startswith(os.path.join(os.path.realpath(inside), "")):
-                raise NotRegular(path, f"a link to {place}, outside of {inside}")
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+            found = os.readlink(link)
+            if not found.startswith(os.path.join(os.path.realpath(inside), "")):
+                raise NotRegular(path, f"a link to {found}, outside of {inside}")
+        return os.open(link, os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(place)
 
 
 def read_regular(path: str | Path, limit: int, inside: Path | None = None) -> bytes:

@@ -386,12 +386,16 @@ class TestXattrs:
             b"security.capability": b"\1\0",
             b"system.posix_acl_access": ACL,
             b"system.posix_acl_default": ACL + ACL[4:12],
-            b"trusted.overlay.x": b"",
+            b"trusted.overlay": b"",
             b"user.a": b"\0",
         }
         dropped = {
             b"user.lazyfs.schema": b"forged",
             b"user.lazyfs.": b"",
+            b"trusted.overlay.opaque": b"y",
+            b"trusted.overlay.overlay.redirect": b"/etc",
+            b"user.overlay.": b"",
+            b"user.overlay.metacopy": b"",
             b"system.nfs4_acl": b"x",
             b"system.posix_acl_accessx": b"x",
             b"btrfs.compression": b"x",

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from lazyfs.rootfs.imports import (
     MAX_NAMES,
+    MAX_SOURCE_SIZE,
     PYC_HEADER_SIZE,
     BadBytecode,
     imports_of_bytecode,
@@ -157,3 +158,9 @@ def test_random_bytes(data: bytes) -> None:
     except BadBytecode:
         pass
     imports_of_source(data)
+
+
+def test_a_source_is_looked_at_up_to_a_size() -> None:
+    lines = b"import early\n" + b"# and so on\n" * (MAX_SOURCE_SIZE // 12) + b"import late\n"
+    assert imports_of_source(lines) == [b"early"]
+    assert imports_of_source(lines[:100] + lines[-20:]) == [b"early", b"late"]

@@ -156,7 +156,9 @@ def test_the_child_takes_the_place_of_its_client(toy, tmp_path, capfd, monkeypat
     os.dup2(reader, 0)
     try:
         environment = {"WHO": "client \udcff", "TZ": "XYZ-3", "EMPTY": "", "EQUALS": "a=b\n"}
-        assert hand_over(str(tmp_path), ["say"], environment, 12.5) == 0
+        given = {**environment, "PATH": ".::/bin:bin"}
+        environment["PATH"] = "/bin"  # what is found in the working directory is not run
+        assert hand_over(str(tmp_path), ["say"], given, 12.5) == 0
     finally:
         os.umask(previous)
         os.dup2(kept, 0)
