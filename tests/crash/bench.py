@@ -13,7 +13,6 @@ from tests.crash.cases import Case, Outcome, Place, Verdict
 from tests.crash.disk import Disk, State, last_state
 from tests.crash.recording import Incomplete, Recording, record
 from tests.crash.states import all_states
-from tests.support.mounting import ROOT
 
 MEMORY = Path("/dev/shm")
 
@@ -47,9 +46,7 @@ def record_case(case: Case, place: Place, fault: str = "") -> Disk:
     place.make_disks()
     case.prepare(place)
     command = [sys.executable, "-m", "tests.crash.act", case.name, str(place.folder), fault]
-    recording = record(
-        place.root, command, place.folder / "recorder", is_same_boot=bool(fault)
-    )
+    recording = record(place.root, command, place.folder / "recorder", is_same_boot=bool(fault))
     return understood(recording, place)
 
 

@@ -4,7 +4,6 @@ A sandbox is a counter.  What was saved is known: a restore that counts on from 
 restored something else.  The state folder and the store are two filesystems.
 """
 
-import io
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -17,8 +16,7 @@ from lazyfs.errors import LazyfsError
 from lazyfs.snapshot import recover as recovering
 from lazyfs.snapshot.collect import collect
 from lazyfs.snapshot.directory_store import DirectoryStore
-from lazyfs.snapshot.keys import POINTERS, POINTER_SUFFIX
-from lazyfs.snapshot.manifest import MANIFEST_LIMIT
+from lazyfs.snapshot.keys import POINTER_SUFFIX, POINTERS
 from lazyfs.snapshot.runtime import ContainerPlan, ContainerState, SandboxPlan
 from lazyfs.snapshot.snapshots import Snapshots
 from lazyfs.snapshot.transfer import copy_snapshot
