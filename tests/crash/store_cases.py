@@ -39,6 +39,7 @@ from tests.support.mounting import force_unmount
 Act = Callable[[Place], None]
 CHUNK = 8192
 REPAIRED = "repaired"
+LIVE = "live"
 MOUNTED = 20  # one state of so many
 ACCESS = AccessOptions()
 
@@ -332,6 +333,7 @@ def mount_and_read(place: Place, driver: str) -> None:
     mountpoint = place.outside / "mnt"
     mountpoint.mkdir(exist_ok=True)
     lazyfs(place, "mount", "--driver", driver, "--prefetch", "none", image_of(place), mountpoint)
+    mark(LIVE)
     try:
         for name, data in expected().items():
             if (mountpoint / name).read_bytes() != data:

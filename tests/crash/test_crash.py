@@ -18,7 +18,8 @@ from tests.crash.cases import FAULTS, Place
 from tests.crash.disk import Disk, Order, last_state
 from tests.crash.recording import Incomplete, Kind, record, remove_library, why_no_recorder
 from tests.crash.states import all_states
-from tests.support.mounting import ROOT
+from tests.crash.store_cases import LIVE
+from tests.support.mounting import ROOT, available_drivers, why_no_mounts
 
 pytestmark = pytest.mark.skipif(why_no_recorder() is not None, reason=str(why_no_recorder()))
 SAMPLE = 6  # states of each case; `make crash` looks at thousands
@@ -73,6 +74,17 @@ def test_a_wrong_order_is_found(place: Place, fault: str) -> None:
         if number == ENOUGH:
             break
     pytest.fail(f"{fault}: not found in {number} states of {name}")
+
+
+@pytest.mark.skipif(why_no_mounts() is not None, reason=str(why_no_mounts()))
+@pytest.mark.parametrize("driver", available_drivers())
+def test_a_mount_waits_for_no_sync_before_it_is_live(place: Place, driver: str) -> None:
+    """A disk takes milliseconds, or seconds, for each; see docs/adr/0021."""
+    disk = record_case(case_named(f"mount, {driver}"), place)
+    (live,) = [at for at, text in disk.marks if text == LIVE]
+    syncs = {Kind.FSYNC, Kind.FDATASYNC, Kind.SYNC}
+    assert not [str(event) for event in disk.events[:live] if event.kind in syncs]
+    assert [event for event in disk.events[live:] if event.kind in syncs]
 
 
 # The model
