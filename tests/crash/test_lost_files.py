@@ -179,6 +179,8 @@ def test_a_layer_is_removed_all_at_once(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(KeyboardInterrupt):
         remove_layer(store, layer.toc.digest)
     assert not store.layer_path(layer.toc.digest).exists()
+    assert list(store.tmp.rglob("content"))
+    assert not list(store.tmp.rglob("presence"))
 
 
 def test_a_chunk_that_was_forgotten_is_not_marked_again(tmp_path: Path) -> None:
