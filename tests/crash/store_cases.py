@@ -223,6 +223,10 @@ def _rotten(place: Place) -> str:
 # Workloads
 
 
+def make_store(place: Place) -> None:
+    Store(cache_of(place))
+
+
 def read_all(place: Place) -> None:
     read_some(place, list(expected()))
 
@@ -391,7 +395,9 @@ class MountCase(StoreCase):
     """A real mount that fills the store; one state of so many is mounted again."""
 
     def __init__(self, driver: str) -> None:
-        super().__init__(f"mount, {driver}", lambda place: mount_and_read(place, driver))
+        super().__init__(
+            f"mount, {driver}", lambda place: mount_and_read(place, driver), before=make_store
+        )
         self.driver = driver
 
     def check(self, place: Place, marks: Sequence[Mark], at: int, number: int) -> Verdict:
