@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -216,7 +217,7 @@ def _delete(place: Place, sandbox_id: str) -> None:
 
 def why_no_real_runs() -> str | None:
     """Say why no sandbox can be run here, or None."""
-    return why_no_mounts() or why_no_busybox()
+    return "not root" if os.geteuid() else why_no_mounts() or why_no_busybox()
 
 
 REAL_RUNS: tuple[RealRun, ...] = tuple(RealRun(runtime) for runtime in RUNTIMES)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +15,12 @@ from tests.crash.all_cases import CASES, case_named, possible_cases
 from tests.crash.bench import Found, judged, look_at_states, opened_place, record_case
 from tests.crash.built_in_faults import FAULTS as BUILT_IN
 from tests.crash.built_in_faults import MUST_BE_FOUND, OF_MARKS, are_copies_believed
-from tests.crash.cases import FAULTS, Place
+from tests.crash.cases import FAULTS, Case, Place
 from tests.crash.disk import Disk, Order, last_state
+from tests.crash.real_cases import RealRun, RealSnapshot
 from tests.crash.recording import Incomplete, Kind, record, remove_library, why_no_recorder
 from tests.crash.states import all_states
-from tests.crash.store_cases import LIVE
+from tests.crash.store_cases import LIVE, MountCase
 from tests.support.mounting import ROOT, available_drivers, why_no_mounts
 
 pytestmark = pytest.mark.skipif(why_no_recorder() is not None, reason=str(why_no_recorder()))
@@ -47,7 +49,16 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.parametrize("name", [case.name for case in CASES])
+def parameter(case: Case) -> Any:
+    marks = []
+    if isinstance(case, MountCase | RealRun | RealSnapshot):
+        marks.append(pytest.mark.fuse)
+    if isinstance(case, RealSnapshot):
+        marks.append(pytest.mark.interop)
+    return pytest.param(case.name, marks=marks)
+
+
+@pytest.mark.parametrize("name", [parameter(case) for case in CASES])
 def test_what_a_loss_of_power_leaves_is_right_or_refused(place: Place, name: str) -> None:
     case = case_named(name)
     if case not in possible_cases():
@@ -78,6 +89,7 @@ def test_a_wrong_order_is_found(place: Place, fault: str) -> None:
     pytest.fail(f"{fault}: not found in {number} states of {name}")
 
 
+@pytest.mark.fuse
 @pytest.mark.skipif(why_no_mounts() is not None, reason=str(why_no_mounts()))
 @pytest.mark.parametrize("driver", available_drivers())
 def test_a_mount_waits_for_no_sync_before_it_is_live(place: Place, driver: str) -> None:
