@@ -5,10 +5,11 @@ PYTEST_ARGS ?=
 PARALLEL := -n 3 --dist worksteal
 BENCH_ARGS ?=
 SOAK_ARGS ?=
+CRASH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-interop demo native native-test test test-fuse test-interop lint fmt docs reference \
-	check bench conformance soak soak-cache kill-soak lock clean
+	check bench conformance crash soak soak-cache kill-soak lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +60,9 @@ conformance: setup ## every driver over Debian's Python image, 120 MB, against e
 	@$(PYTHON) tools/make_image.py python .bench/images/python
 	LAZYFS_TEST_IMAGE=oci:$(CURDIR)/.bench/images/python:estargz \
 		$(PYTHON) -m pytest -o faulthandler_timeout=600 tests/mounts/test_python_image.py $(PYTEST_ARGS)
+
+crash: setup ## open thousands of states that a loss of power may leave; CRASH_ARGS="--states 20 evict"
+	@$(PYTHON) -m tests.crash.run $(CRASH_ARGS)
 
 kill-soak: setup ## kill a mount's server 200 times under load; KILLS=20 for fewer
 	@$(PYTHON) -m tools.kill_soak --kills $(or $(KILLS),200)

@@ -16,7 +16,7 @@ from lazyfs.snapshot.errors import CheckpointLost, NoSpace, RuntimeFailed, Snaps
 from lazyfs.snapshot.journal import SandboxBroken
 from lazyfs.snapshot.manifest import KIND, VERSION, File, Image, Manifest, Runtime, Snapshot
 from lazyfs.snapshot.own import read_own
-from lazyfs.snapshot.sandbox import Sandbox, is_lost, write_durably, write_whole
+from lazyfs.snapshot.sandbox import Sandbox, write_durably, write_whole
 
 DRAFT_LIMIT = 2 << 20  # bytes
 NEEDED = "checkpoint.img"
@@ -67,11 +67,14 @@ def save_draft(sandbox: Sandbox, draft: Draft) -> Draft:
 
 
 def load_draft(sandbox: Sandbox) -> Draft | None:
-    """Return the draft, None if there is none.  Raises SandboxBroken."""
+    """Return the draft, None if there is none.  Raises SandboxBroken.
+
+    Also for one that a loss of power has damaged, which was not synced (see ``save_draft``).
+    """
     try:
         data = read_own(sandbox.draft_path, DRAFT_LIMIT)
-        # Lost: it was not synced when the machine lost power, and its files are lost as well.
-        return None if is_lost(data) else msgspec.json.decode(data, type=Draft)
+        # Empty: it was not synced when the machine lost power, and its files are lost as well.
+        return msgspec.json.decode(data, type=Draft) if data else None
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError, RecursionError) as exc:

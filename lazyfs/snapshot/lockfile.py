@@ -190,8 +190,14 @@ def replace_file(path: Path, data: bytes) -> None:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with open(descriptor, "wb") as file:
             file.write(data)
+            file.flush()
             os.fsync(file.fileno())
         partial.replace(target)
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except OSError as exc:
         with suppress(OSError):
             partial.unlink(missing_ok=True)

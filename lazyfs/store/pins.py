@@ -44,18 +44,22 @@ def save_pin(store: Store, holder: Path, manifests: Iterable[str]) -> None:
 
     On the disk when this returns.  Raises StoreError.
     """
-    path = _path(store, holder)
+    path, temporary = _path(store, holder), store.temporary()
     pin = Pin(str(holder), tuple(sorted(set(manifests))))
     try:
         store.pins.mkdir(mode=0o700, exist_ok=True)
-        store.write_file(path, msgspec.json.encode(pin))
-        for each, kind in ((path, 0), (store.pins, os.O_DIRECTORY)):
-            fd = os.open(each, os.O_RDONLY | os.O_CLOEXEC | kind)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        with open(temporary, "xb") as file:
+            file.write(msgspec.json.encode(pin))
+            file.flush()
+            os.fsync(file.fileno())  # before it takes the place of another
+        temporary.rename(path)
+        fd = os.open(store.pins, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
     except OSError as exc:
+        temporary.unlink(missing_ok=True)
         raise store_error(path, exc) from exc
 
 

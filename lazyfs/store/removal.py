@@ -42,8 +42,11 @@ def remove_layer(store: Store, toc_digest: Digest, *, is_useless: bool = False) 
         with _alone(folder):
             if not is_useless:
                 _check_layer_pins(store, toc_digest)
-            # All at once: marks must not outlive their content.
-            store.discard(folder)
+            # All at once, and the marks first: they must not outlive their content.
+            gone = store.temporary()
+            folder.rename(gone)
+            (gone / "presence").unlink()
+            shutil.rmtree(gone, ignore_errors=True)
     except FileNotFoundError:
         if not is_useless:
             _check_layer_pins(store, toc_digest)

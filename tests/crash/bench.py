@@ -1,5 +1,6 @@
 """A case recorded, and its states looked at, one after the other."""
 
+import os
 import shutil
 import sys
 import traceback
@@ -27,7 +28,9 @@ class Found(NamedTuple):
 @contextmanager
 def opened_place() -> Iterator[Place]:
     """Yield a place that is removed in the end; in memory, where there is some."""
-    folder = Path(mkdtemp(prefix="lazyfs-crash-", dir=MEMORY if MEMORY.is_dir() else None))
+    folder = Path(
+        mkdtemp(prefix="lazyfs-crash-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None)
+    )
     try:
         place = Place(folder.resolve())
         place.outside.mkdir()

@@ -4,7 +4,9 @@ Each is what a change could do by mistake: a sync that is missing, two steps tha
 """
 
 import os
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 from tests.crash.cases import Outcome
 
@@ -34,8 +36,6 @@ def map_stays_clean() -> None:
 
 def marks_outlive_contents() -> None:
     """A layer is emptied, its contents first."""
-    from pathlib import Path
-
     from lazyfs.digest import Digest
     from lazyfs.store import evict
     from lazyfs.store.paths import Store
@@ -98,6 +98,24 @@ def layouts_are_not_synced() -> None:
     _skip("fsync", lambda path: "/.lazyfs-" in path)
 
 
+def are_copies_believed(folder: Path) -> bool:
+    """Say whether the marks of a layer that was copied are believed, in this run of the machine."""
+    from lazyfs.store.content import RESIDENT, LayerContent
+    from lazyfs.store.paths import Store
+    from tests.support.layers import make_layer
+    from tests.support.stores import keep_layer
+
+    store = Store(folder / "cache")
+    layer = make_layer([100, 5000])
+    keep_layer(store, layer)
+    copied = shutil.copytree(store.layer_path(layer.toc.digest), folder / "copied")
+    content = LayerContent(copied, layer.table)
+    try:
+        return all(state == RESIDENT for state in content.states)
+    finally:
+        content.close()
+
+
 Fault = Callable[[], None]
 FAULTS: dict[str, Fault] = {
     each.__name__: each
@@ -112,6 +130,9 @@ FAULTS: dict[str, Fault] = {
         layouts_are_not_synced,
     )
 }
+# What a store believes by its order alone: nothing of it shows where copies are doubted.
+OF_MARKS = ("content_is_not_synced", "map_stays_clean", "marks_outlive_contents")
+
 # Fault → the case that must find it, and as what.
 MUST_BE_FOUND: dict[str, tuple[str, set[Outcome]]] = {
     "content_is_not_synced": ("first use", {Outcome.BELIEVED, Outcome.WRONG}),

@@ -1,6 +1,8 @@
 """A sandbox by the real commands, in a real runtime; what is left of it is recovered by them."""
 
+import json
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +11,12 @@ from unittest.mock import patch
 from click.testing import CliRunner
 
 from lazyfs.cli.main import cli
-from tests.crash.cases import Case, Mark, Outcome, Place, Verdict, mark, promised
+from lazyfs.errors import LazyfsError
+from lazyfs.snapshot.directory_store import DirectoryStore
+from lazyfs.snapshot.pointers import Pointer
+from lazyfs.snapshot.snapshots import Snapshots
+from lazyfs.snapshot.transfer import copy_snapshot
+from tests.crash.cases import RIGHT, Case, Mark, Outcome, Place, Verdict, mark, promised
 from tests.crash.store_cases import (
     contents,
     environment,
@@ -19,8 +26,16 @@ from tests.crash.store_cases import (
 )
 from tests.support.images import directory, estargz_layer, make_layout, symlink, tar_bytes
 from tests.support.images import file as file_item
-from tests.support.mounting import force_unmount, why_no_mounts
-from tests.support.runscs import BUSYBOX, why_no_busybox
+from tests.support.mounting import force_unmount, wait_until, why_no_mounts
+from tests.support.runscs import (
+    BUSYBOX,
+    COUNTER,
+    NEW,
+    make_busybox,
+    runsc_path,
+    why_no_busybox,
+    why_no_runsc,
+)
 
 TEMPLATE = """
 name: quiet
@@ -30,6 +45,8 @@ containers:
   command: [/bin/sleep, "1000"]
 """
 RUNTIMES = ("bwrap", "crun")
+BASE = "base one"
+RESTORED = 20  # one state of so many is restored for real
 SECOND_USE = 40  # one state of so many is used again with a real sandbox
 
 
@@ -73,11 +90,7 @@ class RealRun(Case):
             lazyfs(place, "run", template, *words)
             mark("there")
         finally:
-            try:
-                lazyfs(place, "delete", "--force", "c1")
-            finally:
-                for rootfs in place.root.glob("disk/state/sandboxes/*/bundles/*/rootfs"):
-                    force_unmount(rootfs)
+            _delete(place, "c1")
         mark("gone")
 
     def check(self, place: Place, marks: Sequence[Mark], at: int, number: int) -> Verdict:
@@ -116,16 +129,106 @@ def _command(*words: str) -> tuple[int, str]:
     return result.exit_code, result.output + result.stderr
 
 
+class RealSnapshot(Case):
+    """A snapshot by gVisor is copied; what is left of the copy is restored by gVisor."""
+
+    name = "copy, gVisor"
+
+    def prepare(self, place: Place) -> None:
+        image = make_busybox(place.outside / "image", base=BASE)
+        container = {"name": "counter", "image": image, "command": ["/bin/sh", "-c", COUNTER]}
+        template = place.outside / "counter.json"
+        template.write_text(json.dumps({"name": "counter", "containers": [container]}))
+        try:
+            lazyfs(place, "run", template, "--id", "c1", "--runsc", runsc_path(NEW))
+            wait_until(lambda: len(_lines(place, "c1")) > 2)
+            lazyfs(place, "checkpoint", "c1", "--to", self._source(place), "--name", "latest")
+            (place.outside / "count").write_text(_lines(place, "c1")[-1].split()[0])
+        finally:
+            _delete(place, "c1")
+
+    def act(self, place: Place) -> None:
+        source = Snapshots(DirectoryStore(self._source(place)))
+        target = Snapshots(DirectoryStore(place.root / "shared" / "store"))
+        loaded = source.load("@latest")
+        copy_snapshot(loaded, source, target)
+        mark(f"copied {loaded.id}")
+        target.move_pointer("latest", Pointer(loaded.id, loaded.digest), None)
+        mark("named")
+
+    def check(self, place: Place, marks: Sequence[Mark], at: int, number: int) -> Verdict:
+        said = promised(marks, at)
+        source = Snapshots(DirectoryStore(self._source(place)))
+        store = place.root / "shared" / "store"
+        target = Snapshots(DirectoryStore(store))
+        wanted = source.load("@latest")
+        names = [*target.ids(), *(f"@{name}" for name in target.pointers())]
+        if len(said) > len(names):
+            return Verdict(Outcome.LOST, f"got {names} after {said}")
+        try:
+            for name in names:
+                loaded = target.load(name)
+                wrong = target.verify(loaded, deep=True)
+                if wrong or loaded.data != wanted.data:
+                    return Verdict(Outcome.WRONG, f"{name}: {wrong}")
+            if names and number % RESTORED == 0:
+                self._restore(place, f"{store}/{wanted.id}")
+        except LazyfsError as exc:
+            return Verdict(Outcome.WRONG, exc.message)
+        try:
+            self.act(place)
+        except LazyfsError as exc:
+            return Verdict(Outcome.STUCK, exc.message)
+        if number % RESTORED == 0:
+            self._restore(place, f"{store}@latest")
+        return RIGHT
+
+    @staticmethod
+    def _source(place: Place) -> Path:
+        return place.outside / "store"
+
+    @staticmethod
+    def _restore(place: Place, what: str) -> None:
+        """Have the counter go on; raises AssertionError where it is another one."""
+        try:
+            lazyfs(place, "restore", what, "--id", "r1", "--runsc", runsc_path(NEW))
+            wait_until(lambda: len(_lines(place, "r1")) > 1)
+            count, _, base = _lines(place, "r1")[0].partition(" ")
+            assert (int(count), base) == (int((place.outside / "count").read_text()) + 1, BASE)
+        finally:
+            _delete(place, "r1")
+
+
+def _lines(place: Place, sandbox_id: str) -> list[str]:
+    """Return what a counter has said so far."""
+    log = place.root / "disk" / "state" / "sandboxes" / sandbox_id / "logs" / "counter.log"
+    return log.read_text().split("\n")[:-1] if log.exists() else []
+
+
+def _delete(place: Place, sandbox_id: str) -> None:
+    """End and remove a sandbox, whatever has become of it."""
+    try:
+        if (place.root / "disk" / "state" / "sandboxes" / sandbox_id).exists():
+            lazyfs(place, "delete", "--force", sandbox_id)
+    finally:
+        for rootfs in place.root.glob("disk/state/sandboxes/*/bundles/*/rootfs"):
+            force_unmount(rootfs)
+
+
 def why_no_real_runs() -> str | None:
     """Say why no sandbox can be run here, or None."""
-    return why_no_mounts() or why_no_busybox()
+    return "not root" if os.geteuid() else why_no_mounts() or why_no_busybox()
 
 
-REAL_CASES: tuple[RealRun, ...] = tuple(RealRun(runtime) for runtime in RUNTIMES)
+REAL_RUNS: tuple[RealRun, ...] = tuple(RealRun(runtime) for runtime in RUNTIMES)
+REAL_CASES: tuple[Case, ...] = (*REAL_RUNS, RealSnapshot())
 
 
 def possible_runs() -> list[Case]:
     """Return the cases whose runtimes are here."""
     if why_no_real_runs() is not None:
         return []
-    return [case for case in REAL_CASES if shutil.which(case.runtime) is not None]
+    found: list[Case] = [case for case in REAL_RUNS if shutil.which(case.runtime) is not None]
+    if why_no_runsc(NEW) is None:
+        found += [case for case in REAL_CASES if isinstance(case, RealSnapshot)]
+    return found

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import NamedTuple
 
+ROOT = Path(__file__).parent.parent.parent
 SOURCE = Path(__file__).with_name("recorder.c")
 HEAD = struct.Struct("<BQQQqqIII")
 BOOT_ID = "00000000-1111-2222-3333-444444444444\n"
@@ -139,7 +140,13 @@ def record(
     if not is_same_boot:
         variables["LAZYFS_CRASH_BOOT_ID"] = str(boot)
     said = subprocess.run(
-        command, env=variables, capture_output=True, text=True, timeout=SECONDS, check=False
+        command,
+        env=variables,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
     )
     if said.returncode:
         raise WorkloadFailed(f"{command}: {said.returncode}\n{said.stdout}{said.stderr}")

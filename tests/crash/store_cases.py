@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from tests.support.mounting import force_unmount
 Act = Callable[[Place], None]
 CHUNK = 8192
 REPAIRED = "repaired"
+LIVE = "live"
 MOUNTED = 20  # one state of so many
 ACCESS = AccessOptions()
 
@@ -221,6 +223,10 @@ def _rotten(place: Place) -> str:
 # Workloads
 
 
+def make_store(place: Place) -> None:
+    Store(cache_of(place))
+
+
 def read_all(place: Place) -> None:
     read_some(place, list(expected()))
 
@@ -232,6 +238,42 @@ def read_first(place: Place) -> None:
 def read_in_two_sessions(place: Place) -> None:
     read_some(place, ["etc/b", "opt/shared"])
     read_some(place, list(expected()))
+
+
+def read_at_once(place: Place) -> None:
+    """Two processes, one store."""
+    _in_children(
+        lambda: read_some(place, list(expected())),
+        lambda: read_some(place, sorted(expected(), reverse=True)),
+    )
+
+
+def read_after_a_kill(place: Place) -> None:
+    """A process that ends as if it were killed, with chunks marked; then another one."""
+
+    async def use(image: OpenImage) -> None:
+        await read_files(image, ["lib/long", "opt/x"])
+        os._exit(0)
+
+    _in_children(lambda: run_with_image(image_of(place), None, cache_of(place), ACCESS, use))
+    read_some(place, list(expected()))
+
+
+def _in_children(*works: Callable[[], None]) -> None:
+    """Do each work in a process of its own, at once."""
+    children = []
+    for work in works:
+        child = os.fork()
+        if child == 0:
+            try:
+                work()
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    codes = [os.waitpid(child, 0)[1] for child in children]
+    assert codes == [0] * len(works)
 
 
 def evict_and_read(place: Place) -> None:
@@ -332,6 +374,7 @@ def mount_and_read(place: Place, driver: str) -> None:
     mountpoint = place.outside / "mnt"
     mountpoint.mkdir(exist_ok=True)
     lazyfs(place, "mount", "--driver", driver, "--prefetch", "none", image_of(place), mountpoint)
+    mark(LIVE)
     try:
         for name, data in expected().items():
             if (mountpoint / name).read_bytes() != data:
@@ -352,7 +395,9 @@ class MountCase(StoreCase):
     """A real mount that fills the store; one state of so many is mounted again."""
 
     def __init__(self, driver: str) -> None:
-        super().__init__(f"mount, {driver}", lambda place: mount_and_read(place, driver))
+        super().__init__(
+            f"mount, {driver}", lambda place: mount_and_read(place, driver), before=make_store
+        )
         self.driver = driver
 
     def check(self, place: Place, marks: Sequence[Mark], at: int, number: int) -> Verdict:
@@ -370,6 +415,8 @@ class MountCase(StoreCase):
 STORE_CASES: tuple[StoreCase, ...] = (
     StoreCase("first use", read_first),
     StoreCase("two sessions", read_in_two_sessions),
+    StoreCase("two at once", read_at_once),
+    StoreCase("killed before", read_after_a_kill),
     StoreCase("fill up", read_all, before=read_first),
     StoreCase("full pass", read_all, is_plain=True),
     StoreCase("full pass over content", read_all, before=forget_passes, is_plain=True),
