@@ -30,6 +30,7 @@ static PyObject *keep_used(PyObject *module, PyObject *args)
 static PyMethodDef module_methods[] = {
 	{"keep_used", keep_used, METH_VARARGS, NULL},
 	{"scan_toc", scan_toc, METH_VARARGS, NULL},
+	{"has_plain_keys", has_plain_keys, METH_VARARGS, NULL},
 	{"merge_tocs", merge_tocs, METH_VARARGS, NULL},
 	{NULL, NULL, 0, NULL},
 };
