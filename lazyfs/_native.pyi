@@ -134,5 +134,11 @@ def scan_toc(data: bytes, codec: int, limits: tuple[int, ...], /) -> Toc | None:
     Holds *data*, which must not change, as bytes do not.
     """
 
+def has_plain_keys(data: bytes, names: bytes, /) -> bool:
+    """Say that no object of the JSON *data* has two equal keys, or one of *names* in another case.
+
+    *names* are separated by NULs.  False where that is not sure.
+    """
+
 def merge_tocs(layers: tuple[Toc, ...], /) -> Tree | None:
     """Lay *layers* over each other, bottom first; None where that is unusual or wrong."""

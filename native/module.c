@@ -63,6 +63,7 @@ static PyMethodDef module_methods[] = {
 	{"unguard", unguard, METH_VARARGS, NULL},
 	{"keep_used", keep_used, METH_VARARGS, NULL},
 	{"scan_toc", scan_toc, METH_VARARGS, NULL},
+	{"has_plain_keys", has_plain_keys, METH_VARARGS, NULL},
 	{"merge_tocs", merge_tocs, METH_VARARGS, NULL},
 	{NULL, NULL, 0, NULL},
 };

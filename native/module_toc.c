@@ -78,6 +78,23 @@ PyObject *scan_toc(PyObject *module, PyObject *args)
 	return (PyObject *)self;
 }
 
+PyObject *has_plain_keys(PyObject *module, PyObject *args)
+{
+	Py_buffer data, names;
+	bool result;
+
+	(void)module;
+	if (!PyArg_ParseTuple(args, "y*y*", &data, &names))
+		return NULL;
+	Py_BEGIN_ALLOW_THREADS
+	result = lfs_toc_has_plain_keys(data.buf, (size_t)data.len, names.buf,
+					(size_t)names.len);
+	Py_END_ALLOW_THREADS
+	PyBuffer_Release(&data);
+	PyBuffer_Release(&names);
+	return PyBool_FromLong(result);
+}
+
 static void toc_dealloc(PyObject *object)
 {
 	lfs_toc_free(((Toc *)object)->toc);

@@ -13,7 +13,7 @@ import msgspec
 from lazyfs.formats.codec import Codec
 from lazyfs.formats.limits import Limits
 from lazyfs.formats.rawtoc import Xattrs, read_xattrs
-from lazyfs.formats.toc_keys import check_toc_keys
+from lazyfs.formats.toc_keys import check_xattrs_keys
 
 try:
     from lazyfs._native import scan_toc
@@ -104,9 +104,9 @@ def scan(
     try:
         xattrs = {}
         for number, path, text in native.xattrs():
-            check_toc_keys(bytes(text))
-            found = read_xattrs(_XATTRS.decode(text), limits)
-            xattrs[number] = path.replace(b"\0", b"/"), found
+            named = _XATTRS.decode(text)
+            check_xattrs_keys(bytes(text), len(named))
+            xattrs[number] = path.replace(b"\0", b"/"), read_xattrs(named, limits)
     except (msgspec.MsgspecError, ValueError):
         return None
     return ScannedEntries(native, xattrs, read)

@@ -7,7 +7,10 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+	static const uint8_t names[] = "name\0size\0type";
+
 	exercise_toc(data, size);
+	lfs_toc_has_plain_keys(data, size, names, sizeof(names) - 1);
 	return 0;
 }
 

@@ -511,6 +511,12 @@ struct lfs_toc_xattrs {
 	size_t path_size, json_size;
 };
 
+/* lfs_toc_has_plain_keys() says that no object of a JSON document has two equal
+ * keys, or one of 'names' (separated by NULs, 32 at most) in another case.
+ * False where it does not know. */
+bool lfs_toc_has_plain_keys(const uint8_t *json, size_t size,
+			    const uint8_t *names, size_t names_size);
+
 /* lfs_toc_scan() reads the JSON of a table of contents, which must stay as long
  * as the result does. */
 enum lfs_result lfs_toc_scan(struct lfs_toc **toc, const uint8_t *json,

@@ -52,9 +52,42 @@ static void test_damaged(void)
 	}
 }
 
+static bool is_plain(const char *text)
+{
+	static const char names[] = "name\0size";
+
+	return lfs_toc_has_plain_keys((const uint8_t *)text, strlen(text),
+				      (const uint8_t *)names,
+				      sizeof(names) - 1);
+}
+
+static void test_keys(void)
+{
+	size_t size = strlen(TOC_SAMPLE), i;
+	uint8_t *copy;
+
+	CHECK(is_plain("{}") && is_plain(" [ ] ") && is_plain("1"));
+	CHECK(is_plain("{\"name\":1,\"size\":[{\"name\":null}]}"));
+	CHECK(is_plain("{\"a\":-1.5e3,\"b\":{\"a\":true}}"));
+	CHECK(!is_plain("{\"name\":1,\"name\":1}"));
+	CHECK(!is_plain("{\"name\":1,\"n\\u0061me\":1}"));
+	CHECK(!is_plain("{\"Name\":1}"));
+	CHECK(!is_plain("{\"a\":1,\"a\":1}"));
+	CHECK(!is_plain("[{\"x\":{\"a\":1,\"a\":1}}]"));
+	CHECK(!is_plain("{\"\xc5\xbfize\":1}"));
+	CHECK(!is_plain("{\"name\":1} x") && !is_plain("{\"name\":1,}"));
+	CHECK(!is_plain("[[[[[[[[[1]]]]]]]]]"));
+	for (i = 0; i < size; i++) {
+		copy = guarded_copy((const uint8_t *)TOC_SAMPLE, i);
+		lfs_toc_has_plain_keys(copy, i, (const uint8_t *)"name", 4);
+		guarded_free(copy, i);
+	}
+}
+
 int main(void)
 {
 	test_good();
+	test_keys();
 	test_damaged();
 	return 0;
 }

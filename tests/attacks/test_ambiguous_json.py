@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lazyfs.formats import scan
+from lazyfs.formats import scan, toc_keys
 from lazyfs.formats.toc import BadToc, decode_toc
 from lazyfs.json_keys import AmbiguousKeys, check_keys
 from lazyfs.oci.config import BadConfig, decode_config
@@ -36,10 +36,13 @@ def manifest(layers: str = f'"layers":[{LAYER}]', more: str = "") -> bytes:
     ).encode()
 
 
-@pytest.fixture(params=["native", "python"])
+@pytest.fixture(params=["native", "scanned by python", "python"])
 def decode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Decode a TOC by the native scanner, or without it."""
     if request.param == "python":
+        monkeypatch.setattr(scan, "scan_toc", None)
+        monkeypatch.setattr(toc_keys, "has_plain_keys", None)
+    elif request.param == "scanned by python":
         monkeypatch.setattr(scan, "scan_toc", None)
     elif scan.scan_toc is None:
         pytest.skip("nothing was compiled")
