@@ -5,9 +5,11 @@ attributes must be the same, and the claimed chunks must have their digests in t
 full pass has verified.
 """
 
+import errno
 import hashlib
 import os
 
+from lazyfs.formats.codec import Codec
 from lazyfs.formats.toc import Toc, TocEntry
 from lazyfs.rootfs.layout import device_offsets
 from lazyfs.store.paths import Store
@@ -29,7 +31,10 @@ def contradiction(store: Store, claimed: Toc, found: Toc) -> str | None:
             if _attributes(said) != _attributes(is_):
                 return f"got {said.path!r} with other attributes than {is_.path!r}"
             for chunk in said.chunks:
-                if _hash(fd, offset + chunk.offset, chunk.size) != chunk.digest:
+                if chunk.codec == Codec.HOLE:
+                    if not _is_zeros(fd, offset + chunk.offset, chunk.size):
+                        return f"got zeros in {said.path!r}, expected its contents"
+                elif _hash(fd, offset + chunk.offset, chunk.size) != chunk.digest:
                     return f"got other contents of {said.path!r}"
     return None
 
@@ -40,6 +45,25 @@ def _attributes(entry: TocEntry) -> tuple[object, ...]:
         *(entry.mtime_seconds, entry.mtime_nanoseconds, entry.dev_major, entry.dev_minor),
         entry.xattrs,
     )
+
+
+def _is_zeros(fd: int, offset: int, size: int) -> bool:
+    """Say whether a range is zeros; where the file has none of it, nothing is read."""
+    end = offset + size
+    while offset < end:
+        try:
+            offset = os.lseek(fd, offset, os.SEEK_DATA)
+        except OSError as exc:
+            if exc.errno == errno.ENXIO:
+                return True  # no data from there to the end
+            raise
+        if offset >= end:
+            return True
+        data = os.pread(fd, min(READ_SIZE, end - offset), offset)
+        if not data or data.count(0) != len(data):
+            return not data
+        offset += len(data)
+    return True
 
 
 def _hash(fd: int, offset: int, size: int) -> bytes:

@@ -24,7 +24,7 @@ from lazyfs.store.content import (
 from lazyfs.store.locks import share
 from lazyfs.store.paths import Store, digest_named, store_error
 
-PASS_VERSION = 1
+PASS_VERSION = 2
 
 
 class PassRecord(msgspec.Struct, frozen=True, rename="camel"):

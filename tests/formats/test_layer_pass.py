@@ -7,6 +7,7 @@ import itertools
 import random
 import tarfile
 import tracemalloc
+import zlib
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -298,7 +299,11 @@ def test_a_blob_of_no_bytes_is_an_empty_layer() -> None:
 def test_an_endless_gzip_header() -> None:
     with pytest.raises(BadCompression, match="header of more than"):
         list(open_stream(b"\x1f\x8b\x08\x08").feed(b"\x1f\x8b\x08\x08" + b"n" * (1 << 18)))
-    assert gzip_header_size(b"\x1f\x8b\x08\x02" + bytes(8)) == 12
+    header = b"\x1f\x8b\x08\x02" + bytes(6)
+    crc = zlib.crc32(header).to_bytes(4, "little")[:2]
+    assert gzip_header_size(header + crc) == 12
+    with pytest.raises(BadCompression, match="another CRC"):
+        gzip_header_size(header + b"xx")
 
 
 def test_a_tar_that_ends_within_a_file() -> None:

@@ -171,7 +171,7 @@ class TestFields:
     @pytest.mark.parametrize(
         "fields",
         [
-            {"uid": -1},
+            {"uid": -(2**31) - 1},
             {"uid": 2**32},
             {"gid": 2**32},
             {"gid": 1.5},

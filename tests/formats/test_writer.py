@@ -495,7 +495,8 @@ def trees(draw: st.DrawFn) -> bytes:
                 st.dictionaries(st.sampled_from(["user.a", "user.b"]), st.binary(max_size=9))
             )
             items.append(file(path, draw(payloads), xattrs=xattrs, **common))
-            files.append(path)
+            if b".wh." not in path:
+                files.append(path)
         elif kind == "link" and files and path not in taken:
             items.append(hardlink(path, draw(st.sampled_from(files)), **common))
         elif kind == "soft" and path not in taken:
