@@ -13,9 +13,9 @@ then means the directory that the symlink leads to.  A table of contents is a se
 - landmarks and a table of contents of an earlier conversion are dropped;
 - prioritised files come first, each after the directories above it and the file it links to.
 
-Whiteouts are ordinary members, and files whatever they were: only their name counts.  Missing
-parent directories stay missing: an explicit entry would replace the attributes of the same
-directory in a lower layer (a 1777 ``/tmp``, say).
+Whiteouts are ordinary members, of any kind: only their name counts, so hardlinks and devices among
+them become files.  Missing parent directories stay missing: an explicit entry would replace the
+attributes of the same directory in a lower layer (a 1777 ``/tmp``, say).
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -117,9 +117,11 @@ class _Play:
             return False
         if is_bare_whiteout(name):
             raise BadTar(f"{member.path!r}: got a whiteout of nothing, expected a name in it")
-        if member.kind is not Kind.REGULAR:
-            member = replace(member, kind=Kind.REGULAR, link=b"", dev_major=0, dev_minor=0)
-            self._whiteouts[position] = member
+        if member.kind in (Kind.HARDLINK, Kind.CHAR, Kind.BLOCK):
+            # To whatever, and of whatever numbers: no reader need look at them.
+            self._whiteouts[position] = replace(
+                member, kind=Kind.REGULAR, link=b"", dev_major=0, dev_minor=0
+            )
         self._current.pop(path, None)
         self._add(path, position)
         return True

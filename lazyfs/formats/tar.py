@@ -22,7 +22,7 @@ the stream each one lies.
 """
 
 from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
-from lazyfs.formats.paths import normalise_path
+from lazyfs.formats.paths import WHITEOUT_PREFIX, normalise_path
 from lazyfs.formats.tar_fields import (
     MAX_SECONDS,
     XATTR_PREFIX,
@@ -238,12 +238,8 @@ class TarScanner:
         empty.
         """
         records = self._records
-        if type_flag in REFUSED:
-            raise ValueError(f"got {REFUSED[type_flag]}, expected a file")
-        kind = KINDS.get(type_flag)
-        if kind is None:
-            raise ValueError(f"got type {type_flag!r}, expected one of 0 to 7, S, x, g, L, K")
         name = self._long_name or records.get(b"path") or fields.name
+        kind = KINDS.get(type_flag) or self._unknown(type_flag, name)
         size = fields.size
         if kind is Kind.REGULAR and size < 0:
             raise ValueError(f"got size {size}, expected more")
@@ -268,6 +264,18 @@ class TarScanner:
             raise ValueError(f"got a sparse {kind.name.lower()}, expected a file")
         waiting = _Sparse(found, size, (name, fields, header))
         return self._sparse_member(waiting)
+
+    def _unknown(self, type_flag: bytes, name: bytes) -> Kind:
+        """Return what a member of a type without a meaning is taken for, or raise ValueError.
+
+        Of whiteouts, and of what has no name, no unpacker asks the type.
+        """
+        path = normalise_path(name, self._limits)
+        if not path or path.rpartition(b"/")[2].startswith(WHITEOUT_PREFIX):
+            return Kind.REGULAR
+        if type_flag in REFUSED:
+            raise ValueError(f"got {REFUSED[type_flag]}, expected a file")
+        raise ValueError(f"got type {type_flag!r}, expected one of 0 to 7, S, x, g, L, K")
 
     def _sparse_member(self, waiting: "_Sparse") -> TarMember | None:
         """Return the sparse file whose map is complete; None while it is not."""
@@ -319,7 +327,7 @@ class TarScanner:
         if fields.dialect is not Dialect.V7:
             user, group = user or text(header[265:297]), group or text(header[297:329])
         is_device = kind is Kind.CHAR or kind is Kind.BLOCK
-        if is_device:
+        if is_device or kind is Kind.FIFO:
             _check_device(fields.dev_major, fields.dev_minor)
         if self._texts is not None:
             self._texts.append(self._text(name, fields, header))

@@ -76,7 +76,7 @@ class SparseMap:
                     f"got a piece of a sparse file at {offset} of {size} bytes,"
                     f" expected one within {end} to {self.real_size}"
                 )
-            if size and pieces and offset == end:
+            if size and pieces and offset == sum(pieces[-1]):
                 pieces[-1] = pieces[-1][0], pieces[-1][1] + size
             elif size:
                 pieces.append((offset, size))

@@ -141,7 +141,9 @@ def test_only_the_name_makes_a_whiteout(kind: Kind):
     is_link = kind in (Kind.HARDLINK, Kind.SYMLINK)
     member = TarMember(b"d/.wh.x", kind, link=b"nowhere" if is_link else b"")
     (found,) = arrange([member]).members
-    assert (found.path, found.kind, found.link) == (b"d/.wh.x", Kind.REGULAR, b"")
+    assert found.path == b"d/.wh.x"
+    is_plain = kind in (Kind.HARDLINK, Kind.CHAR, Kind.BLOCK)
+    assert found.kind is (Kind.REGULAR if is_plain else kind)
 
 
 def test_no_name_is_below_a_whiteout_and_no_link_leads_to_one():

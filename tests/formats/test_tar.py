@@ -344,7 +344,7 @@ def test_cut_anywhere_it_raises_or_ends_between_members():
     # the start; after a, with any of its padding; before and after b's extended header; after c
     assert {number for number, _ in ends} == {0, 1, 2, 3}
     padding_of_a = range(512 + 600, 512 + 1024 + 1)
-    extended_of_b = range(1536 + 512 + 163, 1536 + 1024 + 1)
+    extended_of_b = range(1536 + 512 + 164, 1536 + 1024 + 1)
     assert [size for number, size in sorted(ends) if number < 3] == [
         *(0, *padding_of_a, *extended_of_b, 3072),
     ]
