@@ -46,7 +46,7 @@ class PassedLayer(msgspec.Struct, frozen=True):
     """What a pass leaves; sizes in bytes.
 
     ``written_size`` is the size of the device that was written; ``moves`` are all payloads if any
-    is not where it should be, and none otherwise.
+    is not where it should be, and None otherwise.
     """
 
     blob_digest: Digest
@@ -58,7 +58,7 @@ class PassedLayer(msgspec.Struct, frozen=True):
     codec: Codec
     spans: tuple[Span, ...]
     written_size: int
-    moves: tuple[Move, ...]
+    moves: tuple[Move, ...] | None
 
 
 class _Extent(NamedTuple):
@@ -271,7 +271,7 @@ class LayerPass:
         )
         self._chunk_start = -1
 
-    def _moves(self, members: tuple[TarMember, ...]) -> tuple[Move, ...]:
+    def _moves(self, members: tuple[TarMember, ...]) -> tuple[Move, ...] | None:
         """Return where each payload goes, if any is elsewhere."""
         block = self._limits.block_size
         moves = []
@@ -285,7 +285,7 @@ class LayerPass:
                 ]
                 target += -(-member.size // block) * block
         if target == self._device_size and all(move.source == move.target for move in moves):
-            return ()
+            return None
         return tuple(moves)
 
 

@@ -49,7 +49,13 @@ def check_keepable(members: Sequence[TarMember], texts: Sequence[HeaderText]) ->
         if member.pieces is not None:
             raise CannotKeep(f"{member.path!r}: got a sparse file, expected one with its zeros")
         names.add(member.path)
-    for member, found in zip(members, arrange(members).members, strict=False):
+    arranged = arrange(members).members  # raises BadTar for a tree that cannot be
+    if len(arranged) != len(members):
+        raise CannotKeep(
+            f"tar: got {len(members)} members of which {len(arranged)} have a name in the end,"
+            " expected all"
+        )
+    for member, found in zip(members, arranged, strict=True):
         if found != member and found != replace(member, link=found.link):
             raise CannotKeep(
                 f"{member.path!r}: got a tar by which it would be {found.path!r}, and not the same,"

@@ -120,8 +120,8 @@ def run(
         layer = passing.finish()
     finally:
         passing.close()
-    if layer.moves:
-        moved = bytearray(max(m.target + m.size for m in layer.moves))
+    if layer.moves is not None:
+        moved = bytearray(max((m.target + m.size for m in layer.moves), default=0))
         for move in layer.moves:
             moved[move.target : move.target + move.size] = device[move.source :][: move.size]
         return layer, bytes(moved)
@@ -169,7 +169,7 @@ def test_what_a_pass_leaves(packer: str, step: int) -> None:
     assert layer.blob_size == len(blob)
     assert layer.diff_id == digest_of(tar)
     assert layer.plain_size == len(tar)
-    assert layer.moves == ()
+    assert layer.moves is None
     assert contents(layer, device) == dict(FILES)
     decoded = decode_all(blob, layer, step)
     base = 0

@@ -97,7 +97,7 @@ def _pass(blob: bytes) -> Layer:
         passed = passing.finish()
     finally:
         passing.close()
-    if not passed.moves:
+    if passed.moves is None:
         return passed.toc, device
     moved = bytearray(_end(passed.toc))
     for move in passed.moves:

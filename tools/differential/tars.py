@@ -138,6 +138,7 @@ class _Maker:
     def _sparse(self) -> None:
         path = self._path()
         self._files.append(path)
+        self._said[path] = Header(path, mode=0o640), []
         self._out.append(sparse_member(self._rng, path, is_odd=self._is_odd))
 
     def _whiteout(self) -> None:
