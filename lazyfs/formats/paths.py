@@ -18,6 +18,13 @@ def is_bare_whiteout(path: bytes) -> bool:
     return path.endswith(BARE_WHITEOUTS) and path.rpartition(b"/")[2] in BARE_WHITEOUTS
 
 
+def is_left_out(path: bytes) -> bool:
+    """Say whether a member of this path is no file in any rootfs: a whiteout, or of no name."""
+    if WHITEOUT_PREFIX in path:
+        return path.rpartition(b"/")[2].startswith(WHITEOUT_PREFIX)
+    return not path
+
+
 def is_below_whiteout(path: bytes) -> bool:
     """Say whether *path* lies below a whiteout's name, which no rootfs has."""
     if WHITEOUT_PREFIX not in path:

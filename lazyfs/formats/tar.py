@@ -22,7 +22,7 @@ the stream each one lies.
 """
 
 from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
-from lazyfs.formats.paths import WHITEOUT_PREFIX, normalise_path
+from lazyfs.formats.paths import is_left_out, normalise_path
 from lazyfs.formats.tar_fields import (
     MAX_SECONDS,
     XATTR_PREFIX,
@@ -49,6 +49,7 @@ ZERO_BLOCK = bytes(BLOCK_SIZE)
 MAX_EXTENDED_SIZE = 1 << 20
 MAX_PENDING_SIZE = 4 * MAX_EXTENDED_SIZE  # of all before one member: two long names, two of PAX
 MAX_DEVICE = 2**32 - 1
+NO_ID = 2**32 - 1
 PIECE_COST = 1024  # bytes of a table of contents that a piece of a sparse file and a hole take
 
 KINDS = {
@@ -270,8 +271,7 @@ class TarScanner:
 
         Of whiteouts, and of what has no name, no unpacker asks the type.
         """
-        path = normalise_path(name, self._limits)
-        if not path or path.rpartition(b"/")[2].startswith(WHITEOUT_PREFIX):
+        if is_left_out(normalise_path(name, self._limits)):
             return Kind.REGULAR
         if type_flag in REFUSED:
             raise ValueError(f"got {REFUSED[type_flag]}, expected a file")
@@ -331,23 +331,27 @@ class TarScanner:
             _check_device(fields.dev_major, fields.dev_minor)
         if self._texts is not None:
             self._texts.append(self._text(name, fields, header))
+        is_root = kind is Kind.DIRECTORY and not path
+        xattrs: tuple[tuple[bytes, bytes], ...] = ()
+        if records and (is_root or not is_left_out(path)):
+            xattrs = _xattrs(records, self._limits)
         return TarMember(
-            path=path,
-            kind=kind,
-            mode=fields.mode & 0o7777,
-            uid=owner(uid, "uid"),
-            gid=owner(gid, "gid"),
-            size=size,
-            mtime_seconds=seconds,
-            mtime_nanoseconds=nanoseconds,
-            link=self._link(kind, header),
-            dev_major=fields.dev_major if is_device else 0,
-            dev_minor=fields.dev_minor if is_device else 0,
-            xattrs=_xattrs(records, self._limits) if records else (),
-            user_name=user,
-            group_name=group,
-            offset=self._position if kind is Kind.REGULAR else 0,
-            pieces=pieces,
+            path,
+            kind,
+            fields.mode & 0o7777,
+            uid if 0 <= uid < NO_ID else owner(uid, "uid"),
+            gid if 0 <= gid < NO_ID else owner(gid, "gid"),
+            size,
+            seconds,
+            nanoseconds,
+            b"" if kind is Kind.REGULAR or kind is Kind.DIRECTORY else self._link(kind, header),
+            fields.dev_major if is_device else 0,
+            fields.dev_minor if is_device else 0,
+            xattrs,
+            user,
+            group,
+            self._position if kind is Kind.REGULAR else 0,
+            pieces,
         )
 
     def _link(self, kind: Kind, header: bytes) -> bytes:

@@ -56,6 +56,9 @@ class Fields(msgspec.Struct, frozen=True, gc=False):
     dev_minor: int
 
 
+MAGICS = {b"ustar  \0": Dialect.GNU, bytes(8): Dialect.V7}
+
+
 def read_fields(header: bytes) -> Fields:
     """Return what the block *header* says, or raise ValueError.
 
@@ -63,7 +66,9 @@ def read_fields(header: bytes) -> Fields:
     """
     match = NUMBERS_RE.match(header, 100)
     if match is not None:
-        mode, uid, gid, size, seconds = [int(digits, 8) for digits in match.groups()]
+        octal_mode, octal_uid, octal_gid, octal_size, octal_seconds = match.groups()
+        mode, uid, gid = int(octal_mode, 8), int(octal_uid, 8), int(octal_gid, 8)
+        size, seconds = int(octal_size, 8), int(octal_seconds, 8)
     else:
         mode = number(header[100:108], "mode")
         uid = number(header[108:116], "uid")
@@ -71,7 +76,7 @@ def read_fields(header: bytes) -> Fields:
         size = number(header[124:136], "size")
         seconds = number(header[136:148], "mtime")
     name = text(header[:100])
-    dialect = _dialect(header)
+    dialect = MAGICS.get(header[257:265]) or _dialect(header)
     major = minor = 0
     if dialect is not Dialect.V7:
         if header[329:345] not in NO_DEVICE:
@@ -101,6 +106,8 @@ def _prefix(header: bytes, dialect: Dialect) -> bytes:
         number(header[476:488], "access time")
         number(header[488:500], "change time")
         return text(header[345:476])
+    if not header[345] and not header[357]:
+        return b""
     try:
         for at in (345, 357):
             if header[at]:
@@ -113,14 +120,17 @@ def _prefix(header: bytes, dialect: Dialect) -> bytes:
 
 def check_sum(header: bytes) -> str | None:
     """Return what is wrong with a header's sum: of its bytes, or (old tars) of signed ones."""
+    field = header[148:156]
+    unsigned = sum(header) - sum(field) + 8 * 0x20
+    if field == b"%06o\0 " % unsigned:  # as nearly every writer spells it
+        return None
     try:
-        stated = _octal(header[148:156], "checksum")
+        stated = _octal(field, "checksum")
     except ValueError as exc:
         return str(exc)
-    unsigned = sum(header) - sum(header[148:156]) + 8 * 0x20
     if stated == unsigned:
         return None
-    high = sum(byte > 127 for byte in header) - sum(byte > 127 for byte in header[148:156])
+    high = sum(byte > 127 for byte in header) - sum(byte > 127 for byte in field)
     if stated == unsigned - 256 * high:
         return None
     return f"got checksum {stated}, expected {unsigned}"

@@ -46,6 +46,8 @@ def check_keepable(members: Sequence[TarMember], texts: Sequence[HeaderText]) ->
             raise CannotKeep(
                 f"{member.path!r}: got a hardlink to {member.link!r}, expected that file before it"
             )
+        if text.mode < 0:
+            raise CannotKeep(f"{member.path!r}: got mode {text.mode}, expected one above 0")
         if member.pieces is not None:
             raise CannotKeep(f"{member.path!r}: got a sparse file, expected one with its zeros")
         names.add(member.path)

@@ -243,7 +243,9 @@ LISTED: Mapping[str, Callable[[Facts, Difference], bool]] = {
     ),
     "a hardlink to itself": _refused_by_them(r"link (\S+) \1: no such file"),
     "a directory that is gone at the end": _refused_by_them(
-        "failed call to UtimesNanoAt .*no such file", "layer [0-9]+: lstat .*: not a directory"
+        "failed call to UtimesNanoAt .*no such file",
+        "layer [0-9]+: lstat .*: not a directory",
+        "layer [0-9]+: too many links",
     ),
     "symlinks in a circle below": _refused_by_them("layer [1-9]: (lstat .*: )?too many l"),
     "owners and devices that Linux cannot hold": _refused_by_us(

@@ -16,8 +16,8 @@ def sparse_member(rng: random.Random, path: bytes, *, is_odd: bool) -> bytes:
     if is_odd and rng.random() < 0.2:
         pieces, size, data = _bent(rng, pieces, size, data)
     if format_ == "old":
-        return _old(rng, path, pieces, size, data)
-    return _pax(rng, format_, path, pieces, size, data)
+        return old_sparse(rng, path, pieces, size, data)
+    return pax_sparse(rng, format_, path, pieces, size, data)
 
 
 def _pieces(rng: random.Random) -> tuple[Pieces, int]:
@@ -44,7 +44,7 @@ def _bent(rng: random.Random, pieces: Pieces, size: int, data: bytes) -> tuple[P
     return [*pieces, (size, -1)], size, data
 
 
-def _pax(
+def pax_sparse(
     rng: random.Random, format_: str, path: bytes, pieces: Pieces, size: int, data: bytes
 ) -> bytes:
     records: list[Record] = []
@@ -73,7 +73,7 @@ def _pax(
     return extended(records) + built(header) + padded(data)
 
 
-def _old(rng: random.Random, path: bytes, pieces: Pieces, size: int, data: bytes) -> bytes:
+def old_sparse(rng: random.Random, path: bytes, pieces: Pieces, size: int, data: bytes) -> bytes:
     pieces = [(max(offset, 0), max(length, 0)) for offset, length in pieces]
     block = bytearray(built(Header(path[:100], b"S", len(data), mode=0o640, dialect="gnu")))
     _put_pairs(block, 386, pieces[:4])
