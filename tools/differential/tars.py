@@ -89,7 +89,18 @@ class _Maker:
         if rng.random() < 0.1:
             path = rng.choice([b"./%s", b"/%s", b".//%s", b"../%s", b"a/../%s", b"%s/."]) % path
         if self._is_odd and rng.random() < 0.03:
-            path = rng.choice([b"", b".", b"/", b"..", b"n" * 256, b"d/" * 2100, b".wh.x/y"])
+            path = rng.choice(
+                [
+                    b"",
+                    b".",
+                    b"/",
+                    b"..",
+                    b"n" * 256,
+                    b"d/" * 300,
+                    b"/".join([b"m" * 250] * 17),
+                    b".wh.x/y",
+                ]
+            )
         return path
 
     def _file(self) -> None:
