@@ -4,12 +4,13 @@ PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
 PARALLEL := -n 3 --dist worksteal
 BENCH_ARGS ?=
+DIFFERENTIAL_ARGS ?=
 SOAK_ARGS ?=
 CRASH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-interop demo native native-test test test-fuse test-interop lint fmt docs reference \
-	check bench conformance crash soak soak-cache kill-soak lock clean
+	check bench differential conformance crash soak soak-cache kill-soak lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +56,9 @@ check: lint native-test docs test ## what CI runs
 
 bench: setup-interop ## lazy against pull and unpack, drivers against ext4; BENCH_ARGS="--quick"
 	@$(PYTHON) -m tools.bench $(BENCH_ARGS)
+
+differential: setup-interop ## 20,000 odd tars as containerd unpacks them; DIFFERENTIAL_ARGS="--corpora"
+	@$(PYTHON) -m tools.differential $(DIFFERENTIAL_ARGS)
 
 conformance: setup ## every driver over Debian's Python image, 120 MB, against each other
 	@$(PYTHON) tools/make_image.py python .bench/images/python

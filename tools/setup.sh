@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 
 INTEROP_PROGRAMS="docker-registry:docker-registry nginx:nginx skopeo:skopeo umoci:umoci mkfs.erofs:erofs-utils
     rsync:rsync setfacl:acl setfattr:attr setcap:libcap2-bin busybox:busybox-static
-    crun:crun runc:runc bwrap:bubblewrap podman:podman"
+    crun:crun runc:runc bwrap:bubblewrap podman:podman bsdtar:libarchive-tools"
 STAMP=.venv/lazyfs.stamp
 PIP=.venv/bin/pip
 

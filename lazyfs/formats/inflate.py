@@ -16,6 +16,7 @@ except ImportError:
     pass
 
 _decompressobj: Callable[..., "Inflater"] = _LIBRARY.decompressobj
+crc32: Callable[[bytes, int], int] = _LIBRARY.crc32
 
 GZIP = 31  # zlib's wbits for "a gzip header and trailer, any window"
 RAW = -15  # "neither"

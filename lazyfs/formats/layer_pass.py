@@ -13,6 +13,7 @@ No I/O here: payloads go to a callback.
 import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -22,17 +23,19 @@ from lazyfs.formats.arrange import arrange
 from lazyfs.formats.codec import MAX_RATIO, Codec
 from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
 from lazyfs.formats.scan import ScannedEntries
-from lazyfs.formats.spans import SPAN_SIZE, PlainStream, Span, open_stream
+from lazyfs.formats.spans import HEAD_SIZE, SPAN_SIZE, PlainStream, Span, open_stream
 from lazyfs.formats.tar import BadTar, TarMember, TarScanner
 from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry, decode_toc
-from lazyfs.formats.toc_json import Part, TocSpeller
+from lazyfs.formats.toc_json import Part, TocSpeller, hole
 
 CHUNK_SIZE = 4 << 20
-HEAD_SIZE = 4  # what tells one compression from another
 
 
 class Move(msgspec.Struct, frozen=True):
-    """A payload that lies elsewhere than the TOC's layout has it; all in bytes of the device."""
+    """A payload, or a piece of one, that lies elsewhere than the TOC's layout has it.
+
+    All in bytes of the device.
+    """
 
     source: int
     target: int
@@ -43,7 +46,7 @@ class PassedLayer(msgspec.Struct, frozen=True):
     """What a pass leaves; sizes in bytes.
 
     ``written_size`` is the size of the device that was written; ``moves`` are all payloads if any
-    is not where it should be, and none otherwise.
+    is not where it should be, and None otherwise.
     """
 
     blob_digest: Digest
@@ -55,7 +58,17 @@ class PassedLayer(msgspec.Struct, frozen=True):
     codec: Codec
     spans: tuple[Span, ...]
     written_size: int
-    moves: tuple[Move, ...]
+    moves: tuple[Move, ...] | None
+
+
+class _Extent(NamedTuple):
+    """A stretch of a file's payload: in the tar, of this size, in the file, whose device place."""
+
+    tar_offset: int
+    size: int
+    offset: int
+    base: int
+    member: TarMember
 
 
 class LayerPass:
@@ -95,15 +108,15 @@ class LayerPass:
         self._position = 0  # in the uncompressed layer
         self._scanner = TarScanner(limits)
         self._members: list[TarMember] = []
-        self._files: deque[TarMember] = deque()  # those whose payload is not complete
+        self._files: deque[_Extent] = deque()  # those that are not complete
         self._bases: dict[int, int] = {}  # payload's offset in the tar → in the device
         self._parts: dict[int, list[Part]] = {}
         self._device_size = 0
         self._chunk_start = 0  # offset in the file
         self._chunk_hash = hashlib.sha256()
         self._place = (0, 0)
-        self._file: TarMember | None = None  # of the open chunk
-        self._done = 0  # bytes of it
+        self._file: _Extent | None = None  # of the open chunk
+        self._done = 0  # where it ends so far, in the file
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the blob."""
@@ -145,11 +158,13 @@ class LayerPass:
         self.close()
         self._scanner.finish()
         if self._files:
-            raise BadTar(f"layer: got a tar that ends within {self._files[0].path!r}")
+            raise BadTar(f"layer: got a tar that ends within {self._files[0].member.path!r}")
         arrangement = arrange(self._members)
         speller = TocSpeller()
         for member in arrangement.members:
             parts = self._parts.get(member.offset, []) if member.size else []
+            if member.pieces is not None:
+                parts = with_holes(parts, member.size)
             speller.add(member, _digest_of(member, parts), parts)
         document = speller.document()
         codec = self._stream.codec
@@ -196,47 +211,53 @@ class LayerPass:
             self._take_members(1)
             self._members.append(member)
             if member.kind is Kind.REGULAR and member.size:
-                self._files.append(member)
+                self._place_file(member)
         start, self._position = self._position, self._position + len(plain)
         view = memoryview(plain)
-        while self._files and self._files[0].offset < self._position:
+        while self._files and self._files[0].tar_offset < self._position:
             file = self._files[0]
-            at = max(start, file.offset)
-            done = at - file.offset  # bytes of the file
-            end = min(self._position - file.offset, file.size)
-            self._take_payload(file, done, view[at - start : end + file.offset - start])
+            at = max(start, file.tar_offset)
+            done = at - file.tar_offset  # bytes of the extent
+            end = min(self._position - file.tar_offset, file.size)
+            self._take_payload(file, done, view[at - start : end + file.tar_offset - start])
             if end < file.size:
                 return
             self._files.popleft()
 
-    def _take_payload(self, file: TarMember, done: int, payload: memoryview) -> None:
+    def _place_file(self, member: TarMember) -> None:
+        """Give a file its place in the device; note where its payload lies in the tar."""
+        block = self._limits.block_size
+        base = self._bases[member.offset] = self._device_size
+        self._device_size += -(-member.size // block) * block
+        if self._device_size > self._limits.device_size:
+            raise BadTar(
+                f"layer: got more than {self._limits.device_size} bytes of files,"
+                " expected a layer that fits an EROFS device"
+            )
+        self._parts[member.offset] = []
+        for tar_offset, size, offset in member.extents():
+            self._files.append(_Extent(tar_offset, size, offset, base, member))
+
+    def _take_payload(self, file: "_Extent", done: int, payload: memoryview) -> None:
         if not done:
-            block = self._limits.block_size
-            self._bases[file.offset] = self._device_size
-            self._device_size += -(-file.size // block) * block
-            if self._device_size > self._limits.device_size:
-                raise BadTar(
-                    f"layer: got more than {self._limits.device_size} bytes of files,"
-                    " expected a layer that fits an EROFS device"
-                )
-            self._parts[file.offset] = []
-            self._begin_chunk(file, 0)
-        base = self._bases[file.offset]
+            self._begin_chunk(file, file.offset)
+        done += file.offset
+        end = file.offset + file.size
         while payload:
             if self._chunk_start < 0:
                 self._begin_chunk(file, done)
             taken = payload[: self._chunk_start + self._chunk_size - done]
             self._chunk_hash.update(taken)
-            self._write(base + done, taken)
+            self._write(file.base + done, taken)
             done += len(taken)
             payload = payload[len(taken) :]
-            if done == file.size or done - self._chunk_start == self._chunk_size:
+            if done == end or done - self._chunk_start == self._chunk_size:
                 self._file, self._done = file, done
-                self._end_chunk(is_last=done == file.size)
+                self._end_chunk(is_last=done == file.member.size)
         self._file, self._done = file, done
 
-    def _begin_chunk(self, file: TarMember, done: int) -> None:
-        plain_offset = file.offset + done
+    def _begin_chunk(self, file: "_Extent", done: int) -> None:
+        plain_offset = file.tar_offset + done - file.offset
         self._chunk_start = done
         self._chunk_hash = hashlib.sha256()
         if self._stream is not None and self._stream.codec is Codec.RAW:
@@ -254,23 +275,41 @@ class LayerPass:
         size = self._done - self._chunk_start
         is_whole = is_last and not self._chunk_start
         digest = "sha256:" + self._chunk_hash.hexdigest()
-        self._parts[file.offset].append(
+        self._parts[file.member.offset].append(
             Part(*self._place, self._chunk_start, 0 if is_whole else size, digest)
         )
         self._chunk_start = -1
 
-    def _moves(self, members: tuple[TarMember, ...]) -> tuple[Move, ...]:
+    def _moves(self, members: tuple[TarMember, ...]) -> tuple[Move, ...] | None:
         """Return where each payload goes, if any is elsewhere."""
         block = self._limits.block_size
         moves = []
         target = 0
         for member in members:
             if member.kind is Kind.REGULAR and member.size:
-                moves.append(Move(self._bases[member.offset], target, member.size))
+                base = self._bases[member.offset]
+                moves += [
+                    Move(base + offset, target + offset, size)
+                    for _, size, offset in member.extents()
+                ]
                 target += -(-member.size // block) * block
         if target == self._device_size and all(move.source == move.target for move in moves):
-            return ()
+            return None
         return tuple(moves)
+
+
+def with_holes(parts: Sequence[Part], size: int) -> list[Part]:
+    """Return *parts* of a file of *size* bytes with holes where there are none."""
+    whole: list[Part] = []
+    at = 0
+    for part in parts:
+        if part.offset > at:
+            whole.append(hole(at, part.offset - at))
+        whole.append(part)
+        at = part.offset + (part.stated_size or size - part.offset)
+    if at < size:
+        whole.append(hole(at, size - at))
+    return whole
 
 
 def codec_of(spans: Sequence[Span]) -> Codec:
@@ -317,4 +356,4 @@ def _digest_of(member: TarMember, parts: list[Part]) -> str:
         return ""
     if not member.size:
         return str(digest_of(b""))
-    return parts[0].digest if len(parts) == 1 else ""
+    return parts[0].digest if len(parts) == 1 else ""  # a hole has none

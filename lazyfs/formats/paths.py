@@ -6,6 +6,31 @@ root is ``b""``.  ``..`` stops at the root, so that no name leads out of its lay
 
 from lazyfs.formats.limits import Limits
 
+WHITEOUT_PREFIX = b".wh."
+BARE_WHITEOUTS = (b".wh.", b".wh..", b".wh...")
+
+
+def is_bare_whiteout(path: bytes) -> bool:
+    """Say whether the last name of *path* is a whiteout that names nothing below its directory.
+
+    Spec: OCI image-spec, layer.md: it must be an error.
+    """
+    return path.endswith(BARE_WHITEOUTS) and path.rpartition(b"/")[2] in BARE_WHITEOUTS
+
+
+def is_left_out(path: bytes) -> bool:
+    """Say whether a member of this path is no file in any rootfs: a whiteout, or of no name."""
+    if WHITEOUT_PREFIX in path:
+        return path.rpartition(b"/")[2].startswith(WHITEOUT_PREFIX)
+    return not path
+
+
+def is_below_whiteout(path: bytes) -> bool:
+    """Say whether *path* lies below a whiteout's name, which no rootfs has."""
+    if WHITEOUT_PREFIX not in path:
+        return False
+    return any(name.startswith(WHITEOUT_PREFIX) for name in path.split(b"/")[:-1])
+
 
 def normalise_path(name: bytes, limits: Limits) -> bytes:
     """Return the normalised path of a tar entry's *name*, or raise ValueError saying why not."""

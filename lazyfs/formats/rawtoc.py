@@ -16,10 +16,10 @@ from lazyfs.formats.limits import Limits, toc_memory
 TOC_VERSION = 1
 
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-Owner = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
-# What Linux packs into a device number.
-Major = Annotated[int, msgspec.Meta(ge=0, le=2**12 - 1)]
-Minor = Annotated[int, msgspec.Meta(ge=0, le=2**20 - 1)]
+# Tars have negative owners too: the kernel takes 32 bits of them (tar_fields.py).
+Owner = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**32 - 1)]
+# Whatever stands in a tar's header: only of devices it is a device number.
+Number = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
 
@@ -52,8 +52,8 @@ class RawEntry(msgspec.Struct, gc=False, rename="camel"):
     gid: Owner = 0
     offset: Size = 0
     inner_offset: Size = 0
-    dev_major: Major = 0
-    dev_minor: Minor = 0
+    dev_major: Number = 0
+    dev_minor: Number = 0
     xattrs: dict[str, bytes] = {}
     digest: str = ""
     chunk_offset: Size = 0

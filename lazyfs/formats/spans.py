@@ -6,10 +6,14 @@ them).  Which one it is, the first bytes say.
 A *span* is a stretch of the uncompressed layer that can be decoded without what comes before: from
 the beginning of a gzip member or of a zstd frame, or, with what it refers to of the 32 KiB before
 it (windows.py), from a block of a deflate stream.  A new one begins at the first such place after
-``span_size`` bytes.  Nothing of size is kept: output comes in pieces of 128 KiB at most, whatever
-the input claims.
+``span_size`` bytes.  Nothing of size is kept: output comes in pieces of 128 KiB at most (1 MiB
+without spans), whatever the input claims.
+
+What a stream says of itself (a member's CRC-32 and size, a frame's checksum) must be so, as every
+unpacker asks.
 """
 
+import zlib
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
@@ -25,7 +29,7 @@ from lazyfs.formats.compression import (
     check_head,
     is_zstd,
 )
-from lazyfs.formats.inflate import INFLATE_ERRORS, open_raw
+from lazyfs.formats.inflate import INFLATE_ERRORS, crc32, open_raw
 from lazyfs.formats.restart import (
     WINDOW_SIZE,
     Block,
@@ -39,7 +43,10 @@ SPAN_SIZE = 128 << 10
 """A first command of python reads 4.4 MB of eStargz; by spans of this size it is 5.8 MB, of twice
 the size 7.1, of 1 MiB 12.4."""
 
+NO_SPANS = 0
 PIECE_SIZE = 64 << 10
+READ_SIZE = 1 << 20
+HEAD_SIZE = 4  # what tells one compression from another
 TRAILER_SIZE = 8
 MAX_GZIP_HEADER = 1 << 17
 FEXTRA, FNAME, FCOMMENT, FHCRC = 4, 8, 16, 2
@@ -95,7 +102,10 @@ class PlainStream(Protocol):
 
 
 def open_stream(head: bytes, span_size: int = SPAN_SIZE) -> PlainStream:
-    """Return the stream of a layer that starts with *head*, four bytes or more."""
+    """Return the stream of a layer that starts with *head*, four bytes or more.
+
+    *span_size* NO_SPANS is for one without spans, which is faster.
+    """
     if head.startswith(GZIP_MAGIC):
         return GzipStream(span_size)
     if is_zstd(head):
@@ -135,18 +145,19 @@ class _Blocks(Protocol):
 class _NoBlocks:
     """Inflates without telling where blocks begin."""
 
-    def __init__(self) -> None:
+    def __init__(self, piece_size: int = PIECE_SIZE) -> None:
         self._inflater = open_raw(b"")
+        self._piece_size = piece_size
         self.eof = False
 
     def inflate(self, data: bytes) -> Iterator[tuple[bytes, Block | None, int]]:
         rest = data
         while not self.eof:
-            plain = self._inflater.decompress(rest, PIECE_SIZE)
+            plain = self._inflater.decompress(rest, self._piece_size)
             self.eof = self._inflater.eof
             rest = self._inflater.unused_data if self.eof else self._inflater.unconsumed_tail
             yield plain, None, len(data) - len(rest)
-            if not rest and len(plain) < PIECE_SIZE:
+            if not rest and len(plain) < self._piece_size:
                 return
 
     def close(self) -> None: ...
@@ -163,7 +174,9 @@ class GzipStream:
         self._produced = 0
         self._next_span = 0  # plain offset from which a new one may begin
         self._buffer = b""  # of a header or a trailer that is not here yet
-        self._trailer = 0
+        self._is_trailer = False
+        self._crc = 0  # of the member
+        self._member_start = 0  # plain offset
         self._blocks: _Blocks | None = None
         self._window = b""
         self._last_byte = 0
@@ -175,15 +188,13 @@ class GzipStream:
         try:
             self._look(list(self._looking), data)
             while data:
-                if self._trailer:
-                    skipped = min(self._trailer, len(data))
-                    self._trailer -= skipped
-                    data = self._advance(data, skipped)
+                if self._is_trailer:
+                    data = self._advance(data, self._take_trailer(data))
                 elif self._blocks is None:
                     start = self._position - len(self._buffer)
                     taken = self._take_header(data)
                     data = self._advance(data, taken)
-                    if self._blocks is not None and self._is_due():
+                    if self._span_size and self._blocks is not None and self._is_due():
                         yield self._begin(Span(start, self._produced, Codec.GZIP))
                 else:
                     used = 0
@@ -191,7 +202,9 @@ class GzipStream:
                         used = taken
                         if plain:
                             self._produced += len(plain)
-                            self._window = (self._window + plain)[-WINDOW_SIZE:]
+                            self._crc = crc32(plain, self._crc)
+                            if self._span_size:
+                                self._window = (self._window + plain)[-WINDOW_SIZE:]
                             yield plain
                         if block is not None and self._is_due():
                             yield self._begin(self._span_at(data, block))
@@ -200,13 +213,13 @@ class GzipStream:
                         self.close()
                         self._keep(list(self._looking))
                         self._window = b""
-                        self._trailer = TRAILER_SIZE
+                        self._is_trailer = True
         except INFLATE_ERRORS as exc:
             raise BadCompression(f"layer: got a damaged gzip stream: {exc}") from exc
 
     def finish(self) -> None:
         """Raise BadCompression in the middle of a member."""
-        if self._trailer or self._buffer or self._blocks is not None:
+        if self._is_trailer or self._buffer or self._blocks is not None:
             raise BadCompression("layer: got a gzip stream cut short, expected its end")
 
     def close(self) -> None:
@@ -261,8 +274,27 @@ class GzipStream:
             self._buffer = whole
             return len(data)
         self._buffer = b""
-        self._blocks = BlockInflater() if has_blocks() else _NoBlocks()
+        self._crc, self._member_start = 0, self._produced
+        if not self._span_size:
+            self._blocks = _NoBlocks(READ_SIZE)
+        else:
+            self._blocks = BlockInflater() if has_blocks() else _NoBlocks()
         return size - old
+
+    def _take_trailer(self, data: bytes) -> int:
+        """Take bytes of *data* for a member's trailer; compare it once it is complete."""
+        taken = data[: TRAILER_SIZE - len(self._buffer)]
+        self._buffer += taken
+        if len(self._buffer) == TRAILER_SIZE:
+            stated, self._buffer, self._is_trailer = self._buffer, b"", False
+            size = (self._produced - self._member_start) & 0xFFFFFFFF
+            found = self._crc.to_bytes(4, "little") + size.to_bytes(4, "little")
+            if stated != found:
+                raise BadCompression(
+                    f"layer: got a gzip member with CRC-32 and size {stated.hex()},"
+                    f" expected {found.hex()}"
+                )
+        return len(taken)
 
 
 def gzip_header_size(data: bytes) -> int | None:
@@ -286,6 +318,11 @@ def gzip_header_size(data: bytes) -> int | None:
             at = end + 1
     if flags & FHCRC:
         at += 2
+        if (
+            len(data) >= at
+            and data[at - 2 : at] != zlib.crc32(data[: at - 2]).to_bytes(4, "little")[:2]
+        ):
+            raise BadCompression("layer: got a gzip header with another CRC, expected its own")
     return at if len(data) >= at else None
 
 
@@ -319,7 +356,8 @@ class ZstdStream:
                         return
                 elif self._frame is None:
                     start = self._position
-                    if self._begin_frame() and self._produced >= self._next_span:
+                    is_frame = self._begin_frame()
+                    if self._span_size and is_frame and self._produced >= self._next_span:
                         self._next_span = self._produced + self._span_size
                         yield Span(start, self._produced, Codec.ZSTD)
                 elif plain := self._decode_block(self._needed()):

@@ -1,7 +1,10 @@
 """Read a tar stream: what a plain layer is made of.
 
 Spec: POSIX.1-2017 pax, "ustar Interchange Format" and "pax Extended Header"; GNU tar manual,
-"Basic Tar Format"; OCI image-spec, layer.md.
+"Basic Tar Format"; OCI image-spec, layer.md.  An image is what containerd unpacks, so what stands
+in a tar means what Go's archive/tar and containerd's archive.Apply make of it
+(docs/adr/0034-an-image-is-what-containerd-unpacks.md); docs/reference/formats.md lists where
+lazyfs differs, and why.
 
 A member is read into a normalised form, not kept as the bytes of its header: a converted layer
 gets new headers anyway, since entries move and names are spelled in one way.  What a container
@@ -10,24 +13,35 @@ link, device numbers, and extended attributes from PAX records ``SCHILY.xattr.*`
 is dropped: access and change times, comments, other vendors' records, and global PAX headers
 (``git archive`` writes them).
 
-Dialects understood: V7, ustar with its prefix field, star's shorter prefix, PAX, GNU long names
-and base-256 numbers.  Sparse members, volume labels, multi-volume parts and unknown types are
-refused by name: expanding a sparse map would need a second description of the payload, and no
-image builder writes them.
+Dialects understood: V7, ustar with its prefix field, star's shorter prefix, PAX, GNU long names,
+base-256 numbers, and sparse files of every format.  Volume labels, multi-volume parts and unknown
+types are refused by name.
 
 ``TarScanner`` takes the stream in pieces of any size and never holds a payload: it says where in
 the stream each one lies.
 """
 
-import re
-
-import msgspec
-
-from lazyfs.errors import FormatError
 from lazyfs.formats.empty_tar import why_no_tar
 from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
-from lazyfs.formats.paths import normalise_path
+from lazyfs.formats.paths import is_left_out, normalise_path
+from lazyfs.formats.tar_fields import (
+    MAX_SECONDS,
+    XATTR_PREFIX,
+    Dialect,
+    Fields,
+    check_sum,
+    integer,
+    owner,
+    parse_records,
+    pax_time,
+    read_fields,
+    text,
+)
+from lazyfs.formats.tar_member import BadTar, HeaderText, TarMember
+from lazyfs.formats.tar_sparse import Pieces, SparseMap, old_map, pax_map
 from lazyfs.formats.toc import Kind
+
+__all__ = ["BLOCK_SIZE", "BadTar", "HeaderText", "TarMember", "TarScanner"]
 
 BLOCK_SIZE = 512
 ZERO_BLOCK = bytes(BLOCK_SIZE)
@@ -35,17 +49,15 @@ ZERO_BLOCK = bytes(BLOCK_SIZE)
 # Extended headers sit in memory; Go's archive/tar draws the line at the same size.
 MAX_EXTENDED_SIZE = 1 << 20
 MAX_PENDING_SIZE = 4 * MAX_EXTENDED_SIZE  # of all before one member: two long names, two of PAX
-MAX_SIZE = 2**63 - 1
-MAX_ID = 2**32 - 1
-# Beyond any calendar, yet far from where arithmetic on time stamps overflows.
-MAX_SECONDS = 10**16
-
-XATTR_PREFIX = b"SCHILY.xattr."
+MAX_DEVICE = 2**32 - 1
+NO_ID = 2**32 - 1
+PIECE_COST = 1024  # bytes of a table of contents that a piece of a sparse file and a hole take
 
 KINDS = {
     b"0": Kind.REGULAR,
     b"\0": Kind.REGULAR,
     b"7": Kind.REGULAR,  # "contiguous": a hint about the disk, read as 0
+    b"S": Kind.REGULAR,  # sparse, as GNU wrote them before PAX
     b"1": Kind.HARDLINK,
     b"2": Kind.SYMLINK,
     b"3": Kind.CHAR,
@@ -54,61 +66,11 @@ KINDS = {
     b"6": Kind.FIFO,
 }
 REFUSED = {
-    b"S": "a GNU sparse file",
     b"D": "a GNU directory dump",
     b"M": "a part of a multi-volume archive",
     b"V": "a volume label",
 }
 EXTENDED = b"xgLK"  # headers that say something about the next member
-
-RECORD_RE = re.compile(rb"([1-9][0-9]{0,6}) ")
-INTEGER_RE = re.compile(rb"-?[0-9]{1,20}")
-TIME_RE = re.compile(rb"(-?)([0-9]{1,20})(?:\.([0-9]*))?")
-OCTAL_RE = re.compile(rb" *([0-7]*)[ \0]*")
-
-
-class BadTar(FormatError):
-    """A layer's tar stream cannot be understood."""
-
-
-class TarMember(msgspec.Struct, frozen=True, gc=False):
-    """One member of a tar.
-
-    The fields are those of ``TocEntry`` and mean the same.  ``offset`` is where the payload
-    starts in the tar stream, for regular files.  ``user_name`` and ``group_name`` are as stored.
-    """
-
-    path: bytes
-    kind: Kind
-    mode: int = 0
-    uid: int = 0
-    gid: int = 0
-    size: int = 0
-    mtime_seconds: int = 0
-    mtime_nanoseconds: int = 0
-    link: bytes = b""
-    dev_major: int = 0
-    dev_minor: int = 0
-    xattrs: tuple[tuple[bytes, bytes], ...] = ()
-    user_name: bytes = b""
-    group_name: bytes = b""
-    offset: int = 0
-
-
-class HeaderText(msgspec.Struct, frozen=True, gc=False):
-    """What a member's header says in its own words; ``end`` is the tar offset behind it.
-
-    ``name`` and ``link`` are not normalised, ``mode`` may have the bits of a kind in it, times are
-    (seconds, nanoseconds).  ``is_after_global``: a global PAX header stands before it.
-    """
-
-    name: bytes
-    link: bytes
-    mode: int
-    end: int
-    access_time: tuple[int, int] | None = None
-    change_time: tuple[int, int] | None = None
-    is_after_global: bool = False
 
 
 class TarScanner:
@@ -127,14 +89,15 @@ class TarScanner:
         self._is_after_global = False
         self._position = 0
         self._skip = 0
+        self._padding = 0  # at the end of what is skipped
         self._buffer = bytearray()
         self._wanted = BLOCK_SIZE
         self._extended_type = b""  # type of the extended header whose content is being collected
         self._extended_size = 0
         self._records: dict[bytes, bytes] = {}
-        self._long_name: bytes | None = None
-        self._long_link: bytes | None = None
-        self._pending = False  # an extended header waits for its member
+        self._long_name = b""
+        self._long_link = b""
+        self._sparse: _Sparse | None = None  # a member that waits for the rest of its map
         self._zero_blocks = 0
         self._count = 0
         self._held_size = 0  # of names and extended headers of all members, at most
@@ -169,50 +132,54 @@ class TarScanner:
     def finish(self) -> None:
         """Raise BadTar if the stream was cut short.
 
-        A stream that just ends between two members is complete: some producers leave out the
-        end-of-archive blocks, and unpackers do not ask for them.
+        A stream that just ends behind a payload is complete: some producers leave out its padding
+        or the end-of-archive blocks, and unpackers do not ask for them.
         """
-        if self._skip:
-            raise BadTar(f"tar: got {self._position} bytes, expected {self._skip} more of a file")
-        if self._buffer or self._pending or self._extended_type:
+        if self._skip > self._padding:
+            missing = self._skip - self._padding
+            raise BadTar(f"tar: got {self._position} bytes, expected {missing} more of a file")
+        if self._extended_type and len(self._buffer) >= self._extended_size:
+            self._take_extended(self._extended_type, bytes(self._buffer[: self._extended_size]))
+        elif self._buffer or self._extended_type or self._sparse is not None:
             raise BadTar(f"tar: got {self._position} bytes, expected more of a header")
 
     def _take(self, content: bytes) -> TarMember | None:
-        """Handle one header block, or the content of an extended header."""
+        """Handle one header block, the content of an extended header, or a block of a map."""
         if self._extended_type:
             kind, self._extended_type = self._extended_type, b""
             self._wanted = BLOCK_SIZE
             self._take_extended(kind, content[: self._extended_size])
             return None
-        if content == ZERO_BLOCK:
-            if self._pending:
-                raise BadTar(f"tar: got the end at {self._position}, expected a member")
-            self._zero_blocks += 1
-            return None
         where = self._position - BLOCK_SIZE
-        if self._zero_blocks:
-            raise BadTar(f"tar: got a block at {where}, expected the archive's second end block")
-        try:
-            _check_sum(content, where)
-        except BadTar as exc:
-            if self._count or content[257:262] == b"ustar":
-                raise
-            raise BadTar(f"layer: got {content[:16]!r}… at its start, expected a tar") from exc
-        self._count += 1
-        if self._count > self._limits.entries:
-            raise BadTar(f"tar: got more than {self._limits.entries} members, expected fewer")
+        if self._sparse is None:
+            if content == ZERO_BLOCK:
+                self._zero_blocks += 1
+                return None
+            if self._zero_blocks:
+                raise BadTar(f"tar: got a block at {where}, expected the second block of its end")
+            self._check_sum(content, where)
+            self._note_count(1)
         kind = content[156:157]
         try:
-            if kind in EXTENDED:
-                self._start_extended(kind, content)
-                return None
-            member = self._member(kind, content)
+            if self._sparse is not None:
+                self._sparse.take(content)
+                member = self._sparse_member(self._sparse)
+            else:
+                fields = read_fields(content)
+                if kind in EXTENDED:
+                    self._start_extended(kind, fields.size)
+                    return None
+                member = self._member(kind, fields, content)
         except ValueError as exc:
             raise BadTar(f"tar member at {where}: {exc}") from exc
-        self._records, self._long_name, self._long_link = {}, None, None
-        self._pending = False
+        if member is None:
+            return None
+        self._records, self._long_name, self._long_link = {}, b"", b""
         self._held_size += len(member.path) + len(member.link) + self._pending_size
         self._pending_size = 0
+        if member.pieces:
+            self._held_size += PIECE_COST * len(member.pieces)
+            self._note_count(2 * len(member.pieces))
         # A table of contents that told them would be refused: better before they fill the memory.
         if self._held_size > self._limits.toc_size:
             raise BadTar(
@@ -221,100 +188,178 @@ class TarScanner:
             )
         return member
 
-    def _start_extended(self, kind: bytes, header: bytes) -> None:
-        size = _number(header[124:136], "size")
+    def _check_sum(self, header: bytes, where: int) -> None:
+        problem = check_sum(header)
+        if problem is None:
+            return
+        if self._count or header[257:262] == b"ustar":
+            raise BadTar(f"tar header at {where}: {problem}")
+        raise BadTar(f"layer: got {header[:16]!r}… at its start, expected a tar")
+
+    def _note_count(self, more: int) -> None:
+        self._count += more
+        if self._count > self._limits.entries:
+            raise BadTar(f"tar: got more than {self._limits.entries} members, expected fewer")
+
+    def _start_extended(self, kind: bytes, size: int) -> None:
         if not 0 <= size <= MAX_EXTENDED_SIZE:
             raise ValueError(f"got an extended header of {size} bytes, expected fewer")
         if kind == b"g":
             self._is_after_global = True
-        else:
-            self._pending = True
-            self._pending_size += size
-            if self._pending_size > MAX_PENDING_SIZE:
-                raise ValueError(
-                    f"got extended headers of {self._pending_size} bytes before one member,"
-                    f" expected at most {MAX_PENDING_SIZE}"
-                )
+        self._pending_size += size
+        if self._pending_size > MAX_PENDING_SIZE:
+            raise ValueError(
+                f"got extended headers of {self._pending_size} bytes before one member,"
+                f" expected at most {MAX_PENDING_SIZE}"
+            )
         if size:
             self._extended_type, self._extended_size = kind, size
             self._wanted = _padded(size)
+        else:
+            self._take_extended(kind, b"")
 
     def _take_extended(self, kind: bytes, content: bytes) -> None:
         if kind == b"L":
-            self._long_name = content.split(b"\0", 1)[0]
-        elif kind == b"K":
-            self._long_link = content.split(b"\0", 1)[0]
-        elif kind == b"x":
-            try:
-                # A second header before one member adds to the first, key by key.
-                self._records.update(parse_records(content))
-            except ValueError as exc:
-                raise BadTar(f"PAX header before {self._position}: {exc}") from exc
+            self._long_name = text(content)
+            return
+        if kind == b"K":
+            self._long_link = text(content)
+            return
+        try:
+            records = parse_records(content)
+        except ValueError as exc:
+            raise BadTar(f"PAX header before {self._position}: {exc}") from exc
+        if kind == b"x":
+            self._records = records  # the last of several before one member speaks for it
+        else:  # a global one is a member to the reader whose rules these are, and says nothing
+            self._records, self._long_name, self._long_link = {}, b"", b""
+            self._pending_size = 0
 
-    def _member(self, type_flag: bytes, header: bytes) -> TarMember:
+    def _member(self, type_flag: bytes, fields: Fields, header: bytes) -> TarMember | None:
         """Return the member that *header* and the extended headers before it describe.
 
-        Raises ValueError with the reason; a record with an empty value counts as absent, but for
-        extended attributes, which may be empty.
+        None for a sparse file whose map is still to come.  Raises ValueError with the reason; a
+        record with an empty value counts as absent, but for extended attributes, which may be
+        empty.
         """
         records = self._records
-        for key in records:
-            if key.startswith(b"GNU.sparse."):
-                raise ValueError("got a GNU sparse file, expected a plain one")
-        if type_flag in REFUSED:
-            raise ValueError(f"got {REFUSED[type_flag]}, expected a file")
-        kind = KINDS.get(type_flag)
-        if kind is None:
-            raise ValueError(f"got type {type_flag!r}, expected one of 0 to 7, x, g, L, K")
-        name = records.get(b"path") or self._long_name or _name(header)
+        name = self._long_name or records.get(b"path") or fields.name
+        kind = KINDS.get(type_flag) or self._unknown(type_flag, name)
+        size = fields.size
+        if kind is Kind.REGULAR and size < 0:
+            raise ValueError(f"got size {size}, expected more")
+        if record := records.get(b"size"):
+            size = integer(record, "size")
         if type_flag == b"\0" and name.endswith(b"/"):
             kind = Kind.DIRECTORY  # as V7 spelled it
-        path = normalise_path(name, self._limits)
-        if not path and kind is not Kind.DIRECTORY:
-            raise ValueError(f"got {name[:100]!r}, expected a name")
-        size = self._integer(b"size", header[124:136], MAX_SIZE)
-        if kind is Kind.REGULAR:
-            self._skip = _padded(size)
-        elif type_flag == b"\0" and size:
-            raise ValueError(f"{name[:100]!r}: got a directory of {size} bytes, expected 0")
-        else:
-            size = 0  # no payload follows, whatever the field says
-        seconds, nanoseconds = _time(records.get(b"mtime"), header[136:148])
-        is_device = kind in (Kind.CHAR, Kind.BLOCK)
-        if self._texts is not None:
-            self._texts.append(self._text(name, header))
-        return TarMember(
-            path=path,
-            kind=kind,
-            mode=_number(header[100:108], "mode") & 0o7777,
-            uid=self._integer(b"uid", header[108:116], MAX_ID),
-            gid=self._integer(b"gid", header[116:124], MAX_ID),
-            size=size,
-            mtime_seconds=seconds,
-            mtime_nanoseconds=nanoseconds,
-            link=self._link(kind, header),
-            dev_major=self._integer(b"devmajor", header[329:337], MAX_ID) if is_device else 0,
-            dev_minor=self._integer(b"devminor", header[337:345], MAX_ID) if is_device else 0,
-            xattrs=_xattrs(records, self._limits),
-            user_name=records.get(b"uname") or _text(header[265:297]),
-            group_name=records.get(b"gname") or _text(header[297:329]),
-            offset=self._position if kind is Kind.REGULAR else 0,
+        if kind is Kind.REGULAR and size < 0:
+            raise ValueError(f"got size {size}, expected more")
+        found: SparseMap | None = None
+        if type_flag == b"S":
+            if fields.dialect is not Dialect.GNU:
+                raise ValueError("got a sparse file without GNU's magic, expected it")
+            found = old_map(header)
+        elif records:
+            found = pax_map(records, size)
+            if found is not None:
+                name = records.get(b"GNU.sparse.name") or name
+        if found is None:
+            return self._complete(kind, name, fields, header, size, size, None)
+        if kind is not Kind.REGULAR:
+            raise ValueError(f"got a sparse {kind.name.lower()}, expected a file")
+        waiting = _Sparse(found, size, (name, fields, header))
+        return self._sparse_member(waiting)
+
+    def _unknown(self, type_flag: bytes, name: bytes) -> Kind:
+        """Return what a member of a type without a meaning is taken for, or raise ValueError.
+
+        Of whiteouts, and of what has no name, no unpacker asks the type.
+        """
+        if is_left_out(normalise_path(name, self._limits)):
+            return Kind.REGULAR
+        if type_flag in REFUSED:
+            raise ValueError(f"got {REFUSED[type_flag]}, expected a file")
+        raise ValueError(f"got type {type_flag!r}, expected one of 0 to 7, S, x, g, L, K")
+
+    def _sparse_member(self, waiting: "_Sparse") -> TarMember | None:
+        """Return the sparse file whose map is complete; None while it is not."""
+        found = waiting.map
+        if found.wants_block:
+            self._sparse = waiting
+            return None
+        self._sparse = None
+        pieces = found.pieces(waiting.stored_size)
+        name, fields, header = waiting.member
+        return self._complete(
+            Kind.REGULAR, name, fields, header, found.real_size, waiting.stored_size, pieces
         )
 
-    def _integer(self, key: bytes, field: bytes, maximum: int) -> int:
-        text = self._records.get(key)
-        if text:
-            if INTEGER_RE.fullmatch(text) is None:
-                raise ValueError(f"got {key.decode()} {text[:40]!r}, expected a number")
-            value = int(text)
-        else:
-            value = _number(field, key.decode())
-        if not 0 <= value <= maximum:
-            raise ValueError(f"got {key.decode()} {value}, expected 0 to {maximum}")
-        return value
+    def _complete(
+        self,
+        kind: Kind,
+        name: bytes,
+        fields: Fields,
+        header: bytes,
+        size: int,
+        stored_size: int,
+        pieces: Pieces | None,
+    ) -> TarMember:
+        records = self._records
+        path = normalise_path(name, self._limits)
+        if kind is not Kind.REGULAR:
+            size = stored_size = 0  # no payload follows, whatever the field says
+            if not path and kind is not Kind.DIRECTORY:
+                kind = Kind.REGULAR  # of no name, and left out
+        if kind is Kind.REGULAR:
+            self._padding = -stored_size % BLOCK_SIZE
+            self._skip = stored_size + self._padding
+        seconds, nanoseconds, user, group = fields.seconds, 0, b"", b""
+        uid, gid = fields.uid, fields.gid
+        if records:
+            if record := records.get(b"mtime"):
+                seconds, nanoseconds = pax_time(record, "mtime")
+            if record := records.get(b"uid"):
+                uid = integer(record, "uid")
+            if record := records.get(b"gid"):
+                gid = integer(record, "gid")
+            for key in (b"atime", b"ctime"):
+                if record := records.get(key):
+                    pax_time(record, key.decode())
+            user, group = records.get(b"uname", b""), records.get(b"gname", b"")
+        if abs(seconds) > MAX_SECONDS:
+            seconds, nanoseconds = 0, 0  # as container runtimes do from the year 2262 on
+        if fields.dialect is not Dialect.V7:
+            user, group = user or text(header[265:297]), group or text(header[297:329])
+        is_device = kind is Kind.CHAR or kind is Kind.BLOCK
+        if is_device or kind is Kind.FIFO:
+            _check_device(fields.dev_major, fields.dev_minor)
+        if self._texts is not None:
+            self._texts.append(self._text(name, fields, header))
+        is_root = kind is Kind.DIRECTORY and not path
+        xattrs: tuple[tuple[bytes, bytes], ...] = ()
+        if records and (is_root or not is_left_out(path)):
+            xattrs = _xattrs(records, self._limits)
+        return TarMember(
+            path,
+            kind,
+            fields.mode & 0o7777,
+            uid if 0 <= uid < NO_ID else owner(uid, "uid"),
+            gid if 0 <= gid < NO_ID else owner(gid, "gid"),
+            size,
+            seconds,
+            nanoseconds,
+            b"" if kind is Kind.REGULAR or kind is Kind.DIRECTORY else self._link(kind, header),
+            fields.dev_major if is_device else 0,
+            fields.dev_minor if is_device else 0,
+            xattrs,
+            user,
+            group,
+            self._position if kind is Kind.REGULAR else 0,
+            pieces,
+        )
 
     def _link(self, kind: Kind, header: bytes) -> bytes:
-        if kind not in (Kind.SYMLINK, Kind.HARDLINK):
+        if kind is not Kind.SYMLINK and kind is not Kind.HARDLINK:
             return b""
         link = self._raw_link(header)
         if kind is Kind.HARDLINK:
@@ -324,13 +369,13 @@ class TarScanner:
         return link
 
     def _raw_link(self, header: bytes) -> bytes:
-        return self._records.get(b"linkpath") or self._long_link or _text(header[157:257])
+        return self._long_link or self._records.get(b"linkpath") or text(header[157:257])
 
-    def _text(self, name: bytes, header: bytes) -> HeaderText:
+    def _text(self, name: bytes, fields: Fields, header: bytes) -> HeaderText:
         return HeaderText(
             name,
             self._raw_link(header),
-            _number(header[100:108], "mode"),
+            fields.mode,
             self._position,
             self._spare_time(b"atime"),
             self._spare_time(b"ctime"),
@@ -338,91 +383,29 @@ class TarScanner:
         )
 
     def _spare_time(self, key: bytes) -> tuple[int, int] | None:
-        """Return a time that nothing here depends on, so that a bad one is none."""
         record = self._records.get(key)
-        try:
-            return _time(record, b"0") if record else None
-        except ValueError:
-            return None
+        return pax_time(record, key.decode()) if record else None
 
 
-def parse_records(content: bytes) -> dict[bytes, bytes]:
-    """Return the records of a PAX extended header, or raise ValueError.
+class _Sparse:
+    """A sparse file whose map is being read; ``member`` is its name, and its header."""
 
-    Each is ``LENGTH KEY=VALUE\\n``, the length counting itself; the last of equal keys wins.
-    Values are bytes: attributes are binary, and names need not be UTF-8.
-    """
-    records: dict[bytes, bytes] = {}
-    at = 0
-    while at < len(content):
-        match = RECORD_RE.match(content, at)
-        end = at + int(match[1]) if match else 0
-        if match is None or end > len(content) or content[end - 1 : end] != b"\n":
-            raise ValueError(f"got {content[at : at + 40]!r}, expected LENGTH KEY=VALUE")
-        key, equals, value = content[match.end() : end - 1].partition(b"=")
-        if not key or not equals or b"\0" in key:
-            raise ValueError(f"got {content[at : at + 40]!r}, expected LENGTH KEY=VALUE")
-        records[key] = value
-        at = end
-    return records
+    __slots__ = ("map", "member", "stored_size")
 
+    def __init__(
+        self, found: SparseMap, stored_size: int, member: tuple[bytes, Fields, bytes]
+    ) -> None:
+        self.map = found
+        self.stored_size = stored_size
+        self.member = member
 
-def _check_sum(header: bytes, where: int) -> None:
-    """Raise BadTar unless the header's sum is right: of bytes, or of signed ones (old tars)."""
-    try:
-        stated = _number(header[148:156], "checksum")
-    except ValueError as exc:
-        raise BadTar(f"tar header at {where}: {exc}") from exc
-    unsigned = sum(header) - sum(header[148:156]) + 8 * 0x20
-    if stated == unsigned:
-        return
-    high = sum(byte > 127 for byte in header) - sum(byte > 127 for byte in header[148:156])
-    if stated != unsigned - 256 * high:
-        raise BadTar(f"tar header at {where}: got checksum {stated}, expected {unsigned}")
-
-
-def _number(field: bytes, what: str) -> int:
-    """Return a numeric field: octal digits, or base 256 if the first bit is set."""
-    if field[0] & 0x80:
-        value = int.from_bytes(field, "big", signed=False)
-        bits = 8 * len(field)
-        if field[0] & 0x40:
-            return value - (1 << bits)
-        return value - (1 << (bits - 1))
-    match = OCTAL_RE.fullmatch(field.split(b"\0", 1)[0])
-    if match is None:
-        raise ValueError(f"got {what} {field!r}, expected octal digits")
-    return int(match[1] or b"0", 8)
-
-
-def _time(record: bytes | None, field: bytes) -> tuple[int, int]:
-    """Return (seconds, nanoseconds), the latter counting forward, also before 1970."""
-    if record:
-        match = TIME_RE.fullmatch(record)
-        if match is None:
-            raise ValueError(f"got mtime {record[:40]!r}, expected seconds")
-        seconds = int(match[2])
-        nanoseconds = int((match[3] or b"").ljust(9, b"0")[:9])
-        if match[1]:
-            seconds, nanoseconds = -seconds - (nanoseconds > 0), -nanoseconds % 10**9
-    else:
-        seconds, nanoseconds = _number(field, "mtime"), 0
-    if abs(seconds) > MAX_SECONDS:
-        raise ValueError(f"got mtime {seconds}, expected at most {MAX_SECONDS} either way")
-    return seconds, nanoseconds
-
-
-def _name(header: bytes) -> bytes:
-    name = _text(header[:100])
-    if header[257:263] != b"ustar\0":
-        return name  # GNU keeps other things where ustar has the prefix
-    end = 476 if header[508:512] == b"tar\0" else 500  # star ends it sooner, for two times
-    prefix = _text(header[345:end])
-    return prefix + b"/" + name if prefix else name
-
-
-def _text(field: bytes) -> bytes:
-    return field.split(b"\0", 1)[0]
+    def take(self, block: bytes) -> None:
+        """Take the next block of the map."""
+        if self.map.is_in_payload:
+            if self.stored_size < BLOCK_SIZE:
+                raise ValueError(f"got {self.stored_size} bytes of a sparse map, expected more")
+            self.stored_size -= BLOCK_SIZE
+        self.map.take_block(block)
 
 
 def _xattrs(records: dict[bytes, bytes], limits: Limits) -> tuple[tuple[bytes, bytes], ...]:
@@ -438,6 +421,11 @@ def _xattrs(records: dict[bytes, bytes], limits: Limits) -> tuple[tuple[bytes, b
             )
         found.append((name, value))
     return tuple(sorted(found))
+
+
+def _check_device(*numbers: int) -> None:
+    if min(numbers) < 0 or max(numbers) > MAX_DEVICE:
+        raise ValueError(f"got device {numbers}, expected numbers of 0 to {MAX_DEVICE}")
 
 
 def _padded(size: int) -> int:

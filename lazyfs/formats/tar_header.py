@@ -9,7 +9,8 @@ every reader takes it as bytes; a long one needs a PAX record, and then ``hdrcha
 announces it.
 """
 
-from lazyfs.formats.tar import BLOCK_SIZE, XATTR_PREFIX, BadTar, TarMember
+from lazyfs.formats.tar import BLOCK_SIZE, BadTar, TarMember
+from lazyfs.formats.tar_fields import XATTR_PREFIX
 from lazyfs.formats.toc import Kind
 
 NAME_SIZE = 100

@@ -18,7 +18,7 @@ from lazyfs.digest import BadDigest, Digest, digest_of, parse_digest, verify_dig
 from lazyfs.formats.codec import MAX_RATIO, Codec
 from lazyfs.formats.limits import DEFAULT_LIMITS, ENTRY_MEMORY, TWIN_ENTRY_MEMORY, Limits
 from lazyfs.formats.modtime import parse_modtime
-from lazyfs.formats.paths import normalise_path
+from lazyfs.formats.paths import is_bare_whiteout, normalise_path
 from lazyfs.formats.rawtoc import (
     BadToc,
     RawEntry,
@@ -30,6 +30,7 @@ from lazyfs.formats.rawtoc import (
     sha256_bytes,
 )
 from lazyfs.formats.scan import can_scan, scan
+from lazyfs.formats.tar_fields import owner
 from lazyfs.formats.toc_keys import check_toc_keys
 
 __all__ = ["BadToc", "Chunk", "Kind", "Limits", "Toc", "TocEntry", "decode_toc"]
@@ -119,6 +120,7 @@ KINDS = {
     "fifo": Kind.FIFO,
 }
 DEVICES = (Kind.CHAR, Kind.BLOCK)
+MAX_MAJOR, MAX_MINOR = 2**12 - 1, 2**20 - 1  # what Linux packs into a device number
 ZEROS = "zeros"
 NO_DIGEST = bytes(32)
 
@@ -228,19 +230,20 @@ class _Reader:
             raise ValueError(f"got chunks after a {raw.type}, expected them after a regular file")
         elif kind is Kind.SYMLINK or kind is Kind.HARDLINK:
             link = self._link(raw, kind)
+        major, minor = _device(raw) if kind in DEVICES else (0, 0)
         seconds, nanoseconds = self._times.get(raw.modtime) or self._time(raw.modtime)
         return TocEntry(
             path,
             kind,
             raw.mode & 0o7777,
-            raw.uid,
-            raw.gid,
+            raw.uid if raw.uid >= 0 else owner(raw.uid, "uid"),
+            raw.gid if raw.gid >= 0 else owner(raw.gid, "gid"),
             size,
             seconds,
             nanoseconds,
             link,
-            raw.dev_major if kind in DEVICES else 0,
-            raw.dev_minor if kind in DEVICES else 0,
+            major,
+            minor,
             read_xattrs(raw.xattrs, self._limits) if raw.xattrs else (),
             digest,
             chunks,
@@ -348,6 +351,15 @@ class _Reader:
         return Chunk(position, size, 0, 0, NO_DIGEST, Codec.HOLE)
 
 
+def _device(raw: RawEntry) -> tuple[int, int]:
+    major, minor = raw.dev_major, raw.dev_minor
+    if not (0 <= major <= MAX_MAJOR and 0 <= minor <= MAX_MINOR):
+        raise ValueError(
+            f"got device {major}:{minor}, expected numbers up to {MAX_MAJOR}:{MAX_MINOR}"
+        )
+    return major, minor
+
+
 def _chunk_offset(raw: RawEntry) -> int:
     return raw.chunk_offset
 
@@ -356,11 +368,14 @@ def _check_parents(entries: Sequence[TocEntry], last: Mapping[bytes, int], limit
     """Refuse entries below something that is not a directory.
 
     A symlink there would lead out of the tree if followed; whatever else it is, the layer
-    contradicts itself.  Directories that no entry names are legal; what they take is bounded.
+    contradicts itself.  So does a whiteout of nothing.  Directories that no entry names are legal;
+    what they take is bounded.
     """
     sound = {b""}
     implied_size = 0
     for path in last:
+        if is_bare_whiteout(path):
+            raise BadToc(f"TOC entry {path!r}: got a whiteout of nothing, expected a name in it")
         parent = path.rpartition(b"/")[0]
         while parent not in sound:
             number = last.get(parent)
@@ -380,10 +395,13 @@ def _check_parents(entries: Sequence[TocEntry], last: Mapping[bytes, int], limit
 
 
 def _check_hardlinks(entries: Sequence[TocEntry], last: Mapping[bytes, int]) -> None:
-    """Refuse hardlinks that lead to nothing, in a circle, or to a directory."""
+    """Refuse hardlinks that lead to nothing, in a circle, or to a directory.
+
+    One with a whiteout's name is a whiteout, wherever it leads.
+    """
     resolved: set[int] = set()
     for path, number in last.items():
-        if entries[number].kind is not Kind.HARDLINK:
+        if entries[number].kind is not Kind.HARDLINK or b".wh." in path:
             continue
         chain: list[int] = []
         while number not in resolved and entries[number].kind is Kind.HARDLINK:

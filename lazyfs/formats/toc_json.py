@@ -19,7 +19,7 @@ import msgspec
 
 from lazyfs.formats.tar import BadTar, HeaderText, TarMember
 from lazyfs.formats.tar_header import name_of
-from lazyfs.formats.toc import Kind
+from lazyfs.formats.toc import ZEROS, Kind
 
 TYPES = {
     Kind.REGULAR: "reg",
@@ -38,6 +38,7 @@ class Part(msgspec.Struct, frozen=True):
     """One chunk of a file as written: sizes and offsets in bytes, ``digest`` in text form.
 
     ``stated_size`` is the value of ``chunkSize``: 0 for a last part that is shorter than a chunk.
+    One without a digest is a hole: zeros that the blob does not hold.
     """
 
     blob_offset: int
@@ -45,6 +46,11 @@ class Part(msgspec.Struct, frozen=True):
     offset: int
     stated_size: int
     digest: str
+
+
+def hole(offset: int, size: int) -> Part:
+    """Return the part of a file that is zeros."""
+    return Part(0, 0, offset, size, "")
 
 
 class TocSpeller:
@@ -69,6 +75,7 @@ class TocSpeller:
             "digest": digest,
             "chunkSize": first.stated_size if first else 0,
             "chunkDigest": first.digest if first else "",
+            "chunkType": _chunk_type(first),
         }
         self._entries.append(_entry(fields))
         for part in parts[1:]:
@@ -82,6 +89,7 @@ class TocSpeller:
                         "chunkOffset": part.offset,
                         "chunkSize": part.stated_size,
                         "chunkDigest": part.digest,
+                        "chunkType": _chunk_type(part),
                     }
                 )
             )
@@ -144,6 +152,10 @@ class CompactSpeller:
         tail = json.dumps(tar_split_digest).encode()
         entries = b",".join(self._entries)
         return b'{"version":1,"entries":[' + entries + b'],"tarSplitDigest":' + tail + b"}"
+
+
+def _chunk_type(part: Part | None) -> str:
+    return ZEROS if part is not None and not part.digest else ""
 
 
 def _said_by_header(member: TarMember, name: bytes, link: bytes) -> dict[str, object]:

@@ -1,13 +1,14 @@
 """Tars that are to be written as they are, bit for bit, so that the diffID stays.
 
 A table of contents is a set of names and a tar a sequence of actions (arrange.py), so not every
-tar can stay: one that names a file twice, or a link before its file, is refused by the name of
-what stands against it.
+tar can stay: one that names a file twice, or one below a symlink, is refused by the name of what
+stands against it.
 """
 
 from collections.abc import Sequence
 
 import msgspec
+from msgspec.structs import replace
 
 from lazyfs.formats.arrange import RESERVED, arrange
 from lazyfs.formats.tar import BadTar, HeaderText, TarMember
@@ -45,5 +46,20 @@ def check_keepable(members: Sequence[TarMember], texts: Sequence[HeaderText]) ->
             raise CannotKeep(
                 f"{member.path!r}: got a hardlink to {member.link!r}, expected that file before it"
             )
+        if text.mode < 0:
+            raise CannotKeep(f"{member.path!r}: got mode {text.mode}, expected one above 0")
+        if member.pieces is not None:
+            raise CannotKeep(f"{member.path!r}: got a sparse file, expected one with its zeros")
         names.add(member.path)
-    arrange(members)  # raises BadTar for a tree that cannot be
+    arranged = arrange(members).members  # raises BadTar for a tree that cannot be
+    if len(arranged) != len(members):
+        raise CannotKeep(
+            f"tar: got {len(members)} members of which {len(arranged)} have a name in the end,"
+            " expected all"
+        )
+    for member, found in zip(members, arranged, strict=True):
+        if found != member and found != replace(member, link=found.link):
+            raise CannotKeep(
+                f"{member.path!r}: got a tar by which it would be {found.path!r}, and not the same,"
+                " expected a member that stands for itself"
+            )

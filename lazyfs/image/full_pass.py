@@ -127,7 +127,7 @@ class _Target:
 
     def arrange(self, passed: PassedLayer, folder: Path) -> Path | None:
         """Return the file with all payloads where they belong, None where it had no room."""
-        if passed.moves and not self._is_full:
+        if passed.moves is not None and not self._is_full:
             try:
                 _move(passed, self._file, folder / "moved")
                 return folder / "moved"
@@ -229,7 +229,7 @@ def _write(file: BinaryIO, offset: int, data: bytes | memoryview) -> None:
 
 def _move(passed: PassedLayer, source: BinaryIO, path: Path) -> None:
     with open(path, "xb", buffering=0) as target:
-        for move in passed.moves:
+        for move in passed.moves or ():
             done = 0
             while done < move.size:
                 copied = os.copy_file_range(

@@ -18,13 +18,13 @@ import trio
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import LazyfsError
 from lazyfs.formats.comparison import Comparison
-from lazyfs.formats.compression import decompress
 from lazyfs.formats.decode import RangeDecoder
 from lazyfs.formats.gaps import Gaps
 from lazyfs.formats.layers import Format
 from lazyfs.formats.stream import Decoded
 from lazyfs.formats.tarsplit import tar_parts
 from lazyfs.formats.toc import Toc
+from lazyfs.formats.unpack import decompress
 from lazyfs.image.compare import stored_toc
 from lazyfs.image.device import Device
 from lazyfs.image.diffid import stored_tar_split

@@ -22,11 +22,12 @@ from lazyfs.errors import FormatError, VerificationFailed
 from lazyfs.formats.arrange import Arrangement
 from lazyfs.formats.claims import claims_of
 from lazyfs.formats.comparison import Comparison
-from lazyfs.formats.compression import decompress, is_compressed
+from lazyfs.formats.compression import is_compressed
 from lazyfs.formats.layers import TAIL_SIZE, Format, LayerToc, find_layer_toc, read_layer_toc
 from lazyfs.formats.limits import DEFAULT_LIMITS
-from lazyfs.formats.tar import HeaderText, TarMember, TarScanner
+from lazyfs.formats.tar import BadTar, HeaderText, TarMember, TarScanner
 from lazyfs.formats.toc import decode_toc
+from lazyfs.formats.unpack import decompress
 from lazyfs.formats.verbatim import CannotKeep, Spelling, check_keepable
 from lazyfs.formats.writer import (
     Target,
@@ -40,6 +41,7 @@ from lazyfs.image.contradiction import trees_differ
 PIECE_SIZE = 1 << 20
 MAX_TOC_SIZE = DEFAULT_LIMITS.member_size
 MAX_BETWEEN_SIZE = 8 << 20  # of what a tar may have between two payloads, to be kept
+MAX_ZEROS = 64 << 30  # of one sparse file: each is compressed, and takes its time
 FORMATS = {Target.ESTARGZ: Format.ESTARGZ, Target.ZSTD_CHUNKED: Format.ZSTD_CONTAINERS}
 
 
@@ -200,12 +202,31 @@ def _checked(written: WrittenLayer, options: WriterOptions) -> WrittenLayer:
 
 
 def _payload(tar: BinaryIO, member: TarMember) -> Iterator[bytes]:
-    tar.seek(member.offset, os.SEEK_SET)
-    left = member.size
-    while left:
+    """Yield a file's content: of a sparse one with its zeros."""
+    if member.size - member.stored_size > MAX_ZEROS:
+        raise BadTar(
+            f"{member.path!r}: got a sparse file of {member.size} bytes,"
+            f" expected at most {MAX_ZEROS} bytes of zeros in one that is converted"
+        )
+    done = 0
+    for at, size, offset in member.extents():
+        yield from _zeros(offset - done)
+        done = offset + size
+        tar.seek(at, os.SEEK_SET)
+        left = size
+        while left:
+            trio.from_thread.check_cancelled()
+            piece = tar.read(min(left, PIECE_SIZE))
+            if not piece:
+                return  # the writer counts, and complains
+            left -= len(piece)
+            yield piece
+    yield from _zeros(member.size - done)
+
+
+def _zeros(size: int) -> Iterator[bytes]:
+    while size:
         trio.from_thread.check_cancelled()
-        piece = tar.read(min(left, PIECE_SIZE))
-        if not piece:
-            return  # the writer counts, and complains
-        left -= len(piece)
-        yield piece
+        piece = min(size, PIECE_SIZE)
+        yield bytes(piece)
+        size -= piece

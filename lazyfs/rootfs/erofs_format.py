@@ -11,7 +11,7 @@ import struct
 from lazyfs.errors import FormatError
 from lazyfs.formats.toc import Kind
 
-REVISION = 1
+REVISION = 2
 """Of our encoding: part of the UUID, so that images written by other rules have another one."""
 
 BLOCK_SIZE = 4096

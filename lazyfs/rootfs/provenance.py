@@ -19,6 +19,7 @@ from mmap import mmap
 import msgspec
 
 from lazyfs.errors import FormatError
+from lazyfs.formats.codec import Codec
 from lazyfs.formats.toc import Kind, TocEntry
 from lazyfs.rootfs.merge import Node
 
@@ -68,7 +69,9 @@ def _digest(entry: TocEntry) -> bytes | None:
     """Return the sha256 of a whole regular file, None if its producer does not say."""
     if not entry.chunks:
         return EMPTY_DIGEST
-    return entry.chunks[0].digest if len(entry.chunks) == 1 else entry.digest
+    if len(entry.chunks) == 1 and entry.chunks[0].codec != Codec.HOLE:
+        return entry.chunks[0].digest
+    return entry.digest
 
 
 class Provenance:

@@ -27,7 +27,7 @@ from lazyfs.store.presence import (
 )
 from lazyfs.store.sealed import decode_sealed, encode_sealed
 
-PASS_VERSION = 1
+PASS_VERSION = 2
 RULES = 1
 """By which a layer was read: from 1 on, what begins with zeros is not for that an empty tar."""
 

@@ -95,6 +95,14 @@ uint32_t toc_find(const struct lfs_toc *toc, const uint8_t *path, size_t size)
 	return NONE;
 }
 
+/* Say whether a whiteout names nothing that can be removed. */
+static bool is_bare(const uint8_t *name, size_t size)
+{
+	return is_name(name, size, WHITEOUT) ||
+	       is_name(name, size, WHITEOUT ".") ||
+	       is_name(name, size, WHITEOUT "..");
+}
+
 /* An open directory, or a file, above the path that is looked at. */
 struct above {
 	uint32_t node;
@@ -140,8 +148,7 @@ static void hang(struct planting *work, uint32_t number)
 	if (starts_with(node->name, node->name_size, WHITEOUT)) {
 		if (is_name(node->name, node->name_size, OPAQUE))
 			parent->is_opaque = true;
-		if (starts_with(node->name, node->name_size, RESERVED) ||
-		    node->name_size == strlen(WHITEOUT))
+		if (starts_with(node->name, node->name_size, RESERVED))
 			return;
 		node->name += strlen(WHITEOUT);
 		node->name_size -= (uint32_t)strlen(WHITEOUT);
@@ -218,6 +225,8 @@ static bool plant(struct planting *work, uint32_t number, uint64_t *implied,
 		if (!push(work, node, path, (uint32_t)(slash - path)))
 			return false;
 	}
+	if (is_bare(path + start, size - start))
+		return false;
 	node = add_node(work, path + start, size - start, number, entry->kind);
 	if (node == NONE)
 		return false;

@@ -84,10 +84,32 @@ static void test_keys(void)
 	}
 }
 
+/* A whiteout that names nothing is for the rules in Python to refuse. */
+static void test_bare_whiteouts(void)
+{
+	static const char *const names[] = {".wh.", "d/.wh..", ".wh...",
+					    ".wh.x", "d/.wh..x", ".wh.wh."};
+	struct lfs_toc *toc;
+	char text[200];
+	size_t i;
+	int size;
+
+	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		size = snprintf(text, sizeof(text),
+				"{\"version\":1,\"entries\":[{\"name\":\"%s\","
+				"\"type\":\"reg\"}]}",
+				names[i]);
+		toc = scan_toc((const uint8_t *)text, (size_t)size);
+		CHECK((toc != NULL) == (i >= 3));
+		lfs_toc_free(toc);
+	}
+}
+
 int main(void)
 {
 	test_good();
 	test_keys();
+	test_bare_whiteouts();
 	test_damaged();
 	return 0;
 }

@@ -10,11 +10,12 @@ import tracemalloc
 import pytest
 import zstandard
 
-from lazyfs.formats.compression import PIECE_SIZE, BadCompression, decompress, is_compressed
-from lazyfs.formats.spans import open_stream
+from lazyfs.formats.compression import BadCompression, is_compressed
+from lazyfs.formats.spans import READ_SIZE, open_stream
+from lazyfs.formats.unpack import decompress
 from tests.support.readers import check_flips
 
-DATA = os.urandom(300_000) + bytes(3 * PIECE_SIZE) + b"end"
+DATA = os.urandom(300_000) + bytes(3 * READ_SIZE) + b"end"
 SKIPPABLE = b"\x50\x2a\x4d\x18\x04\0\0\0abcd"
 BLOBS = {
     "tar": DATA,
@@ -31,7 +32,7 @@ BLOBS = {
 def unpack(blob: bytes, step: int = 1 << 30) -> bytes:
     stream = io.BytesIO(blob)
     pieces = list(decompress(lambda size: stream.read(min(size, step))))
-    assert all(0 < len(piece) <= PIECE_SIZE for piece in pieces)
+    assert all(0 < len(piece) <= READ_SIZE for piece in pieces)
     return b"".join(pieces)
 
 
@@ -91,7 +92,7 @@ def test_a_bomb_takes_no_memory():
     with io.BytesIO() as stream:
         with gzip.GzipFile(fileobj=stream, mode="wb", mtime=0) as bomb:
             for _ in range(300):
-                bomb.write(bytes(PIECE_SIZE))
+                bomb.write(bytes(READ_SIZE))
         blobs = [stream.getvalue(), zstandard.compress(bytes(300 << 20))]
     for blob in blobs:
         stream = io.BytesIO(blob)

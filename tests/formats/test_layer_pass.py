@@ -7,6 +7,7 @@ import itertools
 import random
 import tarfile
 import tracemalloc
+import zlib
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -119,8 +120,8 @@ def run(
         layer = passing.finish()
     finally:
         passing.close()
-    if layer.moves:
-        moved = bytearray(max(m.target + m.size for m in layer.moves))
+    if layer.moves is not None:
+        moved = bytearray(max((m.target + m.size for m in layer.moves), default=0))
         for move in layer.moves:
             moved[move.target : move.target + move.size] = device[move.source :][: move.size]
         return layer, bytes(moved)
@@ -168,7 +169,7 @@ def test_what_a_pass_leaves(packer: str, step: int) -> None:
     assert layer.blob_size == len(blob)
     assert layer.diff_id == digest_of(tar)
     assert layer.plain_size == len(tar)
-    assert layer.moves == ()
+    assert layer.moves is None
     assert contents(layer, device) == dict(FILES)
     decoded = decode_all(blob, layer, step)
     base = 0
@@ -298,7 +299,11 @@ def test_a_blob_of_no_bytes_is_an_empty_layer() -> None:
 def test_an_endless_gzip_header() -> None:
     with pytest.raises(BadCompression, match="header of more than"):
         list(open_stream(b"\x1f\x8b\x08\x08").feed(b"\x1f\x8b\x08\x08" + b"n" * (1 << 18)))
-    assert gzip_header_size(b"\x1f\x8b\x08\x02" + bytes(8)) == 12
+    header = b"\x1f\x8b\x08\x02" + bytes(6)
+    crc = zlib.crc32(header).to_bytes(4, "little")[:2]
+    assert gzip_header_size(header + crc) == 12
+    with pytest.raises(BadCompression, match="another CRC"):
+        gzip_header_size(header + b"xx")
 
 
 def test_a_tar_that_ends_within_a_file() -> None:

@@ -171,7 +171,7 @@ class TestFields:
     @pytest.mark.parametrize(
         "fields",
         [
-            {"uid": -1},
+            {"uid": -(2**31) - 1},
             {"uid": 2**32},
             {"gid": 2**32},
             {"gid": 1.5},
@@ -199,6 +199,24 @@ class TestFields:
     )
     def test_refused(self, fields):
         assert refused({**raw_entry("a"), **fields}).startswith("TOC")
+
+    @pytest.mark.parametrize("kind", ["reg", "dir", "fifo"])
+    def test_of_devices_only_device_numbers_count(self, kind):
+        """GNU cpio writes others into the headers of directories, and skopeo copies them."""
+        entry = only(raw_entry("a", kind, devMajor=-1, devMinor=0o7777777))
+        assert (entry.dev_major, entry.dev_minor) == (0, 0)
+
+    def test_owners_are_32_bits_of_a_number(self):
+        entry = only(raw_entry("a", "dir", uid=-2, gid=-1))
+        assert (entry.uid, entry.gid) == (2**32 - 2, 0)
+
+    @pytest.mark.parametrize("name", [".wh.", "d/.wh..", ".wh..."])
+    @pytest.mark.parametrize("kind", ["reg", "dir"])
+    def test_a_whiteout_of_nothing(self, name, kind):
+        assert "whiteout of nothing" in refused(raw_entry(name, kind))
+
+    def test_a_hardlink_with_a_whiteout_s_name_leads_nowhere(self):
+        assert only(raw_entry(".wh.a", "hardlink", linkName="gone")).path == b".wh.a"
 
     @pytest.mark.parametrize("kind", ["char", "block"])
     @pytest.mark.parametrize("device", [{"devMajor": 4096}, {"devMinor": 2**20}, {"devMinor": -1}])

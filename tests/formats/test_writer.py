@@ -495,7 +495,8 @@ def trees(draw: st.DrawFn) -> bytes:
                 st.dictionaries(st.sampled_from(["user.a", "user.b"]), st.binary(max_size=9))
             )
             items.append(file(path, draw(payloads), xattrs=xattrs, **common))
-            files.append(path)
+            if b".wh." not in path:
+                files.append(path)
         elif kind == "link" and files and path not in taken:
             items.append(hardlink(path, draw(st.sampled_from(files)), **common))
         elif kind == "soft" and path not in taken:
@@ -537,7 +538,8 @@ def last_contents(tar: bytes) -> dict[bytes, bytes]:
             inodes[member.path] = tar[member.offset : member.offset + member.size]
             linked.discard(member.path)
         elif member.kind is Kind.HARDLINK:
-            inodes[member.path] = inodes[member.link]
+            is_whiteout = member.path.rpartition(b"/")[2].startswith(b".wh.")
+            inodes[member.path] = b"" if is_whiteout else inodes[member.link]
             linked.add(member.path)
     regular = {member.path for member in arrange(scan(tar)).members if member.kind is Kind.REGULAR}
     return {path: data for path, data in inodes.items() if path in regular}

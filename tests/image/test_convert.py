@@ -461,7 +461,7 @@ async def test_bytes_that_are_no_layer_are_refused(place: Place):
 
 async def test_what_no_mount_could_hold_is_refused(place: Place):
     make_layout(place.source, [plain_layer(tar_bytes([char_device("d", 5000, 1)]))])
-    await place.refuses(FormatError, "devMajor")
+    await place.refuses(FormatError, "got device 5000:1")
 
 
 async def test_a_config_must_name_every_layer(place: Place):

@@ -62,7 +62,7 @@ class TestBytes:
         image = index_of(toc)[1].image
 
         expected = bytearray(4096)
-        digest = hashlib.sha256(f"lazyfs rootfs index 1\n{toc.digest}".encode()).digest()
+        digest = hashlib.sha256(f"lazyfs rootfs index 2\n{toc.digest}".encode()).digest()
         identity = bytearray(digest[:16])
         identity[6] = identity[6] & 0x0F | 0x80
         identity[8] = identity[8] & 0x3F | 0x80

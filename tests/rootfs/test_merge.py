@@ -83,7 +83,6 @@ class TestWhiteouts:
             regular(b".wh..wh.plnk"),
             directory(b".wh..wh.orph"),
             regular(b".wh..wh.orph/x"),
-            regular(b".wh."),
             directory(b".wh.gone"),
             regular(b".wh.gone/x"),
             symlink(b"s/.wh.t", b"u"),

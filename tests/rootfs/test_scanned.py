@@ -126,6 +126,15 @@ def test_what_begins_inside_a_stream():
         assert made()[1] == found
 
 
+@pytest.mark.parametrize("name", [".wh.", ".wh..", ".wh...", "a/.wh.", "deep/er/.wh.."])
+def test_a_whiteout_of_nothing_is_for_python_to_refuse(name):
+    document = spelled(*USUAL, raw_entry(name, "reg"))
+    assert not check_same(document)
+    with pytest.raises(FormatError, match="whiteout of nothing"):
+        decode_toc(document, expected=None, blob_size=BLOB_SIZE)
+    assert check_same(spelled(*USUAL, raw_entry(name + "x", "reg")))
+
+
 ABOVE = [
     raw_entry("a/.wh.f", "reg"),
     raw_entry("a/.wh.nothing", "reg"),

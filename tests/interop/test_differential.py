@@ -1,0 +1,105 @@
+"""What lazyfs mounts is what containerd unpacks: a sample of ``make differential``."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.support.command import Lazyfs
+from tests.support.images import make_layout, plain_layer
+from tests.support.mounting import force_unmount, needs_fuse, needs_root
+from tools.differential.__main__ import Run
+from tools.differential.compare import LISTED, differences, facts_of, reason
+from tools.differential.oracle import NoOracle, Oracle, build_oracle
+from tools.differential.ours import ROUTES, tree_of
+from tools.differential.peers import by_umoci, is_here, walked
+from tools.differential.tars import make_image
+from tools.differential.tree import Tree
+
+pytestmark = [pytest.mark.interop, *needs_root]
+
+FORMATS_PAGE = Path(__file__).parent.parent.parent / "docs" / "reference" / "formats.md"
+IMAGES = 250
+SEED = 7_000_000
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oracle]:
+    folder = tmp_path_factory.mktemp("oracle")
+    try:
+        build_oracle(folder / "program", is_online=False)
+    except NoOracle as exc:
+        pytest.skip(str(exc))
+    with Oracle(folder / "program", folder) as running:
+        yield running
+
+
+def compare(oracle: Oracle, folder: Path) -> Run:
+    run = Run(oracle, folder, list(ROUTES))
+    for seed in range(SEED, SEED + IMAGES):
+        run.check(f"seed {seed}", make_image(seed).layers)
+    return run
+
+
+def test_a_sample_of_generated_images(oracle: Oracle, tmp_path: Path) -> None:
+    run = trio.run(trio.to_thread.run_sync, compare, oracle, tmp_path)
+    assert run.faults == []
+    assert run.counts["images"] == IMAGES
+    assert run.counts["refused by all"] < IMAGES / 2  # or nothing much was compared
+
+
+def test_a_difference_is_seen(oracle: Oracle, tmp_path: Path) -> None:
+    """The comparison would notice: another seed's tree is not this one's."""
+    trees = [oracle.tree_of(make_image(seed).layers) for seed in range(40)]
+    trees = [tree for tree in trees if len(tree.nodes) > 2][:2]
+    assert differences(trees[0], trees[1])
+    assert not differences(trees[0], trees[0])
+    refused = differences(Tree(refusal="no"), trees[0])
+    assert [each.field for each in refused] == ["refusal"]
+    assert reason(facts_of([b""], 0), refused[0]) is None
+
+
+@needs_fuse[0]
+@needs_fuse[1]
+def test_real_mounts_have_what_is_read_in_process(tmp_path: Path) -> None:
+    compared = 0
+    for seed in range(SEED, SEED + 60):
+        layers = make_image(seed).layers
+        ours = tree_of(layers, ROUTES["plain"], tmp_path)
+        if ours.refusal or len(ours.nodes) < 4:
+            continue
+        folder = tmp_path / str(seed)
+        make_layout(folder / "image", [plain_layer(layer) for layer in layers])
+        lazyfs, point = Lazyfs(folder), folder / "mnt"
+        point.mkdir()
+        try:
+            lazyfs.mount(f"oci:{folder}/image:latest", point)
+            assert differences(walked(point), ours) == []
+        finally:
+            force_unmount(point)
+        compared += 1
+        if compared == 5:
+            return
+    raise AssertionError(f"got {compared} images that can be mounted, expected 5")
+
+
+def test_umoci_unpacks_the_same(tmp_path: Path) -> None:
+    if not is_here("umoci"):
+        pytest.skip("umoci is not installed")
+    fields = ("refusal", "name", "kind", "content", "link")
+    same = 0
+    for seed in range(SEED, SEED + 40):
+        layers = make_image(seed).layers
+        if len(layers) > 1:
+            continue
+        ours = tree_of(layers, ROUTES["plain"], tmp_path)
+        theirs = by_umoci(layers[0], tmp_path / "umoci")
+        same += not any(each.field in fields for each in differences(ours, theirs))
+    assert same > 15
+
+
+def test_every_listed_difference_is_in_the_documentation() -> None:
+    page = FORMATS_PAGE.read_text()
+    missing = [words for words in LISTED if f"| {words} |" not in page]
+    assert missing == []
