@@ -16,6 +16,7 @@ import pytest
 from lazyfs.errors import StoreError
 from lazyfs.image import full_pass
 from lazyfs.image.open import OpenImage, open_image
+from lazyfs.image.prefetch import Limits
 from lazyfs.image.prepare import Request, prepare
 from lazyfs.image.scrub import is_due, scrub
 from lazyfs.registry.source import AccessOptions
@@ -182,7 +183,15 @@ async def test_a_sound_store_is_not_fetched_again(
     async with opened(layout, tmp_path) as image:
         for device in image.devices:
             assert set(device.content.states) == {DOUBTFUL}
-        await image.prefetch("all")  # hashes, and asks for nothing
+        wanted: list[int] = []
+
+        async def make_room(size: int) -> bool:
+            wanted.append(size)
+            return True
+
+        # Hashes, asks for nothing, and needs no room for what is here.
+        await image.prefetch("all", Limits(make_room=make_room))
+        assert not any(wanted)
         for device in image.devices:
             assert set(device.content.states) == {RESIDENT}
         assert not image.origin.is_open

@@ -303,3 +303,55 @@ def test_empty_layer(tmp_path: Path) -> None:
     content = LayerContent(tmp_path / "layer", layer.table)
     assert content.resident_size() == 0
     content.close()
+
+
+def test_marks_that_were_changed_at_rest_are_doubted(tmp_path: Path, layer: MadeLayer) -> None:
+    content = LayerContent(tmp_path / "layer", layer.table)
+    content.write(0, payload(layer, 0))
+    content.close()
+    with (tmp_path / "layer/presence").open("r+b") as presence:
+        presence.seek(HEADER_SIZE + 2)
+        presence.write(bytes([RESIDENT]))
+    again = LayerContent(tmp_path / "layer", layer.table)
+    assert again.states[0] == again.states[2] == DOUBTFUL
+    assert again.confirm(0)
+    assert not again.confirm(2)
+    again.close()
+
+
+def test_whoever_does_not_doubt_makes_nothing_believed(tmp_path: Path, layer: MadeLayer) -> None:
+    content = LayerContent(tmp_path / "layer", layer.table)
+    fill(content, layer)
+    content.close()
+    with (tmp_path / "layer/content").open("r+b") as file:
+        file.seek(layer.table.device_offset(2))
+        file.write(b"changed")
+    looking = LayerContent(tmp_path / "layer", layer.table, doubts=False)
+    assert set(looking.states) == {RESIDENT}
+    looking.forget(0)
+    looking.close()
+    again = LayerContent(tmp_path / "layer", layer.table)
+    assert again.states[2] == DOUBTFUL
+    again.close()
+
+
+def test_zeros_where_a_chunk_was_are_not_read(tmp_path: Path, layer: MadeLayer) -> None:
+    content = LayerContent(tmp_path / "layer", layer.table)
+    fill(content, layer)
+    os.truncate(tmp_path / "layer/content", 0)
+    os.truncate(tmp_path / "layer/content", layer.table.device_size)
+    with pytest.raises(ContentLost):
+        content.read(0, 5000)
+    assert set(content.states) == {DOUBTFUL}
+    content.close()
+
+
+def test_who_writes_to_a_file_that_was_cut_notices(tmp_path: Path, layer: MadeLayer) -> None:
+    content = LayerContent(tmp_path / "layer", layer.table)
+    content.write(0, payload(layer, 0))
+    os.truncate(tmp_path / "layer/content", 3000)
+    content.write(2, payload(layer, 2))
+    assert content.states[0] == DOUBTFUL
+    assert content.states[2] == RESIDENT
+    assert (tmp_path / "layer/content").stat().st_size == layer.table.device_size
+    content.close()
