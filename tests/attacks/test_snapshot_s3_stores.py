@@ -77,7 +77,7 @@ class Service:
                     self.send(answer, is_chunked="Transfer-Encoding" in headers)
                 except OSError:
                     self.close_connection = True
-                if headers.get("Connection") == "close":
+                if headers.get("Connection") == "close" or not isinstance(answer.body, bytes):
                     self.close_connection = True
 
             def send(self, answer: Answer, *, is_chunked: bool) -> None:
@@ -138,7 +138,8 @@ def objects(service: Service) -> Iterator[S3Store]:
 
 
 def pieces() -> Iterator[bytes]:
-    return itertools.repeat(b"x" * PIECE)
+    """Return an answer that goes on for much longer than anybody should read."""
+    return itertools.repeat(b"x" * PIECE, (256 << 20) // PIECE)
 
 
 def listing(*contents: str, more: str = "") -> bytes:
