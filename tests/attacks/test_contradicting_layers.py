@@ -24,7 +24,7 @@ from lazyfs.formats.toc import Toc, decode_toc
 from lazyfs.store.agreements import Agreement, load_agreement, save_agreement
 from lazyfs.store.paths import Store
 from tests.cli.conftest import Run, cache_dir, run  # noqa: F401
-from tests.support.contradicting import LIES, Bend, bent, bent_estargz, with_toc
+from tests.support.contradicting import LIES, Bend, bent, bent_estargz, rich_tar, with_toc
 from tests.support.estargz import ReferenceLayer, reference_layers
 from tests.support.images import (
     Layer,
@@ -37,6 +37,7 @@ from tests.support.images import (
     plain_layer,
     sha256,
     source_tar,
+    tamper_blob,
     tar_bytes,
     toc_layer_of,
 )
@@ -210,6 +211,38 @@ def _entry(name: str, data: bytes, offset: int) -> dict[str, Any]:
         "modtime": "2023-11-14T22:13:20Z",
         "chunkDigest": sha256(data),
     }
+
+
+def test_bytes_that_another_entry_vouches_for() -> None:
+    """The link takes over the first file's payload, and the TOC has other bytes for it."""
+    tar = tar_bytes([file("a", b"same"), hardlink("b", "a"), file("a", b"same")])
+    entries = [_entry("b", b"evil", 100), _entry("a", b"same", 200)]
+    data = json.dumps({"version": 1, "entries": entries}).encode()
+    found = compare(decode_toc(data, expected=None, blob_size=1000), tar)
+    assert "b'b': the TOC has the bytes of another file for it" in str(found)
+
+
+def test_names_that_become_one() -> None:
+    """Of two names that JSON spoils to the same, a lazy mount shows one file."""
+    tar = tar_bytes([file(b"\xff", b"x"), file(b"\xfe", b"x")])
+    data = json.dumps({"version": 1, "entries": [_entry("\ufffd", b"x", 100)]}).encode()
+    found = compare(decode_toc(data, expected=None, blob_size=1000), tar)
+    assert "b'\\xfe': in the tar, and not in the TOC" in str(found)
+
+
+def test_a_byte_of_the_blob_that_no_file_has(run: Run, tmp_path: Path) -> None:
+    layer = estargz_layer(rich_tar())
+    image = image_of(tmp_path, layer)
+    tamper_blob(tmp_path / "image", layer.digest, 4)  # a time in the first member's header
+    done = run("verify", image, "--json")
+    assert done.code == 6
+    assert f"layer {layer.digest}: got sha256:" in done.json["errors"][0]["message"]
+
+
+def test_a_diff_id_of_another_tar(run: Run, tmp_path: Path) -> None:
+    image = image_of(tmp_path, replace(estargz_layer(rich_tar()), diff_id=digest_of(b"other")))
+    done = run("verify", image, "--json")
+    assert (done.code, done.json["errors"][0]["code"]) == (6, "E_DIFF_ID")
 
 
 # What is found once is remembered

@@ -228,6 +228,20 @@ def test_a_pass_of_an_older_release_is_made_again(
     assert "expected a tar" in done.err
 
 
+def test_a_pass_of_an_older_release_is_not_enough_for_a_known_image(
+    run: Run, tmp_path: Path, cache_dir: Path
+) -> None:
+    layer = plain_layer(bytes(1024), compression="none")
+    make_layout(tmp_path / "image", [layer])
+    assert run("ls", f"oci:{tmp_path}/image").code == 0
+    store = Store(cache_dir)
+    record = load_pass(store, layer.digest)
+    assert record is not None
+    save_pass(store, msgspec.structs.replace(record, rules=0, plain_size=5000))
+    assert run("ls", f"oci:{tmp_path}/image").code == 0
+    assert load_pass(store, layer.digest) == record, "it was made again"
+
+
 def test_an_image_of_an_older_release_is_refused(run: Run, tmp_path: Path, cache_dir: Path) -> None:
     """Its index is in the store already, made of layers that it should not have been made of."""
     digest = make_layout(tmp_path / "image", [plain_layer(TAR)])
