@@ -77,15 +77,11 @@ class _Play:
 
     def _make_file(self, position: int, member: TarMember, path: bytes) -> None:
         if member.kind is Kind.HARDLINK:
-            target = member.link
-            parent = target.rpartition(b"/")[0]
-            if parent not in self._directories:
-                real = self._resolve(parent, target)
-                name = target[len(parent) + 1 :] if parent else target
-                target = real + b"/" + name if real else name
+            target = self._target(member.link)
             if target == path and path in self._current and path not in self._directories:
                 return  # as tar writes for a file that it is given twice
             self._remove(path)
+            target = self._target(member.link)  # which may have led through what was there
             position_of_target = self._current.get(target)
             if (
                 position_of_target is None
@@ -97,6 +93,15 @@ class _Play:
         else:
             self._remove(path)
         self._add(path, position)
+
+    def _target(self, link: bytes) -> bytes:
+        """Return where a hardlink's file is, with the symlinks on the way to it followed."""
+        parent = link.rpartition(b"/")[0]
+        if parent in self._directories:
+            return link
+        real = self._resolve(parent, link)
+        name = link[len(parent) + 1 :] if parent else link
+        return real + b"/" + name if real else name
 
     def _no_target(self, member: TarMember) -> BadTar:
         if member.link in self._directories:

@@ -113,6 +113,11 @@ def test_hardlinks_find_their_file_through_symlinks():
     assert links(arrange(members)) == {"usr/lib/h": "usr/lib/f"}
 
 
+def test_a_hardlink_takes_the_symlink_away_by_which_its_file_was_found():
+    with pytest.raises(BadTar, match="expected a file before it"):
+        arrange([regular("usr/f", 5), soft("l", "usr"), linked("l", "l/f")])
+
+
 def test_a_directory_takes_the_place_of_a_symlink_when_it_is_named():
     members = [regular("usr/lib/f", 5), soft("lib", "usr/lib"), folder("lib"), regular("lib/x")]
     assert paths(arrange(members)) == ["usr/lib/f", "lib", "lib/x"]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from lazyfs.errors import FormatError
+from lazyfs.formats.arrange import arrange
 from lazyfs.formats.tar import TarMember, TarScanner
 from lazyfs.formats.toc import Kind
 from tools.differential.tree import Node, Tree
@@ -97,8 +98,13 @@ class Facts(msgspec.Struct, frozen=True):
     started: int
 
     def whiteouts(self, layer: int) -> list[bytes]:
-        """Return the paths of a layer's whiteouts."""
-        return [each.path for each in self.members[layer] if b".wh." in each.path]
+        """Return the paths of a layer's whiteouts, with their symlinks followed if that can be."""
+        members = self.members[layer]
+        try:
+            members = arrange(members).members
+        except FormatError:
+            pass
+        return [each.path for each in members if b".wh." in each.path]
 
 
 def facts_of(layers: Sequence[bytes], started: int) -> Facts:
@@ -170,9 +176,9 @@ def _says_so(facts: Facts, each: Difference, kind: Kind) -> bool:
     return False
 
 
-def _is_below_setgid(facts: Facts, each: Difference) -> bool:
-    """The group of a directory that the kernel made below a set-group-ID one."""
-    return each.field == "owner" and each.node is not None and each.node.is_implied
+def _is_implied(facts: Facts, each: Difference) -> bool:
+    """The group that mkdir gives, and what is copied from where a symlink below leads to."""
+    return each.field in ("owner", "mode") and each.node is not None and each.node.is_implied
 
 
 def _is_listed_twice(facts: Facts, each: Difference) -> bool:
@@ -228,12 +234,17 @@ LISTED: Mapping[str, Callable[[Facts, Difference], bool]] = {
     "time of what replaced a directory": lambda facts, each: (
         each.field == "time" and _says_so(facts, each, Kind.DIRECTORY)
     ),
-    "group of a directory without an entry": _is_below_setgid,
+    "owner and mode of a directory without an entry": _is_implied,
+    "attributes of the root": _refused_by_us("got an xattr of 0"),
     "xattrs of a directory listed twice": _is_listed_twice,
     "whiteouts of the bottom layer, or of their own": lambda facts, each: (
         _is_in_bottom_layer(facts, each)
         or _refused_by_them("failed to convert whiteout file .*: file exists")(facts, each)
         or _is_blocked(facts, each)
+        or (
+            _refused_by_us("expected a file before it")(facts, each)
+            and any(facts.whiteouts(layer) for layer in range(len(facts.members)))
+        )
     ),
     "an opaque marker in the root": _is_root_opaque,
     "names below a whiteout's": _is_below_whiteout,
