@@ -240,7 +240,9 @@ def soak(seconds: float, seed: int, folder: Path) -> int:
             image = f"oci:{folder / 'layout'}"
             lazyfs.mount("--driver", driver, "--prefetch", prefetch, image, mountpoint)
             seen.can_know()
-            readers = [Reader(mountpoint, files, seen, choose.random()) for _ in range(READERS)]
+            readers = [
+                Reader(mountpoint, files, seen, choose.randrange(1 << 30)) for _ in range(READERS)
+            ]
             for _ in range(ROUND_EVENTS):
                 trouble.under_mount()
                 time.sleep(choose.uniform(0, 0.2))

@@ -64,6 +64,9 @@ class ResidentContents:
     async def ensure(self, device: int, start: int, end: int) -> object:
         return await self.read(device, start, end - start)
 
+    def lost(self, device: int) -> bool:
+        raise AssertionError(f"device {device}: got a file without its bytes")
+
     def mark(self, device: int) -> int | None:
         return None
 
