@@ -16,7 +16,8 @@ SECCOMP = r"^(default|unconfined|/[^\x00]*)\Z"
 CPUS = r"^([0-9]{1,4}(\.[0-9]{1,3})?|[0-9]{1,7}m)\Z"
 SIZE = r"^[1-9][0-9]{0,15}([kKmMgGtT](i?[bB])?)?\Z"
 UNMASKED = r"^(ALL|/[^\x00:]*)\Z"
-DEVICE = r"^/dev/[^\x00:]+(:/[^\x00:]+)?(:[rwm]{1,3})?\Z"
+_NAME = r"(?!\.\.?(?:[/:]|\Z))[^\x00:/]+"  # of one part of a path, and not ``.`` or ``..``
+DEVICE = rf"^/dev/(?:{_NAME}/)*{_NAME}(:/[^\x00:]+)?(:[rwm]{{1,3}})?\Z"
 MEANINGS = {
     SECCOMP: '"default", "unconfined" or the path of a profile',
     SIZE: "bytes, or a number with K, M, G or T",

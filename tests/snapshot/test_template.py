@@ -224,6 +224,14 @@ def test_credentials_are_refused_and_not_shown(image: str) -> None:
     assert "hush" not in str(refused(SMALL | {"pauseImage": image}, "pauseImage: got"))
 
 
+@pytest.mark.parametrize(
+    "device", ["/dev/../etc/shadow", "/dev/a/../../etc/x", "/dev/..", "/dev/.", "/etc/x", "/dev/"]
+)
+def test_a_device_is_below_dev(device: str) -> None:
+    refused(SMALL | {"security": {"devices": [device]}}, r"security.devices\[0\]")
+    decode_template(json.dumps(SMALL | {"security": {"devices": ["/dev/a/...:/x:r"]}}).encode())
+
+
 @pytest.mark.parametrize("name", ["pause", "_pause"])
 def test_the_name_of_the_pause_container_is_reserved(name: str) -> None:
     """Scenario 4."""
