@@ -94,7 +94,7 @@ def confined(template: "Template", words: Words) -> "Template":
     """
     if not any(words.values()):
         return template
-    from lazyfs.snapshot.template import template_of_document
+    from lazyfs.snapshot.template_reading import template_of_document
 
     document = template.to_document()
     security = document.setdefault("security", {})

@@ -99,7 +99,7 @@ def build(
     from lazyfs.snapshot.golden import Order
     from lazyfs.snapshot.golden import build as make
     from lazyfs.snapshot.lockfile import apply_lock, load_lock
-    from lazyfs.snapshot.template import load_template
+    from lazyfs.snapshot.template_reading import load_template
 
     wanted = load_template(template)
     if locked is not None:
@@ -274,7 +274,7 @@ def clone(
     from lazyfs.snapshot.restore_policy import load_policy
     from lazyfs.snapshot.review import Wanted
     from lazyfs.snapshot.stores import parse_snapshot_name
-    from lazyfs.snapshot.template import load_template
+    from lazyfs.snapshot.template_reading import load_template
 
     name = parse_snapshot_name(snapshot)
     stem = prefix or name.name.lstrip("@").lower().replace(".", "-").replace("_", "-")

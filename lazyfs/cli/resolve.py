@@ -72,7 +72,7 @@ def resolve(
 
     Every reference is asked for once.  A tag that is followed by a digest means the digest.
     """
-    from lazyfs.snapshot import template as templates
+    from lazyfs.snapshot import template_reading as templates
 
     if is_template(source):
         template, what = templates.load_template(Path(source)), source

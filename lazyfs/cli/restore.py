@@ -127,7 +127,7 @@ def restore(
     from lazyfs.snapshot.restore_policy import load_policy
     from lazyfs.snapshot.review import Wanted, review
     from lazyfs.snapshot.stores import parse_snapshot_name
-    from lazyfs.snapshot.template import load_template
+    from lazyfs.snapshot.template_reading import load_template
 
     file = legacy_from_template or template
     name = parse_snapshot_name(snapshot)

@@ -122,7 +122,7 @@ def run(
     is run on this terminal, as by docker run --rm.  Tags are resolved once; what they mean then
     holds for the sandbox and its snapshots.
     """
-    from lazyfs.snapshot import template as templates
+    from lazyfs.snapshot import template_reading as templates
     from lazyfs.snapshot.environment import load_secrets
     from lazyfs.snapshot.lockfile import apply_lock, load_lock
     from lazyfs.snapshot.run import Order, run_attached
@@ -160,7 +160,7 @@ def run(
 
 
 def _template_of(source: str, words: tuple[str, ...], variables: tuple[str, ...]) -> "Template":
-    from lazyfs.snapshot.template import load_template, template_of_image
+    from lazyfs.snapshot.template_reading import load_template, template_of_image
 
     if not is_template(source):
         return template_of_image(source, words, env=_environment(variables))

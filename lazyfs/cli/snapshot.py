@@ -35,7 +35,7 @@ def diff(was: str, now: str, s3_endpoint: str | None, as_json: bool) -> None:
 
     Images and files are told apart by their names.
     """
-    from lazyfs.snapshot.manifest import diff_manifests
+    from lazyfs.snapshot.manifest_json import diff_manifests
 
     _, before = load(was, s3_endpoint)
     _, after = load(now, s3_endpoint)

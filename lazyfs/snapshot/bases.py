@@ -1,6 +1,6 @@
 """What snapshots need of images: who finds, mounts and vouches for the root filesystems.
 
-Interfaces only.  The real ones join registry, store and mounts on the floor above; checkpoint code
+The real ones join registry, store and mounts on the floor above; checkpoint code
 gets a ``Witness`` and nothing that could ask a registry.
 """
 
@@ -10,8 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+from msgspec import UnsetType
 
+from lazyfs.oci.platforms import Platform, normalise
+from lazyfs.snapshot.errors import BaseDrift
 from lazyfs.snapshot.manifest import Image
+
+MOUNT_ID = "user.lazyfs.mount.id"
 
 
 class Base(msgspec.Struct, frozen=True):
@@ -92,3 +97,45 @@ class Bases(Witness, Protocol):
     def drift(self, images: Sequence[Image]) -> dict[str, str]:
         """Return for each container whose tag now names another manifest that one's digest."""
         ...
+
+
+class Mounts(Witness, Protocol):
+    """What a checkpoint needs of mounts: none of it asks a registry."""
+
+    def unmount(self, directory: Path) -> None:
+        """Unmount; nothing to do where nothing is mounted."""
+        ...
+
+    def profile(self, manifest_digest: str) -> bytes | None:
+        """Return the recorded first accesses of an image, as ``lazyfs profile export`` does."""
+        ...
+
+
+def platform_of(image: Image) -> Platform:
+    """Return the platform of a recorded image."""
+    platform = image.platform
+    variant = "" if isinstance(platform.variant, UnsetType) else platform.variant
+    return normalise(platform.os, platform.architecture, variant)
+
+
+def check_mounted(image: Image, mounted: Image) -> None:
+    """Raise BaseDrift unless *mounted*, which a live mount says it is, is the recorded *image*.
+
+    Like with like: manifest, config, platform, and the whole list of layers.
+    """
+    pairs: list[tuple[str, str, str]] = [
+        ("manifest", mounted.manifest_digest, image.manifest_digest),
+        ("config", mounted.config_digest, image.config_digest),
+        ("platform", str(platform_of(mounted)), str(platform_of(image))),
+        ("number of layers", str(len(mounted.layers)), str(len(image.layers))),
+    ]
+    for number, (its, ours) in enumerate(zip(mounted.layers, image.layers, strict=False)):
+        pairs.append((f"layer {number}", its.digest, ours.digest))
+        pairs.append((f"diff id of layer {number}", its.diff_id, ours.diff_id))
+    for what, got, expected in pairs:
+        if got != expected:
+            raise BaseDrift(
+                f"container {image.name}: {what} of the mount: got {got}, expected {expected}",
+                hint="the mount is of another image than the snapshot; nothing was started",
+                details={"container": image.name, "field": what, "got": got, "expected": expected},
+            )

@@ -19,7 +19,7 @@ from typing import Any
 from lazyfs.snapshot.bundle import load_bundle, rootfs_of
 from lazyfs.snapshot.errors import RuntimeFailed, Unsupported
 from lazyfs.snapshot.local import local_errors
-from lazyfs.snapshot.runtime import ContainerPlan, SandboxPlan
+from lazyfs.snapshot.plans import ContainerPlan, SandboxPlan
 from lazyfs.snapshot.spec_parts import NUMBERS
 from lazyfs.snapshot.staged import Staged, pid_path, seccomp_path
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from lazyfs.snapshot.errors import RuntimeFailed, Unsupported
-from lazyfs.snapshot.runtime import Limits, SandboxPlan
+from lazyfs.snapshot.plans import Limits, SandboxPlan
 
 PERIOD = 100_000  # microseconds over which processors are counted
 REMOVE_SECONDS = 5.0  # a group goes when the last of its processes has been reaped

@@ -17,6 +17,8 @@ import msgspec
 from msgspec.structs import replace
 
 from lazyfs.errors import UsageError
+from lazyfs.snapshot.bases import Mounts
+from lazyfs.snapshot.containers import end
 from lazyfs.snapshot.draft import IMAGE, Draft, boot_id, list_files, load_draft, save_draft
 from lazyfs.snapshot.errors import (
     BaseCorrupt,
@@ -26,12 +28,14 @@ from lazyfs.snapshot.errors import (
     SnapshotError,
     Unsupported,
 )
-from lazyfs.snapshot.evidence import Mounts, Parts, check_again, gather_parts, witnessed_images
+from lazyfs.snapshot.evidence import Parts, check_again, gather_parts, witnessed_images
 from lazyfs.snapshot.journal import Journal, SandboxBroken, State
 from lazyfs.snapshot.keys import manifest_key
 from lazyfs.snapshot.local import local_errors
-from lazyfs.snapshot.manifest import Parent, check_unfinished
+from lazyfs.snapshot.manifest import Parent
+from lazyfs.snapshot.manifest_json import check_unfinished
 from lazyfs.snapshot.objects import ObjectMissing, ObjectStore
+from lazyfs.snapshot.plans import SandboxPlan
 from lazyfs.snapshot.publish import (
     POINTER_BEFORE,
     Made,
@@ -42,7 +46,7 @@ from lazyfs.snapshot.publish import (
     publish,
 )
 from lazyfs.snapshot.record import remove_record
-from lazyfs.snapshot.runtime import Choose, ContainerState, Runtime, SandboxPlan
+from lazyfs.snapshot.runtime import Choose, ContainerState, Runtime
 from lazyfs.snapshot.sandbox import Sandbox
 from lazyfs.snapshot.snapshots import new_id
 from lazyfs.snapshot.stores import open_objects
@@ -358,10 +362,3 @@ def _leave(sandbox: Sandbox, made: Made, runtime: Runtime, plan: SandboxPlan, to
     if state is State.STOPPED:
         remove_record(sandbox.record_path)
     return replace(made, state=state)
-
-
-def end(sandbox: Sandbox, plan: SandboxPlan, runtime: Runtime, mounts: Mounts) -> None:
-    """Kill what runs of a sandbox and release its mounts; nothing to do where nothing is."""
-    runtime.delete(plan)
-    for container in plan.containers:
-        mounts.unmount(sandbox.rootfs(container.name))

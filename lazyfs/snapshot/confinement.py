@@ -17,7 +17,7 @@ from typing import Any
 
 from lazyfs.snapshot.cgroups import find_parents
 from lazyfs.snapshot.errors import TemplateInvalid, Unsupported
-from lazyfs.snapshot.runtime import SandboxPlan
+from lazyfs.snapshot.plans import SandboxPlan
 from lazyfs.snapshot.seccomp import default_profile
 from lazyfs.snapshot.security import Lent, Security, lent_devices
 from lazyfs.snapshot.spec_parts import MASKED_PATHS, READ_ONLY_PATHS

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lazyfs.snapshot.bases import Mounts
 from lazyfs.snapshot.errors import NotReady, RuntimeFailed
 from lazyfs.snapshot.local import local_errors
-from lazyfs.snapshot.runtime import ContainerState, Runtime, SandboxPlan
+from lazyfs.snapshot.plans import SandboxPlan
+from lazyfs.snapshot.runtime import ContainerState, Runtime
 from lazyfs.snapshot.sandbox import Sandbox
 from lazyfs.snapshot.spec import Rootless, build_spec
 from lazyfs.snapshot.template import Readyz, SecretKey, Template
@@ -181,3 +183,10 @@ def _wait_answer(name: str, readyz: Readyz, runtime: Runtime, plan: SandboxPlan)
         hint=f"what it said is in {plan.log_dir}",
         details={"container": name, "url": url},
     )
+
+
+def end(sandbox: Sandbox, plan: SandboxPlan, runtime: Runtime, mounts: Mounts) -> None:
+    """Kill what runs of a sandbox and release its mounts; nothing to do where nothing is."""
+    runtime.delete(plan)
+    for container in plan.containers:
+        mounts.unmount(sandbox.rootfs(container.name))

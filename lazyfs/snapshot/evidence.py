@@ -8,15 +8,14 @@ import json
 import os
 import platform as machine
 from collections.abc import Collection, Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
 
 from lazyfs import __version__
 from lazyfs.oci.platforms import platform_of_machine
-from lazyfs.snapshot.bases import Witness
+from lazyfs.snapshot.bases import MOUNT_ID, Mounts
 from lazyfs.snapshot.bundle import load_bundle
 from lazyfs.snapshot.draft import Draft, boot_id
 from lazyfs.snapshot.errors import BaseCorrupt, BaseUnresolved, DeadMount, RecordMissing
@@ -25,6 +24,7 @@ from lazyfs.snapshot.gates import CLASSES, FULL
 from lazyfs.snapshot.journal import Journal, SandboxBroken
 from lazyfs.snapshot.manifest import Container, Image, Runtime, Snapshot, Template
 from lazyfs.snapshot.own import read_own
+from lazyfs.snapshot.plans import RuntimeFacts, SandboxPlan
 from lazyfs.snapshot.record import (
     HEALTHY,
     RECORD_VERSION,
@@ -35,28 +35,14 @@ from lazyfs.snapshot.record import (
     load_record,
     save_record,
 )
-from lazyfs.snapshot.runtime import RuntimeFacts, SandboxPlan
 from lazyfs.snapshot.sandbox import Sandbox, utc_now
 from lazyfs.snapshot.spec import spec_digest, spec_facts
 
 HEALTH = "user.lazyfs.health"
-MOUNT_ID = "user.lazyfs.mount.id"
 REQUESTED = "user.lazyfs.ref.requested"
 UNKNOWN = "unknown"  # the health of a mount whose server has ended
 TEMPLATE_FILE_LIMIT = 1 << 20  # bytes: the canonical form of what is at most a quarter of it
 REBASED = "rebasedFrom"  # of a journal's notes
-
-
-class Mounts(Witness, Protocol):
-    """What a checkpoint needs of mounts: none of it asks a registry."""
-
-    def unmount(self, directory: Path) -> None:
-        """Unmount; nothing to do where nothing is mounted."""
-        ...
-
-    def profile(self, manifest_digest: str) -> bytes | None:
-        """Return the recorded first accesses of an image, as ``lazyfs profile export`` does."""
-        ...
 
 
 class Parts(msgspec.Struct, frozen=True):

@@ -12,16 +12,16 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from lazyfs.errors import UsageError
-from lazyfs.oci.platforms import Platform, normalise, runs
+from lazyfs.oci.platforms import Platform, runs
+from lazyfs.snapshot.bases import platform_of
 from lazyfs.snapshot.errors import (
-    BaseDrift,
     CpuMismatch,
     PlatformMismatch,
     RuntimeMismatch,
     SpecMismatch,
 )
-from lazyfs.snapshot.manifest import Image, Manifest, Runtime
-from lazyfs.snapshot.runtime import RuntimeFacts
+from lazyfs.snapshot.manifest import Manifest, Runtime
+from lazyfs.snapshot.plans import RuntimeFacts
 
 FULL = "full"
 DATA = "data"
@@ -53,7 +53,7 @@ def check_portable(manifest: Manifest, host: Platform) -> None:
     """
     plain = Platform(host.os, host.architecture)
     for image in manifest.images:
-        found = _platform_of(image)
+        found = platform_of(image)
         if not runs(plain, Platform(found.os, found.architecture)):
             raise PlatformMismatch(
                 f"snapshot {manifest.snapshot.id}: container {image.name}: got an image for "
@@ -139,7 +139,7 @@ def _check_cpu(
     wanted = manifest.runtime.cpu_features
     missing = [] if wanted is UNSET else sorted(set(wanted) - set(facts.cpu_features))
     for image in manifest.images:
-        found = _platform_of(image)
+        found = platform_of(image)
         if found.variant and not runs(host, found):
             missing.append(f"{found.architecture}/{found.variant}")
     if not missing:
@@ -153,12 +153,6 @@ def _check_cpu(
         hint="restore it on a machine with them; --ignore-cpu tries it all the same",
         details={"missing": missing},
     )
-
-
-def _platform_of(image: Image) -> Platform:
-    platform = image.platform
-    variant = "" if isinstance(platform.variant, UnsetType) else platform.variant
-    return normalise(platform.os, platform.architecture, variant)
 
 
 def check_containers(manifest: Manifest, names: Collection[str], *, what: str) -> None:
@@ -220,26 +214,3 @@ def check_specs(
             details={"container": container.name, "fields": fields},
         )
     return notices
-
-
-def check_mounted(image: Image, mounted: Image) -> None:
-    """Raise BaseDrift unless *mounted*, which a live mount says it is, is the recorded *image*.
-
-    Like with like: manifest, config, platform, and the whole list of layers.
-    """
-    pairs: list[tuple[str, str, str]] = [
-        ("manifest", mounted.manifest_digest, image.manifest_digest),
-        ("config", mounted.config_digest, image.config_digest),
-        ("platform", str(_platform_of(mounted)), str(_platform_of(image))),
-        ("number of layers", str(len(mounted.layers)), str(len(image.layers))),
-    ]
-    for number, (its, ours) in enumerate(zip(mounted.layers, image.layers, strict=False)):
-        pairs.append((f"layer {number}", its.digest, ours.digest))
-        pairs.append((f"diff id of layer {number}", its.diff_id, ours.diff_id))
-    for what, got, expected in pairs:
-        if got != expected:
-            raise BaseDrift(
-                f"container {image.name}: {what} of the mount: got {got}, expected {expected}",
-                hint="the mount is of another image than the snapshot; nothing was started",
-                details={"container": image.name, "field": what, "got": got, "expected": expected},
-            )

@@ -10,7 +10,7 @@ import msgspec
 
 from lazyfs.snapshot.errors import SnapshotError
 from lazyfs.snapshot.manifest import Parent
-from lazyfs.snapshot.runtime import Limits, RuntimeFacts
+from lazyfs.snapshot.plans import Limits, RuntimeFacts
 
 JOURNAL_VERSION = 1
 DEFAULT_OVERLAY = "root:memory"

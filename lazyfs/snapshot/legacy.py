@@ -34,7 +34,8 @@ from lazyfs.snapshot.manifest import (
     Snapshot,
 )
 from lazyfs.snapshot.snapshots import Loaded, Snapshots
-from lazyfs.snapshot.template import PAUSE, Container, Template, template_of_document
+from lazyfs.snapshot.template import PAUSE, Container, Template
+from lazyfs.snapshot.template_reading import template_of_document
 
 FOREIGN_MANIFEST = "manifest.json"  # what agent-substrate writes
 PIECE_SIZE = 1 << 20

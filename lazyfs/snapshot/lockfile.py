@@ -20,7 +20,8 @@ from lazyfs.oci.reference import LayoutReference, Reference, parse_reference
 from lazyfs.snapshot.documents import make, parse_json, quote
 from lazyfs.snapshot.errors import TemplateInvalid
 from lazyfs.snapshot.manifest import MEANINGS, ImageDigest
-from lazyfs.snapshot.template import Template, decode_template, with_images
+from lazyfs.snapshot.template import Template
+from lazyfs.snapshot.template_reading import decode_template, with_images
 from lazyfs.snapshot.template_rules import reference_fault
 from lazyfs.snapshot.yaml_documents import Scalar, scalars
 

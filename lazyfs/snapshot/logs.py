@@ -11,7 +11,7 @@ from typing import IO, Any
 from lazyfs.errors import LazyfsError
 from lazyfs.snapshot.errors import NoSpace, RuntimeFailed
 from lazyfs.snapshot.log_writer import open_writer
-from lazyfs.snapshot.runtime import ContainerPlan, SandboxPlan
+from lazyfs.snapshot.plans import ContainerPlan, SandboxPlan
 from lazyfs.store.paths import NO_SPACE
 
 LOG_LIMIT = 1 << 16  # bytes of a log that are looked at for a reason

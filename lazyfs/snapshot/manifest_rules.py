@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import UNSET
@@ -16,23 +15,19 @@ from msgspec import UNSET
 from lazyfs.oci.platforms import normalise
 from lazyfs.oci.reference import BadReference, parse_reference
 from lazyfs.snapshot.documents import quote
+from lazyfs.snapshot.manifest import CHECKPOINT_NAME, MANIFEST_NAME, Container, Image, Manifest
 
-if TYPE_CHECKING:
-    from lazyfs.snapshot.manifest import Container, Image, Manifest
-
-MANIFEST_NAME = "snapshot-manifest.json"
-CHECKPOINT_NAME = "checkpoint.img"
 # A machine of the first architecture also runs the others' programs.
 SIBLINGS = {"amd64": {"386"}, "arm64": {"arm"}}
 
 
-def faults(manifest: "Manifest") -> Iterator[str]:
+def faults(manifest: Manifest) -> Iterator[str]:
     """Yield what breaks a rule."""
     for rule in RULES:
         yield from rule(manifest)
 
 
-def image_faults(image: "Image", place: str) -> Iterator[str]:
+def image_faults(image: Image, place: str) -> Iterator[str]:
     """Yield what one image's entry states that cannot be."""
     _, _, resolved = image.resolved_ref.rpartition("@")
     if resolved != image.manifest_digest:
@@ -62,7 +57,7 @@ def image_faults(image: "Image", place: str) -> Iterator[str]:
         )
 
 
-def _complete(manifest: "Manifest") -> Iterator[str]:
+def _complete(manifest: Manifest) -> Iterator[str]:
     """A full snapshot names its runtime (the schema's "if … then")."""
     if manifest.snapshot.scope == "full":
         for name in ("version", "platform", "overlay", "containers"):
@@ -70,13 +65,13 @@ def _complete(manifest: "Manifest") -> Iterator[str]:
                 yield f'runtime.{name}: got nothing, expected a value where scope is "full"'
 
 
-def _sets(manifest: "Manifest") -> Iterator[str]:
+def _sets(manifest: Manifest) -> Iterator[str]:
     """Lists that are sets name nothing twice (the schema's "uniqueItems")."""
     yield from _twice("critical", "name", manifest.critical or ())
     yield from _twice("runtime.cpuFeatures", "name", manifest.runtime.cpu_features or ())
 
 
-def _printable(manifest: "Manifest") -> Iterator[str]:
+def _printable(manifest: Manifest) -> Iterator[str]:
     """Text has no characters in it that a terminal would obey, or that nobody sees (rule 9).
 
     What is in extensions is shown through ``printable`` only: arguments may have lines in them.
@@ -96,7 +91,7 @@ def _printable(manifest: "Manifest") -> Iterator[str]:
             yield f"{place}: got {quote(value)}, expected printable text"
 
 
-def _times(manifest: "Manifest") -> Iterator[str]:
+def _times(manifest: Manifest) -> Iterator[str]:
     """Times are days that exist."""
     times = [("snapshot.createdAt", manifest.snapshot.created_at)]
     times += [(f"{place}.resolvedAt", image.resolved_at) for place, image in _images(manifest)]
@@ -108,7 +103,7 @@ def _times(manifest: "Manifest") -> Iterator[str]:
             yield f"{place}: got {quote(text)}, expected a time that exists"
 
 
-def _unique(manifest: "Manifest") -> Iterator[str]:
+def _unique(manifest: Manifest) -> Iterator[str]:
     """Names are unique; containers and images of a full snapshot belong together (rule 1)."""
     images = [image.name for image in manifest.images]
     containers = [each.name for each in _containers(manifest)]
@@ -122,13 +117,13 @@ def _unique(manifest: "Manifest") -> Iterator[str]:
         )
 
 
-def _references(manifest: "Manifest") -> Iterator[str]:
+def _references(manifest: Manifest) -> Iterator[str]:
     """What was typed, what it meant, and the digests say the same (rules 2 and 3)."""
     for place, image in _images(manifest):
         yield from image_faults(image, place)
 
 
-def _platforms(manifest: "Manifest") -> Iterator[str]:
+def _platforms(manifest: Manifest) -> Iterator[str]:
     """All images are for one platform, which the runtime's machine can run (rule 4)."""
     first = manifest.images[0].platform
     machine = normalise(first.os, manifest.runtime.arch).architecture
@@ -147,7 +142,7 @@ def _platforms(manifest: "Manifest") -> Iterator[str]:
             )
 
 
-def _lineage(manifest: "Manifest") -> Iterator[str]:
+def _lineage(manifest: Manifest) -> Iterator[str]:
     """The first generation has no parent; one container stands for the sandbox (rule 5)."""
     snapshot = manifest.snapshot
     if (snapshot.generation == 1) != (snapshot.parent is None):
@@ -165,7 +160,7 @@ def _lineage(manifest: "Manifest") -> Iterator[str]:
         )
 
 
-def _stored_as_it_is(manifest: "Manifest") -> Iterator[str]:
+def _stored_as_it_is(manifest: Manifest) -> Iterator[str]:
     """What is not compressed is stored as it is (rule 6)."""
     for place, file in ((f"files[{n}]", file) for n, file in enumerate(manifest.files)):
         if file.compression != "none":
@@ -179,7 +174,7 @@ def _stored_as_it_is(manifest: "Manifest") -> Iterator[str]:
             )
 
 
-def _objects(manifest: "Manifest") -> Iterator[str]:
+def _objects(manifest: Manifest) -> Iterator[str]:
     """Files are in objects of their own, none of which is the manifest (rule 7)."""
     objects = [file.object for file in manifest.files]
     yield from _twice("files", "object", objects)
@@ -188,7 +183,7 @@ def _objects(manifest: "Manifest") -> Iterator[str]:
         yield f"{place}: got {quote(MANIFEST_NAME)}, expected another name"
 
 
-def _checkpoint(manifest: "Manifest") -> Iterator[str]:
+def _checkpoint(manifest: Manifest) -> Iterator[str]:
     """A full snapshot has the file that every checkpoint has (rule 8)."""
     names = [file.name for file in manifest.files]
     if manifest.snapshot.scope == "full" and CHECKPOINT_NAME not in names:
@@ -211,11 +206,11 @@ RULES = (
 )
 
 
-def _images(manifest: "Manifest") -> Iterator[tuple[str, "Image"]]:
+def _images(manifest: Manifest) -> Iterator[tuple[str, Image]]:
     return ((f"images[{place}]", image) for place, image in enumerate(manifest.images))
 
 
-def _containers(manifest: "Manifest") -> tuple["Container", ...]:
+def _containers(manifest: Manifest) -> tuple[Container, ...]:
     return manifest.runtime.containers or ()
 
 

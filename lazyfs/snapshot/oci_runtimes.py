@@ -11,8 +11,8 @@ from pathlib import Path
 from lazyfs.snapshot.bundle import load_bundle
 from lazyfs.snapshot.errors import RuntimeFailed
 from lazyfs.snapshot.logs import make_folder
+from lazyfs.snapshot.plans import ContainerPlan, SandboxPlan
 from lazyfs.snapshot.programs import run_program
-from lazyfs.snapshot.runtime import ContainerPlan, SandboxPlan
 from lazyfs.snapshot.spec import HOST, KEYRING
 from lazyfs.snapshot.staged import Staged, pid_path, write_stage_bundle
 

@@ -49,3 +49,8 @@ def check_owner(path: Path, found: os.stat_result) -> None:
             "can write",
             hint=f"chmod go-w {path}, if you know who has written it",
         )
+
+
+def is_lost(data: bytes) -> bool:
+    """Say whether JSON that was not synced was lost: the file is empty, or zeros are in it."""
+    return not data or b"\0" in data

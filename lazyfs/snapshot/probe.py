@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 
 from lazyfs.snapshot.errors import RuntimeFailed, Unsupported
+from lazyfs.snapshot.plans import RuntimeFacts
 from lazyfs.snapshot.programs import OUTPUT_LIMIT, run_program
-from lazyfs.snapshot.runtime import RuntimeFacts
 
 ASK_SECONDS = 20
 RULES = "1"  # raise it when what is found of the same program changes

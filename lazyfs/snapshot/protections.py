@@ -17,7 +17,8 @@ from lazyfs.snapshot.bundle import write_bundle
 from lazyfs.snapshot.cgroups import find_parents
 from lazyfs.snapshot.confinement import check_confinement, has_own_kernel
 from lazyfs.snapshot.errors import RuntimeFailed, Unsupported
-from lazyfs.snapshot.runtime import ContainerPlan, Limits, Runtime, SandboxPlan
+from lazyfs.snapshot.plans import ContainerPlan, Limits, SandboxPlan
+from lazyfs.snapshot.runtime import Runtime
 from lazyfs.snapshot.spec import Rootless, build_spec
 from lazyfs.snapshot.spec_parts import DEFAULT_CAPABILITIES, NUMBERS
 from lazyfs.snapshot.syscalls import ARCHITECTURES, has_table, numbers

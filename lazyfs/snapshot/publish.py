@@ -19,7 +19,8 @@ from lazyfs.snapshot.draft import IMAGE, STORED, Draft, check_files, save_draft
 from lazyfs.snapshot.errors import CheckpointLost, StoreConflict, StoreFailed
 from lazyfs.snapshot.journal import Journal, State
 from lazyfs.snapshot.keys import folder_of
-from lazyfs.snapshot.manifest import File, Manifest, encode_manifest
+from lazyfs.snapshot.manifest import File, Manifest
+from lazyfs.snapshot.manifest_json import encode_manifest
 from lazyfs.snapshot.objects import ObjectStore
 from lazyfs.snapshot.pointers import Pointer, move_pointer, read_pointer
 from lazyfs.snapshot.sandbox import Sandbox, sync_path

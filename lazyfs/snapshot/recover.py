@@ -11,7 +11,8 @@ All of it can be done again.  The sandbox's lock is held.
 from pathlib import Path
 
 from lazyfs.errors import LazyfsError, UsageError
-from lazyfs.snapshot.checkpoint import INTERRUPTED, Tools, end, resume
+from lazyfs.snapshot.checkpoint import INTERRUPTED, Tools, resume
+from lazyfs.snapshot.containers import end
 from lazyfs.snapshot.errors import (
     Interrupted,
     RuntimeFailed,

@@ -20,11 +20,10 @@ from lazyfs.errors import LazyfsError
 from lazyfs.interrupts import uninterrupted
 from lazyfs.oci.platforms import Platform
 from lazyfs.snapshot import gates
-from lazyfs.snapshot.bases import Base, Bases
+from lazyfs.snapshot.bases import MOUNT_ID, Base, Bases, check_mounted
 from lazyfs.snapshot.bundle import write_bundle
-from lazyfs.snapshot.checkpoint import end
 from lazyfs.snapshot.confinement import check_confinement
-from lazyfs.snapshot.containers import build_specs, side_by_side, wait_ready
+from lazyfs.snapshot.containers import build_specs, end, side_by_side, wait_ready
 from lazyfs.snapshot.directory_store import DirectoryStore
 from lazyfs.snapshot.errors import (
     BaseCorrupt,
@@ -33,7 +32,7 @@ from lazyfs.snapshot.errors import (
     NotReady,
     SnapshotError,
 )
-from lazyfs.snapshot.evidence import MOUNT_ID, REBASED
+from lazyfs.snapshot.evidence import REBASED
 from lazyfs.snapshot.extensions import specs_of, unpack_profiles
 from lazyfs.snapshot.journal import (
     Journal,
@@ -314,7 +313,7 @@ def _mount_one(sandbox: Sandbox, base: Base, tools: Tools) -> str:
         rootfs.mkdir(mode=0o755, parents=True)
     tools.bases.mount(base, rootfs)
     attributes = tools.bases.identity(rootfs)
-    gates.check_mounted(image, mounted_image(image, attributes))
+    check_mounted(image, mounted_image(image, attributes))
     return attributes[MOUNT_ID]
 
 

@@ -26,6 +26,7 @@ from lazyfs.snapshot.grants import (
 from lazyfs.snapshot.journal import DEFAULT_OVERLAY
 from lazyfs.snapshot.legacy import assume
 from lazyfs.snapshot.manifest import Manifest
+from lazyfs.snapshot.plans import RuntimeFacts
 from lazyfs.snapshot.requests import (
     Request,
     network_of,
@@ -33,9 +34,10 @@ from lazyfs.snapshot.requests import (
     requests_of_template,
 )
 from lazyfs.snapshot.restore_policy import Policy, spelled_store
-from lazyfs.snapshot.runtime import Choose, Runtime, RuntimeFacts
+from lazyfs.snapshot.runtime import Choose, Runtime
 from lazyfs.snapshot.snapshots import Loaded, Snapshots
-from lazyfs.snapshot.template import Template, template_of_document
+from lazyfs.snapshot.template import Template
+from lazyfs.snapshot.template_reading import template_of_document
 
 RUNTIME = "runsc"  # the only one whose state can be kept
 DATA_ABILITY = "fscheckpoint"

@@ -16,14 +16,11 @@ import msgspec
 
 from lazyfs.errors import LazyfsError
 from lazyfs.interrupts import uninterrupted
-from lazyfs.snapshot.bases import Base, Bases
+from lazyfs.snapshot.bases import MOUNT_ID, Base, Bases, check_mounted
 from lazyfs.snapshot.bundle import write_bundle
-from lazyfs.snapshot.checkpoint import end
 from lazyfs.snapshot.confinement import check_confinement
-from lazyfs.snapshot.containers import build_specs, side_by_side, wait_ready
+from lazyfs.snapshot.containers import build_specs, end, side_by_side, wait_ready
 from lazyfs.snapshot.errors import Interrupted, NotReady
-from lazyfs.snapshot.evidence import MOUNT_ID
-from lazyfs.snapshot.gates import check_mounted
 from lazyfs.snapshot.journal import (
     DEFAULT_NETWORK,
     DEFAULT_OVERLAY,
@@ -35,6 +32,7 @@ from lazyfs.snapshot.local import local_errors
 from lazyfs.snapshot.logs import forget_logs, last_lines
 from lazyfs.snapshot.manifest import Image
 from lazyfs.snapshot.pinning import pin_images
+from lazyfs.snapshot.plans import SandboxPlan
 from lazyfs.snapshot.record import (
     RECORD_VERSION,
     BaseRecord,
@@ -43,7 +41,7 @@ from lazyfs.snapshot.record import (
     remove_record,
     save_record,
 )
-from lazyfs.snapshot.runtime import Choose, Runtime, SandboxPlan
+from lazyfs.snapshot.runtime import Choose, Runtime
 from lazyfs.snapshot.sandbox import (
     Sandbox,
     Sandboxes,

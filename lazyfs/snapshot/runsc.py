@@ -24,6 +24,7 @@ from lazyfs.snapshot.logs import (
     shorten_reason,
     writer_record,
 )
+from lazyfs.snapshot.plans import ContainerPlan, RuntimeFacts, SandboxPlan
 from lazyfs.snapshot.probe import probe_program
 from lazyfs.snapshot.programs import (
     Done,
@@ -36,12 +37,7 @@ from lazyfs.snapshot.programs import (
     wait_gone,
 )
 from lazyfs.snapshot.runsc_flags import spelled
-from lazyfs.snapshot.runtime import (
-    ContainerPlan,
-    ContainerState,
-    RuntimeFacts,
-    SandboxPlan,
-)
+from lazyfs.snapshot.runtime import ContainerState
 from lazyfs.snapshot.sockets import remove_dead_sockets
 from lazyfs.snapshot.spec import writes_pipe
 

@@ -40,9 +40,9 @@ from lazyfs.snapshot.journal import (
     decode_journal,
     encode_journal,
 )
-from lazyfs.snapshot.own import check_own_folder, read_own
+from lazyfs.snapshot.own import check_own_folder, is_lost, read_own
 from lazyfs.snapshot.pinning import unpin_images
-from lazyfs.snapshot.runtime import ContainerPlan, RuntimeFacts, SandboxPlan
+from lazyfs.snapshot.plans import ContainerPlan, RuntimeFacts, SandboxPlan
 from lazyfs.store.paths import NO_SPACE
 
 JOURNAL_LIMIT = 1 << 20  # bytes
@@ -383,11 +383,6 @@ def write_whole(path: Path, data: bytes) -> None:
     For what is of no use once the machine has lost power: see ``is_lost``.
     """
     _write(path, data, is_synced=False)
-
-
-def is_lost(data: bytes) -> bool:
-    """Say whether JSON that was not synced was lost: the file is empty, or zeros are in it."""
-    return not data or b"\0" in data
 
 
 def sync_path(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from lazyfs.snapshot.runtime import Limits
+from lazyfs.snapshot.plans import Limits
 
 SECCOMP = r"^(default|unconfined|/[^\x00]*)\Z"
 CPUS = r"^([0-9]{1,4}(\.[0-9]{1,3})?|[0-9]{1,7}m)\Z"

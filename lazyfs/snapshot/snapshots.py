@@ -34,13 +34,8 @@ from lazyfs.snapshot.errors import (
 )
 from lazyfs.snapshot.keys import ID_RE, SNAPSHOTS, check_id, check_word, folder_of, manifest_key
 from lazyfs.snapshot.local import local_errors
-from lazyfs.snapshot.manifest import (
-    MANIFEST_LIMIT,
-    File,
-    Manifest,
-    decode_manifest,
-    encode_manifest,
-)
+from lazyfs.snapshot.manifest import MANIFEST_LIMIT, File, Manifest
+from lazyfs.snapshot.manifest_json import decode_manifest, encode_manifest
 from lazyfs.snapshot.objects import ObjectMissing, ObjectStore, Stored, stopping
 from lazyfs.snapshot.pointers import Pointer
 from lazyfs.snapshot.threads import Threads, wait_all

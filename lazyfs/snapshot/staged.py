@@ -32,6 +32,8 @@ from lazyfs.snapshot.logs import (
     make_folder,
     writer_record,
 )
+from lazyfs.snapshot.own import is_lost
+from lazyfs.snapshot.plans import ContainerPlan, RuntimeFacts, SandboxPlan
 from lazyfs.snapshot.probe import probe_program
 from lazyfs.snapshot.programs import (
     Spawning,
@@ -42,8 +44,7 @@ from lazyfs.snapshot.programs import (
     start_time,
     wait_gone,
 )
-from lazyfs.snapshot.runtime import ContainerPlan, ContainerState, RuntimeFacts, SandboxPlan
-from lazyfs.snapshot.sandbox import is_lost
+from lazyfs.snapshot.runtime import ContainerState
 from lazyfs.snapshot.spec import HOST, KEYRING
 
 START_SECONDS = 60

@@ -7,16 +7,12 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from lazyfs.oci.platforms import BadPlatform, parse_platform
 from lazyfs.oci.reference import BadReference, parse_reference
 from lazyfs.snapshot.documents import quote
+from lazyfs.snapshot.template import PAUSE, Container, Template
 
-if TYPE_CHECKING:
-    from lazyfs.snapshot.template import Container, Template
-
-PAUSE = "pause"
 RESERVED = (PAUSE, "_pause")
 REFERENCE_LIMIT = 512  # characters; what a manifest can keep
 LOCATION_RE = re.compile(r"(s3://|file:///|/)[^\s?#]*")
@@ -38,13 +34,13 @@ def reference_fault(text: str) -> str | None:
     return None
 
 
-def faults(template: "Template") -> Iterator[str]:
+def faults(template: Template) -> Iterator[str]:
     """Yield what breaks a rule."""
     for rule in RULES:
         yield from rule(template)
 
 
-def _images(template: "Template") -> Iterator[str]:
+def _images(template: Template) -> Iterator[str]:
     """Images are references; several containers need somebody to stand for the sandbox."""
     if template.pause_image is not None and (fault := reference_fault(template.pause_image)):
         yield f"pauseImage: {fault}"
@@ -57,7 +53,7 @@ def _images(template: "Template") -> Iterator[str]:
         )
 
 
-def _names(template: "Template") -> Iterator[str]:
+def _names(template: Template) -> Iterator[str]:
     """Names are unique, and those of the pause container are taken."""
     for place, container in _containers(template):
         if container.name in RESERVED:
@@ -69,7 +65,7 @@ def _names(template: "Template") -> Iterator[str]:
     yield from _twice("volumes", "name", [each.name for each in template.volumes])
 
 
-def _environment(template: "Template") -> Iterator[str]:
+def _environment(template: Template) -> Iterator[str]:
     """A variable has a value or a place where it is."""
     for place, container in _containers(template):
         for number, variable in enumerate(container.env):
@@ -79,7 +75,7 @@ def _environment(template: "Template") -> Iterator[str]:
         yield from _twice(f"{place}.env", "name", [each.name for each in container.env])
 
 
-def _users(template: "Template") -> Iterator[str]:
+def _users(template: Template) -> Iterator[str]:
     """The user is given in one way."""
     for place, container in _containers(template):
         security = container.security_context
@@ -96,7 +92,7 @@ def _users(template: "Template") -> Iterator[str]:
             )
 
 
-def _volumes(template: "Template") -> Iterator[str]:
+def _volumes(template: Template) -> Iterator[str]:
     """A volume is of one kind; there is at most one durable directory."""
     for place, volume in enumerate(template.volumes):
         if (volume.durable_dir is None) == (volume.host_path is None):
@@ -112,7 +108,7 @@ def _volumes(template: "Template") -> Iterator[str]:
         yield f"volumes: got {len(durable)} of durableDir ({', '.join(durable)}), expected one"
 
 
-def _mounts(template: "Template") -> Iterator[str]:
+def _mounts(template: Template) -> Iterator[str]:
     """What is mounted exists, on places of their own; a durable directory once a container."""
     durable = {each.name for each in template.volumes if each.durable_dir is not None}
     known = [each.name for each in template.volumes]
@@ -132,7 +128,7 @@ def _mounts(template: "Template") -> Iterator[str]:
         yield from _twice(f"{place}.volumeMounts", "durable volume", mounted)
 
 
-def _snapshots(template: "Template") -> Iterator[str]:
+def _snapshots(template: Template) -> Iterator[str]:
     """The location is a directory or a bucket; a commit keeps no more than a pause."""
     config = template.snapshots_config
     if config.location is not None:
@@ -147,7 +143,7 @@ def _snapshots(template: "Template") -> Iterator[str]:
         yield 'snapshotsConfig.onCommit: got "Full", expected "Data" where onPause is "Data"'
 
 
-def _platform(template: "Template") -> Iterator[str]:
+def _platform(template: Template) -> Iterator[str]:
     """The platform is one."""
     if template.platform is not None:
         try:
@@ -159,7 +155,7 @@ def _platform(template: "Template") -> Iterator[str]:
 RULES = (_images, _names, _environment, _users, _volumes, _mounts, _snapshots, _platform)
 
 
-def _containers(template: "Template") -> Iterator[tuple[str, "Container"]]:
+def _containers(template: Template) -> Iterator[tuple[str, Container]]:
     return ((f"containers[{place}]", each) for place, each in enumerate(template.containers))
 
 

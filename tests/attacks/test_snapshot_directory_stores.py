@@ -34,7 +34,8 @@ from lazyfs.snapshot.extensions import PROFILES, unpack_profiles
 from lazyfs.snapshot.golden import generations
 from lazyfs.snapshot.keys import manifest_key, pointer_key
 from lazyfs.snapshot.legacy import survey
-from lazyfs.snapshot.manifest import Layer, decode_manifest
+from lazyfs.snapshot.manifest import Layer
+from lazyfs.snapshot.manifest_json import decode_manifest
 from lazyfs.snapshot.pointers import Pointer
 from lazyfs.snapshot.snapshots import Snapshots
 from lazyfs.snapshot.transfer import copy_snapshot

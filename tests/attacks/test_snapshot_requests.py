@@ -23,7 +23,8 @@ from lazyfs.snapshot.grants import BadGrant, covers, parse_grant
 from lazyfs.snapshot.restore import Order, Restored
 from lazyfs.snapshot.restore_policy import Policy, load_policy
 from lazyfs.snapshot.review import Wanted, requests_of, review
-from lazyfs.snapshot.template import SecretKey, Template, template_of_document
+from lazyfs.snapshot.template import SecretKey, Template
+from lazyfs.snapshot.template_reading import template_of_document
 from tests.support.fake_runtime import FakeRuntime
 from tests.support.hostile import Change, in_container, in_runtime, in_template, tamper
 from tests.support.world import TAG, Machine, directory, machine, neighbour

@@ -17,7 +17,8 @@ from lazyfs.snapshot import recover as recovering
 from lazyfs.snapshot.collect import collect
 from lazyfs.snapshot.directory_store import DirectoryStore
 from lazyfs.snapshot.keys import POINTER_SUFFIX, POINTERS
-from lazyfs.snapshot.runtime import ContainerPlan, ContainerState, SandboxPlan
+from lazyfs.snapshot.plans import ContainerPlan, SandboxPlan
+from lazyfs.snapshot.runtime import ContainerState
 from lazyfs.snapshot.snapshots import Snapshots
 from lazyfs.snapshot.transfer import copy_snapshot
 from tests.crash.cases import RIGHT, Case, Mark, Outcome, Place, Verdict, mark, promised

@@ -17,7 +17,7 @@ from lazyfs.snapshot.directory_store import DirectoryStore
 from lazyfs.snapshot.draft import IMAGE, STORED
 from lazyfs.snapshot.errors import CheckpointLost, RuntimeFailed, StoreFailed
 from lazyfs.snapshot.journal import SandboxBroken, State
-from lazyfs.snapshot.runtime import ContainerPlan, SandboxPlan
+from lazyfs.snapshot.plans import ContainerPlan, SandboxPlan
 from lazyfs.snapshot.sandbox import Sandbox
 from lazyfs.store.content import ABSENT, LayerContent
 from lazyfs.store.paths import Store

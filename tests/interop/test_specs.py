@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from lazyfs.snapshot.bundle import write_bundle
-from lazyfs.snapshot.runtime import ContainerPlan, SandboxPlan
+from lazyfs.snapshot.plans import ContainerPlan, SandboxPlan
 from lazyfs.snapshot.runtimes import Chooser
 from lazyfs.snapshot.spec import build_spec
-from lazyfs.snapshot.template import template_of_document
+from lazyfs.snapshot.template_reading import template_of_document
 from tests.support.mounting import needs_root
 from tests.support.runscs import BUSYBOX, COMMANDS, NEW, lines_of, need_runsc, why_no_busybox
 

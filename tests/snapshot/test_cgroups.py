@@ -17,7 +17,7 @@ from lazyfs.snapshot.cgroups import (
     settings,
 )
 from lazyfs.snapshot.errors import RuntimeFailed, Unsupported
-from lazyfs.snapshot.runtime import Limits, SandboxPlan
+from lazyfs.snapshot.plans import Limits, SandboxPlan
 
 ALL = Limits(memory=1 << 20, cpus=1.5, pids=10)
 

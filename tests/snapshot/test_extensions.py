@@ -17,7 +17,7 @@ from lazyfs.snapshot.extensions import (
     unpack_profiles,
     without_values,
 )
-from lazyfs.snapshot.template import template_of_document
+from lazyfs.snapshot.template_reading import template_of_document
 from lazyfs.store.profiles import Profile, decode_profile, encode_profile
 
 DIGEST = "sha256:" + "a" * 64

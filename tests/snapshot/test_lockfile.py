@@ -25,7 +25,7 @@ from lazyfs.snapshot.lockfile import (
     rewrite_file,
     save_lock,
 )
-from lazyfs.snapshot.template import decode_template, template_of_document
+from lazyfs.snapshot.template_reading import decode_template, template_of_document
 
 INDEX = "sha256:" + "ab" * 32
 AMD64 = "sha256:" + "cd" * 32

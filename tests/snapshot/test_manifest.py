@@ -15,10 +15,8 @@ from hypothesis import strategies as st
 
 from lazyfs.snapshot.documents import make
 from lazyfs.snapshot.errors import ManifestInvalid, VersionUnsupported
-from lazyfs.snapshot.manifest import (
-    MANIFEST_LIMIT,
-    MEANINGS,
-    Manifest,
+from lazyfs.snapshot.manifest import MANIFEST_LIMIT, MEANINGS, Manifest
+from lazyfs.snapshot.manifest_json import (
     check_unfinished,
     decode_manifest,
     diff_manifests,

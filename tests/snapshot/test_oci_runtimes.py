@@ -13,8 +13,9 @@ from lazyfs.snapshot import staged
 from lazyfs.snapshot.bundle import load_bundle, write_bundle
 from lazyfs.snapshot.errors import RuntimeFailed, Unsupported
 from lazyfs.snapshot.oci_runtimes import Crun, Runc
+from lazyfs.snapshot.plans import ContainerPlan, Limits, SandboxPlan
 from lazyfs.snapshot.programs import start_time
-from lazyfs.snapshot.runtime import ContainerPlan, ContainerState, Limits, SandboxPlan
+from lazyfs.snapshot.runtime import ContainerState
 from lazyfs.snapshot.staged import write_stage_bundle
 from tests.support.mounting import wait_until
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from lazyfs.image.identity import layers_value
 from lazyfs.snapshot.errors import BaseCorrupt, BaseDrift, BaseUnresolved, RecordMissing
-from lazyfs.snapshot.manifest import Image, Layer, decode_manifest
+from lazyfs.snapshot.manifest import Image, Layer
+from lazyfs.snapshot.manifest_json import decode_manifest
 from lazyfs.snapshot.record import (
     BaseRecord,
     RecordedImage,

@@ -21,7 +21,8 @@ from lazyfs.snapshot.record import load_record
 from lazyfs.snapshot.runtime import ContainerState
 from lazyfs.snapshot.sandbox import Sandboxes, SandboxExists
 from lazyfs.snapshot.spec import Rootless
-from lazyfs.snapshot.template import SecretKey, Template, template_of_document
+from lazyfs.snapshot.template import SecretKey, Template
+from lazyfs.snapshot.template_reading import template_of_document
 from lazyfs.store.paths import Store
 from lazyfs.store.pins import pinned_images
 from tests.support.fake_bases import FakeBases, FakeImages, digest_of, image

@@ -15,9 +15,10 @@ from lazyfs.snapshot import runsc as module
 from lazyfs.snapshot.bundle import write_bundle
 from lazyfs.snapshot.errors import RuntimeFailed, Unsupported
 from lazyfs.snapshot.logs import container_output, parse_log, shorten_reason
+from lazyfs.snapshot.plans import ContainerPlan, SandboxPlan
 from lazyfs.snapshot.programs import TimeExpired, processes_with
 from lazyfs.snapshot.runsc import Runsc, parse_state
-from lazyfs.snapshot.runtime import ContainerPlan, ContainerState, SandboxPlan
+from lazyfs.snapshot.runtime import ContainerState
 from lazyfs.snapshot.sockets import remove_dead_sockets
 from lazyfs.snapshot.spec import OUTPUT, PIPE
 from tests.support.fake_programs import FakeRunsc

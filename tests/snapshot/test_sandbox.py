@@ -20,7 +20,7 @@ from lazyfs.snapshot.journal import (
     encode_journal,
 )
 from lazyfs.snapshot.manifest import Parent
-from lazyfs.snapshot.runtime import RuntimeFacts
+from lazyfs.snapshot.plans import RuntimeFacts
 from lazyfs.snapshot.sandbox import BadSandboxId, Sandbox, Sandboxes, SandboxExists, SandboxMissing
 
 TIME = "2026-11-21T12:00:00Z"

@@ -21,7 +21,8 @@ from lazyfs.snapshot.recover import delete
 from lazyfs.snapshot.restore import Order as RestoreOrder
 from lazyfs.snapshot.review import Wanted
 from lazyfs.snapshot.sandbox import Sandbox, SandboxMissing
-from lazyfs.snapshot.template import Template, with_images
+from lazyfs.snapshot.template import Template
+from lazyfs.snapshot.template_reading import with_images
 from tests.support.fake_bases import image
 from tests.support.fake_runtime import FakeRuntime
 from tests.support.snapshots import FaultyStore

@@ -16,7 +16,7 @@ import pytest
 
 from lazyfs.snapshot.errors import TagUnresolvable, TemplateInvalid
 from lazyfs.snapshot.record import load_record
-from lazyfs.snapshot.template import require_pinned, template_of_document
+from lazyfs.snapshot.template_reading import require_pinned, template_of_document
 from tests.snapshot.test_failures import (
     BASES,
     CHECKED,

@@ -26,7 +26,8 @@ from lazyfs.snapshot.spec import (
     writes_pipe,
 )
 from lazyfs.snapshot.spec_parts import ALL_CAPABILITIES, DEFAULT_CAPABILITIES
-from lazyfs.snapshot.template import SecretKey, Template, template_of_document
+from lazyfs.snapshot.template import SecretKey, Template
+from lazyfs.snapshot.template_reading import template_of_document
 from lazyfs.snapshot.users import User, find_user
 
 PASSWD = b"""\

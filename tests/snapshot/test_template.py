@@ -15,11 +15,9 @@ from hypothesis import strategies as st
 from lazyfs.errors import UsageError
 from lazyfs.snapshot.environment import load_secrets
 from lazyfs.snapshot.errors import TemplateInvalid
-from lazyfs.snapshot.template import (
+from lazyfs.snapshot.template import EnvVar, SecretKey, Template
+from lazyfs.snapshot.template_reading import (
     TEMPLATE_LIMIT,
-    EnvVar,
-    SecretKey,
-    Template,
     decode_template,
     load_template,
     notes_of,

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lazyfs.snapshot.errors import RuntimeFailed, RuntimeMismatch, Unsupported
-from lazyfs.snapshot.runtime import ContainerPlan, ContainerState, RuntimeFacts, SandboxPlan
+from lazyfs.snapshot.plans import ContainerPlan, RuntimeFacts, SandboxPlan
+from lazyfs.snapshot.runtime import ContainerState
 
 ABILITIES = frozenset(
     {"checkpoint", "restore", "multi-restore", "overlay2", "compression", "detach", "rootless"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lazyfs.snapshot.bundle import write_bundle
-from lazyfs.snapshot.runtime import ContainerPlan, SandboxPlan
+from lazyfs.snapshot.plans import ContainerPlan, SandboxPlan
 from lazyfs.snapshot.spec import build_spec
 from lazyfs.snapshot.template import Container, Template
 from tests.support.images import directory, estargz_layer, file, make_layout, symlink, tar_bytes

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lazyfs.snapshot.bundle import write_bundle
-from lazyfs.snapshot.runtime import ContainerPlan, Runtime, SandboxPlan
+from lazyfs.snapshot.plans import ContainerPlan, SandboxPlan
+from lazyfs.snapshot.runtime import Runtime
 from lazyfs.snapshot.runtimes import Chooser
 from lazyfs.snapshot.spec import Rootless, build_spec
 from lazyfs.snapshot.template import Container, Template

@@ -11,13 +11,14 @@ from lazyfs.snapshot import run as runs
 from lazyfs.snapshot.directory_store import DirectoryStore
 from lazyfs.snapshot.journal import State
 from lazyfs.snapshot.objects import ObjectStore
+from lazyfs.snapshot.plans import SandboxPlan
 from lazyfs.snapshot.publish import Made
 from lazyfs.snapshot.restore import Restored
 from lazyfs.snapshot.review import Wanted
-from lazyfs.snapshot.runtime import SandboxPlan
 from lazyfs.snapshot.sandbox import Sandbox, Sandboxes
 from lazyfs.snapshot.snapshots import Snapshots
-from lazyfs.snapshot.template import Template, template_of_document
+from lazyfs.snapshot.template import Template
+from lazyfs.snapshot.template_reading import template_of_document
 from tests.support.fake_bases import FakeBases, FakeImages, image
 from tests.support.fake_runtime import FakeRuntime, chooser
 

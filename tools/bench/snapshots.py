@@ -35,7 +35,8 @@ from lazyfs.snapshot.objects import ObjectStore
 from lazyfs.snapshot.recover import delete
 from lazyfs.snapshot.review import Wanted
 from lazyfs.snapshot.runsc import Runsc
-from lazyfs.snapshot.runtime import Runtime, SandboxPlan
+from lazyfs.snapshot.runtime import Runtime
+from lazyfs.snapshot.plans import SandboxPlan
 from lazyfs.snapshot.sandbox import Sandboxes
 from lazyfs.snapshot.snapshots import Snapshots
 from lazyfs.snapshot.template import Container, Template
