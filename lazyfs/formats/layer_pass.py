@@ -25,8 +25,9 @@ from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
 from lazyfs.formats.scan import ScannedEntries
 from lazyfs.formats.spans import HEAD_SIZE, SPAN_SIZE, PlainStream, Span, open_stream
 from lazyfs.formats.tar import BadTar, TarMember, TarScanner
-from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry, decode_toc
+from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry
 from lazyfs.formats.toc_json import Part, TocSpeller, hole
+from lazyfs.formats.toc_reader import decode_toc
 
 CHUNK_SIZE = 4 << 20
 

@@ -20,7 +20,9 @@ from lazyfs.errors import FormatError
 from lazyfs.formats.claims import CONTAINERS, STARGZ, TOC_TYPE, BadAnnotation, Claims, Place
 from lazyfs.formats.codec import Codec
 from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
-from lazyfs.formats.toc import BadToc, Toc, decode_toc
+from lazyfs.formats.rawtoc import BadToc
+from lazyfs.formats.toc import Toc
+from lazyfs.formats.toc_reader import decode_toc
 from lazyfs.formats.unzstd import BadFrame, unzstd
 
 SKIPPABLE_MAGIC = b"\x50\x2a\x4d\x18"

@@ -12,7 +12,8 @@ import trio
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import FormatError, LazyfsError, Unavailable
 from lazyfs.formats.comparison import Comparison, Disagreement, OnChunk
-from lazyfs.formats.toc import Chunk, Toc, decode_toc
+from lazyfs.formats.toc import Chunk, Toc
+from lazyfs.formats.toc_reader import decode_toc
 from lazyfs.formats.unpack import decompress
 from lazyfs.image.contradiction import contradiction, trees_differ
 from lazyfs.image.device import Device

@@ -14,7 +14,8 @@ from lazyfs.errors import FormatError
 from lazyfs.formats.claims import Claims, Place, claims_of
 from lazyfs.formats.limits import DEFAULT_LIMITS
 from lazyfs.formats.tarsplit import BadTarSplit, tar_parts
-from lazyfs.formats.toc import Toc, TocEntry, decode_toc
+from lazyfs.formats.toc import Toc, TocEntry
+from lazyfs.formats.toc_reader import decode_toc
 from lazyfs.formats.unzstd import unzstd
 from lazyfs.image.device import Device
 from lazyfs.image.open import OpenImage

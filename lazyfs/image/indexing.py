@@ -11,7 +11,8 @@ import trio
 
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import NotFound, UsageError
-from lazyfs.formats.toc import Toc, decode_toc
+from lazyfs.formats.toc import Toc
+from lazyfs.formats.toc_reader import decode_toc
 from lazyfs.image.contradiction import contradiction
 from lazyfs.image.destination import open_destination
 from lazyfs.image.full_pass import pass_layers

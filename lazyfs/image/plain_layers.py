@@ -11,7 +11,8 @@ from lazyfs.digest import Digest, parse_digest
 from lazyfs.formats.layer_index import LayerIndex
 from lazyfs.formats.layer_pass import placed
 from lazyfs.formats.rawtoc import TocTooLarge
-from lazyfs.formats.toc import Toc, decode_toc
+from lazyfs.formats.toc import Toc
+from lazyfs.formats.toc_reader import decode_toc
 from lazyfs.image.budget import Budget
 from lazyfs.image.full_pass import pass_layers
 from lazyfs.image.indexes import fetch_index, keep_index

@@ -26,7 +26,7 @@ from lazyfs.formats.compression import is_compressed
 from lazyfs.formats.layers import TAIL_SIZE, Format, LayerToc, find_layer_toc, read_layer_toc
 from lazyfs.formats.limits import DEFAULT_LIMITS
 from lazyfs.formats.tar import BadTar, HeaderText, TarMember, TarScanner
-from lazyfs.formats.toc import decode_toc
+from lazyfs.formats.toc_reader import decode_toc
 from lazyfs.formats.unpack import decompress
 from lazyfs.formats.verbatim import CannotKeep, Spelling, check_keepable
 from lazyfs.formats.writer import (

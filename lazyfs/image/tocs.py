@@ -20,7 +20,8 @@ from lazyfs.formats.codec import Codec
 from lazyfs.formats.estargz import NotEstargz
 from lazyfs.formats.layers import Format, LayerToc, TocPlace, find_layer_toc, read_layer_toc
 from lazyfs.formats.rawtoc import TocTooLarge
-from lazyfs.formats.toc import Toc, decode_toc
+from lazyfs.formats.toc import Toc
+from lazyfs.formats.toc_reader import decode_toc
 from lazyfs.image.budget import Budget
 from lazyfs.image.origin import Origin
 from lazyfs.image.plain import check_readable

@@ -14,7 +14,7 @@ import msgspec
 from lazyfs.digest import Digest, digest_of, parse_digest
 from lazyfs.errors import FormatError, StoreError
 from lazyfs.formats.layer_pass import placed
-from lazyfs.formats.toc import decode_toc
+from lazyfs.formats.toc_reader import decode_toc
 from lazyfs.rootfs.table import LayerTable, build_table
 from lazyfs.store.content import LayerContent
 from lazyfs.store.documents import documents_in

@@ -19,7 +19,8 @@ from lazyfs.digest import digest_of, parse_digest
 from lazyfs.formats.claims import claims_of
 from lazyfs.formats.comparison import Comparison, Disagreement
 from lazyfs.formats.layers import TAIL_SIZE, find_layer_toc, read_layer_toc
-from lazyfs.formats.toc import Toc, decode_toc
+from lazyfs.formats.toc import Toc
+from lazyfs.formats.toc_reader import decode_toc
 from lazyfs.formats.unpack import decompress
 from lazyfs.store.agreements import Agreement, load_agreement, save_agreement
 from lazyfs.store.paths import Store

@@ -8,8 +8,8 @@ import pytest
 from lazyfs.errors import FormatError
 from lazyfs.formats.arrange import arrange
 from lazyfs.formats.tar import TarScanner
-from lazyfs.formats.toc import decode_toc
 from lazyfs.formats.toc_json import TocSpeller
+from lazyfs.formats.toc_reader import decode_toc
 from tests.support.command import Lazyfs
 from tests.support.images import (
     Item,

@@ -17,7 +17,7 @@ from lazyfs.formats.claims import TOC_DIGEST_KEYS, BadAnnotation, toc_digest_of
 from lazyfs.formats.estargz import TAIL_SIZE, NotEstargz, TocLocation, find_toc, read_toc
 from lazyfs.formats.footer import FOOTER_SIZE, build_footer
 from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
-from lazyfs.formats.toc import BadToc
+from lazyfs.formats.rawtoc import BadToc
 from tests.formats.test_footer import EXTERNAL, LEGACY, ZSTD_CHUNKED
 from tests.support.estargz import reference_layers
 from tests.support.readers import check_flips

@@ -24,7 +24,7 @@ from lazyfs.formats.estargz import NotEstargz
 from lazyfs.formats.footer import BadFooter
 from lazyfs.formats.layers import BY_NUMBER, Format, LayerToc, find_layer_toc, read_layer_toc
 from lazyfs.formats.limits import Limits
-from lazyfs.formats.toc import BadToc
+from lazyfs.formats.rawtoc import BadToc
 from lazyfs.formats.zstdchunked import BadZstdFooter, parse_zstd_footer
 from tests.formats.test_footer import EXTERNAL, LEGACY, ZSTD_CHUNKED
 from tests.support.images import Layer, layer_from_fixture, sha256

@@ -18,9 +18,10 @@ from lazyfs.formats.arrange import arrange
 from lazyfs.formats.claims import claims_of
 from lazyfs.formats.crc64 import Crc64
 from lazyfs.formats.layers import Format, LayerToc, find_layer_toc, read_layer_toc
+from lazyfs.formats.rawtoc import BadToc
 from lazyfs.formats.tar import BadTar, HeaderText, TarMember, TarScanner
 from lazyfs.formats.tarsplit import rebuild_tar
-from lazyfs.formats.toc import BadToc, Kind, TocEntry
+from lazyfs.formats.toc import Kind, TocEntry
 from lazyfs.formats.unzstd import unzstd
 from lazyfs.formats.verbatim import CannotKeep, Spelling, check_keepable
 from lazyfs.formats.writer import Target, WriterOptions, write_layer, write_verbatim

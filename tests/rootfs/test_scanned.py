@@ -15,7 +15,7 @@ from lazyfs.formats.layer_pass import placed
 from lazyfs.formats.limits import Limits
 from lazyfs.formats.scan import ScannedEntries
 from lazyfs.formats.spans import Span
-from lazyfs.formats.toc import decode_toc
+from lazyfs.formats.toc_reader import decode_toc
 from lazyfs.rootfs.erofs_writer import build_index
 from lazyfs.rootfs.table import build_table
 from tests.formats.test_toc_hostile import fields, plausible, toc_bytes_of

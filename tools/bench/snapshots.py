@@ -32,11 +32,11 @@ from lazyfs.service.bases import ImageBases
 from lazyfs.service.mounts import NodeMounts
 from lazyfs.snapshot import checkpoint, restore, run
 from lazyfs.snapshot.objects import ObjectStore
+from lazyfs.snapshot.plans import SandboxPlan
 from lazyfs.snapshot.recover import delete
 from lazyfs.snapshot.review import Wanted
 from lazyfs.snapshot.runsc import Runsc
 from lazyfs.snapshot.runtime import Runtime
-from lazyfs.snapshot.plans import SandboxPlan
 from lazyfs.snapshot.sandbox import Sandboxes
 from lazyfs.snapshot.snapshots import Snapshots
 from lazyfs.snapshot.template import Container, Template

@@ -19,7 +19,8 @@ from lazyfs.errors import FormatError
 from lazyfs.formats.arrange import arrange
 from lazyfs.formats.codec import Codec
 from lazyfs.formats.layer_pass import LayerPass
-from lazyfs.formats.toc import Toc, decode_toc
+from lazyfs.formats.toc import Toc
+from lazyfs.formats.toc_reader import decode_toc
 from lazyfs.formats.verbatim import CannotKeep
 from lazyfs.formats.writer import Target, WriterOptions, WrittenLayer
 from lazyfs.image.spool import FORMATS, Unpacked, keep_layer, rewrite_layer, unpack_layer
