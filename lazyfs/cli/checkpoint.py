@@ -11,11 +11,11 @@ import click
 from lazyfs.cli.access import OPTIONS, access_options
 from lazyfs.cli.options import (
     cache_dir_option,
-    default_runtime_dir,
     default_state_dir,
     json_option,
     s3_endpoint_option,
 )
+from lazyfs.cli.sandbox_tools import tools_for_checkpoints
 from lazyfs.errors import UsageError
 from lazyfs.printable import printable
 
@@ -120,20 +120,6 @@ def checkpoint(
             order = _embed(sandbox, order, tools, cache_dir, access_options(_same)(**access))
         made = save(sandbox, order, tools, wait=wait)
     say_made(made, as_json=as_json)
-
-
-def tools_for_checkpoints(cache_dir: Path) -> "Tools":
-    """Return what a checkpoint works with; nothing of it can ask a registry."""
-    from lazyfs.service.mounts import NodeMounts
-    from lazyfs.snapshot.checkpoint import Tools, open_store
-    from lazyfs.snapshot.runtimes import Chooser
-
-    return Tools(
-        mounts=NodeMounts(default_runtime_dir(), cache_dir),
-        choose=Chooser(default_state_dir()),
-        objects=open_store,
-        say=lambda line: click.echo(f"lazyfs: {printable(line)}", err=True),
-    )
 
 
 def check_writable(store: str) -> None:

@@ -19,7 +19,7 @@ def delete(sandbox_ids: tuple[str, ...], force: bool, wait: float, cache_dir: Pa
     One that runs is refused, and so is one whose snapshot is not complete.  Snapshots that were
     made of it stay where they are.
     """
-    from lazyfs.cli.checkpoint import tools_for_checkpoints
+    from lazyfs.cli.sandbox_tools import tools_for_checkpoints
     from lazyfs.snapshot.recover import delete as work
     from lazyfs.snapshot.sandbox import Sandboxes
 

@@ -128,8 +128,8 @@ def _tools_for_builds(
     secrets: "Mapping[SecretKey, str]",
 ) -> "Tools":
     """Return what a build works with; it starts sandboxes as ``lazyfs run`` does."""
-    from lazyfs.cli.checkpoint import tools_for_checkpoints
     from lazyfs.cli.run import tools_for_runs
+    from lazyfs.cli.sandbox_tools import tools_for_checkpoints
     from lazyfs.snapshot.golden import State, Tools
     from lazyfs.snapshot.recover import delete
     from lazyfs.snapshot.run import Order, run

@@ -66,7 +66,7 @@ def recover(sandbox_id: str | None, wait: float, cache_dir: Path, as_json: bool)
 
 def recover_one(sandbox: "Sandbox", cache_dir: Path, *, wait: float = 0.0) -> "State | None":
     """Recover one sandbox: what each command on a sandbox does first."""
-    from lazyfs.cli.checkpoint import tools_for_checkpoints
+    from lazyfs.cli.sandbox_tools import tools_for_checkpoints
     from lazyfs.snapshot.recover import recover as work
 
     with sandbox.lock(wait):

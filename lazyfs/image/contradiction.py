@@ -10,11 +10,17 @@ import hashlib
 import os
 from collections.abc import Iterator
 
+from lazyfs.digest import parse_digest
 from lazyfs.errors import VerificationFailed
 from lazyfs.formats.codec import Codec
 from lazyfs.formats.comparison import Disagreement, compare_fields, first_of
 from lazyfs.formats.toc import Chunk, Kind, Toc
+from lazyfs.formats.toc_reader import decode_toc
+from lazyfs.image.indexes import IndexContradicted
+from lazyfs.oci.descriptor import Descriptor
 from lazyfs.rootfs.layout import device_offsets
+from lazyfs.store.layers import load_table, load_toc
+from lazyfs.store.passes import load_pass
 from lazyfs.store.paths import Store
 
 READ_SIZE = 1 << 20
@@ -105,3 +111,27 @@ def _hash(fd: int, offset: int, size: int) -> bytes:
         offset += len(data)
         size -= len(data)
     return hasher.digest()
+
+
+def claimed_toc(store: Store, layer: Descriptor) -> Toc | None:
+    """Return the TOC that an index from elsewhere has, if it was used here."""
+    record = load_pass(store, layer.digest)
+    if record is None or not record.index_digest:
+        return None
+    digest = parse_digest(record.toc_digest)
+    data, table = load_toc(store, digest), load_table(store, digest)
+    if data is None or table is None:
+        return None
+    return decode_toc(data, expected=digest, blob_size=layer.size, codec=table.format.codec)
+
+
+def check_claim(store: Store, layer: Descriptor, claimed: Toc | None, found: Toc) -> None:
+    """Raise IndexContradicted where a full pass has found another layer than an index claimed."""
+    if claimed is None:
+        return
+    why = contradiction(store, claimed, found)
+    if why is not None:
+        raise IndexContradicted(
+            f"layer {layer.digest}: got an index that says otherwise than the layer: {why}",
+            hint="whoever published that index is not to be trusted; remove what was mounted by it",
+        )

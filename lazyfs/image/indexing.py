@@ -9,17 +9,14 @@ from collections.abc import Callable
 import msgspec
 import trio
 
-from lazyfs.digest import Digest, parse_digest
+from lazyfs.digest import Digest
 from lazyfs.errors import NotFound, UsageError
-from lazyfs.formats.toc import Toc
-from lazyfs.formats.toc_reader import decode_toc
-from lazyfs.image.contradiction import contradiction
+from lazyfs.image.contradiction import check_claim, claimed_toc
 from lazyfs.image.destination import open_destination
 from lazyfs.image.full_pass import pass_layers
 from lazyfs.image.indexes import (
     ARTIFACT_TYPE,
     Artifact,
-    IndexContradicted,
     build_artifact,
     local_index,
 )
@@ -30,8 +27,6 @@ from lazyfs.image.resolve import Resolver
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import OCI_MANIFEST, Manifest
 from lazyfs.oci.reference import LayoutReference, parse_reference
-from lazyfs.store.layers import load_table, load_toc
-from lazyfs.store.passes import load_pass
 from lazyfs.store.paths import Store
 
 
@@ -125,30 +120,6 @@ def _indexed(store: Store, layers: list[Descriptor]) -> tuple[IndexedLayer, ...]
             raise NotFound(f"layer {layer.digest}: got no index, expected the one just made")
         found.append(IndexedLayer(layer, data))
     return tuple(found)
-
-
-def claimed_toc(store: Store, layer: Descriptor) -> Toc | None:
-    """Return the TOC that an index from elsewhere has, if it was used here."""
-    record = load_pass(store, layer.digest)
-    if record is None or not record.index_digest:
-        return None
-    digest = parse_digest(record.toc_digest)
-    data, table = load_toc(store, digest), load_table(store, digest)
-    if data is None or table is None:
-        return None
-    return decode_toc(data, expected=digest, blob_size=layer.size, codec=table.format.codec)
-
-
-def check_claim(store: Store, layer: Descriptor, claimed: Toc | None, found: Toc) -> None:
-    """Raise IndexContradicted where a full pass has found another layer than an index claimed."""
-    if claimed is None:
-        return
-    why = contradiction(store, claimed, found)
-    if why is not None:
-        raise IndexContradicted(
-            f"layer {layer.digest}: got an index that says otherwise than the layer: {why}",
-            hint="whoever published that index is not to be trusted; remove what was mounted by it",
-        )
 
 
 async def push_index(request: Request, built: BuiltIndex) -> Digest:

@@ -66,8 +66,8 @@ class PointsMender:
             except (NotFound, FormatError, VerificationFailed) as exc:
                 log.warning("%s; fetching the layer whole", exc.message)
         # Not needed by a mount to which nothing happens.
+        from lazyfs.image.contradiction import check_claim, claimed_toc  # noqa: PLC0415
         from lazyfs.image.full_pass import pass_layer  # noqa: PLC0415
-        from lazyfs.image.indexing import check_claim, claimed_toc  # noqa: PLC0415
 
         store, source = self._store, self._origin.source
         claimed = await trio.to_thread.run_sync(claimed_toc, store, layer)

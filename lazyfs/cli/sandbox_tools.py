@@ -1,0 +1,29 @@
+"""What procedures on sandboxes work with, as commands have it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lazyfs.cli.options import (
+    default_runtime_dir,
+    default_state_dir,
+)
+from lazyfs.printable import printable
+
+if TYPE_CHECKING:
+    from lazyfs.snapshot.checkpoint import Tools
+
+
+def tools_for_checkpoints(cache_dir: Path) -> "Tools":
+    """Return what a checkpoint works with; nothing of it can ask a registry."""
+    from lazyfs.service.mounts import NodeMounts
+    from lazyfs.snapshot.checkpoint import Tools, open_store
+    from lazyfs.snapshot.runtimes import Chooser
+
+    return Tools(
+        mounts=NodeMounts(default_runtime_dir(), cache_dir),
+        choose=Chooser(default_state_dir()),
+        objects=open_store,
+        say=lambda line: click.echo(f"lazyfs: {printable(line)}", err=True),
+    )
