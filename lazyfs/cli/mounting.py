@@ -13,7 +13,7 @@ import click
 from msgspec.structs import replace
 
 from lazyfs.cli.options import VERIFY_MODES, default_runtime_dir, default_state_dir
-from lazyfs.cli.quantities import parse_budget, parse_rate
+from lazyfs.cli.quantities import parse_budget, parse_duration, parse_rate
 from lazyfs.cli.request import DRIVERS, PREFETCH_MODES, MountRequest
 from lazyfs.errors import MountFailed, StoreError, UsageError
 from lazyfs.interrupts import run_trio
@@ -58,11 +58,13 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Confirm | Non
         driver=request.driver,
         cache_size=request.cache_size,
         background_limit=request.background_limit,
+        patience=request.patience,
         verify=request.verify,
         index=request.pinned,
     )
     cache_size = parse_budget(wanted["cache_size"])
     background_limit = parse_rate(wanted["background_limit"])
+    patience = parse_duration(wanted["patience"])
     check_mountable(request.directory, options)
     mount_id = os.urandom(8).hex()
     runtime_dir = default_runtime_dir()
@@ -110,6 +112,7 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Confirm | Non
             working_directory=os.getcwd() if is_relative(image) or request.foreground else "/",
             cache_size=cache_size,
             background_limit=background_limit,
+            patience=patience,
             begun=request.begun,
             says_statistics=request.stats,
             verbosity=verbosity,

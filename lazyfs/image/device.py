@@ -100,7 +100,28 @@ class Device:
     def take_off(self, run: Run) -> None:
         """Put the chunks of *run*, which are wanted, on their way."""
         for chunk in run.chunks:
-            self.flights[chunk] = run.flights[chunk] = Flight()
+            self.flights[chunk] = run.flights[chunk] = Flight(run.progress)
+
+    def land_resident(self, run: Run) -> None:
+        """Land the flights of *run* whose chunks are resident by now."""
+        states = self.content.states
+        landed = [chunk for chunk in run.chunks if states[chunk] == RESIDENT]
+        if landed:
+            run.chunks = [chunk for chunk in run.chunks if states[chunk] != RESIDENT]
+        for chunk in landed:
+            flight = self.take_down(run, chunk)
+            if flight is not None:
+                flight.land()
+
+    def raise_if_refused(self, chunk: int, now: float) -> None:
+        """Raise why a chunk is not asked for again yet, if that is so."""
+        refused = self.refused.get(chunk)
+        if refused is None:
+            return
+        error, until = refused
+        if now < until:
+            raise error
+        del self.refused[chunk]
 
     def take_down(self, run: Run, chunk: int) -> Flight | None:
         """Return the flight of *run* for *chunk*, off the table, or None if it has ended.

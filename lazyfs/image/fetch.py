@@ -12,11 +12,16 @@ from contextlib import nullcontext
 
 import trio
 
-from lazyfs.errors import LazyfsError, StoreError, VerificationFailed
+from lazyfs.errors import LazyfsError, StoreError
+from lazyfs.image.corrupt import ChunkCorrupt as ChunkCorrupt
+from lazyfs.image.corrupt import corrupt
 from lazyfs.image.counts import FetchStatistics, Purpose
 from lazyfs.image.device import Device
 from lazyfs.image.early import EarlyRange
+from lazyfs.image.flights import Flight
+from lazyfs.image.health import Unstored
 from lazyfs.image.origin import REFETCHES, Origin
+from lazyfs.image.outage import GivenUp, Outage, is_away
 from lazyfs.image.pace import Pace
 from lazyfs.image.plan import SEGMENT_SIZE, Run, plan_runs
 from lazyfs.image.pressure import Demand
@@ -39,17 +44,6 @@ DEMAND_REQUESTS = 8
 WORKERS = 2
 
 
-HINT = (
-    "it was fetched more than once; the registry holds, or something on the way makes, other bytes"
-    " than were published"
-)
-INDEX_HINT = f"{HINT}, or the index that was pinned lies: `lazyfs index build --again IMAGE` tells"
-
-
-class ChunkCorrupt(VerificationFailed):
-    """A chunk does not have its digest, also when it was fetched again."""
-
-
 class FetchBroken(StoreError):
     """A bug in fetching, or a store that cannot be written; the log has the traceback."""
 
@@ -59,7 +53,8 @@ class Fetcher:
 
     *report* is told of each chunk that is corrupt for good.  ``hits`` counts the reads that
     ``read_nowait`` answered.  ``begins`` is told of each chunk that a reader begins to wait for,
-    ``foresee`` when it is here.
+    ``foresee`` when it is here.  *patience* is how many seconds readers wait for a registry that is
+    away (``outage``); *unstored* learns whether the store takes what is fetched.
     """
 
     def __init__(
@@ -71,6 +66,8 @@ class Fetcher:
         *,
         report: Callable[[str], None],
         pace: Pace | None = None,
+        patience: float = 0.0,
+        unstored: Unstored | None = None,
     ) -> None:
         self.hits = 0
         self.statistics = FetchStatistics()
@@ -81,13 +78,14 @@ class Fetcher:
         self.demand = Demand(trio.current_time, self.pace)
         self._devices = {device.number: device for device in devices}
         self.twins = twins
-        self._origin = origin
+        self.origin = origin
         self._nursery = nursery
         self._report = report
         self._workers = trio.CapacityLimiter(WORKERS)
         self._slots = trio.CapacityLimiter(DEMAND_REQUESTS)
         self._spare = Spare()
-        self._is_full = False
+        self.outage = Outage(origin, nursery, patience)
+        self._unstored = unstored or Unstored()
         self._adopted = 0
         self._none_adopted = trio.Event()
 
@@ -131,27 +129,6 @@ class Fetcher:
             )
         return bytes(result)
 
-    async def warm_up(self) -> None:
-        """Ask for one byte that is missing, if nothing has been asked of the origin yet.
-
-        What a first request costs beyond its own round trip (connection, token, redirect) is spent
-        then before a reader waits for it.
-        """
-        if self._origin.is_open:
-            return
-        for dev in self._devices.values():
-            chunk = next((c for c in dev.order if dev.is_wanted(c)), None)
-            if chunk is None:
-                continue
-            start = dev.table.blob_offset(chunk)
-            try:
-                async with self._origin.source.open_range(dev.descriptor, start, start + 1) as body:
-                    async for _ in body:
-                        pass
-            except LazyfsError as exc:
-                log.debug("%s", exc.message)  # whoever needs the bytes will be told
-            return
-
     # For a driver that reads content files by itself.
 
     def mark(self, device: int) -> int | None:
@@ -163,7 +140,8 @@ class Fetcher:
         dev = self._devices[device]
         if chunk in dev.marks:
             dev.marks.discard(chunk)
-            self._launch(dev, dev.go_ahead(), Purpose.AHEAD)
+            if not self.outage.is_on:
+                self._launch(dev, dev.go_ahead(), Purpose.AHEAD)
 
     def touched(self, touches: Sequence[tuple[int, int]]) -> bool:
         """Note (device, chunk) of first reads, in their order; False: none are wanted soon."""
@@ -194,43 +172,81 @@ class Fetcher:
         doubtful = [chunk for chunk in chunks if states[chunk] == DOUBTFUL]
         if doubtful:
             await self._confirm(dev, doubtful)
-        missing = []
         unstored: dict[int, bytes] = {}
+        missing = self._missing(dev, chunks, unstored)
+        if not missing:
+            return unstored
+        self.statistics.misses += 1
+        began = trio.current_time()
+        try:
+            while missing:
+                try:
+                    await self._fetch_missing(dev, missing, unstored, began)
+                    break
+                except LazyfsError as exc:
+                    self.outage.bear(exc, began)
+                missing = self._missing(dev, chunks, unstored)
+        finally:
+            self.statistics.reader_waits.add(trio.current_time() - began)
+        return unstored
+
+    def _missing(self, dev: Device, chunks: Iterable[int], unstored: dict[int, bytes]) -> list[int]:
+        """Return those of *chunks* that are not here; put into *unstored* what is in memory only."""
+        missing = []
         for chunk in chunks:
-            if states[chunk] != RESIDENT:
-                spare = self._spare.get(device, chunk)
+            if dev.content.states[chunk] != RESIDENT and chunk not in unstored:
+                spare = self._spare.get(dev.number, chunk)
                 if spare is None:
                     missing.append(chunk)
                 else:
                     unstored[chunk] = spare
-        if not missing:
-            return unstored
-        self.statistics.misses += 1
-        started = trio.current_time()
-        try:
+        return missing
+
+    async def _fetch_missing(
+        self, dev: Device, missing: list[int], unstored: dict[int, bytes], began: float
+    ) -> None:
+        """Have *missing* chunks fetched, for a reader who waits since *began*."""
+        wanted = [chunk for chunk in missing if chunk not in dev.flights]
+        start = dev.table.blob_offset(missing[0])
+        if wanted and self.outage.is_on:
+            await self.outage.wait_over(dev.descriptor, start, began)
+            missing = self._missing(dev, missing, unstored)
             wanted = [chunk for chunk in missing if chunk not in dev.flights]
-            if wanted:
-                for chunk in wanted:
-                    self._raise_if_refused(dev, chunk)
-                wanted = dev.with_stream(wanted)
-                self._launch(dev, dev.with_neighbours(wanted), Purpose.DEMAND, due=wanted)
-                self.demand.note_miss(is_sequential=dev.is_sequential)
-            flights = [(chunk, dev.flights[chunk]) for chunk in missing if chunk in dev.flights]
-            if self.begins is not None:
-                for chunk in missing:
-                    self.begins(dev, chunk)
-            # Somebody waits, also where the request was begun for nobody.
-            with nullcontext() if wanted else self.demand.request(0):
-                for chunk, flight in flights:
+        if wanted:
+            for chunk in wanted:
+                dev.raise_if_refused(chunk, trio.current_time())
+            wanted = dev.with_stream(wanted)
+            self._launch(dev, dev.with_neighbours(wanted), Purpose.DEMAND, due=wanted)
+            self.demand.note_miss(is_sequential=dev.is_sequential)
+        flights = [(chunk, dev.flights[chunk]) for chunk in missing if chunk in dev.flights]
+        if self.begins is not None:
+            for chunk in missing:
+                self.begins(dev, chunk)
+        # Somebody waits, also where the request was begun for nobody.
+        with nullcontext() if wanted else self.demand.request(0):
+            await self._land(dev, flights, unstored, began, start)
+        if self.foresee is not None:
+            for chunk in missing:
+                self.foresee(dev, chunk)
+
+    async def _land(
+        self,
+        dev: Device,
+        flights: Sequence[tuple[int, Flight]],
+        unstored: dict[int, bytes],
+        began: float,
+        start: int,
+    ) -> None:
+        """Wait for *flights*; raise what ends one, or OutOfPatience where nothing comes."""
+        for chunk, flight in flights:
+            while True:
+                progress = [each.progress for _, each in flights if not each.is_done]
+                again = self.outage.look_again(began, progress, dev.descriptor, start)
+                with trio.move_on_at(again):
                     data = await flight.wait()
                     if data is not None:
                         unstored[chunk] = data
-            if self.foresee is not None:
-                for chunk in missing:
-                    self.foresee(dev, chunk)
-        finally:
-            self.statistics.reader_waits.add(trio.current_time() - started)
-        return unstored
+                    break
 
     async def _confirm(self, dev: Device, doubtful: list[int]) -> None:
         def confirm() -> list[int]:
@@ -242,15 +258,6 @@ class Fetcher:
                 dev.descriptor.digest,
                 chunk,
             )
-
-    def _raise_if_refused(self, dev: Device, chunk: int) -> None:
-        refused = dev.refused.get(chunk)
-        if refused is None:
-            return
-        error, until = refused
-        if trio.current_time() < until:
-            raise error
-        del dev.refused[chunk]
 
     # Requests.
 
@@ -312,29 +319,38 @@ class Fetcher:
         ):
             if throttle is not None:
                 await throttle.wait()
-            # Meanwhile readers may have asked for chunks of this run.
-            run.chunks = [chunk for chunk in run.chunks if dev.is_wanted(chunk)]
-            if not run.chunks:
-                continue
-            run.fit(dev.table)
-            if throttle is not None:
-                throttle.spend(run.end - run.start)
-            dev.take_off(run)
-            await self._fetch(dev, run)
+            was_away = True
+            while was_away:
+                await self.outage.wait_over(dev.descriptor, run.start)
+                # Meanwhile readers may have asked for chunks of this run.
+                run.chunks = [chunk for chunk in run.chunks if dev.is_wanted(chunk)]
+                if not run.chunks:
+                    break
+                run.fit(dev.table)
+                if throttle is not None:
+                    throttle.spend(run.end - run.start)
+                dev.take_off(run)
+                was_away = await self._fetch(dev, run) and self.outage.patience > 0
 
-    async def _fetch(self, dev: Device, run: Run) -> None:
-        """Fetch a run; every flight of it has ended when this returns, however it returns."""
+    async def _fetch(self, dev: Device, run: Run) -> bool:
+        """Fetch a run; say whether the registry was away.
+
+        Every flight of it has ended when this returns, however it returns.
+        """
         error: LazyfsError | None = None
         claim = min(run.chunks), max(run.chunks)
         try:
-            await self._claim(dev, run, claim)
-            for part in await self._without_twins(dev, run):
-                bad = await self._transfer(dev, part)
-                for chunk, reason in bad.items():
-                    await self._fetch_again(dev, part, chunk, reason)
+            with self.outage.attempt(run.progress):
+                await self._claim(dev, run, claim)
+                for part in await self._without_twins(dev, run):
+                    bad = await self._transfer(dev, part)
+                    for chunk, reason in bad.items():
+                        await self._fetch_again(dev, part, chunk, reason)
         except LazyfsError as exc:
             self.statistics.failed_requests += 1
-            log.warning("layer %s: %s", dev.descriptor.digest, exc.message)
+            level = logging.DEBUG if isinstance(exc, GivenUp) else logging.WARNING
+            log.log(level, "layer %s: %s", dev.descriptor.digest, exc.message)
+            self.outage.note(exc, dev.descriptor, run.start, run.progress)
             error = exc
         except Exception:  # a bug must cost one read, not the mount
             log.exception("layer %s: fetching %d-%d", dev.descriptor.digest, run.start, run.end)
@@ -344,28 +360,18 @@ class Fetcher:
                 flight = dev.take_down(run, chunk)
                 if flight is not None:
                     flight.fail(error or FetchBroken(f"chunk {chunk}: fetching was broken off"))
+        return error is not None and is_away(error)
 
     async def _claim(self, dev: Device, run: Run, claim: tuple[int, int]) -> None:
         """Wait while another process fetches chunks of *run*; land what it has fetched."""
         while not dev.content.claim(*claim):
             await trio.sleep(CLAIM_SECONDS)
-            self._land_resident(dev, run)
+            dev.land_resident(run)
             if not run.chunks:
                 return
-        self._land_resident(dev, run)
+        dev.land_resident(run)
         if run.chunks:
             run.fit(dev.table)
-
-    @staticmethod
-    def _land_resident(dev: Device, run: Run) -> None:
-        states = dev.content.states
-        landed = [chunk for chunk in run.chunks if states[chunk] == RESIDENT]
-        if landed:
-            run.chunks = [chunk for chunk in run.chunks if states[chunk] != RESIDENT]
-        for chunk in landed:
-            flight = dev.take_down(run, chunk)
-            if flight is not None:
-                flight.land()
 
     async def _without_twins(self, dev: Device, run: Run) -> list[Run]:
         """Copy what other layers of the store hold; return what is left of *run* to be fetched."""
@@ -375,11 +381,11 @@ class Fetcher:
             self.twins.copy, dev, run.chunks, limiter=self._workers
         )
         self.statistics.copied_size += copied
-        self._land_resident(dev, run)
+        dev.land_resident(run)
         gap = self.pace.gap_size
         parts = plan_runs(dev.table, run.chunks, gap=gap, purpose=run.purpose)
         for part in parts:
-            part.flights, part.early = run.flights, run.early
+            part.flights, part.early, part.progress = run.flights, run.early, run.progress
         return parts
 
     async def _transfer(self, dev: Device, run: Run) -> dict[int, str]:
@@ -393,15 +399,18 @@ class Fetcher:
         def landed(chunk: int, data: bytes | None) -> None:
             traffic.content_size += dev.table.size(chunk)
             dev.fetched[chunk] = run.purpose
-            if data is not None:
+            if data is None:
+                self._unstored.taken()
+            else:
                 self._spare.put(dev.number, chunk, data)
-                self._say_full(dev)
+                self.statistics.unstored_chunks += 1
+                self._unstored.refused(dev.content.folder, dev.content.trouble)
             flight = dev.take_down(run, chunk)
             if flight is not None:
                 flight.land(data)
 
         return await transfer(
-            self._origin.source, dev, run, workers=self._workers, pace=self.pace, landed=landed
+            self.origin.source, dev, run, workers=self._workers, pace=self.pace, landed=landed
         )
 
     async def _fetch_again(self, dev: Device, run: Run, chunk: int, reason: str) -> None:
@@ -413,33 +422,20 @@ class Fetcher:
             "layer %s: chunk %d: %s; fetching it again", dev.descriptor.digest, chunk, reason
         )
         start, end = dev.table.blob_offset(chunk), dev.table.blob_end(chunk)
-        source = self._origin.source
+        source = self.origin.source
         source.blame(dev.descriptor, start, end, reason)
         for _ in range(REFETCHES):
-            bad = await self._transfer(dev, Run(start, end, [chunk], run.flights, run.purpose))
+            again = Run(start, end, [chunk], run.flights, run.purpose, progress=run.progress)
+            bad = await self._transfer(dev, again)
             if not bad:
                 return
             if not source.blame(dev.descriptor, start, end, bad[chunk]):
                 break
         self.statistics.corrupt_chunks += 1
-        digest = f"sha256:{dev.table.digest(chunk).hex()}"
-        error = ChunkCorrupt(
-            f"layer {dev.descriptor.digest}: chunk at blob offset {start}: got bytes that are "
-            f"wrong ({bad[chunk]}), expected {digest}",
-            hint=INDEX_HINT if dev.is_by_index else HINT,
-        )
+        error = corrupt(dev, chunk, bad[chunk])
         log.error("%s; %s", error.message, error.hint)
-        self._report(f"corrupt {digest}")
+        self._report(f"corrupt sha256:{dev.table.digest(chunk).hex()}")
         dev.refused[chunk] = (error, trio.current_time() + REFUSAL_SECONDS)
         flight = dev.take_down(run, chunk)
         if flight is not None:
             flight.fail(error)
-
-    def _say_full(self, dev: Device) -> None:
-        self.statistics.unstored_chunks += 1
-        if not self._is_full:
-            self._is_full = True
-            log.warning(
-                "%s: full, or failing: chunks are served without being stored from here on",
-                dev.content.folder,
-            )

@@ -20,6 +20,7 @@ from lazyfs.image.device import Device
 from lazyfs.image.early import Early
 from lazyfs.image.fetch import Fetcher
 from lazyfs.image.forecast import Forecast
+from lazyfs.image.health import Health
 from lazyfs.image.identity import mount_attributes
 from lazyfs.image.mend_points import PointsMender
 from lazyfs.image.origin import Origin
@@ -48,18 +49,6 @@ log = logging.getLogger(__name__)
 
 class ImageGone(StoreError):
     """What was prepared is no longer in the store."""
-
-
-class Health:
-    """``ok``, or the first content error that was seen."""
-
-    def __init__(self) -> None:
-        self.text = "ok"
-
-    def report(self, text: str) -> None:
-        """Note a content error; only the first one counts."""
-        if self.text == "ok":
-            self.text = text
 
 
 class OpenImage(msgspec.Struct, frozen=True):
@@ -159,6 +148,13 @@ class OpenImage(msgspec.Struct, frozen=True):
             "manifestDigest": self.prepared.image.manifest_digest,
             "platform": self.prepared.image.platform,
             "health": self.health.text,
+            "patienceSeconds": contents.outage.patience,
+            "unavailable": None
+            if contents.outage.since is None
+            else {"since": contents.outage.since, "reason": contents.outage.reason},
+            "unstored": None
+            if self.health.unstored.since is None
+            else {"since": self.health.unstored.since, "reason": self.health.unstored.reason},
             "layers": [
                 {
                     "digest": layer.digest,
@@ -209,11 +205,16 @@ class OpenImage(msgspec.Struct, frozen=True):
 
 @asynccontextmanager
 async def open_image(
-    prepared: Prepared, access: AccessOptions, *, mount_id: str = "", early: Early | None = None
+    prepared: Prepared,
+    access: AccessOptions,
+    *,
+    mount_id: str = "",
+    early: Early | None = None,
+    patience: float = 0.0,
 ) -> AsyncIterator[OpenImage]:
     """Open what ``prepare`` prepared; no request is made before a read misses, but by *early*.
 
-    The fetcher's tasks live in a nursery of this context; leaving it cancels them.
+    *patience* is how many seconds readers wait for a registry that is away.  The fetcher's tasks live in a nursery of this context; leaving it cancels them.
     """
     store = Store(Path(prepared.store_dir))
     stored = load_image(store, parse_digest(prepared.image.manifest_digest))
@@ -221,7 +222,8 @@ async def open_image(
         raise ImageGone(f"store {store.root}: got no index of {prepared.resolved}, expected one")
     origin = None if early is None else early.origin
     if origin is None:
-        origin = Origin(parse_reference(prepared.requested), access)
+        reference = parse_reference(prepared.requested)
+        origin = Origin(reference, access, is_watched=patience > 0)
     health = Health()
     error: Exception | None = None
     async with AsyncExitStack() as stack:
@@ -238,7 +240,14 @@ async def open_image(
         stack.callback(twins.close)
         nursery = await stack.enter_async_context(trio.open_nursery())
         pace = None if early is None else early.pace
-        contents = Fetcher(devices, origin, twins, nursery, report=health.report, pace=pace)
+        contents = Fetcher(
+            *(devices, origin, twins, nursery),
+            report=health.report,
+            pace=pace,
+            patience=patience,
+            unstored=health.unstored,
+        )
+        health.outage = contents.outage
         if early is not None:
             contents.adopt(early.take())
         image = OpenImage(

@@ -104,7 +104,7 @@ def succeed(succession: Succession) -> None:
 
 async def _serve_prepared(settings: MountSettings, link: Link) -> None:
     """Begin with what can begin while the image is prepared; then serve it."""
-    async with open_early() as early:
+    async with open_early(is_watched=settings.patience > 0) as early:
         await trio.lowlevel.wait_readable(link.fileno())
         foreseen = link.wait_foreseen()
         if foreseen is not None:
@@ -127,7 +127,10 @@ async def _serve(
     # Signals first: from the moment of the mount on, none may end us without unmounting.
     with trio.open_signal_receiver(*ENDING_SIGNALS) as signals:
         async with open_image(
-            prepared, settings.access, mount_id=settings.mount_id, early=early
+            *(prepared, settings.access),
+            mount_id=settings.mount_id,
+            early=early,
+            patience=settings.patience,
         ) as image:
             session = open_session(
                 settings.driver,

@@ -92,6 +92,7 @@ class LayerContent:
     def __init__(self, folder: Path, table: LayerTable, *, counts_as_use: bool = True) -> None:
         self.folder = folder
         self.table = table
+        self.trouble = ""  # why the last write failed
         self._dirty = False
         self._counts_as_use = counts_as_use
         self._map_fd = self.fd = -1
@@ -263,7 +264,7 @@ class LayerContent:
         try:
             write_row(self.fd, self.table, row)
         except OSError as exc:
-            raise NotStored(f"content store {self.folder}: {exc.strerror}") from exc
+            raise self._not_stored(exc) from exc
         for chunk, _ in row:
             self.states[chunk] = RESIDENT
 
@@ -285,8 +286,12 @@ class LayerContent:
                 offset += copied
                 left -= copied
         except OSError as exc:
-            raise NotStored(f"content store {self.folder}: {exc.strerror}") from exc
+            raise self._not_stored(exc) from exc
         self.states[chunk] = RESIDENT
+
+    def _not_stored(self, exc: OSError) -> NotStored:
+        self.trouble = exc.strerror or str(exc)
+        return NotStored(f"content store {self.folder}: {self.trouble}")
 
     def open_spool(self) -> BinaryIO:
         """Open a temporary file, without a name, for a chunk that is too large for memory."""
@@ -381,6 +386,7 @@ class UnstoredContent(LayerContent):
     def __init__(self, folder: Path, table: LayerTable) -> None:
         self.folder = folder
         self.table = table
+        self.trouble = "no room for any content"
         self.fd = -1
         self.states = memoryview(bytearray(max(1, table.count)))
         for chunk in table.holes:
