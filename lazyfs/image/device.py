@@ -2,9 +2,9 @@
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-from lazyfs.errors import LazyfsError
+from lazyfs.errors import LazyfsError, StoreError
 from lazyfs.formats.codec import Codec
 from lazyfs.formats.stream import Points
 from lazyfs.image.flights import Flight
@@ -33,6 +33,15 @@ missed 22 times in chunks of 4 MiB."""
 AHEAD_MIN = 64 << 10
 AHEAD_MAX = 8 << 20
 NOWHERE = -(1 << 63)  # not near any offset: the first demand is never a sequential one
+
+
+class Unreadable(StoreError):
+    """The disk does not give back a chunk that was stored."""
+
+    def __init__(self, chunk: int, cause: OSError | StoreError) -> None:
+        said = cause.strerror if isinstance(cause, OSError) else cause.message
+        super().__init__(said or str(cause))
+        self.chunk = chunk
 
 
 class Device:
@@ -101,6 +110,26 @@ class Device:
         """Put the chunks of *run*, which are wanted, on their way."""
         for chunk in run.chunks:
             self.flights[chunk] = run.flights[chunk] = Flight(run.progress)
+
+    def assemble(self, unstored: Mapping[int, bytes], offset: int, size: int) -> bytes:
+        """Return bytes of the device, of chunks that are resident or *unstored*; or Unreadable."""
+        content, holes = self.content, self.table.holes
+        result = bytearray(size)
+        for chunk in self.table.covering(offset, offset + size):
+            start = self.table.device_offset(chunk)
+            low = max(offset, start)
+            high = min(offset + size, start + self.table.size(chunk))
+            data = unstored.get(chunk)
+            try:
+                result[low - offset : high - offset] = (
+                    content.read(low, high - low)
+                    if data is None
+                    else memoryview(data)[low - start : high - start]
+                )
+            except (OSError, StoreError) as exc:
+                if chunk not in holes:
+                    raise Unreadable(chunk, exc) from exc
+        return bytes(result)  # of a hole, which is zeros, nothing need be read
 
     def land_resident(self, run: Run) -> None:
         """Land the flights of *run* whose chunks are resident by now."""

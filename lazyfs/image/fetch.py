@@ -16,7 +16,7 @@ from lazyfs.errors import LazyfsError, StoreError
 from lazyfs.image.corrupt import ChunkCorrupt as ChunkCorrupt
 from lazyfs.image.corrupt import corrupt
 from lazyfs.image.counts import FetchStatistics, Purpose
-from lazyfs.image.device import Device
+from lazyfs.image.device import Device, Unreadable
 from lazyfs.image.early import EarlyRange
 from lazyfs.image.flights import Flight
 from lazyfs.image.health import Unstored
@@ -103,31 +103,32 @@ class Fetcher:
                 self._use(dev, chunk)
         self.hits += 1
         self.reached(device, chunks.start)
-        return dev.content.read(offset, size)
+        try:
+            return dev.content.read(offset, size)
+        except (OSError, StoreError):
+            return None  # ``read`` gets it elsewhere
 
     async def read(self, device: int, offset: int, size: int) -> bytes:
-        """Return exactly *size* bytes of a device, fetching what is missing."""
-        unstored = await self.ensure(device, offset, offset + size)
+        """Return exactly *size* bytes of a device, fetching what is missing.
+
+        What the disk does not give back is fetched, too.
+        """
         dev = self._devices[device]
         chunks = dev.table.covering(offset, offset + size)
-        for chunk in chunks:
-            # Where nothing was written a content file has zeros: they must not pass for bytes.
-            if chunk not in unstored and dev.content.states[chunk] != RESIDENT:
-                raise FetchBroken(f"layer {dev.descriptor.digest}: chunk {chunk} was not made here")
-        if not unstored:
-            return dev.content.read(offset, size)
-        result = bytearray(size)
-        for chunk in chunks:
-            start = dev.table.device_offset(chunk)
-            low = max(offset, start)
-            high = min(offset + size, start + dev.table.size(chunk))
-            data = unstored.get(chunk)
-            result[low - offset : high - offset] = (
-                dev.content.read(low, high - low)
-                if data is None
-                else memoryview(data)[low - start : high - start]
-            )
-        return bytes(result)
+        unstored: dict[int, bytes] = {}
+        while True:
+            unstored |= await self.ensure(device, offset, offset + size)
+            for chunk in chunks:
+                # Where nothing was written a content file has zeros: they must not pass for bytes.
+                if chunk not in unstored and dev.content.states[chunk] != RESIDENT:
+                    raise FetchBroken(
+                        f"layer {dev.descriptor.digest}: chunk {chunk} was not made here"
+                    )
+            try:
+                return dev.assemble(unstored, offset, size)
+            except Unreadable as exc:
+                self._unstored.refused(dev.content.folder, exc.message)
+                await trio.to_thread.run_sync(dev.content.distrust, exc.chunk)
 
     # For a driver that reads content files by itself.
 

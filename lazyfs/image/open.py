@@ -37,12 +37,12 @@ from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.provenance import Provenance
 from lazyfs.store.blobs import load_blob
-from lazyfs.store.content import LayerContent, UnstoredContent
 from lazyfs.store.images import LayerRecord, load_image
 from lazyfs.store.layers import load_table
 from lazyfs.store.paths import Store
 from lazyfs.store.points import RestartPoints
 from lazyfs.store.profiles import load_alike, load_profile, save_profile
+from lazyfs.store.unwritten import UnstoredContent, open_content
 
 log = logging.getLogger(__name__)
 
@@ -233,6 +233,8 @@ async def open_image(
             device = _open_device(store, number, layer, origin, prepared)
             stack.callback(device.content.close)
             devices.append(device)
+            if device.content.trouble:  # nothing will be stored, whatever is fetched
+                health.unstored.refused(device.content.folder, device.content.trouble)
         config = _load_config(store, prepared)
         if prepared.is_volatile:
             shutil.rmtree(store.root, ignore_errors=True)  # all of it is mapped
@@ -300,9 +302,8 @@ def _open_device(
             hint="the cache was emptied meanwhile: mount again",
         )
     descriptor = Descriptor(layer.media_type, parse_digest(layer.digest), layer.size)
-    content = (UnstoredContent if prepared.is_volatile else LayerContent)(
-        store.layer_path(toc_digest), table
-    )
+    make = UnstoredContent if prepared.is_volatile else open_content
+    content = make(store.layer_path(toc_digest), table)
     points = RestartPoints(store, toc_digest, layer.size)
     if prepared.is_volatile:
         points.load()

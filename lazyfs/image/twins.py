@@ -114,12 +114,12 @@ class Twins:
             twin = self._twins.pop((device.number, chunk), None)
             if twin is None or twin.content.states[twin.chunk] != RESIDENT:
                 continue
-            if not twin.content.check(twin.chunk):
-                continue
             try:
+                if not twin.content.check(twin.chunk):
+                    continue
                 offset = twin.content.table.device_offset(twin.chunk)
                 device.content.copy(chunk, twin.content.fd, offset)
-            except LazyfsError:
+            except (LazyfsError, OSError):
                 continue
             size += device.table.size(chunk)
         return size

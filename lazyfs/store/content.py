@@ -37,6 +37,7 @@ from typing import BinaryIO
 from lazyfs.errors import StoreError
 from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.locks import lock_bytes, lock_for_use, share
+from lazyfs.store.private_map import make_private
 from lazyfs.store.rows import Payload, rows_of, write_row
 
 HEADER_SIZE = 4096  # a page, so that marks never share one with ``clean``
@@ -89,10 +90,14 @@ class LayerContent:
     one.
     """
 
+    _pin_flags = os.O_RDWR
+
     def __init__(self, folder: Path, table: LayerTable, *, counts_as_use: bool = True) -> None:
         self.folder = folder
         self.table = table
         self.trouble = ""  # why the last write failed
+        self._unreadable: set[int] = set()
+        self._is_private = False  # the map: what is marked in it does not get to the disk
         self._dirty = False
         self._counts_as_use = counts_as_use
         self._map_fd = self.fd = -1
@@ -118,14 +123,18 @@ class LayerContent:
         For a process that is to outlive this one: whoever opens the layer then is not alone, and
         believes its marks.  -1 where there is nothing to keep.
         """
-        pin = os.open(self.folder / "presence", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # Not by its name, which may be gone, or another layer's by now.
+        pin = os.open(f"/proc/self/fd/{self._map_fd}", self._pin_flags | os.O_CLOEXEC)
         lock_for_use(pin)  # we are a user, and so not alone
         return pin
 
     def _note_use(self) -> None:
         """Set the map's time, which says when the layer was last used."""
         if self._counts_as_use:
-            os.utime(self._map_fd)
+            try:
+                os.utime(self._map_fd)
+            except OSError:
+                pass  # it may go earlier than it should
 
     def _open_map(self, alone: bool) -> mmap.mmap:
         size = HEADER_SIZE + max(1, self.table.count)
@@ -239,17 +248,19 @@ class LayerContent:
 
     def write(self, chunk: int, data: bytes) -> None:
         """Store the verified bytes of *chunk* and mark it; NotStored if the disk refuses them."""
-        if self.states[chunk] == RESIDENT:
-            return  # rule 4: another process was faster
-        self._begin_marking()
-        self._write_row([(chunk, (data,))])
+        if self.write_all([(chunk, (data,))]):
+            raise NotStored(f"content store {self.folder}: {self.trouble}")
 
     def write_all(self, payloads: Sequence[Payload]) -> list[int]:
         """Store the verified bytes of chunks and mark them; return those that the disk refuses."""
         absent = [payload for payload in payloads if self.states[payload[0]] != RESIDENT]  # rule 4
-        refused = []
-        if absent:
-            self._begin_marking()
+        refused = [chunk for chunk, _ in absent if chunk in self._unreadable]
+        absent = [payload for payload in absent if payload[0] not in self._unreadable]
+        try:
+            if absent:
+                self._begin_marking()
+        except NotStored:
+            return refused + [chunk for chunk, _ in absent]
         for row in rows_of(self.table, absent):
             try:
                 self._write_row(row)
@@ -263,10 +274,28 @@ class LayerContent:
     def _write_row(self, row: Sequence[Payload]) -> None:
         try:
             write_row(self.fd, self.table, row)
+            self._mark(row[0][0], bytes([RESIDENT]) * len(row))
         except OSError as exc:
             raise self._not_stored(exc) from exc
-        for chunk, _ in row:
-            self.states[chunk] = RESIDENT
+
+    def _mark(self, first: int, marks: bytes) -> None:
+        """Set the marks of neighbours; raises OSError.
+
+        By a call, since a store into the map of a file that the disk does not take is a SIGBUS.
+        """
+        os.pwrite(self._map_fd, marks, HEADER_SIZE + first)
+        if self._is_private:
+            self.states[first : first + len(marks)] = marks
+
+    def _unmark(self, chunk: int) -> None:
+        """Mark a chunk absent, for ourselves at least: where the disk refuses, in a private map."""
+        try:
+            self._mark(chunk, bytes([ABSENT]))
+        except OSError:
+            if not self._is_private:
+                make_private(self._map, self._map_fd)
+                self._is_private = True
+            self.states[chunk] = ABSENT
 
     def copy(self, chunk: int, source_fd: int, source_offset: int) -> None:
         """Store *chunk* out of another file, whose bytes there the caller has verified; mark it.
@@ -275,6 +304,8 @@ class LayerContent:
         """
         if self.states[chunk] == RESIDENT:
             return
+        if chunk in self._unreadable:
+            raise NotStored(f"content store {self.folder}: chunk {chunk} could not be read")
         self._begin_marking()
         offset, left = self.table.device_offset(chunk), self.table.size(chunk)
         try:
@@ -285,9 +316,9 @@ class LayerContent:
                 source_offset += copied
                 offset += copied
                 left -= copied
+            self._mark(chunk, bytes([RESIDENT]))
         except OSError as exc:
             raise self._not_stored(exc) from exc
-        self.states[chunk] = RESIDENT
 
     def _not_stored(self, exc: OSError) -> NotStored:
         self.trouble = exc.strerror or str(exc)
@@ -302,20 +333,34 @@ class LayerContent:
         return open(fd, "w+b", buffering=0)
 
     def _begin_marking(self) -> None:
-        """See to rule 2."""
+        """See to rule 2; raises NotStored."""
         if not self._dirty:
-            self._set_clean(0)
+            try:
+                self._set_clean(0)
+            except OSError as exc:
+                raise self._not_stored(exc) from exc
             self._dirty = True
 
     def confirm(self, chunk: int) -> bool:
         """Hash a doubtful chunk again; mark it resident, or absent and return False."""
         if self.states[chunk] != DOUBTFUL:
             return self.states[chunk] == RESIDENT
-        if self.check(chunk):
-            self.states[chunk] = RESIDENT
-            return True
+        try:
+            if self.check(chunk):
+                self._mark(chunk, bytes([RESIDENT]))
+                return True
+        except OSError as exc:
+            self._not_stored(exc)
+            self.distrust(chunk)
+            return False
         self.forget(chunk)
         return self.states[chunk] == RESIDENT
+
+    def distrust(self, chunk: int) -> None:
+        """Mark a chunk absent that the disk does not give back, and store it no more."""
+        if chunk not in self.table.holes:
+            self._unreadable.add(chunk)
+        self.forget(chunk)
 
     def check(self, chunk: int) -> bool:
         """Say whether the stored bytes of *chunk* have its digest, or of a hole are zeros."""
@@ -342,16 +387,19 @@ class LayerContent:
 
     def forget(self, chunk: int) -> None:
         """Mark a chunk absent: its stored bytes turned out to be wrong.  Of a hole, mend them."""
-        if chunk not in self.table.holes:
-            self.states[chunk] = ABSENT
-            return
-        self._begin_marking()
         try:
-            self._clear(chunk)
+            if chunk not in self.table.holes:
+                self._unmark(chunk)
+                return
+            self._begin_marking()
+            try:
+                self._clear(chunk)
+            except OSError:
+                self._unmark(chunk)
+                raise
+            self._mark(chunk, bytes([RESIDENT]))
         except OSError as exc:
-            self.states[chunk] = ABSENT
             raise ContentUnusable(f"content store {self.folder}: {exc.strerror}") from exc
-        self.states[chunk] = RESIDENT
 
     def _set_clean(self, clean: int) -> None:
         os.pwrite(self._map_fd, HEADER.pack(MAGIC, VERSION, clean, self.table.count), 0)
@@ -366,7 +414,7 @@ class LayerContent:
             self._note_use()
             fcntl.flock(self._map_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _, _, clean, _ = HEADER.unpack(os.pread(self._map_fd, HEADER.size, 0))
-            if not clean:
+            if not clean and not self._is_private:
                 os.fdatasync(self.fd)
                 self._map.flush()
                 os.fdatasync(self._map_fd)
@@ -378,46 +426,3 @@ class LayerContent:
             os.close(self.fd)
             os.close(self._map_fd)
             self._map_fd = -1
-
-
-class UnstoredContent(LayerContent):
-    """The content of a layer where there is no room for any: nothing ever becomes resident."""
-
-    def __init__(self, folder: Path, table: LayerTable) -> None:
-        self.folder = folder
-        self.table = table
-        self.trouble = "no room for any content"
-        self.fd = -1
-        self.states = memoryview(bytearray(max(1, table.count)))
-        for chunk in table.holes:
-            self.states[chunk] = RESIDENT
-
-    def open_pin(self) -> int:
-        """Return -1: there is nothing to keep."""
-        return -1
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Return zeros: nothing but holes is resident."""
-        return bytes(size)
-
-    def claim(self, first: int, last: int) -> bool:
-        """Say yes: what is not stored is not shared."""
-        return True
-
-    def release(self, first: int, last: int) -> None:
-        """Do nothing."""
-
-    def write(self, chunk: int, data: bytes) -> None:
-        """Raise NotStored."""
-        raise NotStored(f"content store {self.folder}: no room for any content")
-
-    def write_all(self, payloads: Sequence[Payload]) -> list[int]:
-        """Return all of them."""
-        return [chunk for chunk, _ in payloads]
-
-    def copy(self, chunk: int, source_fd: int, source_offset: int) -> None:
-        """Raise NotStored."""
-        raise NotStored(f"content store {self.folder}: no room for any content")
-
-    def close(self) -> None:
-        """Do nothing."""

@@ -151,6 +151,7 @@ void lfs_read(struct lfs_worker *worker, const struct lfs_request *request)
 	struct lfs_inode inode;
 	uint64_t start, first, last;
 	uint32_t size;
+	bool is_here;
 
 	lfs_count(&worker->counters.reads, 1);
 	if (request->body_size < sizeof(in)) {
@@ -184,18 +185,17 @@ void lfs_read(struct lfs_worker *worker, const struct lfs_request *request)
 		return;
 	}
 	touch(server, extent.device, first, last);
-	if (!are_resident(device, first, last)) {
+	is_here = are_resident(device, first, last);
+	if (is_here)
+		check_mark(server, extent.device, first, last);
+	/* What the disk does not give back the owner gets elsewhere */
+	if (!is_here || !lfs_read_content(device, worker->out, start, size)) {
 		lfs_count(&worker->counters.misses, 1);
 		if (!lfs_wait_for_bytes(worker, unique, nid, in.offset,
 					extent.device, start, size)) {
 			lfs_count(&worker->counters.refused, 1);
 			lfs_reply_error(worker, unique, EIO);
 		}
-		return;
-	}
-	check_mark(server, extent.device, first, last);
-	if (!lfs_read_content(device, worker->out, start, size)) {
-		lfs_fault(worker, request);
 		return;
 	}
 	if (server->options.serves_devices)

@@ -252,6 +252,7 @@ size_t lfs_server_take(struct lfs_server *server, struct lfs_event *events,
 
 enum lfs_result lfs_server_answer(struct lfs_server *server, uint64_t id)
 {
+	enum lfs_result result = LFS_OK;
 	struct lfs_device *device;
 	struct lfs_waiting request;
 	struct lfs_worker *worker;
@@ -262,21 +263,28 @@ enum lfs_result lfs_server_answer(struct lfs_server *server, uint64_t id)
 	if (lfs_is_resident(server, device, request.device_offset,
 			    request.size) != LFS_OK)
 		return LFS_CORRUPT;
-	if (!get(server, id, true, &request))
-		return LFS_ABSENT;
-	worker = &server->workers[request.worker];
 	pthread_mutex_lock(&server->answer_lock);
-	if (lfs_read_content(device, server->answer, request.device_offset,
-			     request.size)) {
+	if (!lfs_read_content(device, server->answer, request.device_offset,
+			      request.size)) {
+		result = LFS_CORRUPT; /* the owner gets the bytes elsewhere */
+	} else if (!get(server, id, true, &request)) {
+		result = LFS_ABSENT;
+	} else {
+		worker = &server->workers[request.worker];
 		if (server->options.serves_devices)
 			lfs_clear_gaps(device, server->answer,
 				       request.device_offset, request.size);
 		lfs_reply(worker, request.unique, server->answer, request.size);
-	} else {
-		lfs_reply_error(worker, request.unique, EIO);
 	}
 	pthread_mutex_unlock(&server->answer_lock);
-	return LFS_OK;
+	return result;
+}
+
+bool lfs_server_waits(struct lfs_server *server, uint64_t id)
+{
+	struct lfs_waiting request;
+
+	return get(server, id, false, &request);
 }
 
 enum lfs_result lfs_server_answer_bytes(struct lfs_server *server, uint64_t id,

@@ -21,9 +21,10 @@ from lazyfs.image.pressure import Demand
 from lazyfs.image.transfer import STORE_SIZE
 from lazyfs.image.twins import Twins
 from lazyfs.oci.descriptor import Descriptor
-from lazyfs.store.content import LayerContent, UnstoredContent
+from lazyfs.store.content import LayerContent
 from lazyfs.store.paths import Store
 from lazyfs.store.rows import Payload
+from lazyfs.store.unwritten import UnstoredContent
 from tests.support.layers import MadeLayer, make_layer
 from tests.support.sources import MemorySource
 
