@@ -192,7 +192,7 @@ class Fetcher:
         return unstored
 
     def _missing(self, dev: Device, chunks: Iterable[int], unstored: dict[int, bytes]) -> list[int]:
-        """Return those of *chunks* that are not here; put into *unstored* what is in memory only."""
+        """Return those of *chunks* that are not here; into *unstored* goes what is in memory."""
         missing = []
         for chunk in chunks:
             if dev.content.states[chunk] != RESIDENT and chunk not in unstored:

@@ -126,15 +126,19 @@ class OpenImage(msgspec.Struct, frozen=True):
 
     def save_profile(self) -> None:
         """Keep the order of first reads for the next mount; a full disk is no trouble."""
-        digest = parse_digest(self.prepared.image.manifest_digest)
-        old = load_profile(self.store, digest)
-        profile = self.contents.recorder.profile(self.prepared.image, old, self.origin.repository)
-        if profile is None or profile == old or self.prepared.is_volatile:
+        if self.prepared.is_volatile:
             return
+        digest = parse_digest(self.prepared.image.manifest_digest)
         try:
-            save_profile(self.store, digest, profile)
+            old = load_profile(self.store, digest)
+            recorder = self.contents.recorder
+            profile = recorder.profile(self.prepared.image, old, self.origin.repository)
+            if profile is not None and profile != old:
+                save_profile(self.store, digest, profile)
         except StoreError as exc:
             log.info("profile: %s", exc.message)
+        except Exception:  # a profile is worth no mount
+            log.exception("profile")
 
     def statistics(self) -> dict[str, Any]:
         """Return all counts in JSON's types; sizes in bytes.  Fields: docs/reference/json.md.
@@ -214,7 +218,8 @@ async def open_image(
 ) -> AsyncIterator[OpenImage]:
     """Open what ``prepare`` prepared; no request is made before a read misses, but by *early*.
 
-    *patience* is how many seconds readers wait for a registry that is away.  The fetcher's tasks live in a nursery of this context; leaving it cancels them.
+    *patience* is how many seconds readers wait for a registry that is away.  The fetcher's tasks
+    live in a nursery of this context; leaving it cancels them.
     """
     store = Store(Path(prepared.store_dir))
     stored = load_image(store, parse_digest(prepared.image.manifest_digest))
@@ -304,6 +309,7 @@ def _open_device(
     descriptor = Descriptor(layer.media_type, parse_digest(layer.digest), layer.size)
     make = UnstoredContent if prepared.is_volatile else open_content
     content = make(store.layer_path(toc_digest), table)
+    content.trouble = prepared.trouble or content.trouble
     points = RestartPoints(store, toc_digest, layer.size)
     if prepared.is_volatile:
         points.load()

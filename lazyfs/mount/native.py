@@ -16,7 +16,8 @@ The connection can outlive its server (connection.py).  Inode numbers are nids a
 handles, so that a new server needs nothing of the old one but what the greeting agreed on.
 
 An interrupted reader is answered by the threads at once; its fetch lives on, and its answer finds
-nobody.  Where very many wait, work for those that have gone away is given up.  Contract of the threads: native/include/lazyfs_core.h.
+nobody.  Where very many wait, work for those that have gone away is given up.  Contract of the
+threads: native/include/lazyfs_core.h.
 """
 
 import logging

@@ -6,7 +6,6 @@ lazyfs wants it anyway.
 
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,8 +25,8 @@ log = logging.getLogger(__name__)
 # more tasks than readers, or lookups would wait behind a slow registry.
 MAX_TASKS = 1000
 MAX_BACKGROUND = 512
-"""Reads through the page cache that may be under way.  The kernel's own bound is 12: so many readers
-of a registry that is away would keep hits of other files waiting."""
+"""Reads through the page cache that may be under way.  The kernel's own bound is 12: so many that
+wait for a registry that is away would keep hits of other files waiting."""
 CONNECTIONS = "/sys/fs/fuse/connections"
 STDERR = 2
 MAX_COMPLAINT = 2000
@@ -163,7 +162,8 @@ def _mount_failed(mountpoint: str, complaint: str) -> MountFailed:
 @contextmanager
 def _captured_stderr() -> Iterator["Complaint"]:
     """Catch what C code and the helper it starts write to descriptor 2."""
-    with tempfile.TemporaryFile() as file:
+    # In memory: a full disk must not keep anybody from mounting
+    with os.fdopen(os.memfd_create("lazyfs-stderr"), "r+b") as file:
         saved = os.dup(STDERR)
         os.dup2(file.fileno(), STDERR)
         complaint = Complaint(file.fileno())

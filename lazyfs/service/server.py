@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import trio
 
-from lazyfs.errors import LazyfsError
+from lazyfs.errors import LazyfsError, StoreError
 from lazyfs.image.early import Early, Foreseen, open_early
 from lazyfs.image.open import OpenImage, open_image
 from lazyfs.image.prefetch import FORECASTING, Limits
@@ -34,6 +34,7 @@ from lazyfs.mount.connection import renewed
 from lazyfs.mount.drivers import open_session
 from lazyfs.mount.options import fuse_options
 from lazyfs.mount.session import PyfuseSession
+from lazyfs.service.again import is_here, prepare_again
 from lazyfs.service.control import (
     MAX_QUESTION_SIZE,
     Status,
@@ -44,6 +45,7 @@ from lazyfs.service.control import (
 from lazyfs.service.keeping import Keeping, Legacy
 from lazyfs.service.memory import keep_small, set_up_memory
 from lazyfs.service.record import (
+    BadRuntimeDirectory,
     MountRecord,
     devices_path,
     remove_record,
@@ -98,8 +100,18 @@ def succeed(succession: Succession) -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     set_up_memory()
     legacy = succession.legacy
-    os.chdir(legacy.settings.working_directory)
-    trio.run(_serve, legacy.settings, legacy.prepared, None, succession)
+    try:
+        os.chdir(legacy.settings.working_directory)
+    except OSError as error:
+        log.warning("%s: %s", legacy.settings.working_directory, error.strerror)
+    trio.run(_serve_again, legacy.settings, legacy.prepared, succession)
+
+
+async def _serve_again(settings: MountSettings, prepared: Prepared, succession: Succession) -> None:
+    """Serve what another server has served, also where the store has lost it meanwhile."""
+    if not is_here(prepared):
+        prepared = await prepare_again(settings, prepared)
+    await _serve(settings, prepared, None, succession)
 
 
 async def _serve_prepared(settings: MountSettings, link: Link) -> None:
@@ -265,8 +277,13 @@ async def _go_live(server: _Server, nursery: trio.Nursery, link: Link | None) ->
     await server.session.wait_ready()
     server.started = server.started or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     remove_stale(settings.runtime_dir, server.session.mountpoint)
-    await nursery.start(_serve_control, server)
-    save_record(settings.runtime_dir, _record_of(server))
+    try:
+        await nursery.start(_serve_control, server)
+        save_record(settings.runtime_dir, _record_of(server))
+    except BadRuntimeDirectory as error:
+        if link is not None:
+            raise
+        log.error("%s; `lazyfs status` does not see this mount", error.message)
     await server.keeping.begin(server.started)
     if link is not None:
         link.announce_ready()
@@ -362,7 +379,7 @@ def _status_of(server: _Server) -> Status:
             "uptimeSeconds": round(time.monotonic() - server.started_clock, 1),
             "readySeconds": server.ready_seconds,
             "cacheDir": str(server.settings.cache_dir),
-            "cacheSize": server.settings.cache_size.size_in(server.image.store.root),
+            "cacheSize": _size_of(server),
             "backgroundLimit": server.settings.background_limit or None,
             "log": str(server.settings.log_path),
             **server.keeping.facts(),
@@ -370,6 +387,13 @@ def _status_of(server: _Server) -> Status:
         }
 
     return status
+
+
+def _size_of(server: _Server) -> int | None:
+    try:
+        return server.settings.cache_size.size_in(server.image.store.root)
+    except StoreError:
+        return None  # the disk does not say
 
 
 async def _say_statistics(server: _Server) -> None:
@@ -402,6 +426,8 @@ async def _listener(path: Path) -> AsyncIterator[trio.socket.SocketType]:
         try:
             with short_path(path) as name:
                 await listener.bind(name)
+        except OSError as error:
+            raise BadRuntimeDirectory(f"control socket {path}: {error.strerror}") from error
         finally:
             os.umask(previous)
         listener.listen(MAX_CLIENTS)

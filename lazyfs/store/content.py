@@ -29,16 +29,16 @@ import hashlib
 import mmap
 import os
 import struct
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from lazyfs.errors import StoreError
 from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.locks import lock_bytes, lock_for_use, share
 from lazyfs.store.private_map import make_private
 from lazyfs.store.rows import Payload, rows_of, write_row
+from lazyfs.store.spool import open_spool
 
 HEADER_SIZE = 4096  # a page, so that marks never share one with ``clean``
 HEADER = struct.Struct("<8sIIQ")
@@ -326,11 +326,7 @@ class LayerContent:
 
     def open_spool(self) -> BinaryIO:
         """Open a temporary file, without a name, for a chunk that is too large for memory."""
-        try:
-            fd = os.open(self.folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-        except OSError:
-            return tempfile.TemporaryFile()  # a filesystem without O_TMPFILE, or a full one
-        return open(fd, "w+b", buffering=0)
+        return cast(BinaryIO, open_spool(self.folder))
 
     def _begin_marking(self) -> None:
         """See to rule 2; raises NotStored."""

@@ -149,7 +149,7 @@ class UnstoredContent(LayerContent):
 def open_content(folder: Path, table: LayerTable) -> LayerContent:
     """Open the content of a layer: to write, else to read, else without any of it.
 
-    ``trouble`` of what is returned says why nothing is written, and is empty where that can be done.
+    ``trouble`` of what is returned says why nothing is written, and is empty where it can be.
     """
     try:
         return LayerContent(folder, table)

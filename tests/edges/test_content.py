@@ -19,9 +19,9 @@ from lazyfs.store.content import (
     ContentUnusable,
     LayerContent,
     NotStored,
-    UnstoredContent,
 )
 from lazyfs.store.rows import IOV_MAX, Payload, rows_of
+from lazyfs.store.unwritten import UnstoredContent
 from tests.support.layers import MadeLayer, make_layer
 
 

@@ -18,10 +18,10 @@ from lazyfs.store.content import (
     ContentUnusable,
     LayerContent,
     NotStored,
-    UnstoredContent,
 )
 from lazyfs.store.layers import load_toc, save_layer
 from lazyfs.store.paths import Store
+from lazyfs.store.unwritten import UnstoredContent
 from tests.support.zstdchunked import zstd_layer
 
 LARGE = 40 << 30

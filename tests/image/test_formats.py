@@ -29,8 +29,8 @@ from lazyfs.registry.layout import ImageLayout
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.walk import walk_path
 from lazyfs.store.check import check_store
-from lazyfs.store.content import UnstoredContent
 from lazyfs.store.paths import Store
+from lazyfs.store.unwritten import UnstoredContent
 from tests.support.images import (
     Layer,
     blob_path,

@@ -25,7 +25,7 @@ from lazyfs.image.prepare import Prepared, Request, prepare
 from lazyfs.image.verify import verify_image
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.walk import walk_path
-from lazyfs.store.content import UnstoredContent
+from lazyfs.store.unwritten import UnstoredContent
 from tests.support import faults
 from tests.support.images import (
     Layer,
