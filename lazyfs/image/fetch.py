@@ -341,7 +341,7 @@ class Fetcher:
         error: LazyfsError | None = None
         claim = min(run.chunks), max(run.chunks)
         try:
-            with self.outage.attempt(run.progress):
+            with self.outage.attempt(run.progress, dev.descriptor, run.start):
                 await self._claim(dev, run, claim)
                 for part in await self._without_twins(dev, run):
                     bad = await self._transfer(dev, part)

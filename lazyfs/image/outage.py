@@ -1,6 +1,7 @@
 """While the registry is away: readers wait, a probe asks for them all, and all go on together.
 
-The first request that fails because the registry is away, throttles or stalls begins an outage.
+The first request that fails because the registry is away, throttles or stalls begins an outage; so
+does one that brings nothing for seconds, if a probe brings nothing either.
 From then on nobody asks but the probe, for one byte of what a reader waits for; what was asked
 before and has brought nothing is given up when the registry is back.  Who reads waits up to the
 patience, counted from when he began to; whoever fills the store waits for the end.  With a patience
@@ -33,6 +34,13 @@ PROBES = 8
 """A probe that is not answered holds up none of the following ones, which may be the first to reach
 a registry that is back; so many are under way at most."""
 
+SUSPECT_SECONDS = 4.0
+"""When none of the requests has brought anything for so long, a probe looks whether the registry is
+there.  If it is, their connections are dead, and they are made again: twice as late each time, since
+they may be slow."""
+
+LONGEST_SUSPECT_SECONDS = 60.0
+
 IDLE_PAUSE_SECONDS = 15.0
 """Between two probes while nobody waits, at the longest."""
 
@@ -47,6 +55,12 @@ LOOK_SECONDS = 1.0
 
 class OutOfPatience(DeadlineExceeded):
     """The registry was away for longer than a reader waits."""
+
+
+class NoAnswer(DeadlineExceeded):
+    """A probe was not answered in time."""
+
+    is_away = True
 
 
 class GivenUp(Unavailable):
@@ -75,7 +89,8 @@ class Outage:
         self._retry_at = 0.0
         self._began = self._returned = -inf
         self._targets: dict[Digest, tuple[Descriptor, int]] = {}
-        self._attempts: dict[trio.CancelScope, Progress] = {}
+        self._attempts: dict[trio.CancelScope, tuple[Progress, Descriptor, int]] = {}
+        self._is_suspicious = False
 
     @property
     def is_on(self) -> bool:
@@ -85,16 +100,22 @@ class Outage:
     # Requests.
 
     @contextmanager
-    def attempt(self, progress: Progress) -> Iterator[None]:
-        """Make a request within the block; raises GivenUp if it outlives an outage unanswered."""
+    def attempt(self, progress: Progress, blob: Descriptor, start: int) -> Iterator[None]:
+        """Ask for a blob from byte *start* on, within the block.
+
+        Raises GivenUp if that outlives an outage unanswered.
+        """
         progress.asked = trio.current_time()
         if not self.patience:
             yield
             return
         if self.is_on:  # its turn has come late
             raise GivenUp(f"{self._origin.repository}: not asked, since it is away")
+        if not self._is_suspicious and self._origin.kind == "registry":
+            self._is_suspicious = True
+            self._nursery.start_soon(self._suspect)
         with trio.CancelScope() as scope:
-            self._attempts[scope] = progress
+            self._attempts[scope] = progress, blob, start
             try:
                 yield
             finally:
@@ -193,11 +214,47 @@ class Outage:
 
     # The probe.
 
+    async def _suspect(self) -> None:
+        """While requests are under way, look after those that bring nothing."""
+        limit = SUSPECT_SECONDS
+        while self._attempts and not self.is_on:
+            await trio.sleep(LOOK_SECONDS)
+            silent = self._silent(limit)
+            if silent is None or self.is_on:
+                continue
+            error = await self._ask(*silent, is_fresh=True)
+            if self._silent(limit) is None or self.is_on:
+                continue
+            if error is not None and is_away(error):
+                self._begin(error, *silent)
+            else:
+                limit = min(2 * limit, LONGEST_SUSPECT_SECONDS)
+                self._give_up_silent(trio.current_time() - SUSPECT_SECONDS)
+                await self._origin.source.reconnect()
+        self._is_suspicious = False
+
+    def _silent(self, seconds: float) -> tuple[Descriptor, int] | None:
+        """Return what was asked for first, if nothing has come of anything for *seconds*."""
+        limit = trio.current_time() - seconds
+        silent = None
+        for progress, blob, start in self._attempts.values():
+            if max(progress.asked or 0.0, progress.heard or 0.0) > limit:
+                return None
+            silent = silent or (blob, start)
+        return silent
+
+    def _give_up_silent(self, since: float) -> None:
+        """Give up the requests that have brought nothing since then."""
+        for scope, (progress, _, _) in list(self._attempts.items()):
+            if progress.heard is None or progress.heard < since:
+                scope.cancel()
+
     async def _watch(self) -> None:
         back = trio.Event()
         async with trio.open_nursery() as nursery:
             slots = trio.Semaphore(PROBES)
             idle = PAUSE_SECONDS
+            await self._rest(0.0, back)  # as long as it was asked for
             while not back.is_set():
                 self._news = trio.Event()
                 try:
@@ -225,32 +282,38 @@ class Outage:
                     due = max(min(due, soon), self._retry_at)
 
     async def _probe(self, slots: trio.Semaphore, back: trio.Event) -> None:
+        digest, target = next(iter(self._targets.items()))
+        self._targets[digest] = self._targets.pop(digest)  # another one's turn
         try:
-            digest, target = next(iter(self._targets.items()))
-            self._targets[digest] = self._targets.pop(digest)  # another one's turn
-            with trio.move_on_after(PROBE_SECONDS):
-                await self._origin.probe(*target, is_fresh=self._is_silent)
-                back.set()
-        except LazyfsError as error:
-            if is_away(error):
-                self._learn(error)
-            else:
-                back.set()  # it answers: whoever reads is told what
-        except Exception:
-            log.exception("probe of %s", self._origin.repository)
+            error = await self._ask(*target, is_fresh=self._is_silent)
         finally:
             slots.release()
-            if back.is_set():
-                self._news.set()
+        if error is not None and is_away(error):
+            self._learn(error)
+        else:
+            back.set()  # what else may be wrong, whoever reads is told
+            self._news.set()
+
+    async def _ask(self, blob: Descriptor, start: int, *, is_fresh: bool) -> LazyfsError | None:
+        """Ask for one byte; return what was wrong."""
+        try:
+            with trio.fail_after(PROBE_SECONDS):
+                await self._origin.probe(blob, start, is_fresh=is_fresh)
+        except trio.TooSlowError:
+            return NoAnswer(f"{self._origin.repository}: got no answer in {PROBE_SECONDS:g} s")
+        except LazyfsError as error:
+            return error
+        except Exception as error:  # a bug must not end the mount
+            log.exception("probe of %s", self._origin.repository)
+            return NoAnswer(f"{self._origin.repository}: {type(error).__name__}")
+        return None
 
     async def _go_on(self) -> None:
         """Have all who wait ask again."""
         self._returned = trio.current_time()
         self.since = None
         self._targets.clear()
-        for scope, progress in list(self._attempts.items()):
-            if progress.heard is None or progress.heard < self._began:
-                scope.cancel()
+        self._give_up_silent(self._began)
         if self._is_silent:
             self._is_silent = False
             try:
