@@ -36,8 +36,8 @@ a registry that is back; so many are under way at most."""
 
 SUSPECT_SECONDS = 4.0
 """When none of the requests has brought anything for so long, a probe looks whether the registry is
-there.  If it is, their connections are dead, and they are made again: twice as late each time, since
-they may be slow."""
+there.  If it is, their connections are dead, and they are made again: twice as late each time,
+since they may be slow."""
 
 LONGEST_SUSPECT_SECONDS = 60.0
 
@@ -83,6 +83,7 @@ class Outage:
         self._origin = origin
         self._nursery = nursery
         self._over = trio.Event()
+        self._back = trio.Event()
         self._news = trio.Event()
         self._waiting = 0
         self._is_silent = False
@@ -120,6 +121,9 @@ class Outage:
                 yield
             finally:
                 del self._attempts[scope]
+        if self.is_on and (progress.heard or 0.0) > self._began:
+            self._back.set()  # it was asked before, and has been answered
+            self._news.set()
         if scope.cancelled_caught:
             raise GivenUp(f"{self._origin.repository}: asked again, now that it is back")
 
@@ -136,6 +140,7 @@ class Outage:
             self.since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             self._began = trio.current_time()
             self._over = trio.Event()
+            self._back = trio.Event()
             log.warning(
                 "%s is unavailable: %s; readers wait for it, up to %g s",
                 *(self._origin.repository, error.message, self.patience),
@@ -250,7 +255,7 @@ class Outage:
                 scope.cancel()
 
     async def _watch(self) -> None:
-        back = trio.Event()
+        back = self._back
         async with trio.open_nursery() as nursery:
             slots = trio.Semaphore(PROBES)
             idle = PAUSE_SECONDS

@@ -149,7 +149,8 @@ def test_readers_wait_and_go_on(place, kind):
         assert "unavailable since" in place.lazyfs("status").stdout
         assert place.read("file0") == FILES["file0"], "what is here needs nobody"
     assert reader.result(30) == FILES["file5"]
-    assert place.status()["health"] == place.health() == "ok"
+    wait_until(lambda: place.health() == "ok")
+    assert place.status()["health"] == "ok"
     assert place.status()["unavailable"] is None
 
 
