@@ -27,6 +27,7 @@ from lazyfs.image.plan import SEGMENT_SIZE, Run, plan_runs
 from lazyfs.image.pressure import Demand
 from lazyfs.image.profile import Recorder
 from lazyfs.image.spare import Spare
+from lazyfs.image.store_again import StoreAgain
 from lazyfs.image.throttle import Throttle
 from lazyfs.image.transfer import transfer
 from lazyfs.image.twins import Twins
@@ -86,6 +87,9 @@ class Fetcher:
         self._spare = Spare()
         self.outage = Outage(origin, nursery, patience)
         self._unstored = unstored or Unstored()
+        self._again = StoreAgain(
+            *(self._devices, self._spare, self._unstored, nursery, self._workers)
+        )
         self._adopted = 0
         self._none_adopted = trio.Event()
 
@@ -406,6 +410,7 @@ class Fetcher:
                 self._spare.put(dev.number, chunk, data)
                 self.statistics.unstored_chunks += 1
                 self._unstored.refused(dev.content.folder, dev.content.trouble)
+                self._again.begin()
             flight = dev.take_down(run, chunk)
             if flight is not None:
                 flight.land(data)

@@ -96,7 +96,7 @@ class LayerContent:
         self.folder = folder
         self.table = table
         self.trouble = ""  # why the last write failed
-        self._unreadable: set[int] = set()
+        self.unreadable: set[int] = set()
         self._is_private = False  # the map: what is marked in it does not get to the disk
         self._dirty = False
         self._counts_as_use = counts_as_use
@@ -254,8 +254,8 @@ class LayerContent:
     def write_all(self, payloads: Sequence[Payload]) -> list[int]:
         """Store the verified bytes of chunks and mark them; return those that the disk refuses."""
         absent = [payload for payload in payloads if self.states[payload[0]] != RESIDENT]  # rule 4
-        refused = [chunk for chunk, _ in absent if chunk in self._unreadable]
-        absent = [payload for payload in absent if payload[0] not in self._unreadable]
+        refused = [chunk for chunk, _ in absent if chunk in self.unreadable]
+        absent = [payload for payload in absent if payload[0] not in self.unreadable]
         try:
             if absent:
                 self._begin_marking()
@@ -304,7 +304,7 @@ class LayerContent:
         """
         if self.states[chunk] == RESIDENT:
             return
-        if chunk in self._unreadable:
+        if chunk in self.unreadable:
             raise NotStored(f"content store {self.folder}: chunk {chunk} could not be read")
         self._begin_marking()
         offset, left = self.table.device_offset(chunk), self.table.size(chunk)
@@ -355,7 +355,7 @@ class LayerContent:
     def distrust(self, chunk: int) -> None:
         """Mark a chunk absent that the disk does not give back, and store it no more."""
         if chunk not in self.table.holes:
-            self._unreadable.add(chunk)
+            self.unreadable.add(chunk)
         self.forget(chunk)
 
     def check(self, chunk: int) -> bool:

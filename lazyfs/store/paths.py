@@ -122,7 +122,7 @@ class Store:
         found = data[:20].decode("ascii", "replace").strip()
         # Empty, or zeros, is what a loss of power leaves of a file that was just written.  What
         # else the folder holds has digests of its own.
-        if not data.strip(b"\0"):
+        if not data.strip(b"\0\n"):
             found = self._create(version)
         if found != STORE_VERSION:
             raise StoreUnusable(

@@ -37,7 +37,7 @@ class ReadOnlyContent(LayerContent):
         self.folder = folder
         self.table = table
         self.trouble = os.strerror(errno.EROFS)
-        self._unreadable: set[int] = set()
+        self.unreadable: set[int] = set()
         self._map_fd = self.fd = -1
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
@@ -110,6 +110,7 @@ class UnstoredContent(LayerContent):
         self.folder = folder
         self.table = table
         self.trouble = "no room for any content"
+        self.unreadable: set[int] = set()
         self.fd = -1
         self.states = memoryview(bytearray(max(1, table.count)))
         for chunk in table.holes:
