@@ -31,6 +31,7 @@ class Unstored:
         self.reason = ""
         self._clock = clock
         self._said = float("-inf")
+        self._is_said = False
 
     def refused(self, folder: Path, reason: str) -> None:
         """Learn that the store in *folder* did not take bytes that had been verified."""
@@ -39,6 +40,7 @@ class Unstored:
             self.since = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             if self._clock() >= self._said + QUIET_SECONDS:
                 self._said = self._clock()
+                self._is_said = True
                 log.warning(
                     "%s: %s: what is fetched is served without being stored", folder, reason
                 )
@@ -47,7 +49,9 @@ class Unstored:
         """Learn that the store took bytes."""
         if self.since is not None:
             self.since = None
-            log.info("what is fetched is stored again")
+            if self._is_said:
+                self._is_said = False
+                log.warning("what is fetched is stored again")
 
 
 class Health:

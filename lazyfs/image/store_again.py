@@ -12,7 +12,7 @@ RETRY_SECONDS = 2.0
 
 
 class StoreAgain:
-    """Offers what is in *spare* to its layer's store while *unstored* says that it takes nothing."""
+    """Offers what is in *spare* to the store while *unstored* says that it takes nothing."""
 
     def __init__(
         self,

@@ -115,6 +115,8 @@ class LayerContent:
                     os.close(fd)
             raise ContentUnusable(f"content store {folder}: {exc.strerror}") from exc
         self.states = memoryview(self._map)[HEADER_SIZE:]
+        # Paged in now: a disk that fails when a mark is first looked at would be a SIGBUS.
+        bytes(self.states[:: mmap.PAGESIZE])
         self._note_use()
 
     def open_pin(self) -> int:
@@ -354,6 +356,7 @@ class LayerContent:
 
     def distrust(self, chunk: int) -> None:
         """Mark a chunk absent that the disk does not give back, and store it no more."""
+        self.trouble = self.trouble or os.strerror(errno.EIO)
         if chunk not in self.table.holes:
             self.unreadable.add(chunk)
         self.forget(chunk)

@@ -58,8 +58,9 @@ class FailingDisk(pyfuse3.Operations):
         entry = pyfuse3.EntryAttributes()
         for field in ("st_mode", "st_nlink", "st_uid", "st_gid", "st_rdev", "st_size"):
             setattr(entry, field, getattr(found, field))
-        for field in ("st_atime_ns", "st_mtime_ns", "st_ctime_ns"):
-            setattr(entry, field, getattr(found, field))
+        # Always the same: the kernel lets go of the pages of a file whose time has changed, also of
+        # those that are mapped, as it would of no local disk's.
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = 1_700_000_000_000_000_000
         entry.st_blocks = found.st_blocks
         entry.st_blksize = 4096
         inode = pyfuse3.ROOT_INODE if found.st_ino == self._root else found.st_ino
