@@ -24,7 +24,7 @@ class Spool(io.FileIO):
         done = 0
         while done < len(view):
             try:
-                done += super().write(view[done:]) or 0
+                done += self._take(view[done:])
             except OSError:
                 if self._is_in_memory:
                     raise
@@ -32,6 +32,10 @@ class Spool(io.FileIO):
         return len(view)
 
     _is_in_memory = False
+
+    def _take(self, data: memoryview) -> int:
+        """Write some of *data*; return how much; raises OSError."""
+        return super().write(data) or 0
 
     def _move(self) -> None:
         """Go on in memory, under the same descriptor."""
