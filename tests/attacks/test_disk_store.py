@@ -17,6 +17,7 @@ from lazyfs.store import spool
 from lazyfs.store.content import (
     ABSENT,
     DOUBTFUL,
+    HEADER_SIZE,
     RESIDENT,
     ContentUnusable,
     LayerContent,
@@ -76,6 +77,8 @@ def test_a_mark_that_cannot_be_taken_back_is_taken_back_in_memory(
     refuse(monkeypatch, "pwrite", errno.EROFS)
     content.forget(1)
     assert list(seen_by_others) == [RESIDENT, ABSENT, RESIDENT]
+    marks = (tmp_path / "presence").read_bytes()[HEADER_SIZE:]
+    assert list(marks) == [RESIDENT] * 3, "a store that needs the disk could be a SIGBUS"
     monkeypatch.undo()
     content.write(1, data(layer, 1))
     assert list(seen_by_others) == [RESIDENT] * 3
