@@ -13,10 +13,8 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -35,14 +33,9 @@ from lazyfs.mount.drivers import open_session
 from lazyfs.mount.options import fuse_options
 from lazyfs.mount.session import PyfuseSession
 from lazyfs.service.again import is_here, prepare_again
-from lazyfs.service.control import (
-    MAX_QUESTION_SIZE,
-    Status,
-    answer_question,
-    encode_message,
-    short_path,
-)
+from lazyfs.service.control import Status, encode_message
 from lazyfs.service.keeping import Keeping, Legacy
+from lazyfs.service.listening import Actions, serve_control
 from lazyfs.service.memory import keep_small, set_up_memory
 from lazyfs.service.record import (
     BadRuntimeDirectory,
@@ -61,8 +54,6 @@ from lazyfs.service.upkeep import Upkeep
 log = logging.getLogger(__name__)
 
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-QUESTION_SECONDS = 10.0
-MAX_CLIENTS = 16
 CRASHED = 1
 
 
@@ -278,7 +269,8 @@ async def _go_live(server: _Server, nursery: trio.Nursery, link: Link | None) ->
     server.started = server.started or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     remove_stale(settings.runtime_dir, server.session.mountpoint)
     try:
-        await nursery.start(_serve_control, server)
+        path = socket_path(settings.runtime_dir, settings.mount_id)
+        await nursery.start(serve_control, path, partial(_status_of, server), _actions(server))
         save_record(settings.runtime_dir, _record_of(server))
     except BadRuntimeDirectory as error:
         if link is not None:
@@ -406,63 +398,8 @@ async def _say_statistics(server: _Server) -> None:
         log.exception("statistics failed")
 
 
-async def _serve_control(server: _Server, *, task_status: trio.TaskStatus[None]) -> None:
-    """Answer questions on the control socket; one line each."""
-    settings = server.settings
-    clients = trio.CapacityLimiter(MAX_CLIENTS)
-    async with _listener(socket_path(settings.runtime_dir, settings.mount_id)) as listener:
-        task_status.started()
-        async with trio.open_nursery() as nursery:
-            while True:
-                connection, _ = await listener.accept()
-                nursery.start_soon(_answer_client, connection, clients, server)
-
-
-@asynccontextmanager
-async def _listener(path: Path) -> AsyncIterator[trio.socket.SocketType]:
-    listener = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
-    try:
-        previous = os.umask(0o177)
-        try:
-            with short_path(path) as name:
-                await listener.bind(name)
-        except OSError as error:
-            raise BadRuntimeDirectory(f"control socket {path}: {error.strerror}") from error
-        finally:
-            os.umask(previous)
-        listener.listen(MAX_CLIENTS)
-        yield listener
-    finally:
-        listener.close()
-
-
-async def _answer_client(
-    connection: trio.socket.SocketType, clients: trio.CapacityLimiter, server: _Server
-) -> None:
-    with connection:
-        async with clients:
-            with trio.move_on_after(QUESTION_SECONDS):
-                try:
-                    await _answer_lines(connection, server)
-                except OSError:
-                    pass  # the client went away
-
-
-async def _answer_lines(connection: trio.socket.SocketType, server: _Server) -> None:
-    waiting = b""
-    while len(waiting) <= MAX_QUESTION_SIZE:
-        data = await connection.recv(4096)
-        if not data:
-            return
-        waiting += data
-        while b"\n" in waiting:
-            line, _, waiting = waiting.partition(b"\n")
-            status = _status_of(server)
-            document = await trio.to_thread.run_sync(answer_question, line, status)
-            if document["type"] == "profile-saved":
-                server.image.save_profile()  # here: reads are noted on this thread
-            answer = memoryview(encode_message(document))
-            while answer:
-                answer = answer[await connection.send(answer) :]
-            if document["type"] == "restarting":
-                server.give_way.set()
+def _actions(server: _Server) -> Actions:
+    """Return what answers bring about, on the event loop: before, and after they are sent."""
+    return Actions(
+        {"profile-saved": server.image.save_profile}, {"restarting": server.give_way.set}
+    )
