@@ -26,7 +26,7 @@ from lazyfs.image.verify import verify_image
 from lazyfs.image.whole import WrongBlob
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.walk import walk_path
-from lazyfs.store.unstored import UnstoredContent
+from lazyfs.store.unwritten import UnstoredContent
 from tests.support import faults
 from tests.support.images import (
     Layer,
