@@ -1,6 +1,7 @@
 """How a mount fares, in one line: its extended attribute ``health``, and that of a status.
 
     corrupt sha256:…             bytes were wrong wherever they were had from: for good
+    contradiction sha256:…       a layer's tar and its TOC show other files (one_tree.py): for good
     unavailable since TIME       the registry is away, and readers wait: while that is so
     unstored since TIME: REASON  what is fetched cannot be kept: while that is so
     ok                           none of these
