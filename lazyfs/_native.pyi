@@ -76,7 +76,10 @@ class Server:
         """Return what has happened; at most a few hundred events at a time, never blocks."""
 
     def answer(self, request: int, /) -> bool:
-        """Answer a miss from the content file; False: not there, the request waits on."""
+        """Answer a miss from the content file; False: it is not there, the request waits on."""
+
+    def waits(self, request: int, /) -> bool:
+        """Say whether somebody still waits for a request."""
 
     def answer_bytes(self, request: int, data: Buffer, /) -> bool:
         """Answer a miss with all of its bytes; False: another size was asked for."""

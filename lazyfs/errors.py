@@ -55,9 +55,13 @@ class AccessDenied(LazyfsError):
 
 
 class Unavailable(LazyfsError):
-    """It may work later: connection trouble, 429, 5xx."""
+    """It may work later: connection trouble, 429, 5xx.
+
+    ``is_away``: whoever was asked is away, throttles or stalls, and will answer again.
+    """
 
     code = "E_UNAVAILABLE"
+    is_away = False
 
 
 class DeadlineExceeded(Unavailable):

@@ -358,6 +358,16 @@ static PyObject *server_answer(PyObject *object, PyObject *args)
 	return PyBool_FromLong(result != LFS_CORRUPT);
 }
 
+static PyObject *server_waits(PyObject *object, PyObject *args)
+{
+	struct lfs_server *server = opened(object);
+	unsigned long long id;
+
+	if (!server || !PyArg_ParseTuple(args, "K", &id))
+		return NULL;
+	return PyBool_FromLong(lfs_server_waits(server, id));
+}
+
 static PyObject *server_answer_bytes(PyObject *object, PyObject *args)
 {
 	struct lfs_server *server = opened(object);
@@ -478,6 +488,7 @@ static PyMethodDef server_methods[] = {
 	{"is_gone", server_is_gone, METH_NOARGS, NULL},
 	{"take", server_take, METH_NOARGS, NULL},
 	{"answer", server_answer, METH_VARARGS, NULL},
+	{"waits", server_waits, METH_VARARGS, NULL},
 	{"answer_bytes", server_answer_bytes, METH_VARARGS, NULL},
 	{"answer_attribute", server_answer_attribute, METH_VARARGS, NULL},
 	{"answer_error", server_answer_error, METH_VARARGS, NULL},

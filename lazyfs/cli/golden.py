@@ -14,6 +14,7 @@ from lazyfs.cli.options import (
     cache_dir_option,
     default_state_dir,
     json_option,
+    patience_option,
     s3_endpoint_option,
 )
 from lazyfs.cli.sandbox_options import (
@@ -71,6 +72,7 @@ def golden() -> None:
 @secrets_option(
     "Values that the template names by secretKeyRef: they are in the snapshot's memory."
 )
+@patience_option
 @s3_endpoint_option
 @cache_dir_option
 @access_options
@@ -84,6 +86,7 @@ def build(
     attempts: int,
     program: Path | None,
     secret_file: Path | None,
+    patience: str,
     s3_endpoint: str | None,
     cache_dir: Path,
     access: "AccessOptions",
@@ -116,7 +119,7 @@ def build(
         warm = 0.0 if is_told else WARM_SECONDS
     secrets = load_secrets(secret_file, os.environ)
     order = Order(wanted, to, s3_endpoint=s3_endpoint, warm_seconds=warm, attempts=attempts)
-    tools = _tools_for_builds(cache_dir, access, program, pull, secrets)
+    tools = _tools_for_builds(cache_dir, access, program, pull, secrets, patience)
     say_made(make(order, tools), as_json=as_json)
 
 
@@ -126,6 +129,7 @@ def _tools_for_builds(
     program: Path | None,
     pull: str,
     secrets: "Mapping[SecretKey, str]",
+    patience: str,
 ) -> "Tools":
     """Return what a build works with; it starts sandboxes as ``lazyfs run`` does."""
     from lazyfs.cli.run import tools_for_runs
@@ -135,7 +139,7 @@ def _tools_for_builds(
     from lazyfs.snapshot.run import Order, run
     from lazyfs.snapshot.sandbox import SandboxMissing
 
-    runs = tools_for_runs(cache_dir, access, ())
+    runs = tools_for_runs(cache_dir, access, (), patience)
     checkpoints = tools_for_checkpoints(cache_dir)
 
     def start(
@@ -239,6 +243,7 @@ def list_(store: str, name: str | None, s3_endpoint: str | None, as_json: bool) 
 @permission_options
 @manifest_digest_option
 @program_option("The runtime's program.  [default: the one that made the snapshot]")
+@patience_option
 @s3_endpoint_option
 @cache_dir_option
 @access_options
@@ -252,6 +257,7 @@ def clone(
     policy_file: Path | None,
     manifest_digest: str | None,
     program: Path | None,
+    patience: str,
     s3_endpoint: str | None,
     cache_dir: Path,
     access: "AccessOptions",
@@ -265,7 +271,7 @@ def clone(
     """
     from lazyfs.cli.mounter import bases_for_sandboxes
 
-    bases = bases_for_sandboxes(cache_dir, access)
+    bases = bases_for_sandboxes(cache_dir, access, patience=patience)
     # The child that makes mounts has what was imported, and imports the rest beside us.
     click.get_current_context().with_resource(bases.ready())
     from lazyfs.cli.restore import document_of_restored, tools_for_restores

@@ -4,6 +4,7 @@ Nothing here imports what a command needs: ``lazyfs --version``, ``--help`` and 
 from the tables below, and a command's module is imported when it runs.
 """
 
+import errno
 import gc
 import importlib
 import json
@@ -16,13 +17,17 @@ from typing import Any, NoReturn
 import click
 
 from lazyfs import __version__
-from lazyfs.errors import EXIT_CODES, LazyfsError, UsageError
+from lazyfs.errors import EXIT_CODES, LazyfsError, StoreError, UsageError
 from lazyfs.interrupts import Interrupts
 from lazyfs.printable import printable
 
 log = logging.getLogger(__name__)
 
 FAILED = 1
+OF_DISKS = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.ENOENT, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOTDIR),
+}
 INTERRUPTED = 130
 
 # name → where it is, what it does
@@ -164,6 +169,9 @@ def complain(error: BaseException, *, as_json: bool, before: str | None = None) 
     """Write *error* to standard error: as text, or as one JSON object."""
     if isinstance(error, LazyfsError):
         code, message, hint = error.code, error.message, error.hint
+    elif isinstance(error, OSError) and error.errno in OF_DISKS:
+        code, hint = StoreError.code, None  # a disk's trouble is no bug
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
     else:
         code, hint = "E_BUG", "run it again with -v for the traceback, and report it"
         message = f"{type(error).__name__}: {error}"

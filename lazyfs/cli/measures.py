@@ -58,7 +58,7 @@ def detail_lines(status: Mapping[str, Any]) -> list[str]:
         )
     limit = status["backgroundLimit"]
     lines.append(
-        f"limits     cache {size_text(status['cacheSize'])}, "
+        f"limits     cache {_known(status['cacheSize'])}, "
         f"background {'as fast as it goes' if limit is None else f'{size_text(limit)}/s'}"
     )
     lines.append(
@@ -66,6 +66,10 @@ def detail_lines(status: Mapping[str, Any]) -> list[str]:
         f"requests, {fetch['unstoredChunks']} chunks not stored"
     )
     return lines
+
+
+def _known(size: int | None) -> str:
+    return "unknown" if size is None else size_text(size)
 
 
 def waits_text(waits: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from lazyfs.cli.options import (
     cache_dir_option,
     index_option,
     json_option,
+    patience_option,
     platform_option,
     verify_option,
 )
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
     help="Options of mount(8): allow_other, allow_root, auto_unmount, fsname=, max_read=, "
     "threads=, [no]suid, [no]dev, [no]exec, noatime; and platform=, cache_dir=, authfile=, "
     "cert_dir=, hosts_dir=, plain_http, insecure_skip_verify, anonymous, offline, prefetch=, "
-    "cache_size=, background_limit=, driver=, verify=, index= like the options above and below; "
+    "cache_size=, background_limit=, patience=, driver=, verify=, index= like the options above "
+    "and below; "
     "requested=REFERENCE, what the mount is to say was asked for, where IMAGE is its digest.",
 )
 @verify_option
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
     help="What the cache may occupy: 512MiB, 10GB, or a share of its filesystem.  What was used "
     "longest ago goes first; what is mounted stays.",
 )
+@patience_option
 @click.option(
     "--stats",
     is_flag=True,
@@ -103,6 +106,7 @@ def mount(
     prefetch: str,
     background_limit: str,
     cache_size: str,
+    patience: str,
     stats: bool,
     as_json: bool,
     use_service: bool,
@@ -134,6 +138,7 @@ def mount(
         verify=verify_mode,
         pinned=pinned,
         prepared=ctx.obj.get("prepared"),
+        patience=patience,
     )
     from lazyfs.cli.mounting import make_mount
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lazyfs.cli.options import default_runtime_dir
+from lazyfs.cli.request import DEFAULT_PATIENCE
 from lazyfs.cli.serve import NEEDED, do_handed_over
 from lazyfs.service.bases import ImageBases
 from lazyfs.service.forks import Maker
@@ -21,13 +22,14 @@ def bases_for_sandboxes(
     access: "AccessOptions",
     words: tuple[str, ...] = (),
     *,
+    patience: str = DEFAULT_PATIENCE,
     rehash: bool = False,
 ) -> ImageBases:
     """Return what finds and mounts images; *words* are options of ``lazyfs mount``.
 
-    *rehash* as for ``ImageBases``.
+    *patience* is another one, and *rehash* as for ``ImageBases``.
     """
-    mount = mounter(cache_dir, access, words)
+    mount = mounter(cache_dir, access, ("--patience", patience, *words))
     return ImageBases(cache_dir, default_runtime_dir(), access, mount, rehash=rehash)
 
 

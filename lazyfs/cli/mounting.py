@@ -2,6 +2,7 @@
 
 import gc
 import os
+import stat
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,9 +14,9 @@ from msgspec.structs import replace
 
 from lazyfs.cli.options import VERIFY_MODES, default_runtime_dir, default_state_dir
 from lazyfs.cli.output import print_line
-from lazyfs.cli.quantities import parse_budget, parse_rate
+from lazyfs.cli.quantities import parse_budget, parse_duration, parse_rate
 from lazyfs.cli.request import DRIVERS, PREFETCH_MODES, MountRequest
-from lazyfs.errors import MountFailed, StoreError, UsageError
+from lazyfs.errors import MountFailed, UsageError
 from lazyfs.interrupts import run_trio
 from lazyfs.mount.options import MountOptions, is_allow_other_permitted, parse_options
 from lazyfs.mount.point import (
@@ -58,11 +59,13 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Confirm | Non
         driver=request.driver,
         cache_size=request.cache_size,
         background_limit=request.background_limit,
+        patience=request.patience,
         verify=request.verify,
         index=request.pinned,
     )
     cache_size = parse_budget(wanted["cache_size"])
     background_limit = parse_rate(wanted["background_limit"])
+    patience = parse_duration(wanted["patience"])
     check_mountable(request.directory, options)
     mount_id = os.urandom(8).hex()
     runtime_dir = default_runtime_dir()
@@ -110,6 +113,7 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Confirm | Non
             working_directory=os.getcwd() if is_relative(image) or request.foreground else "/",
             cache_size=cache_size,
             background_limit=background_limit,
+            patience=patience,
             begun=request.begun,
             says_statistics=request.stats,
             verbosity=verbosity,
@@ -177,7 +181,10 @@ def is_relative(image: str) -> bool:
 
 
 def make_log(folder: Path, mount_id: str) -> Path:
-    """Make the log of a mount, and remove the oldest ones beyond the number that is kept."""
+    """Make the log of a mount, and remove the oldest ones beyond the number that is kept.
+
+    Where there can be none, that is said, and the mount goes without.
+    """
     name = f"{datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ')}-{mount_id}.log"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -186,14 +193,16 @@ def make_log(folder: Path, mount_id: str) -> Path:
         for old in sorted(folder.glob("*.log"))[:-KEPT_LOGS]:
             old.unlink(missing_ok=True)
     except OSError as error:
-        raise StoreError(f"log directory {folder}: {error.strerror}") from error
+        print_line(f"lazyfs: log directory {folder}: {error.strerror}; there is no log", err=True)
+        return Path(os.devnull)
     return path
 
 
 def remove_empty(log_path: Path) -> None:
-    """Remove a log that has nothing to tell."""
+    """Remove a log that has nothing to tell; nothing but a file, since there may be none."""
     try:
-        if log_path.stat().st_size == 0:
+        found = log_path.lstat()
+        if stat.S_ISREG(found.st_mode) and found.st_size == 0:
             log_path.unlink()
     except OSError:
         pass

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from lazyfs.cli.directories import cache_directory, runtime_directory, state_directory
+from lazyfs.cli.request import DEFAULT_PATIENCE
 
 if TYPE_CHECKING:
     from lazyfs.store.budget import Budget
@@ -114,6 +115,28 @@ def index_option(function: Decorated) -> Decorated:
         metavar="DIGEST",
         help="The index to believe of layers that are not lazy by themselves, as `lazyfs index "
         "push` printed it.  [default: they are fetched whole, once]",
+    )(function)
+
+
+def patience_option(function: Decorated) -> Decorated:
+    """Add ``--patience``: parameter ``patience``, the text of a duration, which is checked."""
+
+    def check(ctx: click.Context, param: click.Parameter, value: str) -> str:
+        from lazyfs.cli.quantities import parse_duration
+
+        parse_duration(value)
+        return value
+
+    return click.option(
+        "--patience",
+        envvar="LAZYFS_PATIENCE",
+        show_envvar=True,
+        default=DEFAULT_PATIENCE,
+        show_default=True,
+        callback=check,
+        metavar="DURATION",
+        help="How long reads wait for a registry that is away, throttles or stalls, before they "
+        "fail: 90s, 10m, 24h; 0 fails them at once.",
     )(function)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from lazyfs.registry.access import AccessOptions
 
+DEFAULT_PATIENCE = "10m"
 DRIVERS = ("auto", "native", "pyfuse3", "erofs")
 PREFETCH_MODES = ("none", "landmark", "profile", "all")
 
@@ -36,3 +37,4 @@ class MountRequest(NamedTuple):
     verify: str = "toc"
     pinned: str | None = None
     prepared: bytes | None = None
+    patience: str = DEFAULT_PATIENCE

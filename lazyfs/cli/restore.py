@@ -12,6 +12,7 @@ from lazyfs.cli.options import (
     cache_dir_option,
     default_state_dir,
     json_option,
+    patience_option,
     s3_endpoint_option,
 )
 from lazyfs.cli.sandbox_options import (
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 @click.option("--rebase", metavar="REF", help="Go on with another image: data snapshots only.")
 @click.option("--pull", metavar="POLICY", hidden=True)
 @secrets_option("Values that a --template names by secretKeyRef.")
+@patience_option
 @wait_option
 @s3_endpoint_option
 @cache_dir_option
@@ -94,6 +96,7 @@ def restore(
     rebase: str | None,
     pull: str | None,
     secret_file: Path | None,
+    patience: str,
     wait: float,
     s3_endpoint: str | None,
     cache_dir: Path,
@@ -117,7 +120,7 @@ def restore(
         raise UsageError("options --template, --legacy-from-template: got both, expected one")
     from lazyfs.cli.mounter import bases_for_sandboxes
 
-    bases = bases_for_sandboxes(cache_dir, access, rehash=rehash)
+    bases = bases_for_sandboxes(cache_dir, access, patience=patience, rehash=rehash)
     # The child that makes mounts has what was imported, and imports the rest beside us.
     click.get_current_context().with_resource(bases.ready())
     from lazyfs.snapshot.environment import load_secrets

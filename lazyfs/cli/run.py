@@ -15,6 +15,7 @@ from lazyfs.cli.options import (
     cache_dir_option,
     default_state_dir,
     json_option,
+    patience_option,
     platform_option,
 )
 from lazyfs.cli.output import print_line
@@ -87,6 +88,7 @@ ID_LENGTH = 54  # of a name, before a dash and 8 digits
 )
 @confinement_options
 @click.option("--keep-failed", is_flag=True, help="Keep a sandbox that does not become ready.")
+@patience_option
 @wait_option
 @cache_dir_option
 @platform_option
@@ -108,6 +110,7 @@ def run(
     secret_file: Path | None,
     mount_words: tuple[str, ...],
     keep_failed: bool,
+    patience: str,
     wait: float,
     cache_dir: Path,
     platform: str | None,
@@ -152,7 +155,7 @@ def run(
         wait=wait,
     )
     _recover_first(order, cache_dir)
-    tools = tools_for_runs(cache_dir, access, mount_words)
+    tools = tools_for_runs(cache_dir, access, mount_words, patience)
     if is_attached:
         return run_attached(order, tools)
     _say(start(order, tools), as_json=as_json)
@@ -204,7 +207,7 @@ def _recover_first(order: "Order", cache_dir: Path) -> None:
 
 
 def tools_for_runs(
-    cache_dir: Path, access: "AccessOptions", mount_words: tuple[str, ...]
+    cache_dir: Path, access: "AccessOptions", mount_words: tuple[str, ...], patience: str
 ) -> "Tools":
     """Return what a run works with."""
     from lazyfs.cli.mounter import bases_for_sandboxes
@@ -216,7 +219,7 @@ def tools_for_runs(
     words = tuple(word for option in mount_words for word in ("-o", option))
     return Tools(
         sandboxes=Sandboxes(default_state_dir() / "sandboxes"),
-        bases=bases_for_sandboxes(cache_dir, access, words),
+        bases=bases_for_sandboxes(cache_dir, access, words, patience=patience),
         choose=Chooser(default_state_dir()),
         say=lambda line: print_line(f"lazyfs: {line}", err=True),
         rootless=rootless(),

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from lazyfs.cli.endpoints import state_line
-from lazyfs.cli.measures import detail_lines, summary_lines
+from lazyfs.cli.measures import detail_lines, seconds_text, summary_lines
 from lazyfs.cli.options import default_runtime_dir, json_option
 from lazyfs.cli.output import print_line
 from lazyfs.cli.quantities import size_text
@@ -123,6 +123,10 @@ def describe(entry: dict[str, Any], *, is_detailed: bool = False) -> list[str]:
             f"{source['retries']} repeated, {source['errors']} failed",
             f"  health     {entry['health']}",
         ]
+        away = entry.get("unavailable")
+        if away is not None:
+            patience = seconds_text(entry["patienceSeconds"])
+            lines.append(f"  away       {away['reason']}; readers wait up to {patience}")
         prepared = entry.get("prepared")  # not said by a server of before an upgrade
         if prepared is not None and prepared["requests"]:
             size = size_text(prepared["receivedSize"])

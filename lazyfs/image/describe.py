@@ -26,7 +26,7 @@ from lazyfs.image.tocs import layer_claims, load_tocs, read_range, stored_toc
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.platforms import Platform
 from lazyfs.oci.reference import parse_reference
-from lazyfs.store.paths import Store, StoreFull, volatile_store
+from lazyfs.store.paths import Store, StoreUnwritten, volatile_store
 
 
 class DescribedLayer(msgspec.Struct, frozen=True):
@@ -70,7 +70,7 @@ async def describe(request: Request) -> DescribedImage:
     """
     try:
         return await _describe(request, Store(request.cache_dir))
-    except StoreFull:
+    except StoreUnwritten:
         store = volatile_store()
     try:
         return await _describe(request, store)

@@ -4,7 +4,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-from lazyfs.errors import LazyfsError
+from lazyfs.errors import LazyfsError, StoreError
 from lazyfs.formats.codec import Codec
 from lazyfs.formats.stream import Points
 from lazyfs.image.flights import Flight
@@ -43,6 +43,14 @@ span of 128 KiB or a merged stream of eStargz holds.  Of a longer one a part com
 AHEAD_MIN = 64 << 10
 AHEAD_MAX = 8 << 20
 NOWHERE = -(1 << 63)  # not near any offset: the first demand is never a sequential one
+
+
+class Unreadable(StoreError):
+    """The disk does not give back a chunk that was stored."""
+
+    def __init__(self, chunk: int, cause: OSError) -> None:
+        super().__init__(cause.strerror or str(cause))
+        self.chunk = chunk
 
 
 class Device:
@@ -107,17 +115,21 @@ class Device:
         """Say whether nothing of *chunk* is here, and it is not on its way."""
         return self.content.states[chunk] == ABSENT and chunk not in self.flights
 
-    def read_stored(self, offset: int, size: int, unstored: Mapping[int, bytes]) -> bytes | None:
+    def assemble(self, unstored: Mapping[int, bytes], offset: int, size: int) -> bytes | None:
         """Return bytes that have been made sure of, None where they have been doubted since.
 
-        *unstored* are chunks that the store could not take.  Raises ContentLost.
+        *unstored* are chunks that the store could not take.  Raises ContentLost, Unreadable.
         """
+        content, holes = self.content, self.table.holes
         chunks = self.table.covering(offset, offset + size)
-        if self.content.are_resident(chunks):
-            return self.content.read(offset, size)
+        if content.are_resident(chunks):
+            try:
+                return content.read(offset, size)
+            except OSError:
+                pass  # looked into below: one of the chunks, or more
         for chunk in chunks:
             # Where nothing was written a content file has zeros: they must not pass for bytes.
-            if chunk not in unstored and self.content.states[chunk] != RESIDENT:
+            if chunk not in unstored and content.states[chunk] != RESIDENT:
                 return None
         result = bytearray(size)
         for chunk in chunks:
@@ -125,12 +137,16 @@ class Device:
             low = max(offset, start)
             high = min(offset + size, start + self.table.size(chunk))
             data = unstored.get(chunk)
-            result[low - offset : high - offset] = (
-                self.content.read(low, high - low)
-                if data is None
-                else memoryview(data)[low - start : high - start]
-            )
-        return bytes(result)
+            try:
+                result[low - offset : high - offset] = (
+                    content.read(low, high - low)
+                    if data is None
+                    else memoryview(data)[low - start : high - start]
+                )
+            except OSError as exc:
+                if chunk not in holes:
+                    raise Unreadable(chunk, exc) from exc
+        return bytes(result)  # of a hole, which is zeros, nothing need be read
 
     def within(self, start: int, end: int) -> list[int]:
         """Return the wanted chunks that blob bytes *start* to *end* hold, in blob order.
@@ -147,7 +163,18 @@ class Device:
     def take_off(self, run: Run) -> None:
         """Put the chunks of *run*, which are wanted, on their way."""
         for chunk in run.chunks:
-            self.flights[chunk] = run.flights[chunk] = Flight()
+            self.flights[chunk] = run.flights[chunk] = Flight(run.progress)
+
+    def land_resident(self, run: Run) -> None:
+        """Land the flights of *run* whose chunks are resident by now."""
+        states = self.content.states
+        landed = [chunk for chunk in run.chunks if states[chunk] == RESIDENT]
+        if landed:
+            run.chunks = [chunk for chunk in run.chunks if states[chunk] != RESIDENT]
+        for chunk in landed:
+            flight = self.take_down(run, chunk)
+            if flight is not None:
+                flight.land()
 
     def take_down(self, run: Run, chunk: int) -> Flight | None:
         """Return the flight of *run* for *chunk*, off the table, or None if it has ended.

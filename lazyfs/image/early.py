@@ -149,10 +149,12 @@ class Early:
     """What is asked for before an image is open; tasks run in *nursery*.
 
     ``origin`` is None until ``begin``; whoever opens the image goes on with it, and with ``pace``.
+    *is_watched* as for ``Origin``.
     """
 
-    def __init__(self, nursery: trio.Nursery) -> None:
+    def __init__(self, nursery: trio.Nursery, *, is_watched: bool = False) -> None:
         self.origin: Origin | None = None
+        self._is_watched = is_watched
         self.pace = Pace(trio.current_time)
         self._nursery = nursery
         self._waiting: deque[EarlyRange] = deque()
@@ -163,7 +165,8 @@ class Early:
         layers = [layer for layer in foreseen.layers if layer is not None]
         if not layers or access.is_offline:
             return
-        self.origin = Origin(parse_reference(foreseen.requested), access)
+        reference = parse_reference(foreseen.requested)
+        self.origin = Origin(reference, access, is_watched=self._is_watched)
         if is_profiled:
             self._waiting.extend(_profiled(foreseen))
         if self._waiting:
@@ -217,11 +220,11 @@ def _profiled(foreseen: Foreseen) -> Iterator[EarlyRange]:
 
 
 @asynccontextmanager
-async def open_early() -> AsyncIterator[Early]:
+async def open_early(*, is_watched: bool = False) -> AsyncIterator[Early]:
     """Yield what can begin early; its tasks, and its connections, end with the context."""
     error: Exception | None = None
     async with trio.open_nursery() as nursery:
-        early = Early(nursery)
+        early = Early(nursery, is_watched=is_watched)
         try:
             yield early
         except Exception as exc:

@@ -14,16 +14,20 @@ import trio
 
 from lazyfs.errors import LazyfsError, StoreError
 from lazyfs.image.counts import FetchStatistics, Purpose
-from lazyfs.image.device import STEP_CHUNKS, Device
+from lazyfs.image.device import STEP_CHUNKS, Device, Unreadable
 from lazyfs.image.doubts import Doubts
 from lazyfs.image.early import EarlyRange
-from lazyfs.image.origin import REFETCHES, Origin
+from lazyfs.image.flights import Flight
+from lazyfs.image.health import Unstored
+from lazyfs.image.origin import Origin
+from lazyfs.image.outage import GivenUp, Outage, is_away
 from lazyfs.image.pace import Pace
 from lazyfs.image.plan import SEGMENT_SIZE, Run, plan_runs
 from lazyfs.image.pressure import Demand
 from lazyfs.image.profile import Recorder
-from lazyfs.image.refused import and_more, raise_if_refused, refuse
+from lazyfs.image.refused import fetch_again, raise_if_refused
 from lazyfs.image.spare import Spare
+from lazyfs.image.store_again import StoreAgain
 from lazyfs.image.throttle import Throttle
 from lazyfs.image.transfer import transfer
 from lazyfs.image.twins import Twins
@@ -54,7 +58,8 @@ class Fetcher:
 
     *report* is told of each chunk that is corrupt for good.  ``hits`` counts the reads that
     ``read_nowait`` answered.  ``begins`` is told of each chunk that a reader begins to wait for,
-    ``foresee`` when it is here.
+    ``foresee`` when it is here.  *patience* is how many seconds readers wait for a registry that is
+    away (``outage``); *unstored* learns whether the store takes what is fetched.
     """
 
     def __init__(
@@ -66,6 +71,8 @@ class Fetcher:
         *,
         report: Callable[[str], None],
         pace: Pace | None = None,
+        patience: float = 0.0,
+        unstored: Unstored | None = None,
     ) -> None:
         self.hits = 0
         self.statistics = FetchStatistics()
@@ -76,14 +83,18 @@ class Fetcher:
         self.demand = Demand(trio.current_time, self.pace)
         self._devices = {device.number: device for device in devices}
         self.twins = twins
-        self._origin = origin
+        self.origin = origin
         self._nursery = nursery
         self._report = report
         self._workers = trio.CapacityLimiter(WORKERS)
         self.doubts = Doubts(self._workers)
         self._slots = trio.CapacityLimiter(DEMAND_REQUESTS)
         self._spare = Spare()
-        self._is_full = False
+        self.outage = Outage(origin, nursery, patience)
+        self._unstored = unstored or Unstored()
+        self._again = StoreAgain(
+            *(self._devices, self._spare, self._unstored, nursery, self._workers)
+        )
         self._adopted = 0
         self._none_adopted = trio.Event()
 
@@ -95,59 +106,57 @@ class Fetcher:
         chunks = dev.table.covering(offset, offset + size)
         if not dev.content.are_resident(chunks):
             return None
-        self._use_all(dev, chunks)
+        self.recorder.use(dev, chunks)
         try:
             data = dev.content.read(offset, size)
         except ContentLost as exc:
             log.warning("%s", exc.message)
             return None
+        except OSError:
+            return None  # ``read`` gets it elsewhere
         self.hits += 1
         self.reached(device, chunks.start)
         return data
 
     async def read(self, device: int, offset: int, size: int) -> bytes:
-        """Return exactly *size* bytes of a device, fetching what is missing."""
+        """Return exactly *size* bytes of a device, fetching what is missing.
+
+        What the disk does not give back is fetched, too, and not stored again.
+        """
         dev = self._devices[device]
-        for _ in range(ATTEMPTS):
-            unstored = await self.ensure(device, offset, offset + size)
+        unstored: dict[int, bytes] = {}
+        vain = 0
+        while vain < ATTEMPTS:
+            unstored |= await self.ensure(device, offset, offset + size)
             try:
-                data = dev.read_stored(offset, size, unstored)
+                data = dev.assemble(unstored, offset, size)
+            except Unreadable as exc:
+                vain += exc.chunk in dev.content.unreadable
+                self._unstored.refused(dev.content.folder, exc.message)
+                await trio.to_thread.run_sync(dev.content.distrust, exc.chunk)
+                continue
             except ContentLost as exc:
                 log.warning("%s", exc.message)
-                continue
+                data = None
             if data is not None:
                 return data
+            vain += 1
         what = f"layer {dev.descriptor.digest}: bytes {offset} to {offset + size}"
         raise FetchBroken(f"{what} do not stay in the store", hint=FOREIGN_HINT)
 
-    def lost(self, device: int) -> bool:
-        """Doubt all that is marked: some of it is gone; False where a hole does not mean that."""
+    def lost(self, device: int, offset: int, size: int) -> bool:
+        """See to marked bytes that a driver could not read; False where its hole means nothing.
+
+        Where something else has changed the file, all that is marked is doubted.  Otherwise the
+        disk does not give the bytes back, and ``read`` gets them elsewhere.
+        """
         content = self._devices[device].content
+        if not content.has_lost(offset, size):
+            return True
         if content.holes_tell:
             log.warning("content store %s: something else has changed it", content.folder)
             content.doubt()
         return content.holes_tell
-
-    async def warm_up(self) -> None:
-        """Ask for one byte that is missing, if nothing has been asked of the origin yet.
-
-        What a first request costs beyond its own round trip (connection, token, redirect) is spent
-        then before a reader waits for it.
-        """
-        if self._origin.is_open:
-            return
-        for dev in self._devices.values():
-            chunk = next((c for c in dev.order if dev.is_missing(c)), None)
-            if chunk is None:
-                continue
-            start = dev.table.blob_offset(chunk)
-            try:
-                async with self._origin.source.open_range(dev.descriptor, start, start + 1) as body:
-                    async for _ in body:
-                        pass
-            except LazyfsError as exc:
-                log.debug("%s", exc.message)  # whoever needs the bytes will be told
-            return
 
     # For a driver that reads content files by itself.
 
@@ -160,31 +169,15 @@ class Fetcher:
         dev = self._devices[device]
         if chunk in dev.marks:
             dev.marks.discard(chunk)
-            self._launch(dev, dev.go_ahead(), Purpose.AHEAD)
+            if not self.outage.is_on:
+                self._launch(dev, dev.go_ahead(), Purpose.AHEAD)
 
     def touched(self, touches: Sequence[tuple[int, int]]) -> bool:
         """Note (device, chunk) of first reads, in their order; False: none are wanted soon."""
         for device, chunk in touches:
             dev = self._devices[device]
-            if not dev.used[chunk]:
-                self._use(dev, chunk)
+            self.recorder.use(dev, range(chunk, chunk + 1))
         return self.recorder.is_recording
-
-    def _use_all(self, dev: Device, chunks: range) -> None:
-        """Note that *chunks*, which are consecutive, are read."""
-        used = dev.used
-        chunk = used.find(0, chunks.start, chunks.stop)
-        while chunk >= 0 and self.recorder.is_recording:
-            self._use(dev, chunk)
-            chunk = used.find(0, chunk + 1, chunks.stop)
-        if chunk >= 0:
-            used[chunks.start : chunks.stop] = b"\1" * len(chunks)
-
-    def _use(self, dev: Device, chunk: int) -> None:
-        """Note that a chunk is read for the first time."""
-        dev.used[chunk] = 1
-        if self.recorder.is_recording:
-            self.recorder.note(dev.number, chunk)
 
     async def ensure(self, device: int, start: int, end: int) -> dict[int, bytes]:
         """Make device bytes *start* to *end* resident.
@@ -204,46 +197,83 @@ class Fetcher:
         return unstored
 
     async def _ensure(self, dev: Device, chunks: range) -> dict[int, bytes]:
-        states = dev.content.states
-        self._use_all(dev, chunks)
+        self.recorder.use(dev, chunks)
         await self.doubts.confirm_around(dev, chunks)
-        missing = []
         unstored: dict[int, bytes] = {}
+        missing = self._missing(dev, chunks, unstored)
+        if not missing:
+            return unstored
+        self.statistics.misses += 1
+        began = trio.current_time()
+        try:
+            while missing:
+                try:
+                    await self._fetch_missing(dev, missing, unstored, began)
+                    break
+                except LazyfsError as exc:
+                    self.outage.bear(exc, began)
+                missing = self._missing(dev, chunks, unstored)
+        finally:
+            self.statistics.reader_waits.add(trio.current_time() - began)
+        return unstored
+
+    def _missing(self, dev: Device, chunks: Iterable[int], unstored: dict[int, bytes]) -> list[int]:
+        """Return those of *chunks* that are not here; into *unstored* goes what is in memory."""
+        missing = []
         for chunk in chunks:
-            if states[chunk] != RESIDENT:
+            if dev.content.states[chunk] != RESIDENT and chunk not in unstored:
                 spare = self._spare.get(dev.number, chunk)
                 if spare is None:
                     missing.append(chunk)
                 else:
                     unstored[chunk] = spare
-        if not missing:
-            return unstored
-        self.statistics.misses += 1
-        started = trio.current_time()
-        try:
+        return missing
+
+    async def _fetch_missing(
+        self, dev: Device, missing: list[int], unstored: dict[int, bytes], began: float
+    ) -> None:
+        """Have *missing* chunks fetched, for a reader who waits since *began*."""
+        wanted = [chunk for chunk in missing if chunk not in dev.flights]
+        start = dev.table.blob_offset(missing[0])
+        if wanted and self.outage.is_on:
+            await self.outage.wait_over(dev.descriptor, start, began)
+            missing = self._missing(dev, missing, unstored)
             wanted = [chunk for chunk in missing if chunk not in dev.flights]
-            if wanted:
-                for chunk in wanted:
-                    raise_if_refused(dev, chunk)
-                wanted = dev.with_stream(wanted)
-                self._launch(dev, dev.with_neighbours(wanted), Purpose.DEMAND, due=wanted)
-                self.demand.note_miss(is_sequential=dev.is_sequential)
-            flights = [(chunk, dev.flights[chunk]) for chunk in missing if chunk in dev.flights]
-            if self.begins is not None:
-                for chunk in missing:
-                    self.begins(dev, chunk)
-            # Somebody waits, also where the request was begun for nobody.
-            with nullcontext() if wanted else self.demand.request(0):
-                for chunk, flight in flights:
+        if wanted:
+            for chunk in wanted:
+                raise_if_refused(dev, chunk)
+            wanted = dev.with_stream(wanted)
+            self._launch(dev, dev.with_neighbours(wanted), Purpose.DEMAND, due=wanted)
+            self.demand.note_miss(is_sequential=dev.is_sequential)
+        flights = [(chunk, dev.flights[chunk]) for chunk in missing if chunk in dev.flights]
+        if self.begins is not None:
+            for chunk in missing:
+                self.begins(dev, chunk)
+        # Somebody waits, also where the request was begun for nobody.
+        with nullcontext() if wanted else self.demand.request(0):
+            await self._land(dev, flights, unstored, began, start)
+        if self.foresee is not None:
+            for chunk in missing:
+                self.foresee(dev, chunk)
+
+    async def _land(
+        self,
+        dev: Device,
+        flights: Sequence[tuple[int, Flight]],
+        unstored: dict[int, bytes],
+        began: float,
+        start: int,
+    ) -> None:
+        """Wait for *flights*; raise what ends one, or OutOfPatience where nothing comes."""
+        for chunk, flight in flights:
+            while True:
+                progress = [each.progress for _, each in flights if not each.is_done]
+                again = self.outage.look_again(began, progress, dev.descriptor, start)
+                with trio.move_on_at(again):
                     data = await flight.wait()
                     if data is not None:
                         unstored[chunk] = data
-            if self.foresee is not None:
-                for chunk in missing:
-                    self.foresee(dev, chunk)
-        finally:
-            self.statistics.reader_waits.add(trio.current_time() - started)
-        return unstored
+                    break
 
     # Requests.
 
@@ -305,29 +335,38 @@ class Fetcher:
         ):
             if throttle is not None:
                 await throttle.wait()
-            # Meanwhile readers may have asked for chunks of this run.
-            run.chunks = [chunk for chunk in run.chunks if dev.is_wanted(chunk)]
-            if not run.chunks:
-                continue
-            run.fit(dev.table)
-            if throttle is not None:
-                throttle.spend(run.end - run.start)
-            dev.take_off(run)
-            await self._fetch(dev, run)
+            was_away = True
+            while was_away:
+                await self.outage.wait_over(dev.descriptor, run.start)
+                # Meanwhile readers may have asked for chunks of this run.
+                run.chunks = [chunk for chunk in run.chunks if dev.is_wanted(chunk)]
+                if not run.chunks:
+                    break
+                run.fit(dev.table)
+                if throttle is not None:
+                    throttle.spend(run.end - run.start)
+                dev.take_off(run)
+                was_away = await self._fetch(dev, run) and self.outage.patience > 0
 
-    async def _fetch(self, dev: Device, run: Run) -> None:
-        """Fetch a run; every flight of it has ended when this returns, however it returns."""
+    async def _fetch(self, dev: Device, run: Run) -> bool:
+        """Fetch a run; say whether the registry was away.
+
+        Every flight of it has ended when this returns, however it returns.
+        """
         error: LazyfsError | None = None
         claim = min(run.chunks), max(run.chunks)
         try:
-            await self._claim(dev, run, claim)
-            for part in await self._without_stored(dev, run):
-                bad = await self._transfer(dev, part)
-                if bad:
-                    await self._fetch_again(dev, part, bad)
+            with self.outage.attempt(run.progress, dev.descriptor, run.start):
+                await self._claim(dev, run, claim)
+                for part in await self._without_stored(dev, run):
+                    bad = await self._transfer(dev, part)
+                    if bad:
+                        await self._fetch_again(dev, part, bad)
         except LazyfsError as exc:
             self.statistics.failed_requests += 1
-            log.warning("layer %s: %s", dev.descriptor.digest, exc.message)
+            level = logging.DEBUG if isinstance(exc, GivenUp) else logging.WARNING
+            log.log(level, "layer %s: %s", dev.descriptor.digest, exc.message)
+            self.outage.note(exc, dev.descriptor, run.start, run.progress)
             error = exc
         except Exception:  # a bug must cost one read, not the mount
             log.exception("layer %s: fetching %d-%d", dev.descriptor.digest, run.start, run.end)
@@ -337,28 +376,18 @@ class Fetcher:
                 flight = dev.take_down(run, chunk)
                 if flight is not None:
                     flight.fail(error or FetchBroken(f"chunk {chunk}: fetching was broken off"))
+        return error is not None and is_away(error)
 
     async def _claim(self, dev: Device, run: Run, claim: tuple[int, int]) -> None:
         """Wait while another process fetches chunks of *run*; land what it has fetched."""
         while not dev.content.claim(*claim):
             await trio.sleep(CLAIM_SECONDS)
-            self._land_resident(dev, run)
+            dev.land_resident(run)
             if not run.chunks:
                 return
-        self._land_resident(dev, run)
+        dev.land_resident(run)
         if run.chunks:
             run.fit(dev.table)
-
-    @staticmethod
-    def _land_resident(dev: Device, run: Run) -> None:
-        states = dev.content.states
-        landed = [chunk for chunk in run.chunks if states[chunk] == RESIDENT]
-        if landed:
-            run.chunks = [chunk for chunk in run.chunks if states[chunk] != RESIDENT]
-        for chunk in landed:
-            flight = dev.take_down(run, chunk)
-            if flight is not None:
-                flight.land()
 
     async def _without_stored(self, dev: Device, run: Run) -> list[Run]:
         """Return what is left of *run* to be fetched.
@@ -374,11 +403,11 @@ class Fetcher:
                 self.twins.copy, dev, run.chunks, limiter=self._workers
             )
             self.statistics.copied_size += copied
-        self._land_resident(dev, run)
+        dev.land_resident(run)
         gap = self.pace.gap_size
         parts = plan_runs(dev.table, run.chunks, gap=gap, purpose=run.purpose)
         for part in parts:
-            part.flights, part.early = run.flights, run.early
+            part.flights, part.early, part.progress = run.flights, run.early, run.progress
         return parts
 
     async def _transfer(self, dev: Device, run: Run) -> dict[int, str]:
@@ -392,53 +421,25 @@ class Fetcher:
         def landed(chunk: int, data: bytes | None) -> None:
             traffic.content_size += dev.table.size(chunk)
             dev.fetched[chunk] = run.purpose
-            if data is not None:
+            if data is None:
+                self._unstored.taken()
+            else:
                 self._spare.put(dev.number, chunk, data)
-                self._say_full(dev)
+                self.statistics.unstored_chunks += 1
+                self._unstored.refused(dev.content.folder, dev.content.trouble)
+                self._again.begin()
             flight = dev.take_down(run, chunk)
             if flight is not None:
                 flight.land(data)
 
         return await transfer(
-            self._origin.source, dev, run, workers=self._workers, pace=self.pace, landed=landed
+            self.origin.source, dev, run, workers=self._workers, pace=self.pace, landed=landed
         )
 
     async def _fetch_again(self, dev: Device, run: Run, bad: dict[int, str]) -> None:
-        """Fetch bad chunks of *run* again, from the next endpoint; refuse what all send bad.
-
-        Once at least, and once from each endpoint that has not been blamed for the blob.  Chunks
-        that lie together share a request: of a blob that is all wrong, each alone would be a round
-        trip, and others wait for this one's slot.
-        """
-        chunks = sorted(bad, key=dev.position)
-        for part in plan_runs(dev.table, chunks, gap=self.pace.gap_size, purpose=run.purpose):
-            part.flights = run.flights
-            left = {chunk: bad[chunk] for chunk in part.chunks}
-            first, reason = next(iter(left.items()))
-            log.warning(
-                "layer %s: chunk %d%s: %s; fetching it again",
-                dev.descriptor.digest, first, and_more(left), reason,
-            )  # fmt: skip
-            source = self._origin.source
-            source.blame(dev.descriptor, part.start, part.end, reason)
-            for _ in range(REFETCHES):
-                left = await self._transfer(dev, part)
-                if not left:
-                    break
-                part.chunks = [chunk for chunk in part.chunks if chunk in left]
-                part.fit(dev.table)
-                reason = left[part.chunks[0]]
-                if not source.blame(dev.descriptor, part.start, part.end, reason):
-                    break
-            if left:
-                self.statistics.corrupt_chunks += len(left)
-                self._report(refuse(dev, run, part.chunks, left))
-
-    def _say_full(self, dev: Device) -> None:
-        self.statistics.unstored_chunks += 1
-        if not self._is_full:
-            self._is_full = True
-            log.warning(
-                "%s: full, or failing: chunks are served without being stored from here on",
-                dev.content.folder,
-            )
+        again = fetch_again(
+            dev, run, bad, self._transfer, source=self.origin.source, gap=self.pace.gap_size
+        )
+        async for count, text in again:
+            self.statistics.corrupt_chunks += count
+            self._report(text)

@@ -5,16 +5,27 @@ import trio
 from lazyfs.errors import LazyfsError
 
 
+class Progress:
+    """How far a request is, by the clock: when it was sent, and when something last came of it."""
+
+    __slots__ = ("asked", "heard")
+
+    def __init__(self) -> None:
+        self.asked: float | None = None
+        self.heard: float | None = None
+
+
 class Flight:
-    """One chunk on its way.
+    """One chunk on its way, by a request that is as far as *progress* says.
 
     It ends landed (resident in the store), landed with ``data`` (verified, but the store had no
     room), or failed with ``error``.  A waiter that is cancelled leaves the flight alive.
     """
 
-    __slots__ = ("_event", "data", "error", "is_done")
+    __slots__ = ("_event", "data", "error", "is_done", "progress")
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Progress | None = None) -> None:
+        self.progress = progress or Progress()
         self._event: trio.Event | None = None
         self.is_done = False
         self.data: bytes | None = None

@@ -21,6 +21,7 @@ from lazyfs.image.early import Early
 from lazyfs.image.fetch import Fetcher
 from lazyfs.image.forecast import Forecast
 from lazyfs.image.gap_store import GapStore
+from lazyfs.image.health import Health
 from lazyfs.image.identity import mount_attributes
 from lazyfs.image.mend_points import PointsMender
 from lazyfs.image.origin import Origin
@@ -39,13 +40,12 @@ from lazyfs.rootfs.provenance import Provenance
 from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.agreements import load_agreement
 from lazyfs.store.blobs import load_blob
-from lazyfs.store.content import LayerContent
 from lazyfs.store.images import LayerRecord, StoredImage, load_image
 from lazyfs.store.layers import load_table
 from lazyfs.store.paths import Store
 from lazyfs.store.points import RestartPoints
 from lazyfs.store.profiles import load_alike, load_profile, save_profile
-from lazyfs.store.unstored import UnstoredContent
+from lazyfs.store.unwritten import UnstoredContent, open_content
 
 log = logging.getLogger(__name__)
 
@@ -56,18 +56,6 @@ WITH_GAPS = (Format.ESTARGZ, Format.LEGACY, Format.EXTERNAL_TOC, Format.ZSTD_STA
 
 class ImageGone(StoreError):
     """What was prepared is no longer in the store."""
-
-
-class Health:
-    """``ok``, or the first content error that was seen."""
-
-    def __init__(self) -> None:
-        self.text = "ok"
-
-    def report(self, text: str) -> None:
-        """Note a content error; only the first one counts."""
-        if self.text == "ok":
-            self.text = text
 
 
 class OpenImage(msgspec.Struct, frozen=True):
@@ -173,15 +161,19 @@ class OpenImage(msgspec.Struct, frozen=True):
 
     def save_profile(self) -> None:
         """Keep the order of first reads for the next mount; a full disk is no trouble."""
-        digest = parse_digest(self.prepared.image.manifest_digest)
-        old = load_profile(self.store, digest)
-        profile = self.contents.recorder.profile(self.prepared.image, old, self.origin.repository)
-        if profile is None or profile == old or self.prepared.is_volatile:
+        if self.prepared.is_volatile:
             return
+        digest = parse_digest(self.prepared.image.manifest_digest)
         try:
-            save_profile(self.store, digest, profile)
+            old = load_profile(self.store, digest)
+            recorder = self.contents.recorder
+            profile = recorder.profile(self.prepared.image, old, self.origin.repository)
+            if profile is not None and profile != old:
+                save_profile(self.store, digest, profile)
         except StoreError as exc:
             log.info("profile: %s", exc.message)
+        except Exception:  # a profile is worth no mount
+            log.exception("profile")
 
     def statistics(self) -> dict[str, Any]:
         """Return all counts in JSON's types; sizes in bytes.  Fields: docs/reference/json.md.
@@ -195,6 +187,13 @@ class OpenImage(msgspec.Struct, frozen=True):
             "manifestDigest": self.prepared.image.manifest_digest,
             "platform": self.prepared.image.platform,
             "health": self.health.text,
+            "patienceSeconds": contents.outage.patience,
+            "unavailable": None
+            if contents.outage.since is None
+            else {"since": contents.outage.since, "reason": contents.outage.reason},
+            "unstored": None
+            if self.health.unstored.since is None
+            else {"since": self.health.unstored.since, "reason": self.health.unstored.reason},
             "layers": [
                 {
                     "digest": layer.digest,
@@ -251,11 +250,13 @@ async def open_image(
     *,
     mount_id: str = "",
     early: Early | None = None,
+    patience: float = 0.0,
     catches_gaps: bool = False,
 ) -> AsyncIterator[OpenImage]:
     """Open what ``prepare`` prepared; no request is made before a read misses, but by *early*.
 
-    *catches_gaps*: all of it is to be filled, and then compared (one_tree.py).
+    *patience* is how many seconds readers wait for a registry that is away.  *catches_gaps*: all of
+    it is to be filled, and then compared (one_tree.py).
 
     The fetcher's tasks live in a nursery of this context; leaving it cancels them.
     """
@@ -264,11 +265,13 @@ async def open_image(
         stored, tables = _load(store, prepared)
     except ImageGone as exc:
         # What a command has prepared is damaged, or the server that had it open has died.
-        await _prepare_again(prepared, access, exc)
+        prepared = await _have_again(prepared, access, patience, exc)
+        store = Store(Path(prepared.store_dir))
         stored, tables = _load(store, prepared)
     origin = None if early is None else early.origin
     if origin is None:
-        origin = Origin(parse_reference(prepared.requested), access)
+        reference = parse_reference(prepared.requested)
+        origin = Origin(reference, access, is_watched=patience > 0)
     health = Health()
     error: Exception | None = None
     async with AsyncExitStack() as stack:
@@ -278,6 +281,8 @@ async def open_image(
             device = _open_device(store, number, layer, origin, prepared, tables[number - 1])
             stack.callback(device.content.close)
             devices.append(device)
+            if device.content.trouble:  # nothing will be stored, whatever is fetched
+                health.unstored.refused(device.content.folder, device.content.trouble)
             if catches_gaps and _is_to_compare(store, layer, device):
                 device.gaps = GapStore(device.content.folder)
                 stack.callback(device.gaps.close)
@@ -288,7 +293,14 @@ async def open_image(
         stack.callback(twins.close)
         nursery = await stack.enter_async_context(trio.open_nursery())
         pace = None if early is None else early.pace
-        contents = Fetcher(devices, origin, twins, nursery, report=health.report, pace=pace)
+        contents = Fetcher(
+            *(devices, origin, twins, nursery),
+            report=health.report,
+            pace=pace,
+            patience=patience,
+            unstored=health.unstored,
+        )
+        health.outage = contents.outage
         if early is not None:
             contents.adopt(early.take())
         image = OpenImage(
@@ -356,22 +368,20 @@ def _load(store: Store, prepared: Prepared) -> tuple[StoredImage, list[LayerTabl
     return stored, tables
 
 
-async def _prepare_again(prepared: Prepared, access: AccessOptions, reason: ImageGone) -> None:
-    """Make what is gone of an image again, to the same bytes; raises *reason* where that fails."""
-    from lazyfs.image.prepare import Request, prepare  # noqa: PLC0415 - most never need it
+async def _have_again(
+    prepared: Prepared, access: AccessOptions, patience: float, reason: ImageGone
+) -> Prepared:
+    """Make what is gone of an image again; raises *reason* where that fails."""
+    from lazyfs.image.again import prepare_again  # noqa: PLC0415 - most never need it
 
     if prepared.is_volatile:
-        raise reason
-    log.warning("%s; making it again", reason.message)
-    request = Request(prepared.resolved, prepared.image.platform, Path(prepared.store_dir), access)
+        raise reason  # nothing says where else it could be made
     try:
-        again = await prepare(request)
+        folder = Path(prepared.store_dir)
+        return await prepare_again(prepared, access, cache_dir=folder, patience=patience)
     except LazyfsError as exc:
         log.warning("%s", exc.message)
         raise reason from exc
-    # A mount may be live: its inodes' numbers are those of this very index.
-    if again.image.index_digest != prepared.image.index_digest:
-        raise reason
 
 
 def _open_device(
@@ -384,9 +394,9 @@ def _open_device(
 ) -> Device:
     toc_digest = parse_digest(layer.toc_digest)
     descriptor = Descriptor(layer.media_type, parse_digest(layer.digest), layer.size)
-    content = (UnstoredContent if prepared.is_volatile else LayerContent)(
-        store.layer_path(toc_digest), table
-    )
+    make = UnstoredContent if prepared.is_volatile else open_content
+    content = make(store.layer_path(toc_digest), table)
+    content.trouble = prepared.trouble or content.trouble
     points = RestartPoints(store, toc_digest, layer.size)
     if prepared.is_volatile:
         points.load()

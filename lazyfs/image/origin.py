@@ -2,12 +2,20 @@
 
 from collections.abc import Mapping
 
+import trio
+from msgspec.structs import replace
+
 from lazyfs.errors import Unavailable
+from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.reference import LayoutReference, Reference
 from lazyfs.registry.source import AccessOptions, EndpointState, Source, SourceStatistics
 
 REFETCHES = 8
 """So many endpoints are asked for bytes that were wrong, at most."""
+
+
+PROBE_SECONDS = 5.0
+"""How long a probe waits for a connection, and then for an answer."""
 
 
 class Offline(Unavailable):
@@ -20,11 +28,19 @@ class Origin:
     """The source that a reference names; it is opened when the first byte is asked for.
 
     A mount of a digest that is known, and whose content is resident, never opens it.
+    *is_watched*: somebody waits for a registry that is away (outage.py), and is told soon.
     """
 
-    def __init__(self, reference: Reference | LayoutReference, access: AccessOptions) -> None:
+    def __init__(
+        self,
+        reference: Reference | LayoutReference,
+        access: AccessOptions,
+        *,
+        is_watched: bool = False,
+    ) -> None:
         self.reference = reference
         self._access = access
+        self._is_watched = is_watched
         self._source: Source | None = None
 
     @property
@@ -82,8 +98,35 @@ class Origin:
 
             return ImageLayout(self.reference.path)
         from lazyfs.registry.client import RegistryClient  # noqa: PLC0415
+        from lazyfs.registry.retry import WATCHED, RetryPolicy  # noqa: PLC0415
 
-        return RegistryClient(self.reference, self._access)
+        policy = WATCHED if self._is_watched else RetryPolicy()
+        return RegistryClient(self.reference, self._access, policy=policy)
+
+    async def probe(self, blob: Descriptor, start: int, *, is_fresh: bool) -> None:
+        """Ask once for the byte *start* of a blob; raises what kept it from coming.
+
+        *is_fresh*: by connections of its own, since those there are may be dead.
+        """
+        source, fresh = self.source.once(), None
+        if is_fresh and isinstance(self.reference, Reference):
+            from lazyfs.registry.client import RegistryClient  # noqa: PLC0415
+            from lazyfs.registry.retry import ONCE  # noqa: PLC0415
+
+            access = replace(
+                self._access,
+                connect_seconds=min(self._access.connect_seconds, PROBE_SECONDS),
+                idle_seconds=min(self._access.idle_seconds, PROBE_SECONDS),
+            )
+            source = fresh = RegistryClient(self.reference, access, policy=ONCE)
+        try:
+            async with source.open_range(blob, start, start + 1) as body:
+                async for _ in body:
+                    pass
+        finally:
+            if fresh is not None:
+                with trio.CancelScope(shield=True):
+                    await fresh.aclose()
 
     async def aclose(self) -> None:
         """Close the source if it was opened."""

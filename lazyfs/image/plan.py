@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lazyfs.image.counts import Purpose
-from lazyfs.image.flights import Flight
+from lazyfs.image.flights import Flight, Progress
 from lazyfs.rootfs.table import LayerTable
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Run(msgspec.Struct):
 
     ``flights`` are those of its chunks that have not ended, by chunk; ``purpose`` is why.
     ``early`` is the range that was asked for before the image was open, if this is one; ``due`` the
-    blob offset up to which a reader waits for it.
+    blob offset up to which a reader waits for it; ``progress`` how far the request is.
     """
 
     start: int
@@ -40,6 +40,7 @@ class Run(msgspec.Struct):
     purpose: Purpose = Purpose.DEMAND
     early: "EarlyRange | None" = None
     due: int = 0
+    progress: Progress = msgspec.field(default_factory=Progress)
 
     def fit(self, table: LayerTable) -> None:
         """Ask for no more than the chunks that are left need."""

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 import msgspec
 import trio
 
+from lazyfs.errors import LazyfsError
 from lazyfs.image.counts import Purpose
 from lazyfs.image.device import STREAM_CHUNKS, Device
 from lazyfs.image.fetch import Fetcher
@@ -71,9 +72,31 @@ async def prefetch(
     await _fetch_all(fetcher, _requests(fetcher, profiled), Purpose.PROFILE, limits)
     await fetcher.wait_adopted()
     if mode == "all":
-        await fetcher.warm_up()
+        await warm_up(fetcher, devices)
         rest = chain(_segments(fetcher, device) for device in devices)
         await _fetch_all(fetcher, rest, Purpose.BACKGROUND, limits)
+
+
+async def warm_up(fetcher: Fetcher, devices: Sequence[Device]) -> None:
+    """Ask for one byte that is missing, if nothing has been asked of the origin yet.
+
+    What a first request costs beyond its own round trip (connection, token, redirect) is spent
+    then before a reader waits for it.
+    """
+    if fetcher.origin.is_open:
+        return
+    for dev in devices:
+        chunk = next((c for c in dev.order if dev.is_missing(c)), None)
+        if chunk is None:
+            continue
+        start = dev.table.blob_offset(chunk)
+        try:
+            async with fetcher.origin.source.open_range(dev.descriptor, start, start + 1) as body:
+                async for _ in body:
+                    pass
+        except LazyfsError as exc:
+            log.debug("%s", exc.message)  # whoever needs the bytes will be told
+        return
 
 
 async def _fetch_all(

@@ -36,7 +36,7 @@ from lazyfs.rootfs.erofs_writer import build_index
 from lazyfs.store.images import ImageRecord, LayerRecord, StoredImage, load_image, save_image
 from lazyfs.store.layers import load_table
 from lazyfs.store.passes import is_lost_as_empty, load_pass
-from lazyfs.store.paths import Store, StoreFull, volatile_store
+from lazyfs.store.paths import Store, StoreFull, StoreUnwritten, volatile_store
 from lazyfs.store.scratch import sweep
 from lazyfs.store.spans import can_be_had
 
@@ -70,8 +70,9 @@ class Prepared(msgspec.Struct, frozen=True):
     """An image that is ready to be opened; travels between processes as JSON.
 
     ``source`` is "registry", "layout" or, when no request was needed, "cache".
-    ``resolved_at`` is RFC 3339, UTC.  ``is_volatile``: the disk is full, ``store_dir`` is a
-    folder in memory that whoever opens the image removes, and no content is stored.
+    ``resolved_at`` is RFC 3339, UTC.  ``is_volatile``: the disk takes nothing (``trouble``),
+    ``store_dir`` is a folder in memory that whoever opens the image removes, and no content is
+    stored.
     ``original`` is what the user wrote where somebody else asked for the mount, by digest.
     ``requests`` and ``received_size``, in bytes, are what this took, full passes among it.
     """
@@ -87,6 +88,7 @@ class Prepared(msgspec.Struct, frozen=True):
     original: str | None = None
     requests: int = 0
     received_size: int = 0
+    trouble: str = ""
 
     @property
     def wanted(self) -> str:
@@ -122,20 +124,23 @@ async def prepare(
         store = Store(request.cache_dir)
         sweep(store)
         return await _prepare(request, store, on_resolved, foresee, is_volatile=False)
-    except StoreFull as exc:
+    except StoreUnwritten as exc:
         log.warning("%s; the image is served without being stored", exc.message)
+        trouble = exc
     try:
         store = volatile_store()
         try:
-            return await _prepare(request, store, on_resolved, foresee, is_volatile=True)
+            prepared = await _prepare(request, store, on_resolved, foresee, is_volatile=True)
+            return msgspec.structs.replace(prepared, trouble=trouble.message)
         except BaseException:
             shutil.rmtree(store.root, ignore_errors=True)
             raise
     except StoreFull as exc:
-        raise StoreFull(
-            f"{exc.message}, and there is none at {request.cache_dir}",
-            hint="`lazyfs cache prune --cache-size 0` gives back what is not in use",
-        ) from exc
+        why, hint = trouble.message, trouble.hint
+        if isinstance(trouble, StoreFull):
+            why = f"there is none at {request.cache_dir}"
+            hint = "`lazyfs cache prune --cache-size 0` gives back what is not in use"
+        raise StoreFull(f"{exc.message}, and {why}", hint=hint) from exc
 
 
 async def _prepare(

@@ -36,6 +36,17 @@ class Recorder:
         self._ends = trio.current_time() + RECORD_SECONDS
         self.is_recording = True
 
+    def use(self, device: Device, chunks: range) -> None:
+        """Note that *chunks*, which are consecutive, are read: also for the first time."""
+        used = device.used
+        chunk = used.find(0, chunks.start, chunks.stop)
+        while chunk >= 0 and self.is_recording:
+            used[chunk] = 1
+            self.note(device.number, chunk)
+            chunk = used.find(0, chunk + 1, chunks.stop)
+        if chunk >= 0:
+            used[chunks.start : chunks.stop] = b"\1" * len(chunks)
+
     def note(self, device: int, chunk: int) -> None:
         """Note that *chunk* of *device* is being read for the first time."""
         self._accesses.append((device, chunk))

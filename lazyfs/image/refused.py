@@ -1,13 +1,18 @@
-"""Chunks that are bad wherever they come from: reads fail for a while, without a request."""
+"""Chunks that came bad: fetched again, and where they are bad wherever they come from, refused.
+
+Reads of what is refused fail for a while, without a request.
+"""
 
 import logging
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Sized
 
 import trio
 
 from lazyfs.errors import VerificationFailed
 from lazyfs.image.device import Device
-from lazyfs.image.plan import Run
+from lazyfs.image.origin import REFETCHES
+from lazyfs.image.plan import Run, plan_runs
+from lazyfs.registry.source import Source
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +28,45 @@ INDEX_HINT = f"{HINT}, or the index that was pinned lies: `lazyfs index build --
 
 class ChunkCorrupt(VerificationFailed):
     """A chunk does not have its digest, also when it was fetched again."""
+
+
+async def fetch_again(
+    dev: Device,
+    run: Run,
+    bad: Mapping[int, str],
+    transfer: Callable[[Device, Run], Awaitable[dict[int, str]]],
+    *,
+    source: Source,
+    gap: int,
+) -> AsyncIterator[tuple[int, str]]:
+    """Fetch *bad* chunks of *run* again, from the next endpoint; refuse what all send bad.
+
+    Once at least, and once from each endpoint that has not been blamed for the blob.  Chunks that
+    lie together (*gap*) share a request: of a blob that is all wrong, each alone would be a round
+    trip, and others wait for this one's slot.  *transfer* returns those that are bad, and why.
+    Yields how many were refused together, and what there is to report of them.
+    """
+    chunks = sorted(bad, key=dev.position)
+    for part in plan_runs(dev.table, chunks, gap=gap, purpose=run.purpose):
+        part.flights, part.progress = run.flights, run.progress
+        left = {chunk: bad[chunk] for chunk in part.chunks}
+        first, reason = next(iter(left.items()))
+        log.warning(
+            "layer %s: chunk %d%s: %s; fetching it again",
+            dev.descriptor.digest, first, and_more(left), reason,
+        )  # fmt: skip
+        source.blame(dev.descriptor, part.start, part.end, reason)
+        for _ in range(REFETCHES):
+            left = await transfer(dev, part)
+            if not left:
+                break
+            part.chunks = [chunk for chunk in part.chunks if chunk in left]
+            part.fit(dev.table)
+            reason = left[part.chunks[0]]
+            if not source.blame(dev.descriptor, part.start, part.end, reason):
+                break
+        if left:
+            yield len(left), refuse(dev, run, part.chunks, left)
 
 
 def refuse(dev: Device, run: Run, chunks: Sequence[int], reasons: Mapping[int, str]) -> str:

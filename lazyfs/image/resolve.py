@@ -20,7 +20,7 @@ from lazyfs.oci.platforms import UNKNOWN, NoPlatform, Platform, runs
 from lazyfs.oci.reference import LayoutReference
 from lazyfs.registry.source import Document
 from lazyfs.store.blobs import load_blob, save_blob
-from lazyfs.store.paths import Store
+from lazyfs.store.paths import Store, StoreUnwritten
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +51,15 @@ class Resolver:
             if data is not None:
                 return Document(data, decode_manifest(data, None).media_type, reference)
         document = await self._origin.source.fetch_manifest(reference)
-        save_blob(self._store, document.digest, document.data)
+        self._keep(document.digest, document.data)
         return document
+
+    def _keep(self, digest: Digest, data: bytes) -> None:
+        """Keep a document; where the disk does not take it, it is asked for again next time."""
+        try:
+            save_blob(self._store, digest, data)
+        except StoreUnwritten as exc:
+            log.debug("%s", exc.message)
 
     async def resolve(self, reference: str | Digest, platform: Platform) -> Resolved:
         """Return the manifest that *reference* names, or the one its index has for *platform*."""
@@ -80,7 +87,7 @@ class Resolver:
         data = load_blob(self._store, descriptor.digest)
         if data is None:
             data = await self._origin.source.fetch_blob(descriptor, limit=CONFIG_LIMIT)
-            save_blob(self._store, descriptor.digest, data)
+            self._keep(descriptor.digest, data)
         config = decode_config(data)
         if len(config.diff_ids) != len(manifest.layers):
             raise FormatError(

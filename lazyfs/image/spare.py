@@ -23,6 +23,18 @@ class Spare:
             self._chunks.move_to_end((device, chunk))
         return data
 
+    def __len__(self) -> int:
+        """Return how many chunks there are."""
+        return len(self._chunks)
+
+    def items(self) -> list[tuple[tuple[int, int], bytes]]:
+        """Return (device, chunk) and bytes of what is here now."""
+        return list(self._chunks.items())
+
+    def drop(self, device: int, chunk: int) -> None:
+        """Let go of a chunk."""
+        self._size -= len(self._chunks.pop((device, chunk), b""))
+
     def put(self, device: int, chunk: int, data: bytes) -> None:
         """Keep a chunk; one that is larger than the limit is kept alone."""
         self._size += len(data) - len(self._chunks.pop((device, chunk), b""))

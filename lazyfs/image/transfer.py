@@ -90,6 +90,7 @@ async def transfer(
     try:
         async with _open(source, dev, run) as body:
             async for data in body:
+                run.progress.heard = trio.current_time()
                 if run.early is None:
                     if not is_answered:
                         pace.answered(started)

@@ -118,9 +118,11 @@ class Twins:
             if not twin.content.is_right(twin.chunk):
                 continue
             try:
+                if not twin.content.check(twin.chunk):
+                    continue
                 offset = twin.content.table.device_offset(twin.chunk)
                 device.content.copy(chunk, twin.content.fd, offset)
-            except LazyfsError:
+            except (LazyfsError, OSError):
                 continue
             size += device.table.size(chunk)
         return size

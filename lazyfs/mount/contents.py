@@ -89,8 +89,8 @@ class NativeContents(Contents, Protocol):
         """
         ...
 
-    def lost(self, device: int) -> bool:
-        """Take note that the file of a device does not have what is marked, or has a hole there.
+    def lost(self, device: int, offset: int, size: int) -> bool:
+        """Take note that marked bytes of a device cannot be read, or lie in a hole of its file.
 
         False: its filesystem makes holes of zeros, and they are to be ignored.
         """

@@ -16,11 +16,13 @@ The connection can outlive its server (connection.py).  Inode numbers are nids a
 handles, so that a new server needs nothing of the old one but what the greeting agreed on.
 
 An interrupted reader is answered by the threads at once; its fetch lives on, and its answer finds
-nobody.  Contract of the threads: native/include/lazyfs_core.h.
+nobody.  Where very many wait, work for those that have gone away is given up.  Contract of the
+threads: native/include/lazyfs_core.h.
 """
 
 import logging
 import os
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -45,6 +47,10 @@ MAX_READ = 1 << 20
 PAGE_SIZE = 4096
 NO_MARK = 0xFFFFFFFF
 LOOK_SECONDS = 1.0  # how often first reads are looked at while they are recorded
+MAX_TASKS = 1024
+"""Misses that are worked on at once.  Each takes some kilobytes, and waits while the registry is
+away; those beyond wait as numbers."""
+SWEEP_SECONDS = 0.1  # between two looks at who has gone away, while there are more
 REQUESTS = {1: "lookup", 3: "getattr", 5: "readlink", 15: "read", 22: "getxattr", 23: "listxattr",
             28: "readdir", 44: "readdir"}  # fmt: skip
 
@@ -78,6 +84,9 @@ class NativeSession(PyfuseSession):
         self._faults = FaultLog(image)
         self._attributes = list(image.attributes.items())
         self._touched = 0
+        self._tasks: dict[int, trio.CancelScope] = {}
+        self._backlog: deque[Event] = deque()
+        self._swept = 0.0
         self._descriptors: list[int] = []
         self._adopted: Connection | None = None
 
@@ -214,7 +223,8 @@ class NativeSession(PyfuseSession):
     def _begin(self, server: Server, nursery: trio.Nursery, event: "Event") -> None:
         kind, request, device, nid, _, _, _, number = event
         if kind == MISS:
-            nursery.start_soon(self._fetch, server, event)
+            self._backlog.append(event)
+            self._work_off(server, nursery)
         elif kind == ATTRIBUTE:
             self._answer_attribute(server, request, number)
         elif kind == HINT:
@@ -227,11 +237,42 @@ class NativeSession(PyfuseSession):
                 StoreDamaged("the store: got bytes that contradict themselves, or too few"),
             )
 
+    def _work_off(self, server: Server, nursery: trio.Nursery) -> None:
+        """Begin with what waits, as far as there may be more tasks."""
+        if len(self._tasks) >= MAX_TASKS:
+            self._sweep(server)
+        while self._backlog and len(self._tasks) < MAX_TASKS:
+            event = self._backlog.popleft()
+            scope = self._tasks[event[1]] = trio.CancelScope()
+            nursery.start_soon(self._run, server, nursery, event, scope)
+
+    def _sweep(self, server: Server) -> None:
+        """Give up work for readers that have gone away; what is on its way for them is not."""
+        now = trio.current_time()
+        if now < self._swept + SWEEP_SECONDS:
+            return
+        for request, scope in self._tasks.items():
+            if not server.waits(request):
+                scope.cancel()
+        self._backlog = deque(event for event in self._backlog if server.waits(event[1]))
+        self._swept = trio.current_time()
+
+    async def _run(
+        self, server: Server, nursery: trio.Nursery, event: "Event", scope: trio.CancelScope
+    ) -> None:
+        try:
+            with scope:
+                await self._fetch(server, event)
+        finally:
+            del self._tasks[event[1]]
+            if self._backlog:
+                self._work_off(server, nursery)
+
     async def _fetch(self, server: Server, event: "Event") -> None:
         _, request, device, nid, offset, start, size, is_lost = event
         contents = self._image.contents
         try:
-            if is_lost and not contents.lost(device):
+            if is_lost and not contents.lost(device, start, size):
                 server.ignore_holes(device)
             await contents.ensure(device, start, start + size)
             self._set_mark(server, device)

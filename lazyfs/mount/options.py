@@ -42,7 +42,7 @@ OPPOSITES = {
 SETTINGS = frozenset(
     (
         *("platform", "cache_dir", "authfile", "cert_dir", "hosts_dir", "prefetch", "driver"),
-        *("cache_size", "background_limit", "index", "requested", "verify"),
+        *("cache_size", "background_limit", "patience", "index", "requested", "verify"),
     )
 )
 SWITCHES = frozenset(["plain_http", "insecure_skip_verify", "anonymous", "offline"])

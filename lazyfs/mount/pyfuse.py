@@ -19,6 +19,7 @@ from typing import NoReturn
 
 import trio
 
+from lazyfs.errors import Unavailable
 from lazyfs.formats.toc import Kind
 from lazyfs.mount.attrs import BLOCK_SIZE, ExtendedAttributes, blocks_of
 from lazyfs.mount.contents import MountedImage
@@ -32,8 +33,14 @@ FOREVER = 1e9  # seconds; the kernel and libfuse take it without overflow
 WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 MAX_NAME = 255
 MAX_EXTENTS = 4096  # remembered between two reads of a file
+MAX_WAITING = 900
+"""Reads that may wait for contents; a further one fails, since names and hits need tasks too."""
 NANOSECONDS = 1_000_000_000
 DEVICE_KINDS = (Kind.CHAR, Kind.BLOCK)
+
+
+class TooMany(Unavailable):
+    """More reads wait than there are tasks for."""
 
 
 class ImageOperations(pyfuse3.Operations):
@@ -52,6 +59,7 @@ class ImageOperations(pyfuse3.Operations):
         self._xattrs = ExtendedAttributes(image)
         self._faults = FaultLog(image)
         self._extents: dict[int, tuple[int, int, int]] = {}
+        self._waiting = 0
         self._absent = pyfuse3.EntryAttributes()
         self._absent.st_ino = 0
         self._absent.entry_timeout = FOREVER
@@ -127,13 +135,22 @@ class ImageOperations(pyfuse3.Operations):
                     return b""
             data = self._contents.read_nowait(device, start + off, size)
             if data is None:
-                data = await self._contents.read(device, start + off, size)
+                data = await self._wait(device, start + off, size)
             if len(data) != size:
                 raise AssertionError(f"contents: got {len(data)} bytes, expected {size}")
             return data
         except Exception as error:
             await trio.to_thread.run_sync(self._faults.of_read, fh, off, size, error)
             raise pyfuse3.FUSEError(errno_of(error)) from error
+
+    async def _wait(self, device: int, start: int, size: int) -> bytes:
+        if self._waiting >= MAX_WAITING:
+            raise TooMany(f"contents: {MAX_WAITING} reads wait for them already")
+        self._waiting += 1
+        try:
+            return await self._contents.read(device, start, size)
+        finally:
+            self._waiting -= 1
 
     async def release(self, fh: int) -> None:
         pass

@@ -6,7 +6,6 @@ lazyfs wants it anyway.
 
 import logging
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -25,6 +24,10 @@ log = logging.getLogger(__name__)
 # A reader whose chunk is being fetched occupies a task until it is answered: there must be far
 # more tasks than readers, or lookups would wait behind a slow registry.
 MAX_TASKS = 1000
+MAX_BACKGROUND = 512
+"""Reads through the page cache that may be under way.  The kernel's own bound is 12: so many that
+wait for a registry that is away would keep hits of other files waiting."""
+CONNECTIONS = "/sys/fs/fuse/connections"
 STDERR = 2
 MAX_COMPLAINT = 2000
 
@@ -83,6 +86,19 @@ class PyfuseSession:
                 raise _mount_failed(self.mountpoint, complaint()) from error
         entry = self._entry()
         self.device = None if entry is None else entry.device
+        self._raise_bound()
+
+    def _raise_bound(self) -> None:
+        """Let more reads be under way; libfuse has no word for it, the kernel's control files do.
+
+        Where these are not mounted the bound stays.
+        """
+        minor = (self.device or "").rpartition(":")[2]
+        try:
+            with open(f"{CONNECTIONS}/{minor}/max_background", "w") as file:
+                file.write(str(MAX_BACKGROUND))
+        except OSError as error:
+            log.debug("%s: max_background: %s", self.mountpoint, error.strerror)
 
     def adopt(self, connection: Connection) -> None:
         """Go on with a mount that another server made; raises MountFailed."""
@@ -160,7 +176,8 @@ def _mount_failed(mountpoint: str, complaint: str) -> MountFailed:
 @contextmanager
 def _captured_stderr() -> Iterator["Complaint"]:
     """Catch what C code and the helper it starts write to descriptor 2."""
-    with tempfile.TemporaryFile() as file:
+    # In memory: a full disk must not keep anybody from mounting
+    with os.fdopen(os.memfd_create("lazyfs-stderr"), "r+b") as file:
         saved = os.dup(STDERR)
         os.dup2(file.fileno(), STDERR)
         complaint = Complaint(file.fileno())

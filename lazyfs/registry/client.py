@@ -5,6 +5,7 @@ handed out as they come.  Mirrors are asked before the registry itself, as the c
 it; only the registry is written to.
 """
 
+import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from lazyfs.registry.redirects import discard
 from lazyfs.registry.refer import ask_referrers
 from lazyfs.registry.referrers import Referrers, Support
 from lazyfs.registry.registries_conf import Blocked
-from lazyfs.registry.retry import RetryPolicy
+from lazyfs.registry.retry import ONCE, RetryPolicy
 from lazyfs.registry.route import Route, try_places
 from lazyfs.registry.source import AccessOptions, Document, EndpointState, SourceStatistics
 from lazyfs.registry.stream import BlobStream, Ledger
@@ -71,6 +72,16 @@ class RegistryClient:
     def _route(self, capability: str, subject: Digest | None) -> Route:
         places = [place for place in self._places if place.endpoint.can(capability)]
         return Route(places, subject, self._policy, self.statistics)
+
+    def once(self) -> "RegistryClient":
+        """Return the same repository, with the same connections, asked once whatever happens."""
+        other = copy.copy(self)
+        other._policy = ONCE
+        return other
+
+    async def reconnect(self) -> None:
+        """Let go of all connections: they may be dead, although nobody has said so."""
+        await self.aclose()  # each is made again when it is needed
 
     # Reading.
 

@@ -13,7 +13,8 @@
                         └─ ContentRefused        the registry found our bytes to be wrong
     FormatError         ── TooLarge              more than may be held in memory
 
-Those with a star may go away by themselves: ``TEMPORARY``.  No I/O here.
+Those with a star may go away by themselves: ``TEMPORARY``.  All of these but BadAnswer say that the
+registry is away, throttles or stalls: ``is_away``.  No I/O here.
 
 Spec: OCI distribution-spec, "Error Codes".
 """
@@ -58,6 +59,8 @@ class ConnectionTrouble(Unavailable):
     ``is_garbled``: somebody is there, and may speak TLS where we do not, or the reverse.
     """
 
+    is_away = True
+
     def __init__(
         self,
         message: str,
@@ -73,6 +76,8 @@ class ConnectionTrouble(Unavailable):
 
 class Overloaded(Unavailable):
     """The registry cannot now; ``retry_after`` is what it asked for, as the header spells it."""
+
+    is_away = True
 
     def __init__(
         self, message: str, *, hint: str | None = None, retry_after: str | None = None
@@ -105,6 +110,8 @@ class Unsettled(Unavailable):
 
 class Silent(DeadlineExceeded):
     """Nothing was heard for longer than the limit."""
+
+    is_away = True
 
 
 class Slow(Silent):

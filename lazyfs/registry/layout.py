@@ -132,6 +132,13 @@ class ImageLayout:
         """Return nothing: a directory has no endpoints."""
         return ()
 
+    def once(self) -> "ImageLayout":
+        """Return itself: nothing is tried twice."""
+        return self
+
+    async def reconnect(self) -> None:
+        """Do nothing: there are no connections."""
+
     async def push_blob(
         self, descriptor: Descriptor, content: bytes | Path, *, mount_from: Sequence[str] = ()
     ) -> None:

@@ -153,7 +153,10 @@ class Place:
         self._note(error.message)
         if not isinstance(error, NotFound | VerificationFailed):
             self._strikes += 1
-            seconds = min(ASIDE_SECONDS * 2.0 ** (self._strikes - 1), LONGEST_ASIDE_SECONDS)
+            doubled = ASIDE_SECONDS * 2.0 ** min(
+                self._strikes - 1, 10
+            )  # thousands in a long outage
+            seconds = min(doubled, LONGEST_ASIDE_SECONDS)
             now = self._clock()
             self._aside = (now, now + seconds)
         elif subject is not None:

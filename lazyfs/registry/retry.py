@@ -14,13 +14,18 @@ from typing import TypeVar
 import msgspec
 import trio
 
-from lazyfs.errors import LazyfsError
-from lazyfs.registry.errors import TEMPORARY, ConnectionTrouble, Overloaded
+from lazyfs.errors import LazyfsError, Unavailable
+from lazyfs.registry.errors import TEMPORARY, ConnectionTrouble, Overloaded, Silent, Slow
 from lazyfs.registry.source import SourceStatistics
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+WATCHED_TRIES = 3
+WATCHED_SECONDS = 2.0
+"""The bounds where somebody else waits for a registry that is away: a moment's trouble is no
+absence, and an absence is to be known soon."""
 
 
 class RetryPolicy(msgspec.Struct, frozen=True):
@@ -29,6 +34,7 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     Waits double from ``first_seconds`` to ``longest_seconds``, each shortened by a random part of
     a half so that many clients do not come back together.  A Retry-After is obeyed up to
     ``obeyed_seconds``.  No new try begins ``patience_seconds`` after the first failure.
+    *is_watched*: somebody else waits for a registry that is away, so that it is soon reported.
     """
 
     tries: int = 5
@@ -37,6 +43,15 @@ class RetryPolicy(msgspec.Struct, frozen=True):
     obeyed_seconds: float = 30.0
     patience_seconds: float = 60.0
     jitter: Callable[[], float] = random.random
+    is_watched: bool = False
+
+    def bounds(self, error: LazyfsError) -> tuple[int, float]:
+        """Return how many tries there are after *error*, and within how many seconds."""
+        if not (self.is_watched and isinstance(error, Unavailable) and error.is_away):
+            return self.tries, self.patience_seconds
+        # Who says nothing has had its time already; one that is slow goes on where it stopped.
+        tries = 1 if isinstance(error, Silent) and not isinstance(error, Slow) else WATCHED_TRIES
+        return min(self.tries, tries), min(self.patience_seconds, WATCHED_SECONDS)
 
     def wait_seconds(self, failures: int, error: LazyfsError, wall_seconds: float) -> float:
         """Return how long to wait after the failure number *failures* (from 1)."""
@@ -89,8 +104,9 @@ class Patience:
             self._started = now
         self._failures += 1
         wait = self._policy.wait_seconds(self._failures, error, time.time())
-        is_over = now + wait - self._started > self._policy.patience_seconds
-        if not isinstance(error, TEMPORARY) or self._failures >= self._policy.tries or is_over:
+        tries, seconds = self._policy.bounds(error)
+        is_over = now + wait - self._started > seconds
+        if not isinstance(error, TEMPORARY) or self._failures >= tries or is_over:
             return False
         self._statistics.retries += 1
         log.debug("%s; trying again in %.2f s", error.message, wait)
@@ -112,3 +128,10 @@ async def persist(
             return await attempt()
         except LazyfsError as error:
             await patience.bear(error)
+
+
+ONCE = RetryPolicy(tries=1)
+"""For whoever asks again by himself."""
+
+WATCHED = RetryPolicy(is_watched=True)
+"""For the contents of a mount whose readers wait while the registry is away."""

@@ -95,6 +95,14 @@ class Source(Protocol):
         """Return how the places fare that serve this source, in the order of preference."""
         ...
 
+    def once(self) -> "Source":
+        """Return the same source, for asking without a second try."""
+        ...
+
+    async def reconnect(self) -> None:
+        """Let go of all connections; what was under way goes on by new ones."""
+        ...
+
     async def aclose(self) -> None:
         """Close connections; idempotent."""
         ...

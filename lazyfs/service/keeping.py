@@ -166,12 +166,16 @@ class Keeping:
         """Start a keeper.  It holds the descriptors as soon as it exists, whatever it does yet."""
         connection = self._session.connection()
         assert connection is not None, "a keeper for a driver that cannot have a successor"
-        pins = [pin for device in self._image.devices if (pin := device.content.open_pin()) >= 0]
-        legacy = Legacy(self._settings, self._prepared, connection, tuple(pins), self._started)
-        state = os.memfd_create("lazyfs-legacy")
         # The keeper's end blocks: it has nothing else to do
         ours, theirs = socket.socketpair(*LINK_KIND)
+        pins: list[int] = []
+        state = -1
         try:
+            for device in self._image.devices:
+                pin = device.content.open_pin()
+                pins += [pin] if pin >= 0 else []
+            legacy = Legacy(self._settings, self._prepared, connection, tuple(pins), self._started)
+            state = os.memfd_create("lazyfs-legacy")
             os.write(state, legacy.encode())
             process = _run_keeper(
                 theirs.fileno(),
@@ -189,7 +193,8 @@ class Keeping:
         finally:
             theirs.close()
             for descriptor in (state, *pins):
-                os.close(descriptor)
+                if descriptor >= 0:
+                    os.close(descriptor)
         self.pid = process.pid
         self._link = trio.socket.from_stdlib_socket(ours)
 

@@ -13,16 +13,15 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import trio
 
-from lazyfs.errors import LazyfsError
+from lazyfs.errors import LazyfsError, StoreError
+from lazyfs.image.again import is_here, prepare_again
 from lazyfs.image.early import Early, Foreseen, open_early
 from lazyfs.image.open import OpenImage, open_image
 from lazyfs.image.prefetch import FORECASTING, Limits
@@ -35,17 +34,13 @@ from lazyfs.mount.drivers import open_session
 from lazyfs.mount.options import fuse_options
 from lazyfs.mount.session import PyfuseSession
 from lazyfs.service.care import Care
-from lazyfs.service.control import (
-    MAX_QUESTION_SIZE,
-    Status,
-    answer_question,
-    encode_message,
-    short_path,
-)
-from lazyfs.service.dropped import TELL_SECONDS
+from lazyfs.service.control import Status, encode_message
+from lazyfs.service.dropped import QUESTION, TELL_SECONDS
 from lazyfs.service.keeping import Keeping, Legacy
+from lazyfs.service.listening import Actions, serve_control
 from lazyfs.service.memory import keep_small, set_up_memory
 from lazyfs.service.record import (
+    BadRuntimeDirectory,
     MountRecord,
     devices_path,
     remove_record,
@@ -61,8 +56,6 @@ from lazyfs.service.upkeep import Upkeep
 log = logging.getLogger(__name__)
 
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-QUESTION_SECONDS = 10.0
-MAX_CLIENTS = 16
 CRASHED = 1
 
 
@@ -101,13 +94,25 @@ def succeed(succession: Succession) -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     set_up_memory()
     legacy = succession.legacy
-    os.chdir(legacy.settings.working_directory)
-    trio.run(_serve, legacy.settings, legacy.prepared, None, succession)
+    try:
+        os.chdir(legacy.settings.working_directory)
+    except OSError as error:
+        log.warning("%s: %s", legacy.settings.working_directory, error.strerror)
+    trio.run(_serve_again, legacy.settings, legacy.prepared, succession)
+
+
+async def _serve_again(settings: MountSettings, prepared: Prepared, succession: Succession) -> None:
+    """Serve what another server has served, also where the store has lost it meanwhile."""
+    if not is_here(prepared):
+        prepared = await prepare_again(
+            prepared, settings.access, cache_dir=settings.cache_dir, patience=settings.patience
+        )
+    await _serve(settings, prepared, None, succession)
 
 
 async def _serve_prepared(settings: MountSettings, link: Link) -> None:
     """Begin with what can begin while the image is prepared; then serve it."""
-    async with open_early() as early:
+    async with open_early(is_watched=settings.patience > 0) as early:
         await trio.lowlevel.wait_readable(link.fileno())
         foreseen = link.wait_foreseen()
         if foreseen is not None:
@@ -130,12 +135,13 @@ async def _serve(
     # Signals first: from the moment of the mount on, none may end us without unmounting.
     with trio.open_signal_receiver(*ENDING_SIGNALS) as signals:
         async with open_image(
-            prepared,
-            settings.access,
+            *(prepared, settings.access),
             mount_id=settings.mount_id,
             early=early,
+            patience=settings.patience,
             catches_gaps=settings.prefetch == "all" and not prepared.is_volatile,
         ) as image:
+            prepared = image.prepared  # it may have been prepared again
             session = open_session(
                 settings.driver,
                 image,
@@ -270,8 +276,14 @@ async def _go_live(server: _Server, nursery: trio.Nursery, link: Link | None) ->
     await server.session.wait_ready()
     server.started = server.started or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     remove_stale(settings.runtime_dir, server.session.mountpoint)
-    await nursery.start(_serve_control, server)
-    save_record(settings.runtime_dir, _record_of(server))
+    try:
+        path = socket_path(settings.runtime_dir, settings.mount_id)
+        await nursery.start(serve_control, path, partial(_status_of, server), _actions(server))
+        save_record(settings.runtime_dir, _record_of(server))
+    except BadRuntimeDirectory as error:
+        if link is not None:
+            raise
+        log.error("%s; `lazyfs status` does not see this mount", error.message)
     await server.keeping.begin(server.started)
     if link is not None:
         link.announce_ready()
@@ -371,7 +383,7 @@ def _status_of(server: _Server) -> Status:
             "uptimeSeconds": round(time.monotonic() - server.started_clock, 1),
             "readySeconds": server.ready_seconds,
             "cacheDir": str(server.settings.cache_dir),
-            "cacheSize": server.settings.cache_size.size_in(server.image.store.root),
+            "cacheSize": _size_of(server),
             "backgroundLimit": server.settings.background_limit or None,
             "log": str(server.settings.log_path),
             **server.keeping.facts(),
@@ -379,6 +391,13 @@ def _status_of(server: _Server) -> Status:
         }
 
     return status
+
+
+def _size_of(server: _Server) -> int | None:
+    try:
+        return server.settings.cache_size.size_in(server.image.store.root)
+    except StoreError:
+        return None  # the disk does not say
 
 
 async def _say_statistics(server: _Server) -> None:
@@ -391,66 +410,10 @@ async def _say_statistics(server: _Server) -> None:
         log.exception("statistics failed")
 
 
-async def _serve_control(server: _Server, *, task_status: trio.TaskStatus[None]) -> None:
-    """Answer questions on the control socket; one line each."""
-    settings = server.settings
-    clients = trio.CapacityLimiter(MAX_CLIENTS)
-    async with _listener(socket_path(settings.runtime_dir, settings.mount_id)) as listener:
-        task_status.started()
-        async with trio.open_nursery() as nursery:
-            while True:
-                connection, _ = await listener.accept()
-                nursery.start_soon(_answer_client, connection, clients, server)
-
-
-@asynccontextmanager
-async def _listener(path: Path) -> AsyncIterator[trio.socket.SocketType]:
-    listener = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
-    try:
-        previous = os.umask(0o177)
-        try:
-            with short_path(path) as name:
-                await listener.bind(name)
-        finally:
-            os.umask(previous)
-        listener.listen(MAX_CLIENTS)
-        yield listener
-    finally:
-        listener.close()
-
-
-async def _answer_client(
-    connection: trio.socket.SocketType, clients: trio.CapacityLimiter, server: _Server
-) -> None:
-    with connection:
-        async with clients:
-            with trio.move_on_after(QUESTION_SECONDS) as scope:
-                try:
-                    await _answer_lines(connection, server, scope)
-                except OSError:
-                    pass  # the client went away
-
-
-async def _answer_lines(
-    connection: trio.socket.SocketType, server: _Server, scope: trio.CancelScope
-) -> None:
-    waiting = b""
-    while len(waiting) <= MAX_QUESTION_SIZE:
-        data = await connection.recv(4096)
-        if not data:
-            return
-        waiting += data
-        while b"\n" in waiting:
-            line, _, waiting = waiting.partition(b"\n")
-            status = _status_of(server)
-            document = await trio.to_thread.run_sync(answer_question, line, status)
-            if document["type"] == "dropped":
-                scope.deadline = trio.current_time() + TELL_SECONDS
-                document = await server.care.answer(document)
-            if document["type"] == "profile-saved":
-                server.image.save_profile()  # here: reads are noted on this thread
-            answer = memoryview(encode_message(document))
-            while answer:
-                answer = answer[await connection.send(answer) :]
-            if document["type"] == "restarting":
-                server.give_way.set()
+def _actions(server: _Server) -> Actions:
+    """Return what answers bring about, on the event loop: before, and after they are sent."""
+    return Actions(
+        {"profile-saved": server.image.save_profile},
+        {"restarting": server.give_way.set},
+        {QUESTION: (server.care.answer, TELL_SECONDS)},
+    )

@@ -14,7 +14,8 @@ FOREGROUND_LOG = Path("/dev/stderr")
 class MountSettings(msgspec.Struct, frozen=True):
     """What the command line asked for; all paths absolute.
 
-    ``background_limit`` is in bytes a second, 0 for none.  ``begun`` is when the command began, in
+    ``background_limit`` is in bytes a second, 0 for none.  ``patience`` is how many seconds readers
+    wait for a registry that is away.  ``begun`` is when the command began, in
     seconds of the monotonic clock.  ``says_statistics``: at the end, on standard error.
     ``verbosity`` and ``is_log_json`` are how the server logs.
     """
@@ -31,6 +32,7 @@ class MountSettings(msgspec.Struct, frozen=True):
     working_directory: str = "/"
     cache_size: Budget = DEFAULT_BUDGET
     background_limit: int = 0
+    patience: float = 0.0
     begun: float | None = None
     says_statistics: bool = False
     verbosity: int = 0

@@ -275,9 +275,9 @@ def _be_server(serve: Serve, connection: socket.socket, log_path: Path) -> NoRet
     except ChannelClosed:
         pass  # the command was interrupted: nobody is there to be told
     except BaseException as error:
+        _report(channel, error)
         if not isinstance(error, LazyfsError):
             _log_traceback()
-        _report(channel, error)
     finally:
         os._exit(code)
 
@@ -297,9 +297,9 @@ def _be_preparer(
     except BaseException as error:
         if is_interrupt(error):
             code = INTERRUPTED
-        elif not isinstance(error, LazyfsError):
-            _log_traceback()
         _report(channel, error)
+        if code != INTERRUPTED and not isinstance(error, LazyfsError):
+            _log_traceback()
     finally:
         os._exit(code)
 

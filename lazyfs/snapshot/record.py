@@ -32,6 +32,7 @@ RECORD_VERSION = 1
 RECORD_LIMIT = 4 << 20  # bytes; a manifest of 1 MiB names fewer images
 ATTRIBUTE_PREFIX = "user.lazyfs."
 HEALTHY = "ok"
+TRANSIENT = ("unavailable since ", "unstored since ")
 INDEX_DIGEST = f"{ATTRIBUTE_PREFIX}index.digest"
 SERVER_ENDED = "unknown"  # "unknown: …" is what a mount says of itself that nobody serves
 
@@ -286,9 +287,17 @@ def _is_dead(attributes: Mapping[str, str]) -> bool:
     return health.partition(":")[0] == SERVER_ENDED
 
 
+def is_sound(health: str) -> bool:
+    """Say whether a mount of this *health* has met no wrong bytes.
+
+    One whose registry is away, or whose store takes nothing, hands out right bytes or none.
+    """
+    return health == HEALTHY or health.startswith(TRANSIENT)
+
+
 def _check_health(name: str, attributes: Mapping[str, str]) -> None:
     health = attributes[f"{ATTRIBUTE_PREFIX}health"]
-    if health != HEALTHY:
+    if not is_sound(health):
         raise BaseCorrupt(
             f"{name}: health of the mount: got {quote(health)}, expected {quote(HEALTHY)}",
             hint="the sandbox may have read errors in place of its files",

@@ -21,7 +21,7 @@ class Budget(msgspec.Struct, frozen=True):
         """
         if self.size is not None:
             return self.size
-        while not folder.exists() and folder != folder.parent:
+        while not os.path.exists(folder) and folder != folder.parent:  # which never raises
             folder = folder.parent
         try:
             status = os.statvfs(folder)

@@ -21,38 +21,24 @@ Rule 8: a file that changes under its users is noticed by its size and by holes 
 be; then every mark is doubted.
 """
 
-import fcntl
+import errno
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
-
-from msgspec.structs import replace
+from typing import BinaryIO, cast
 
 from lazyfs.errors import StoreError
 from lazyfs.rootfs.table import LayerTable
-from lazyfs.store.guard import unguard
 from lazyfs.store.holes import fill_holes, has_hole, has_zero_page, is_zero, make_zeros
-from lazyfs.store.locks import lock_bytes, lock_for_use
+from lazyfs.store.marks import NEVER as NEVER
+from lazyfs.store.marks import Marks
+from lazyfs.store.marks import NotStored as NotStored
 from lazyfs.store.pair import open_pair
-from lazyfs.store.presence import (
-    ABSENT,
-    DOUBTFUL,
-    HEADER_SIZE,
-    OLD_VERSION,
-    RESIDENT,
-    boot_id,
-    doubt_marks,
-    is_mine,
-    map_size,
-    read_header,
-    write_header,
-)
+from lazyfs.store.presence import ABSENT, DOUBTFUL, RESIDENT, doubted, is_mine
 from lazyfs.store.rows import Payload, rows_of, write_row
+from lazyfs.store.spool import open_spool
 
-NEVER = 1 << 62  # seconds
 VAIN_FILLS = 4
 """So many chunks of zeros that stay holes when they are written: then holes tell nothing."""
 
@@ -65,11 +51,7 @@ class ContentLost(ContentUnusable):
     """The content file has not the bytes that were marked; all of them are doubted now."""
 
 
-class NotStored(StoreError):
-    """The store could not take a chunk: most often, its disk is full."""
-
-
-class LayerContent:
+class LayerContent(Marks):
     """The content of one layer, opened; made when it is missing.
 
     Thread-safe: ``write``, ``write_all`` and ``confirm`` are called from decoding threads, the rest
@@ -78,6 +60,7 @@ class LayerContent:
     one.  Unless *doubts* is false, which is for those who hash everything, marks that may have gone
     bad are doubted; ``doubted`` says why, empty if they were believed.  ``was_shown``: a live mount
     may have shown bytes that are doubted now.  ``holes_tell``: what was written is no hole here.
+    ``unreadable`` are the chunks that the disk did not give back: they are stored no more.
     """
 
     def __init__(
@@ -88,33 +71,19 @@ class LayerContent:
         counts_as_use: bool = True,
         doubts: bool = True,
     ) -> None:
-        self.folder = folder
-        self.table = table
-        self._dirty = False
         self._counts_as_use = counts_as_use
         try:
             pair = open_pair(folder, table, doubts=doubts)
         except OSError as exc:
             raise ContentUnusable(f"content store {folder}: {exc.strerror}") from exc
-        self.fd, self._map_fd, self._map = pair.fd, pair.map_fd, pair.mapped
+        super().__init__(folder, table, pair)
+        self.fd = pair.fd
+        self.unreadable: set[int] = set()
         self.doubted = pair.reason if pair.is_doubted else ""
         self.was_shown = not pair.is_doubted
         self.holes_tell, self._vain_fills = True, 0
-        self._is_sure = pair.is_doubted or not pair.reason
         self._times = pair.times
-        self.states = memoryview(self._map)[HEADER_SIZE:]
         self._note_use()
-
-    def open_pin(self) -> int:
-        """Return a new descriptor that keeps the layer in use until its last copy is closed.
-
-        For a process that is to outlive this one: whoever opens the layer then is not alone, and
-        believes its marks.  -1 where there is nothing to keep.
-        """
-        # Not by its name: another map may have it by now.
-        pin = os.open(f"/proc/self/fd/{self._map_fd}", os.O_RDWR | os.O_CLOEXEC)
-        lock_for_use(pin)  # we are a user, and so not alone
-        return pin
 
     def _note_use(self) -> None:
         """Set the map's time, which says when the layer was last used."""
@@ -123,26 +92,17 @@ class LayerContent:
 
     # What readers ask.
 
-    def is_resident(self, chunks: range) -> bool:
-        """Say whether all *chunks* are resident."""
-        states = self.states
-        return all(states[i] == RESIDENT for i in chunks)
-
-    def are_resident(self, chunks: range) -> bool:
-        """Say whether all of *chunks*, consecutive numbers, are resident."""
-        return bytes(self.states[chunks.start : chunks.stop]).count(RESIDENT) == len(chunks)
-
     def read(self, offset: int, size: int) -> bytes:
         """Return *size* bytes of the device; the caller has seen that they are resident.
 
-        Raises ContentLost where the file does not have them any more.
+        Raises ContentLost where the file does not have them any more, OSError where the disk does
+        not give them back.
         """
-        try:
-            data = os.pread(self.fd, size, offset)
-        except OSError as exc:
-            self.doubt()
-            raise ContentLost(f"content store {self.folder}: {exc.strerror}") from exc
-        if len(data) != size or (has_zero_page(data, offset) and self._lacks(offset, size)):
+        data = os.pread(self.fd, size, offset)
+        is_lost = len(data) != size
+        if not is_lost and self.holes_tell and has_zero_page(data, offset):
+            is_lost = self.has_lost(offset, size)
+        if is_lost:
             self.doubt()
             raise ContentLost(
                 f"content store {self.folder}: bytes {offset} to {offset + size} are gone from"
@@ -150,14 +110,14 @@ class LayerContent:
             )
         return data
 
-    def _lacks(self, offset: int, size: int) -> bool:
-        """Say whether part of a chunk that was written is a hole of the file."""
+    def has_lost(self, offset: int, size: int) -> bool:
+        """Say whether part of a chunk that was written is a hole of the file, or behind its end."""
         table = self.table
         for chunk in table.covering(offset, offset + size):
             start = table.device_offset(chunk)
             low, high = max(offset, start), min(offset + size, start + table.size(chunk))
             if chunk not in table.holes and has_hole(self.fd, low, high):
-                return self.holes_tell
+                return True
         return False
 
     def doubt(self) -> None:
@@ -166,56 +126,30 @@ class LayerContent:
         What others mark meanwhile may be doubted, too, or forgotten.
         """
         self.doubted, self.was_shown = "a change under a live mount", True
-        self._begin_marking()
-        doubt_marks(self.states)
         try:
+            self._insist(0, doubted(self.states))
             if os.fstat(self.fd).st_size != self.table.device_size:
                 os.ftruncate(self.fd, self.table.device_size)
         except OSError:
             pass  # a short file is noticed by whoever reads it
 
-    def resident_size(self) -> int:
-        """Bytes of payload that are resident."""
-        size = self.table.size
-        return sum(size(i) for i, state in enumerate(self.states) if state == RESIDENT)
-
-    # Claims, rule 6.
-
-    def claim(self, first: int, last: int) -> bool:
-        """Claim chunks *first* to *last*; False if another process is fetching some of them."""
-        try:
-            self._lock_bytes(fcntl.F_WRLCK, first, last)
-        except (BlockingIOError, PermissionError):
-            return False
-        except OSError:
-            return True  # a filesystem without such locks: both fetch
-        return True
-
-    def release(self, first: int, last: int) -> None:
-        """End the claim of chunks *first* to *last*."""
-        try:
-            self._lock_bytes(fcntl.F_UNLCK, first, last)
-        except OSError:
-            pass
-
-    def _lock_bytes(self, kind: int, first: int, last: int) -> None:
-        lock_bytes(self._map_fd, kind, HEADER_SIZE + first, last - first + 1)
-
     # What decoding threads do.
 
     def write(self, chunk: int, data: bytes) -> None:
         """Store the verified bytes of *chunk* and mark it; NotStored if the disk refuses them."""
-        if self.states[chunk] == RESIDENT:
-            return  # rule 4: another process was faster
-        self._begin_marking()
-        self._write_row([(chunk, (data,))])
+        if self.write_all([(chunk, (data,))]):
+            raise NotStored(f"content store {self.folder}: {self.trouble}")
 
     def write_all(self, payloads: Sequence[Payload]) -> list[int]:
         """Store the verified bytes of chunks and mark them; return those that the disk refuses."""
         absent = [payload for payload in payloads if self.states[payload[0]] != RESIDENT]  # rule 4
-        refused = []
-        if absent:
-            self._begin_marking()
+        refused = [chunk for chunk, _ in absent if chunk in self.unreadable]
+        absent = [payload for payload in absent if payload[0] not in self.unreadable]
+        try:
+            if absent:
+                self._begin_marking()
+        except NotStored:
+            return refused + [chunk for chunk, _ in absent]
         for row in rows_of(self.table, absent):
             try:
                 self._write_row(row)
@@ -230,10 +164,9 @@ class LayerContent:
         try:
             write_row(self.fd, self.table, row)
             self._look_at_size()
+            self._mark(row[0][0], bytes([RESIDENT]) * len(row))
         except OSError as exc:
-            raise NotStored(f"content store {self.folder}: {exc.strerror}") from exc
-        for chunk, _ in row:
-            self.states[chunk] = RESIDENT
+            raise self._not_stored(exc) from exc
 
     def copy(self, chunk: int, source_fd: int, source_offset: int) -> None:
         """Store *chunk* out of another file, whose bytes there the caller has verified; mark it.
@@ -242,6 +175,8 @@ class LayerContent:
         """
         if self.states[chunk] == RESIDENT:
             return
+        if chunk in self.unreadable:
+            raise NotStored(f"content store {self.folder}: chunk {chunk} could not be read")
         self._begin_marking()
         offset, left = self.table.device_offset(chunk), self.table.size(chunk)
         try:
@@ -253,9 +188,9 @@ class LayerContent:
                 offset += copied
                 left -= copied
             self._look_at_size()
+            self._mark(chunk, bytes([RESIDENT]))
         except OSError as exc:
-            raise NotStored(f"content store {self.folder}: {exc.strerror}") from exc
-        self.states[chunk] = RESIDENT
+            raise self._not_stored(exc) from exc
 
     def _look_at_size(self) -> None:
         """See to rule 8: behind what was written, a file that was cut has zeros now."""
@@ -264,20 +199,7 @@ class LayerContent:
 
     def open_spool(self) -> BinaryIO:
         """Open a temporary file, without a name, for a chunk that is too large for memory."""
-        try:
-            fd = os.open(self.folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)
-        except OSError:
-            return tempfile.TemporaryFile()  # a filesystem without O_TMPFILE, or a full one
-        return open(fd, "w+b", buffering=0)
-
-    def _begin_marking(self) -> None:
-        """See to rule 2."""
-        if not self._dirty:
-            header = read_header(self._map_fd)
-            if header is not None and header.version != OLD_VERSION:
-                write_header(self._map_fd, replace(header, is_clean=False))
-                os.fdatasync(self._map_fd)
-            self._dirty = True
+        return cast(BinaryIO, open_spool(self.folder))
 
     def confirm(self, chunk: int) -> bool:
         """Hash a doubtful chunk again; mark it resident, or absent and return False."""
@@ -295,14 +217,16 @@ class LayerContent:
             return False
         try:
             is_right, has_zeros = self._hash(chunk)
-        except OSError:
-            is_right = has_zeros = False
+        except OSError as exc:
+            self._not_stored(exc)
+            if self.states[chunk] == state:  # else somebody has written it meanwhile
+                self.distrust(chunk)
+            return self.states[chunk] == RESIDENT
         if is_right and (not has_zeros or self._keep_whole(chunk)):
             if state == DOUBTFUL:
-                self._begin_marking()
-                self.states[chunk] = RESIDENT
+                self._insist(chunk, bytes([RESIDENT]))
             return True
-        if self.states[chunk] == state:  # else somebody has written it meanwhile
+        if self.states[chunk] == state:
             if keep is not None:
                 keep(chunk)
             self.forget(chunk)
@@ -331,6 +255,13 @@ class LayerContent:
         except OSError:
             return False
 
+    def distrust(self, chunk: int) -> None:
+        """Mark a chunk absent that the disk does not give back, and store it no more."""
+        self.trouble = self.trouble or os.strerror(errno.EIO)
+        if chunk not in self.table.holes:
+            self.unreadable.add(chunk)
+        self.forget(chunk)
+
     def check(self, chunk: int) -> bool:
         """Say whether the stored bytes of *chunk* have its digest, or of a hole are zeros."""
         return self._hash(chunk)[0]
@@ -354,17 +285,19 @@ class LayerContent:
 
     def forget(self, chunk: int) -> None:
         """Mark a chunk absent: its stored bytes turned out to be wrong.  Of a hole, mend them."""
-        self._begin_marking()
-        if chunk not in self.table.holes:
-            self.states[chunk] = ABSENT
-            return
         try:
-            start = self.table.device_offset(chunk)
-            make_zeros(self.fd, start, start + self.table.size(chunk))
+            if chunk not in self.table.holes:
+                self._insist(chunk, bytes([ABSENT]))
+                return
+            try:
+                start = self.table.device_offset(chunk)
+                make_zeros(self.fd, start, start + self.table.size(chunk))
+            except OSError:
+                self._insist(chunk, bytes([ABSENT]))
+                raise
+            self._insist(chunk, bytes([RESIDENT]))
         except OSError as exc:
-            self.states[chunk] = ABSENT
             raise ContentUnusable(f"content store {self.folder}: {exc.strerror}") from exc
-        self.states[chunk] = RESIDENT
 
     def is_apart(self) -> bool:
         """Say whether other files than those that are open here have their names by now.
@@ -381,23 +314,10 @@ class LayerContent:
 
     def suspect(self, chunk: int) -> None:
         """Doubt one chunk: its bytes turned out to be wrong, and are left to be looked at."""
-        self._begin_marking()
-        self.states[chunk] = DOUBTFUL
-
-    @property
-    def since(self) -> int:
-        """When (in s since 1970) hashing began of the marked chunk that was hashed longest ago."""
-        header = read_header(self._map_fd)
-        is_known = header is not None and header.version != OLD_VERSION
-        return header.since if header is not None and is_known else NEVER
-
-    def note_checked(self, since: float) -> None:
-        """Note that each marked chunk has been hashed after *since*, in this run of the machine."""
-        self._begin_marking()
-        self._is_sure = True
-        header = read_header(self._map_fd)
-        if header is not None and header.version != OLD_VERSION:
-            write_header(self._map_fd, replace(header, since=int(since), boot=boot_id()))
+        try:
+            self._insist(chunk, bytes([DOUBTFUL]))
+        except OSError as exc:
+            raise ContentUnusable(f"content store {self.folder}: {exc.strerror}") from exc
 
     def close(self) -> None:
         """Close; the last user leaves a map that the next one believes.  Idempotent."""
@@ -407,31 +327,11 @@ class LayerContent:
         try:
             self._note_use()
             if is_mine(self._map_fd):
-                self._leave_clean()
+                self._leave_clean(self.fd)
                 if not self._counts_as_use:
                     os.utime(self._map_fd, ns=self._times)
         except OSError:
             pass  # the disk fails: then it stays unclean, and is re-hashed
         finally:
-            unguard(self._map)
-            self._map.close()
+            self._close_map()
             os.close(self.fd)
-            os.close(self._map_fd)
-            self._map_fd = -1
-
-    def _leave_clean(self) -> None:
-        """Have everything on the disk, and say so in the header, if it is the one of this map."""
-        header = read_header(self._map_fd)
-        if header is None or header.is_clean or header.version == OLD_VERSION:
-            return
-        size = os.fstat(self._map_fd).st_size
-        if not self._is_sure or size != map_size(self.table) or not header.fits(self.table):
-            return
-        os.fdatasync(self.fd)
-        self._map.flush()
-        os.fdatasync(self._map_fd)
-        status = os.fstat(self.fd)
-        if (status.st_ino, status.st_size) == (header.inode, header.size):
-            left = replace(header, is_clean=True, changed_at=status.st_ctime_ns)
-            write_header(self._map_fd, left, self._map[HEADER_SIZE:])
-            os.fdatasync(self._map_fd)

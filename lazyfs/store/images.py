@@ -75,6 +75,9 @@ def load_image(store: Store, manifest_digest: Digest) -> StoredImage | None:
         return None
     try:
         os.utime(folder)
+    except OSError:
+        pass  # a disk that takes nothing: it may go earlier than it should
+    try:
         index = _load_checked(folder / "index.erofs", record.index_digest)
         provenance = _load_checked(folder / "provenance", record.provenance_digest)
         return StoredImage(record, ErofsIndex(index), Provenance(provenance))

@@ -67,7 +67,7 @@ def save_layer(
     *frame* is the zstd frame that the TOC lay compressed in, where it did.
     """
     folder = store.layer_path(digest)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    store.make_folder(folder)
     frame = frame or zstandard.ZstdCompressor(level=1).compress(toc)
     store.write_file(folder / "toc.zst", frame)
     store.write_file(folder / "table", table)

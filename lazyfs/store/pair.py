@@ -2,20 +2,22 @@
 
 import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
 
 from lazyfs.rootfs.table import LayerTable
-from lazyfs.store.guard import guard
+from lazyfs.store.guard import guard, unguard
 from lazyfs.store.holes import make_zeros
 from lazyfs.store.locks import share
 from lazyfs.store.presence import (
     HEADER_SIZE,
     OLD_VERSION,
     RESIDENT,
-    doubt_marks,
+    doubted,
     lock_presence,
     map_size,
     new_header,
@@ -25,6 +27,7 @@ from lazyfs.store.presence import (
     retire,
     why_doubtful,
     write_header,
+    write_marks,
 )
 
 
@@ -74,10 +77,17 @@ def _close(*descriptors: int) -> None:
             os.close(descriptor)
 
 
-def _map(map_fd: int, table: LayerTable) -> mmap.mmap:
+@contextmanager
+def _mapped(map_fd: int, table: LayerTable) -> Iterator[mmap.mmap]:
+    """Map the marks for good, but where the block fails."""
     mapped = mmap.mmap(map_fd, map_size(table))
     guard(mapped)
-    return mapped
+    try:
+        yield mapped
+    except BaseException:
+        unguard(mapped)
+        mapped.close()
+        raise
 
 
 def _begin(map_fd: int, fd: int, table: LayerTable, *, is_made: bool, doubts: bool) -> Pair:
@@ -88,17 +98,17 @@ def _begin(map_fd: int, fd: int, table: LayerTable, *, is_made: bool, doubts: bo
     is_known = is_known and os.fstat(map_fd).st_size == map_size(table) and not is_made
     if not is_known:
         reset(map_fd, map_size(table))
-    pair = Pair(map_fd, fd, _map(map_fd, table), times)
-    with memoryview(pair.mapped)[HEADER_SIZE:] as marks:
+    with _mapped(map_fd, table) as mapped, memoryview(mapped)[HEADER_SIZE:] as marks:
+        pair = Pair(map_fd, fd, mapped, times)
         if header is not None and is_known:
             pair.reason = why_doubtful(map_fd, header, marks, status)
             cannot_wait = not header.is_clean or status.st_size != header.size
             pair.is_doubted = bool(pair.reason) and (doubts or cannot_wait)
         if pair.is_doubted:
-            doubt_marks(marks)
+            write_marks(map_fd, doubted(marks))
         if status.st_size != table.device_size:
             os.ftruncate(fd, table.device_size)
-        has_changed = _open_holes(fd, marks, table)
+        has_changed = _open_holes(map_fd, fd, marks, table)
         if pair.is_doubted:
             write_header(map_fd, new_header(table, os.fstat(fd), is_clean=False))
         elif not is_known:
@@ -117,14 +127,15 @@ def _join(map_fd: int, fd: int, table: LayerTable) -> Pair | None:
         return None
     if header.version != OLD_VERSION and header.inode != status.st_ino:
         return None
-    pair = Pair(map_fd, fd, _map(map_fd, table), times)
-    if status.st_size != table.device_size:  # its users have not noticed yet
-        pair.reason, pair.is_doubted = "a change of the content file", True
-        if header.version != OLD_VERSION:
-            write_header(map_fd, replace(header, is_clean=False))
-        with memoryview(pair.mapped)[HEADER_SIZE:] as marks:
-            doubt_marks(marks)
-        os.ftruncate(fd, table.device_size)
+    with _mapped(map_fd, table) as mapped:
+        pair = Pair(map_fd, fd, mapped, times)
+        if status.st_size != table.device_size:  # its users have not noticed yet
+            pair.reason, pair.is_doubted = "a change of the content file", True
+            if header.version != OLD_VERSION:
+                write_header(map_fd, replace(header, is_clean=False))
+            with memoryview(mapped)[HEADER_SIZE:] as marks:
+                write_marks(map_fd, doubted(marks))
+            os.ftruncate(fd, table.device_size)
     return pair
 
 
@@ -133,7 +144,7 @@ def _times(map_fd: int) -> tuple[int, int]:
     return status.st_atime_ns, status.st_mtime_ns
 
 
-def _open_holes(fd: int, marks: memoryview, table: LayerTable) -> bool:
+def _open_holes(map_fd: int, fd: int, marks: memoryview, table: LayerTable) -> bool:
     """Mark what is zeros and nowhere in the blob; say whether that changed anything.
 
     A doubtful hole is looked at now, not when it is read: there is nothing to fetch for it.
@@ -145,6 +156,9 @@ def _open_holes(fd: int, marks: memoryview, table: LayerTable) -> bool:
         was_written |= make_zeros(fd, start, start + table.size(chunk))
     if was_written:
         os.fdatasync(fd)  # the map may be clean, so its marks are believed after a crash
-    for chunk in absent:
-        marks[chunk] = RESIDENT
+    if absent:
+        opened = bytearray(marks)
+        for chunk in absent:
+            opened[chunk] = RESIDENT
+        write_marks(map_fd, bytes(opened))
     return bool(absent)

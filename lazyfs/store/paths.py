@@ -32,6 +32,15 @@ OWN_NAMES = {
     *("CACHEDIR.TAG", "version", "blobs", "images", "layers", "names", "passes", "profiles"),
     *("pins", "quarantine", "tmp"),
 }
+FOREIGN_NAMES = {
+    "lost+found",
+    ".Trash-0",
+    ".snapshot",
+    ".snapshots",
+    ".zfs",
+    "System Volume Information",
+}
+"""What filesystems have in their roots by themselves: such a folder is as good as an empty one."""
 TAG = (
     "Signature: 8a477f597d28d172789f06886806bc55\n"
     "# This folder is lazyfs' cache; its contents can be fetched again.\n"
@@ -40,6 +49,7 @@ TAG = (
 
 ALGORITHMS = {length: algorithm for algorithm, length in HEX_LENGTH.items()}
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+UNWRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT, errno.ESTALE}
 MEMORY = "/dev/shm"
 
 
@@ -47,14 +57,37 @@ class StoreUnusable(StoreError):
     """The folder cannot serve as a store."""
 
 
-class StoreFull(StoreError):
+class StoreUnwritten(StoreError):
+    """The disk does not take what was to be written: images can be served without it."""
+
+
+class StoreFull(StoreUnwritten):
     """There is no room for what was to be written."""
+
+
+class StoreReadOnly(StoreUnwritten, StoreUnusable):
+    """Nothing may be written, or the disk fails, or the folder is gone."""
+
+
+HINTS = {
+    errno.EROFS: "its filesystem is mounted read-only: mount it read-write, or choose another "
+    "--cache-dir",
+    errno.EACCES: "this user may not write there: choose another --cache-dir",
+    errno.EPERM: "this user may not write there: choose another --cache-dir",
+    errno.EIO: "the disk fails: the kernel's log says more; another --cache-dir may do",
+    errno.ENOSPC: "`lazyfs cache prune` makes room; so does deleting other files (df, df -i)",
+    errno.EDQUOT: "the quota of this user is used up; `lazyfs cache prune` makes room",
+}
 
 
 def store_error(what: object, exc: OSError) -> StoreError:
     """Return our error for *exc*, which the store *what* met."""
-    family = StoreFull if exc.errno in NO_SPACE else StoreUnusable
-    return family(f"store {what}: {exc.strerror}")
+    family: type[StoreError] = StoreUnusable
+    if exc.errno in NO_SPACE:
+        family = StoreFull
+    elif exc.errno in UNWRITABLE:
+        family = StoreReadOnly
+    return family(f"store {what}: {exc.strerror}", hint=HINTS.get(exc.errno or 0))
 
 
 class Store:
@@ -83,12 +116,13 @@ class Store:
     def _prepare(self) -> None:
         version = self.root / "version"
         try:
-            found = version.read_text().strip()
+            data = version.read_bytes()
         except FileNotFoundError:
-            found = ""
-        # Empty or zeros: it was not on the disk when the machine lost power, soon after the store
-        # was made.
-        if not found.strip("\0"):
+            data = b""
+        found = data[:20].decode("ascii", "replace").strip()
+        # Empty, or zeros, is what a loss of power leaves of a file that was just written.  What
+        # else the folder holds has digests of its own.
+        if not data.strip(b"\0\n"):
             found = self._create(version)
         if found != STORE_VERSION:
             raise StoreUnusable(
@@ -105,7 +139,8 @@ class Store:
 
     def _create(self, version: Path) -> str:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        foreign = sorted({entry.name for entry in self.root.iterdir()} - OWN_NAMES)
+        names = {entry.name for entry in self.root.iterdir()}
+        foreign = sorted(names - OWN_NAMES - FOREIGN_NAMES)
         if foreign:
             raise StoreUnusable(
                 f"store {self.root}: got a folder that holds {foreign[0]!r} and no store, "
@@ -114,7 +149,7 @@ class Store:
         for folder in (self.blobs / "sha256", self.images, self.layers, self.tmp):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.write_file(self.root / "CACHEDIR.TAG", TAG.encode())
-        self.write_file(version, STORE_VERSION.encode() + b"\n")
+        self.write_file(version, STORE_VERSION.encode() + b"\n", is_synced=True)
         return STORE_VERSION
 
     def blob_path(self, digest: Digest) -> Path:
@@ -148,20 +183,39 @@ class Store:
         """A fresh name under ``tmp/``, on the same filesystem as everything else."""
         return self.tmp / f"{os.getpid()}-{secrets.token_hex(8)}"
 
-    def write_file(self, path: Path, data: bytes | bytearray | memoryview) -> None:
+    def make_folder(self, path: Path) -> None:
+        """Make a folder of the store, where it is missing."""
+        try:
+            path.mkdir(mode=0o700, exist_ok=True)
+        except OSError as exc:
+            raise store_error(path, exc) from exc
+
+    def write_file(
+        self, path: Path, data: bytes | bytearray | memoryview, *, is_synced: bool = False
+    ) -> None:
         """Write *data* to *path* so that readers see all of it or nothing.
 
-        No fsync: every file written this way carries or has a digest, and is made again when it
-        does not match.
+        No fsync unless *is_synced*: every file written this way carries or has a digest, and is
+        made again when it does not match.
         """
         temporary = self.temporary()
         try:
             with open(temporary, "xb") as file:
                 file.write(data)
+                if is_synced:
+                    file.flush()
+                    os.fsync(file.fileno())
             temporary.rename(path)
         except OSError as exc:
-            temporary.unlink(missing_ok=True)
+            _remove(temporary)
             raise store_error(path, exc) from exc
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError:
+        pass  # it is not there, or a sweep will find it
 
 
 def open_store(root: Path) -> Store | None:

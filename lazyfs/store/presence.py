@@ -81,9 +81,14 @@ def map_size(table: LayerTable) -> int:
     return HEADER_SIZE + max(1, table.count)
 
 
-def doubt_marks(marks: memoryview) -> None:
-    """Turn every RESIDENT into DOUBTFUL; what others mark meanwhile may be forgotten."""
-    marks[:] = bytes(marks).replace(bytes([RESIDENT]), bytes([DOUBTFUL]))
+def doubted(marks: memoryview) -> bytes:
+    """Return *marks* with every RESIDENT turned into DOUBTFUL."""
+    return bytes(marks).replace(bytes([RESIDENT]), bytes([DOUBTFUL]))
+
+
+def write_marks(fd: int, marks: bytes) -> None:
+    """Set all marks of the map *fd* (OSError); what others mark meanwhile may be forgotten."""
+    os.pwrite(fd, marks, HEADER_SIZE)
 
 
 def new_header(table: LayerTable, content: os.stat_result, *, is_clean: bool) -> Header:

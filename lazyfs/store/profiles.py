@@ -127,5 +127,5 @@ def remove_profile(store: Store, manifest_digest: Digest) -> bool:
 def save_profile(store: Store, manifest_digest: Digest, profile: Profile) -> None:
     """Keep a profile; StoreFull or StoreUnusable when the store cannot."""
     path = store.profile_path(manifest_digest)
-    path.parent.mkdir(mode=0o700, exist_ok=True)
+    store.make_folder(path.parent)
     store.write_file(path, encode_profile(profile))

@@ -28,7 +28,7 @@ def save_spans(store: Store, toc_digest: Digest, spans: "Sequence[Span]") -> Non
     from lazyfs.formats.layer_index import encode_spans  # noqa: PLC0415
 
     folder = store.layer_path(toc_digest)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    store.make_folder(folder)
     data = MAGIC + encode_spans(spans)
     store.write_file(folder / "spans", data + hashlib.sha256(data).digest())
 

@@ -429,13 +429,15 @@ size_t lfs_server_take(struct lfs_server *server, struct lfs_event *events,
  * 'id' any more, because the reader was interrupted.
  *
  * lfs_server_answer() answers a miss from the content file; LFS_CORRUPT: the
- * range is not resident, or the file does not have it, and the request waits on.
+ * range is not resident, or the file does not give it, and the request waits on.
  * lfs_server_answer_bytes() answers a miss with all of its bytes; LFS_CORRUPT:
  * 'size' is not the size asked for, and the request waits on.
  * lfs_server_answer_attribute() gives the value of an attribute.
  * lfs_server_answer_error() makes the request fail with 'error', an errno.
  */
 enum lfs_result lfs_server_answer(struct lfs_server *server, uint64_t id);
+/* Does somebody still wait for 'id'? */
+bool lfs_server_waits(struct lfs_server *server, uint64_t id);
 enum lfs_result lfs_server_answer_bytes(struct lfs_server *server, uint64_t id,
 					const uint8_t *bytes, size_t size);
 enum lfs_result lfs_server_answer_attribute(struct lfs_server *server,

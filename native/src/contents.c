@@ -242,6 +242,9 @@ void lfs_read(struct lfs_worker *worker, const struct lfs_request *request)
 	}
 	touch(server, extent.device, first, last);
 	is_marked = are_resident(device, first, last);
+	if (is_marked)
+		check_mark(server, extent.device, first, last);
+	/* What the disk does not give back the owner gets elsewhere */
 	if (!is_marked || !lfs_read_whole(device, worker->out, start, size)) {
 		lfs_count(&worker->counters.misses, 1);
 		if (!lfs_wait_for_bytes(worker, unique, nid, in.offset,
@@ -252,7 +255,6 @@ void lfs_read(struct lfs_worker *worker, const struct lfs_request *request)
 		}
 		return;
 	}
-	check_mark(server, extent.device, first, last);
 	if (server->options.serves_devices)
 		lfs_clear_gaps(device, worker->out, start, size);
 	lfs_count(&worker->counters.read_size, size);

@@ -19,8 +19,12 @@
 
 #include "server.h"
 
-#define MAX_BACKGROUND 64
-#define CONGESTION (MAX_BACKGROUND * 3 / 4)
+/* Reads in the background that may be under way: of these the kernel counts
+ * every read through its page cache.  As many as there can be: those that wait
+ * for a registry that is away must not keep hits of other files waiting.  From
+ * CONGESTION on the kernel reads ahead less. */
+#define MAX_BACKGROUND 65535
+#define CONGESTION 48
 #define INTERRUPT_NANOSECONDS 500000
 
 static void greet(struct lfs_worker *worker, const struct lfs_request *request)

@@ -268,7 +268,7 @@ enum lfs_result lfs_server_answer(struct lfs_server *server, uint64_t id)
 	pthread_mutex_lock(&server->answer_lock);
 	if (!lfs_read_whole(device, server->answer, request.device_offset,
 			    request.size)) {
-		result = LFS_CORRUPT;
+		result = LFS_CORRUPT; /* the owner gets the bytes elsewhere */
 	} else if (!get(server, id, true, &request)) {
 		result = LFS_ABSENT;
 	} else {
@@ -280,6 +280,13 @@ enum lfs_result lfs_server_answer(struct lfs_server *server, uint64_t id)
 	}
 	pthread_mutex_unlock(&server->answer_lock);
 	return result;
+}
+
+bool lfs_server_waits(struct lfs_server *server, uint64_t id)
+{
+	struct lfs_waiting request;
+
+	return get(server, id, false, &request);
 }
 
 enum lfs_result lfs_server_answer_bytes(struct lfs_server *server, uint64_t id,

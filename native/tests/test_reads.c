@@ -127,9 +127,11 @@ static void check_interrupts(void)
 	memset(fake.made.states[0], 0, 3);
 	uniques[0] = fake_send_read(&fake, fake.made.big, 0, 10);
 	first = fake_take(&fake);
+	CHECK(lfs_server_waits(fake.server, first.id));
 	interrupt(uniques[0]);
 	fake_receive(&fake, &reply);
 	CHECK(reply.unique == uniques[0] && reply.error == EINTR);
+	CHECK(!lfs_server_waits(fake.server, first.id));
 	CHECK(lfs_server_answer_error(fake.server, first.id, EIO) ==
 	      LFS_ABSENT);
 	/* The slot is used again; the old id means nothing */
@@ -256,11 +258,12 @@ static void check_damaged_content(void)
 	struct lfs_event event;
 	size_t i;
 
-	/* Marked, and not there: the owner has to see to it */
+	/* Marked, and not there: the owner has to get the bytes elsewhere */
 	CHECK(ftruncate(fake.contents[0], 5000) == 0);
 	fake_send_read(&fake, fake.made.big, 0, BIG_SIZE);
 	event = fake_take(&fake);
 	CHECK(event.kind == LFS_EVENT_MISS && event.number == 1);
+	CHECK(lfs_server_waits(fake.server, event.id));
 	CHECK(lfs_server_answer(fake.server, event.id) == LFS_CORRUPT);
 	CHECK(fake_is_silent(&fake));
 	for (i = 0; i < BIG_SIZE; i++)
@@ -269,6 +272,7 @@ static void check_damaged_content(void)
 	      LFS_OK);
 	fake_receive(&fake, &reply);
 	CHECK(is_content(1, 0, BIG_SIZE));
+	CHECK(!lfs_server_waits(fake.server, event.id));
 	fake_send_read(&fake, fake.made.big, 0, 5000);
 	fake_receive(&fake, &reply);
 	CHECK(is_content(1, 0, 5000));

@@ -23,7 +23,7 @@ from lazyfs.image.transfer import FEED_MAX, FEED_MIN, FEED_PLAIN, _feed_size
 from lazyfs.registry.encodings import MEMBER_LIMIT, inflate
 from lazyfs.registry.errors import BadAnswer
 from lazyfs.rootfs.table import LayerTable, build_table
-from lazyfs.store.content import RESIDENT
+from lazyfs.store.presence import RESIDENT
 from tests.image.test_fetch import Bench, opened
 from tests.support import faults
 from tests.support.clients import NAME, ONCE, connected

@@ -20,10 +20,10 @@ from lazyfs.oci.reference import parse_reference
 from lazyfs.registry.source import AccessOptions
 from lazyfs.store.check import check_store
 from lazyfs.store.completeness import survey_layer
-from lazyfs.store.content import RESIDENT
 from lazyfs.store.evict import evict, remove_unused
 from lazyfs.store.images import load_image
 from lazyfs.store.paths import Store
+from lazyfs.store.presence import RESIDENT
 from lazyfs.store.removal import remove_image
 from tests.crash.cases import RIGHT, Case, Mark, Outcome, Place, Verdict, mark, promised
 from tests.support.images import (

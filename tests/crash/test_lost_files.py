@@ -19,8 +19,9 @@ from lazyfs.snapshot.errors import CheckpointLost, RuntimeFailed, StoreFailed
 from lazyfs.snapshot.journal import SandboxBroken, State
 from lazyfs.snapshot.plans import ContainerPlan, SandboxPlan
 from lazyfs.snapshot.sandbox import Sandbox
-from lazyfs.store.content import ABSENT, LayerContent
+from lazyfs.store.content import LayerContent
 from lazyfs.store.paths import Store
+from lazyfs.store.presence import ABSENT
 from lazyfs.store.removal import remove_layer
 from tests.crash.cases import Place
 from tests.crash.store_cases import cache_of, look, make_image

@@ -18,7 +18,7 @@ from lazyfs.store.content import (
 )
 from lazyfs.store.presence import ABSENT, DOUBTFUL, HEADER_SIZE, RESIDENT
 from lazyfs.store.rows import IOV_MAX, Payload, rows_of
-from lazyfs.store.unstored import UnstoredContent
+from lazyfs.store.unwritten import UnstoredContent
 from tests.support.layers import MadeLayer, make_layer
 
 

@@ -14,7 +14,7 @@ from lazyfs.store.content import ContentUnusable, LayerContent, NotStored
 from lazyfs.store.layers import load_toc, save_layer
 from lazyfs.store.paths import Store
 from lazyfs.store.presence import ABSENT, DOUBTFUL, HEADER_SIZE, RESIDENT
-from lazyfs.store.unstored import UnstoredContent
+from lazyfs.store.unwritten import UnstoredContent
 from tests.support.zstdchunked import zstd_layer
 
 LARGE = 40 << 30

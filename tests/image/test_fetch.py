@@ -25,7 +25,7 @@ from lazyfs.oci.descriptor import Descriptor
 from lazyfs.store.content import LayerContent
 from lazyfs.store.paths import Store
 from lazyfs.store.rows import Payload
-from lazyfs.store.unstored import UnstoredContent
+from lazyfs.store.unwritten import UnstoredContent
 from tests.support.layers import MadeLayer, make_layer
 from tests.support.sources import MemorySource
 

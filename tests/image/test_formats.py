@@ -31,7 +31,7 @@ from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.walk import walk_path
 from lazyfs.store.check import check_store
 from lazyfs.store.paths import Store
-from lazyfs.store.unstored import UnstoredContent
+from lazyfs.store.unwritten import UnstoredContent
 from tests.support.images import (
     Layer,
     blob_path,

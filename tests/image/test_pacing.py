@@ -9,7 +9,7 @@ import trio.testing
 
 from lazyfs.image.pace import GAP_MAX, GAP_MIN, SEGMENT_MAX, SEGMENT_MIN, Pace
 from lazyfs.image.plan import BEFORE_SIZE, plan_runs
-from lazyfs.image.prefetch import EAGER_WORKERS, prefetch
+from lazyfs.image.prefetch import EAGER_WORKERS, prefetch, warm_up
 from lazyfs.image.pressure import (
     BURST_LONGEST_SECONDS,
     BURST_MAX_SECONDS,
@@ -243,14 +243,14 @@ async def test_the_connection_is_made_before_a_reader_needs_it(tmp_path: Path) -
     layer = make_layer([9000] * 10)
     async with opened(layer, tmp_path) as bench:
         bench.origin.is_open = False
-        await bench.fetcher.warm_up()
+        await warm_up(bench.fetcher, [bench.device])
         start = layer.table.blob_offset(0)
         assert bench.source.requests == [(start, start + 1)]
         bench.origin.is_open = True
-        await bench.fetcher.warm_up()
+        await warm_up(bench.fetcher, [bench.device])
         assert len(bench.source.requests) == 1
         await bench.fetcher.ensure(1, 0, layer.table.device_size)
         bench.origin.is_open = False
         asked = len(bench.source.requests)
-        await bench.fetcher.warm_up()
+        await warm_up(bench.fetcher, [bench.device])
         assert len(bench.source.requests) == asked, "what is resident needs no connection"

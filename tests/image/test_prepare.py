@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from lazyfs.digest import digest_of
 from lazyfs.errors import (
@@ -26,7 +27,7 @@ from lazyfs.image.verify import verify_image
 from lazyfs.image.whole import WrongBlob
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.walk import walk_path
-from lazyfs.store.unstored import UnstoredContent
+from lazyfs.store.unwritten import UnstoredContent
 from tests.support import faults
 from tests.support.images import (
     Layer,
@@ -158,11 +159,42 @@ async def test_a_lost_or_rotten_layer_file_is_made_again(
         assert await read(image, TEXT) == expected_text()
 
 
-async def test_opening_what_was_removed_is_an_error(registry: FakeRegistry, tmp_path: Path) -> None:
+async def test_opening_what_was_removed_prepares_it_again(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
     prepared = await prepare(request(f"{registry.host}/image:latest", tmp_path))
     shutil.rmtree(tmp_path / "cache/layers")
+    async with open_image(prepared, ACCESS) as image:
+        assert image.prepared.image == prepared.image
+        assert await read(image, TEXT) == expected_text()
+
+
+@pytest.mark.parametrize("name", ["manifest_digest", "index_digest", "provenance_digest"])
+async def test_opening_what_comes_out_differently_is_an_error(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A live mount's inodes have the numbers of the index that was there first."""
+    prepared = await prepare(request(f"{registry.host}/image:latest", tmp_path))
+    shutil.rmtree(tmp_path / "cache/layers")
+
+    async def otherwise(wanted: Request) -> Prepared:
+        again = await prepare(wanted)
+        return replace(again, image=replace(again.image, **{name: f"sha256:{'0' * 64}"}))
+
+    monkeypatch.setattr("lazyfs.image.again.prepare", otherwise)
     with pytest.raises(ImageGone):
         async with open_image(prepared, ACCESS):
+            pass
+
+
+async def test_opening_what_was_removed_and_cannot_be_had_is_an_error(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    prepared = await prepare(request(f"{registry.host}/image:latest", tmp_path))
+    shutil.rmtree(tmp_path / "cache/layers")
+    shutil.rmtree(tmp_path / "cache/blobs")
+    with pytest.raises(ImageGone):
+        async with open_image(prepared, replace(ACCESS, is_offline=True)):
             pass
 
 

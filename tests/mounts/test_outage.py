@@ -52,7 +52,7 @@ def test_a_registry_that_goes_away_and_comes_back(layout, tmp_path, mountpoint):
     port = registry.port
     image = f"{registry.host}/image"
     try:
-        lazyfs.mount("--prefetch", "none", image, mountpoint)
+        lazyfs.mount("--patience", "0", "--prefetch", "none", image, mountpoint)
         assert is_right(mountpoint, "file0")
         registry.close()
         assert is_right(mountpoint, "file0"), "what is resident needs nobody"

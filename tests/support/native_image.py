@@ -55,7 +55,7 @@ class NativeMadeContents(MadeContents):
                 self.states[device][chunk] = RESIDENT
         return None
 
-    def lost(self, device: int) -> bool:
+    def lost(self, device: int, offset: int, size: int) -> bool:
         self._set(device, ABSENT)
         return True
 
