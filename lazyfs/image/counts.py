@@ -1,14 +1,10 @@
 """What fetching counts: what was asked for and why, what of it was read, how long who waited."""
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
-
-if TYPE_CHECKING:
-    from lazyfs.image.device import Device
 
 BOUNDS = tuple(0.0001 * 2.0**power for power in range(21))
 """Upper ends of the histogram's classes in seconds: 0.1 ms to 105 s; one more is without an end."""
@@ -108,38 +104,3 @@ class FetchStatistics(msgspec.Struct):
     def content_size(self) -> int:
         """Content that came, for all purposes."""
         return sum(traffic.content_size for traffic in self.traffic.values())
-
-
-def fetch_document(statistics: FetchStatistics, devices: Sequence["Device"]) -> dict[str, object]:
-    """Return what was fetched, and what of it was used, in JSON's types."""
-    used = used_sizes(devices)
-    purposes = {
-        purpose.name.lower(): {
-            "requests": traffic.requests,
-            "size": traffic.size,
-            "contentSize": traffic.content_size,
-            "usedSize": used[purpose],
-        }
-        for purpose, traffic in statistics.traffic.items()
-    }
-    return {
-        **purposes,
-        "copiedSize": statistics.copied_size,
-        "corruptChunks": statistics.corrupt_chunks,
-        "failedRequests": statistics.failed_requests,
-        "unstoredChunks": statistics.unstored_chunks,
-    }
-
-
-def used_sizes(devices: Iterable["Device"]) -> dict[Purpose, int]:
-    """Return how much of the content that was fetched has been read, by why it was fetched.
-
-    Looks at each chunk: milliseconds for a large image.
-    """
-    sizes = dict.fromkeys((0, *Purpose), 0)
-    for device in devices:
-        size = device.table.size
-        for chunk, (purpose, is_used) in enumerate(zip(device.fetched, device.used, strict=True)):
-            if is_used and purpose:
-                sizes[purpose] += size(chunk)
-    return {purpose: sizes[purpose] for purpose in Purpose}

@@ -15,10 +15,10 @@ from msgspec.structs import replace
 from lazyfs.digest import parse_digest
 from lazyfs.errors import LazyfsError, StoreError
 from lazyfs.formats.layers import Format
-from lazyfs.image.counts import fetch_document
 from lazyfs.image.device import Device
 from lazyfs.image.early import Early
 from lazyfs.image.fetch import Fetcher
+from lazyfs.image.fetched import fetch_document
 from lazyfs.image.forecast import Forecast
 from lazyfs.image.gap_store import GapStore
 from lazyfs.image.health import Health
@@ -130,14 +130,10 @@ class OpenImage(msgspec.Struct, frozen=True):
                 self.note_tree(device, found.differences)
             await trio.lowlevel.checkpoint()
 
-    async def compare_trees(self) -> None:
-        """Compare the tar and the TOC of layers that are complete and were never compared."""
-        if all(device.agrees is not None for device in self.devices):
-            return
-        # Imported here: once for a layer, and long after the mount is live.
-        from lazyfs.image.one_tree import compare_trees  # noqa: PLC0415
-
-        await compare_trees(self)
+    @property
+    def is_compared(self) -> bool:
+        """Whether the tar and the TOC of every layer have been compared."""
+        return all(device.agrees is not None for device in self.devices)
 
     def note_tree(self, device: Device, differences: str) -> None:
         """Note how a layer's tar and its TOC differ; that they do is the mount's health."""

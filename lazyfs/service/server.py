@@ -307,8 +307,11 @@ async def _prefetch(server: _Server) -> None:
             server.settings.prefetch,
             Limits(throttle, server.upkeep.make_room if is_stored else None),
         )
-        if server.settings.prefetch == "all":
-            await server.image.compare_trees()
+        if server.settings.prefetch == "all" and not server.image.is_compared:
+            # Imported here: once for a layer, and long after the mount is live.
+            from lazyfs.image.one_tree import compare_trees  # noqa: PLC0415
+
+            await compare_trees(server.image)
     except Exception:  # what nobody has asked for must not end the mount
         log.exception("prefetch failed")
     if is_stored:

@@ -8,7 +8,8 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazyfs.image.counts import BOUNDS, Purpose, Waits, fetch_document, used_sizes
+from lazyfs.image.counts import BOUNDS, Purpose, Waits
+from lazyfs.image.fetched import fetch_document, used_sizes
 from lazyfs.image.prefetch import prefetch
 from tests.image.test_fetch import opened
 from tests.support.layers import make_layer
