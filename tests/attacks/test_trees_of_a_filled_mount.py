@@ -18,6 +18,7 @@ from lazyfs.formats.decode import RangeDecoder
 from lazyfs.formats.gaps import MAX_GAPS, Gaps
 from lazyfs.formats.stream import Decoded, Piece
 from lazyfs.image.gap_store import GapStore, cut
+from lazyfs.image.one_tree import compare_trees
 from lazyfs.image.open import OpenImage, open_image
 from lazyfs.image.prepare import Request, prepare
 from lazyfs.image.verify import verify_image
@@ -58,7 +59,7 @@ async def fill(image: OpenImage) -> None:
     """Do what a server does beside its readers."""
     await image.recall_trees()
     await image.prefetch("all")
-    await image.compare_trees()
+    await compare_trees(image)
 
 
 async def filled(
@@ -116,7 +117,7 @@ async def test_it_is_found_once(tmp_path: Path) -> None:
         await image.recall_trees()
         assert image.health.text == f"contradiction {layer.digest}"
         await image.prefetch("all")
-        await image.compare_trees()
+        await compare_trees(image)
         assert not image.origin.is_open
         assert image.devices[0].gaps is None
 
@@ -204,7 +205,7 @@ async def test_a_registry_that_goes_away_meanwhile(tmp_path: Path) -> None:
         async with open_image(prepared, ACCESS, catches_gaps=True) as image:
             await image.prefetch("all")
             registry.faults.add(faults.status(404), path="/blobs/", times=None)
-            await image.compare_trees()
+            await compare_trees(image)
             assert [device.agrees for device in image.devices] == [None]
             assert image.health.text == "ok"
 
