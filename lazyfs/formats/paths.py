@@ -44,6 +44,23 @@ def normalise_path(name: bytes, limits: Limits) -> bytes:
     return path
 
 
+def normalise_link(link: bytes, limits: Limits) -> bytes:
+    """Return the target of a hardlink like ``normalise_path``, but with ``..`` behind names.
+
+    What that means depends on whether the name before it is a symlink: see play.py.
+    """
+    path = normalise_path(link, limits)
+    if b".." not in link:
+        return path
+    components: list[bytes] = []
+    for component in link.split(b"/"):
+        if component not in (b"", b".") and (component != b".." or components):
+            components.append(component)
+    kept = b"/".join(components)
+    _check_size(kept, limits)
+    return kept
+
+
 def _collapse(path: bytes) -> bytes:
     components: list[bytes] = []
     for component in path.split(b"/"):

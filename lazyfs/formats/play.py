@@ -97,7 +97,7 @@ class _Play:
     def _target(self, link: bytes) -> bytes:
         """Return where a hardlink's file is, with the symlinks on the way to it followed."""
         parent = link.rpartition(b"/")[0]
-        if parent in self._directories:
+        if parent in self._directories:  # and so without symlinks
             return link
         real = self._resolve(parent, link)
         name = link[len(parent) + 1 :] if parent else link
@@ -173,6 +173,10 @@ class _Play:
         real = b""
         number = 0
         while number < len(names):
+            if names[number] == b"..":  # of a hardlink's target: up from where symlinks led
+                real = real.rpartition(b"/")[0]
+                number += 1
+                continue
             step = real + b"/" + names[number] if real else names[number]
             number += 1
             position = None if step in self._directories else self._current.get(step)

@@ -23,7 +23,7 @@ the stream each one lies.
 
 from lazyfs.formats.empty_tar import why_no_tar
 from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
-from lazyfs.formats.paths import is_left_out, normalise_path
+from lazyfs.formats.paths import is_left_out, normalise_link, normalise_path
 from lazyfs.formats.tar_fields import (
     MAX_SECONDS,
     XATTR_PREFIX,
@@ -363,7 +363,7 @@ class TarScanner:
             return b""
         link = self._raw_link(header)
         if kind is Kind.HARDLINK:
-            link = normalise_path(link, self._limits)
+            link = normalise_link(link, self._limits)
         if not link or b"\0" in link or len(link) > self._limits.link_size:
             raise ValueError(f"got a link to {link[:100]!r} ({len(link)} bytes), expected a target")
         return link
