@@ -101,8 +101,8 @@ def layouts_are_not_synced() -> None:
 def are_copies_believed(folder: Path) -> bool:
     """Say whether the marks of a layer that was copied are believed, in this run of the machine."""
     from lazyfs.store.content import LayerContent
-    from lazyfs.store.presence import RESIDENT
     from lazyfs.store.paths import Store
+    from lazyfs.store.presence import RESIDENT
     from tests.support.layers import make_layer
     from tests.support.stores import keep_layer
 
