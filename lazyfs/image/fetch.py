@@ -266,14 +266,15 @@ class Fetcher:
     ) -> None:
         """Wait for *flights*; raise what ends one, or OutOfPatience where nothing comes."""
         for chunk, flight in flights:
-            while True:
-                progress = [each.progress for _, each in flights if not each.is_done]
+            while not flight.is_done:
+                # Looked at where patience is over only: there may be thousands.
+                progress = (each.progress for _, each in flights if not each.is_done)
                 again = self.outage.look_again(began, progress, dev.descriptor, start)
                 with trio.move_on_at(again):
-                    data = await flight.wait()
-                    if data is not None:
-                        unstored[chunk] = data
-                    break
+                    await flight.wait()
+            data = await flight.wait()
+            if data is not None:
+                unstored[chunk] = data
 
     # Requests.
 

@@ -64,7 +64,9 @@ class Place:
 
     def mount(self, *words: object) -> None:
         image = f"{self.registry.host}/image"
-        self.lazyfs.mount("--no-service", "--prefetch", "none", *words, image, self.mountpoint)
+        open_to_all = ("-o", "allow_other") if "erofs" in words else ()
+        words = ("--no-service", "--prefetch", "none", *open_to_all, *words)
+        self.lazyfs.mount(*words, image, self.mountpoint)
         assert self.read("file0") == FILES["file0"]
 
     def read(self, name: str) -> bytes:

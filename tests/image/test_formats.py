@@ -111,7 +111,7 @@ async def test_holes_are_not_asked_for(tmp_path: Path) -> None:
 
 async def test_without_room_for_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared = await prepare(request(image_of(tmp_path, zstd_layer(FILES)), tmp_path))
-    monkeypatch.setattr("lazyfs.image.open.LayerContent", UnstoredContent)
+    monkeypatch.setattr("lazyfs.image.open.open_content", UnstoredContent)
     assert await files_of(prepared, list(FILES)) == contents(FILES)
 
 
