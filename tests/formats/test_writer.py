@@ -458,9 +458,9 @@ def test_level_is_the_only_thing_that_changes_digests_of_contents():
 names = st.one_of(
     st.sampled_from([b"a", b"b", b"c", b".wh.a", b".wh..wh..opq"]),  # so that some come twice
     st.binary(min_size=1, max_size=20).filter(
-        lambda name: not {0, 0x2F} & set(name)
-        and name not in (b".", b"..")
-        and not is_bare_whiteout(name)  # refused: test_arrange.py
+        lambda name: (
+            not {0, 0x2F} & set(name) and name not in (b".", b"..") and not is_bare_whiteout(name)
+        )  # refused: test_arrange.py
     ),
 )
 payloads = st.one_of(
