@@ -16,8 +16,8 @@ from lazyfs.cli.options import (
     json_option,
     s3_endpoint_option,
 )
+from lazyfs.cli.output import print_line
 from lazyfs.errors import UsageError
-from lazyfs.printable import printable
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -132,7 +132,7 @@ def tools_for_checkpoints(cache_dir: Path) -> "Tools":
         mounts=NodeMounts(default_runtime_dir(), cache_dir),
         choose=Chooser(default_state_dir()),
         objects=open_store,
-        say=lambda line: click.echo(f"lazyfs: {printable(line)}", err=True),
+        say=lambda line: print_line(f"lazyfs: {line}", err=True),
     )
 
 
@@ -211,9 +211,9 @@ def say_made(made: "Made", *, as_json: bool) -> None:
         return
     for image in made.manifest.images:
         line = f"lazyfs: {image.name}: {image.original_ref} → {image.resolved_ref}"
-        click.echo(printable(line), err=True)
-    click.echo(f"lazyfs: manifest {made.manifest_digest}", err=True)
-    click.echo(made.location)
+        print_line(line, err=True)
+    print_line(f"lazyfs: manifest {made.manifest_digest}", err=True)
+    print_line(made.location)
 
 
 def document_of_made(made: "Made") -> dict[str, Any]:
