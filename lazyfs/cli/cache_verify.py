@@ -61,11 +61,12 @@ def _tell(store: Path, found: "Check") -> None:
         if fault.kind == "content":  # nobody could look at it
             chunks[Path(fault.path).parent.name] = None
     for mountpoint in tell_mounts(default_runtime_dir(), store, chunks):
-        click.echo(
+        print_line(
             f"lazyfs: {mountpoint}: the server does not answer; what the kernel has kept of rotten"
-            " bytes may still be read there\nunmount it, and mount it again",
+            " bytes may still be read there",
             err=True,
         )
+        print_line("unmount it, and mount it again", err=True)
 
 
 def _document(cache_dir: Path, found: "Check") -> dict[str, Any]:

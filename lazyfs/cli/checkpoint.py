@@ -15,9 +15,9 @@ from lazyfs.cli.options import (
     json_option,
     s3_endpoint_option,
 )
+from lazyfs.cli.output import print_line
 from lazyfs.cli.sandbox_tools import tools_for_checkpoints
 from lazyfs.errors import UsageError
-from lazyfs.printable import printable
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -197,9 +197,9 @@ def say_made(made: "Made", *, as_json: bool) -> None:
         return
     for image in made.manifest.images:
         line = f"lazyfs: {image.name}: {image.original_ref} → {image.resolved_ref}"
-        click.echo(printable(line), err=True)
-    click.echo(f"lazyfs: manifest {made.manifest_digest}", err=True)
-    click.echo(made.location)
+        print_line(line, err=True)
+    print_line(f"lazyfs: manifest {made.manifest_digest}", err=True)
+    print_line(made.location)
 
 
 def document_of_made(made: "Made") -> dict[str, Any]:

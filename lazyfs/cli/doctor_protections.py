@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from lazyfs.cli.output import print_line
 
 if TYPE_CHECKING:
@@ -50,8 +48,8 @@ def show(document: Mapping[str, Any]) -> None:
         return
     names = [name for name, protections in runtimes.items() if "error" not in protections]
     if names:
-        click.echo()
-        click.echo(f"{'protection':18}" + "".join(f"{name:{WIDTH}}" for name in names))
+        print_line("")
+        print_line(f"{'protection':18}" + "".join(f"{name:{WIDTH}}" for name in names))
         for protection, words in WORDS.items():
             cells = "".join(f"{runtimes[name][protection]:{WIDTH}}" for name in names)
             print_line(f"{words:18}{cells}".rstrip())

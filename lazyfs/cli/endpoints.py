@@ -59,7 +59,7 @@ def _document(endpoint: "Endpoint", access: "AccessOptions") -> dict[str, Any]:
 def _credentials(endpoint: "Endpoint", access: "AccessOptions") -> str | None:
     """Return where credentials would be looked for first; helpers are named and not run."""
     from lazyfs.errors import LazyfsError
-    from lazyfs.registry.helpers import read_auth_file
+    from lazyfs.registry.helpers import auth_file_reader
     from lazyfs.registry.keychain import HelperCall, candidates
 
     if access.is_anonymous:
@@ -70,7 +70,7 @@ def _credentials(endpoint: "Endpoint", access: "AccessOptions") -> str | None:
         endpoint.registry,
         endpoint.repository,
         access.environment,
-        read_auth_file,
+        auth_file_reader(access),
         authfile=None if access.authfile is None else os.fspath(access.authfile),
         uid=os.getuid(),
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazyfs.cli.options import default_state_dir, json_option, s3_endpoint_option
+from lazyfs.cli.output import print_line
 
 if TYPE_CHECKING:
     from lazyfs.snapshot.collect import Collected
@@ -54,16 +55,16 @@ def gc(
         click.echo(json.dumps(_document(objects.url, done, is_dry_run), indent=2))
         return
     for state in done.partials:
-        click.echo(state.id)
+        print_line(state.id)
     verb = "would be removed" if is_dry_run else "removed"
     uploads = "" if done.uploads is None else f", {done.uploads} uploads given up"
-    click.echo(
+    print_line(
         f"lazyfs: {len(done.partials)} unfinished snapshots, {len(done.blobs)} blobs, "
         f"{size_text(done.size)} {verb}{uploads}",
         err=True,
     )
     for state, reason in done.spared:
-        click.echo(f"lazyfs: {state.id} is unfinished and stays: {reason}", err=True)
+        print_line(f"lazyfs: {state.id} is unfinished and stays: {reason}", err=True)
 
 
 def claimed_ids(state_dir: Path) -> set[str]:

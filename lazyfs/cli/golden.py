@@ -17,6 +17,7 @@ from lazyfs.cli.options import (
     patience_option,
     s3_endpoint_option,
 )
+from lazyfs.cli.output import print_line
 from lazyfs.cli.sandbox_options import (
     locked_option,
     manifest_digest_option,
@@ -25,7 +26,6 @@ from lazyfs.cli.sandbox_options import (
     secrets_option,
 )
 from lazyfs.errors import UsageError
-from lazyfs.printable import printable
 
 if TYPE_CHECKING:
     from lazyfs.registry.access import AccessOptions
@@ -170,7 +170,7 @@ def _tools_for_builds(
         remove=remove,
         checkpoint=checkpoints,
         folder=default_state_dir() / FOLDER,
-        say=lambda line: click.echo(f"lazyfs: {printable(line)}", err=True),
+        say=lambda line: print_line(f"lazyfs: {line}", err=True),
         sleep=time.sleep,
     )
 
@@ -188,11 +188,11 @@ def status(name: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(found), indent=2))
         return
-    click.echo(f"{found.name}: {found.state}, attempt {found.attempts}, {found.updated_at}")
+    print_line(f"{found.name}: {found.state}, attempt {found.attempts}, {found.updated_at}")
     if found.snapshot is not None:
-        click.echo(f"snapshot: {found.store}/{found.snapshot}")
+        print_line(f"snapshot: {found.store}/{found.snapshot}")
     if found.error is not None:
-        click.echo(f"error: {found.error.code}: {printable(found.error.message)}")
+        print_line(f"error: {found.error.code}: {found.error.message}")
 
 
 @golden.command("list")
@@ -213,10 +213,10 @@ def list_(store: str, name: str | None, s3_endpoint: str | None, as_json: bool) 
         click.echo(json.dumps(document, indent=2))
         return
     for each in found:
-        click.echo(printable(f"{each.name}  {each.number}  {each.id}  {each.created_at}"))
+        print_line(f"{each.name}  {each.number}  {each.id}  {each.created_at}")
         for image in each.images:
             line = f"    {image.name}: {image.original_ref} → {image.manifest_digest}"
-            click.echo(printable(line))
+            print_line(line)
 
 
 @golden.command("clone")
@@ -289,7 +289,7 @@ def clone(
     def done(each: "Restored") -> None:
         restored.append(each)
         if not as_json:
-            click.echo(each.sandbox.id)
+            print_line(each.sandbox.id)
 
     tools = tools_for_restores(name.store, s3_endpoint, bases)
     order = Order(
@@ -317,7 +317,7 @@ def clone(
         }
         click.echo(json.dumps(document, indent=2))
     for sandbox, error in failed:
-        click.echo(f"lazyfs: {sandbox}: {printable(error.message)}", err=True)
+        print_line(f"lazyfs: {sandbox}: {error.message}", err=True)
     if failed:
         raise failed[0][1]
 

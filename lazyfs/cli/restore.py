@@ -15,6 +15,7 @@ from lazyfs.cli.options import (
     patience_option,
     s3_endpoint_option,
 )
+from lazyfs.cli.output import print_line
 from lazyfs.cli.sandbox_options import (
     manifest_digest_option,
     permission_options,
@@ -23,7 +24,6 @@ from lazyfs.cli.sandbox_options import (
     wait_option,
 )
 from lazyfs.errors import UsageError
-from lazyfs.printable import printable
 
 if TYPE_CHECKING:
     from lazyfs.registry.access import AccessOptions
@@ -185,7 +185,7 @@ def tools_for_restores(store: str, s3_endpoint: str | None, bases: "Bases") -> "
         bases=bases,
         choose=Chooser(default_state_dir()),
         host=platform_of_machine(system.sysname, system.machine),
-        say=lambda line: click.echo(f"lazyfs: {printable(line)}", err=True),
+        say=lambda line: print_line(f"lazyfs: {line}", err=True),
         rootless=rootless(),
     )
 
@@ -223,11 +223,11 @@ def _say_review(found: "Review", *, as_json: bool) -> None:
         click.echo(json.dumps(_document_of_review(found), indent=2))
         return
     for notice in found.notices:
-        click.echo(f"lazyfs: {printable(notice)}", err=True)
+        print_line(f"lazyfs: {notice}", err=True)
     for image in found.manifest.images:
-        click.echo(printable(f"{image.name}: {image.original_ref} → {image.resolved_ref}"))
-    click.echo(f"files: {size_text(found.file_size)} would be downloaded")
-    click.echo(f"images: at most {size_text(found.image_size)}, as they are read")
+        print_line(f"{image.name}: {image.original_ref} → {image.resolved_ref}")
+    print_line(f"files: {size_text(found.file_size)} would be downloaded")
+    print_line(f"images: at most {size_text(found.image_size)}, as they are read")
 
 
 def _document_of_review(found: "Review") -> dict[str, Any]:
@@ -270,13 +270,11 @@ def say_restored(restored: "Restored", *, as_json: bool) -> None:
         click.echo(json.dumps(document_of_restored(restored), indent=2))
         return
     for image in restored.images:
-        click.echo(
-            printable(
-                f"lazyfs: {image.name}: {image.original_ref} → {image.resolved_ref}, as recorded"
-            ),
+        print_line(
+            f"lazyfs: {image.name}: {image.original_ref} → {image.resolved_ref}, as recorded",
             err=True,
         )
-    click.echo(restored.sandbox.id)
+    print_line(restored.sandbox.id)
 
 
 def document_of_restored(restored: "Restored") -> dict[str, Any]:

@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from lazyfs.cli.options import (
     default_runtime_dir,
     default_state_dir,
 )
-from lazyfs.printable import printable
+from lazyfs.cli.output import print_line
 
 if TYPE_CHECKING:
     from lazyfs.snapshot.checkpoint import Tools
@@ -25,5 +23,5 @@ def tools_for_checkpoints(cache_dir: Path) -> "Tools":
         mounts=NodeMounts(default_runtime_dir(), cache_dir),
         choose=Chooser(default_state_dir()),
         objects=open_store,
-        say=lambda line: click.echo(f"lazyfs: {printable(line)}", err=True),
+        say=lambda line: print_line(f"lazyfs: {line}", err=True),
     )

@@ -6,10 +6,10 @@ from typing import Any
 import click
 
 from lazyfs.cli.options import json_option, s3_endpoint_option
+from lazyfs.cli.output import print_line
 from lazyfs.cli.sandbox_options import manifest_digest_option
 from lazyfs.cli.snapshot_verify import verify
 from lazyfs.cli.snapshot_views import asked, list_snapshots, load, request_line, show
-from lazyfs.printable import printable
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -51,7 +51,7 @@ def diff(was: str, now: str, s3_endpoint: str | None, as_json: bool) -> None:
         click.echo(json.dumps(document, indent=2))
         return
     for each in differences:
-        click.echo(printable(str(each)))
+        print_line(str(each))
 
 
 @snapshot.command("rm")
@@ -114,7 +114,7 @@ def copy(
     requests = asked(loaded.manifest)
     for each in requests if not as_json else ():
         line = f"lazyfs: {loaded.id}: a restore would ask for {request_line(each)}"
-        click.echo(printable(line), err=True)
+        print_line(line, err=True)
     other = Snapshots(open_objects(target, s3_endpoint=s3_endpoint))
     before = other.pointer(pointer) if pointer is not None else None
     is_new = copy_snapshot(loaded, kept, other)
@@ -131,4 +131,4 @@ def copy(
         }
         click.echo(json.dumps(document, indent=2))
         return
-    click.echo(f"{other.objects.url}/{loaded.id}")
+    print_line(f"{other.objects.url}/{loaded.id}")

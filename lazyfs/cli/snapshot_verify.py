@@ -14,9 +14,9 @@ from lazyfs.cli.options import (
     json_option,
     s3_endpoint_option,
 )
+from lazyfs.cli.output import print_line
 from lazyfs.cli.sandbox_options import manifest_digest_option
 from lazyfs.cli.snapshot_views import load
-from lazyfs.printable import printable
 
 if TYPE_CHECKING:
     from lazyfs.errors import LazyfsError
@@ -77,11 +77,11 @@ def _say(loaded: "Loaded", wrong: "list[LazyfsError]") -> None:
     from lazyfs.cli.quantities import size_text
 
     for error in wrong:
-        click.echo(printable(error.message))
+        print_line(error.message)
     if not wrong:
         size = sum(file.stored_size for file in loaded.manifest.files)
         files = len(loaded.manifest.files)
-        click.echo(f"lazyfs: {loaded.id}: {files} files, {size_text(size)}, verified", err=True)
+        print_line(f"lazyfs: {loaded.id}: {files} files, {size_text(size)}, verified", err=True)
 
 
 def _bases(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazyfs.cli.options import json_option, s3_endpoint_option
+from lazyfs.cli.output import print_line
 from lazyfs.cli.sandbox_options import manifest_digest_option
-from lazyfs.printable import printable
 
 if TYPE_CHECKING:
     from lazyfs.errors import LazyfsError
@@ -57,12 +57,12 @@ def list_snapshots(store: str, s3_endpoint: str | None, as_json: bool) -> None:
         click.echo(json.dumps(document, indent=2))
         return
     if not rows and not named:  # as it is where the name of the store has a slip in it
-        click.echo(f"lazyfs: store {snapshots.objects.url}: no snapshots", err=True)
+        print_line(f"lazyfs: store {snapshots.objects.url}: no snapshots", err=True)
     for line in _lines(rows, datetime.now(UTC).timestamp(), states):
-        click.echo(printable(line))
+        print_line(line)
     for each in named:
         note = "" if each["state"] == "committed" else f"  {each['state']}"
-        click.echo(printable(f"@{each['name']}  {each['id']}{note}"))
+        print_line(f"@{each['name']}  {each['id']}{note}")
 
 
 @click.command("show")
@@ -92,9 +92,9 @@ def show(
         click.echo(json.dumps(document, indent=2))
         return
     for line in _described(loaded, names):
-        click.echo(printable(line))
+        print_line(line)
     for each in requests:
-        click.echo(printable(f"asks for   {request_line(each)}"))
+        print_line(f"asks for   {request_line(each)}")
 
 
 def asked(manifest: "Manifest") -> list[dict[str, Any]]:

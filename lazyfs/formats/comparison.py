@@ -2,9 +2,10 @@
 
 A layer with a TOC says everything twice: readers that unpack take the tar's headers, lazy ones the
 TOC.  Digests vouch for both and not for their being the same, so that one image may be two.
-``Comparison`` takes the tar as it passes, plays it through as an unpacker would (arrange.py), and
+``Comparison`` takes the tar as it passes, plays it through as an unpacker would (play.py), and
 compares what is there in the end with what the TOC shows: names, kinds, modes, owners, times,
-links, devices, extended attributes, sizes, and by the TOC's chunk digests every byte.
+links, devices, extended attributes, sizes, and by the TOC's chunk digests every byte.  Of a sparse
+file these are its zeros, too, which the tar leaves out.
 
 What honest producers make differently is no difference: the TOC's own member and the landmarks,
 which are no files; times that a TOC rounds or cuts to seconds; names that are not UTF-8, which JSON
@@ -24,7 +25,8 @@ from lazyfs.errors import FormatError
 from lazyfs.formats.arrange import RESERVED, arrange
 from lazyfs.formats.codec import Codec
 from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
-from lazyfs.formats.tar import TarMember, TarScanner
+from lazyfs.formats.tar import BadTar, TarMember, TarScanner
+from lazyfs.formats.tar_sparse import MAX_ZEROS
 from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry
 
 SHOWN = 10
@@ -34,6 +36,8 @@ ESCAPED_RE = re.compile("[\udc80-\udcff]")
 HALF_SECOND = 500_000_000
 KEPT_SIZE = 8 << 20
 """Bytes of a chunk that are kept to be handed out; larger ones are only hashed."""
+
+ZEROS = bytes(64 << 10)
 
 OnChunk = Callable[[int, Chunk, list[bytes]], object]
 """Given chunks that have their digests: the entry's number, the chunk, and its bytes in parts."""
@@ -66,6 +70,7 @@ class Comparison:
         self._position = 0
         self._files: deque[TarMember] = deque()  # whose payload is not complete
         self._payload: _Payload | None = None
+        self._zeros = 0  # hashed, and not in the tar
         self._hashed: dict[int, int] = {}  # a payload's offset → the entry that has its bytes
         self._wrong: dict[int, Chunk] = {}  # or the first chunk that is another
 
@@ -77,12 +82,13 @@ class Comparison:
                 self._files.append(member)
         start, self._position = self._position, self._position + len(plain)
         view = memoryview(plain)
-        while self._files and self._files[0].offset < self._position:
+        while self._files and self._files[0].offset <= self._position:
             file = self._files[0]
             at = max(start, file.offset)
-            end = min(self._position, file.offset + file.size)
-            self._take(file, view[at - start : end - start])
-            if end < file.offset + file.size:
+            end = min(self._position, file.offset + file.stored_size)
+            if at < end or not file.stored_size:  # the latter: nothing but zeros
+                self._take(file, view[at - start : end - start])
+            if end < file.offset + file.stored_size:
                 return
             self._files.popleft()
 
@@ -101,7 +107,7 @@ class Comparison:
             entry = None if number is None else self._tree.entries[number]
             if number is None or entry is None or entry.size != file.size:
                 number, entry = -1, None
-            self._payload = _Payload(number, entry, self._on_chunk)
+            self._payload = _Payload(number, entry, file, self._hash_zeros, self._on_chunk)
         payload = self._payload
         payload.feed(data)
         if payload.done == file.size:
@@ -110,6 +116,15 @@ class Comparison:
                 self._wrong[file.offset] = payload.wrong
             else:
                 self._hashed[file.offset] = payload.number
+
+    def _hash_zeros(self, size: int) -> None:
+        """Take note of zeros that have to be hashed; a few bytes of a map can ask for very many."""
+        self._zeros += size
+        if self._zeros > MAX_ZEROS:
+            raise BadTar(
+                f"tar: got more than {MAX_ZEROS} bytes of zeros in sparse files that the TOC has"
+                " as bytes, expected less"
+            )
 
     def _differences(self) -> Iterator[str]:
         tree = self._tree
@@ -192,16 +207,58 @@ class Comparison:
 class _Payload:
     """A payload that passes, hashed by the chunks that the TOC cuts it into."""
 
-    def __init__(self, number: int, entry: TocEntry | None, on_chunk: OnChunk | None) -> None:
+    def __init__(
+        self,
+        number: int,
+        entry: TocEntry | None,
+        file: TarMember,
+        on_zeros: Callable[[int], None],
+        on_chunk: OnChunk | None,
+    ) -> None:
         self.number = number
         self.done = 0
         self.wrong: Chunk | None = None
+        self._size = file.size
+        self._stored = deque(((0, file.size),) if file.pieces is None else file.pieces)
         self._chunks = deque(() if entry is None else entry.chunks)
+        self._on_zeros = on_zeros
         self._on_chunk = on_chunk
         self._hash = hashlib.sha256()
         self._parts: list[bytes] = []
 
     def feed(self, data: memoryview) -> None:
+        """Take bytes as the tar has them; zeros that it leaves out are put between them."""
+        while data:
+            offset, size = self._stored[0]
+            self._take_zeros(max(offset - self.done, 0))
+            part = data[: offset + size - self.done]
+            data = data[len(part) :]
+            self._take(part)
+            if self.done == offset + size:
+                self._stored.popleft()
+        if not self._stored:
+            self._take_zeros(self._size - self.done)
+
+    def _take_zeros(self, size: int) -> None:
+        """Take zeros; those that the TOC calls a hole, or has nothing of, cost nothing."""
+        while size > 0 and self._chunks:
+            chunk = self._chunks[0]
+            end = chunk.offset + chunk.size
+            count = min(size, end - self.done)
+            size -= count
+            if chunk.codec == Codec.HOLE or self.wrong is not None:
+                self.done += count
+                if self.done == end:
+                    self._complete(self._chunks.popleft())
+                continue
+            self._on_zeros(count)
+            while count > 0:
+                part = ZEROS[:count]
+                count -= len(part)
+                self._take(memoryview(part))
+        self.done += size
+
+    def _take(self, data: memoryview) -> None:
         while data and self._chunks:
             chunk = self._chunks[0]
             end = chunk.offset + chunk.size

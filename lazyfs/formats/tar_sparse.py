@@ -11,6 +11,7 @@ from lazyfs.formats.tar_fields import MAX_INTEGER, SPARSE_MAP, integer, number
 
 BLOCK_SIZE = 512
 MAX_MAP_SIZE = 1 << 20  # where Go's archive/tar draws the line, too
+MAX_ZEROS = 64 << 30  # that are written or hashed for what a map of a few bytes says
 PAIR_SIZE = 24
 PAIRS_IN_HEADER, PAIRS_IN_BLOCK = 386, 0  # where they begin; four and 21 of them
 

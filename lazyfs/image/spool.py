@@ -26,6 +26,7 @@ from lazyfs.formats.compression import is_compressed
 from lazyfs.formats.layers import TAIL_SIZE, Format, LayerToc, find_layer_toc, read_layer_toc
 from lazyfs.formats.limits import DEFAULT_LIMITS
 from lazyfs.formats.tar import BadTar, HeaderText, TarMember, TarScanner
+from lazyfs.formats.tar_sparse import MAX_ZEROS
 from lazyfs.formats.toc_reader import decode_toc
 from lazyfs.formats.unpack import decompress
 from lazyfs.formats.verbatim import CannotKeep, Spelling, check_keepable
@@ -41,7 +42,6 @@ from lazyfs.image.contradiction import trees_differ
 PIECE_SIZE = 1 << 20
 MAX_TOC_SIZE = DEFAULT_LIMITS.member_size
 MAX_BETWEEN_SIZE = 8 << 20  # of what a tar may have between two payloads, to be kept
-MAX_ZEROS = 64 << 30  # of one sparse file: each is compressed, and takes its time
 FORMATS = {Target.ESTARGZ: Format.ESTARGZ, Target.ZSTD_CHUNKED: Format.ZSTD_CONTAINERS}
 
 

@@ -10,6 +10,9 @@ import os
 import stat
 from pathlib import Path
 
+NULL = os.makedev(1, 3)
+_piped: dict[tuple[int, int], bytes] = {}  # (device, inode) → what a pipe held
+
 
 class NotRegular(OSError):
     """Something else than a regular file is there, or it is elsewhere than it should be."""
@@ -41,6 +44,31 @@ def read_regular(path: str | Path, limit: int, inside: Path | None = None) -> by
     """Return up to *limit* bytes of the regular file at *path*; as ``open_regular``."""
     with os.fdopen(open_regular(path, inside), "rb") as stream:
         return stream.read(limit)
+
+
+def read_named(path: str | Path, limit: int) -> bytes:
+    """Return up to *limit* bytes of what the user has named: a file, a pipe, or /dev/null.
+
+    ``<(program)`` is such a pipe.  Whoever writes one is waited for, and what it held is kept: it
+    can be read once.  Raises OSError.
+    """
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        found = os.fstat(place)
+        is_pipe = stat.S_ISFIFO(found.st_mode)
+        is_null = stat.S_ISCHR(found.st_mode) and found.st_rdev == NULL
+        if not (stat.S_ISREG(found.st_mode) or is_pipe or is_null):
+            raise NotRegular(path, "no file, pipe or /dev/null")
+        key = found.st_dev, found.st_ino
+        if is_pipe and key in _piped:
+            return _piped[key]
+        with open(f"/proc/self/fd/{place}", "rb") as stream:
+            data = stream.read(limit)
+        if is_pipe:
+            _piped[key] = data
+        return data
+    finally:
+        os.close(place)
 
 
 def check_regular(path: str | Path) -> None:

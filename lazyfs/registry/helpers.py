@@ -14,12 +14,13 @@ from lazyfs.environment import harden
 from lazyfs.errors import Unavailable
 from lazyfs.printable import printable
 from lazyfs.registry.access import AccessOptions
-from lazyfs.registry.files import read_regular
+from lazyfs.registry.files import read_named, read_regular
 from lazyfs.registry.keychain import (
     FILE_LIMIT,
     BadAuthFile,
     Credential,
     HelperCall,
+    ReadFile,
     candidates,
     decode_helper_answer,
 )
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 HELPER_SECONDS = 30.0
 ANSWER_LIMIT = 1 << 20
+NOBODY = b"{}"  # what /dev/null says
 NOT_HERE = (b"credentials not found in native keychain", b"no credentials server URL")
 """What a helper says, with exit code 1, if it works and does not know the server."""
 
@@ -51,7 +53,7 @@ async def find_credential(
         registry,
         repository,
         options.environment,
-        read_auth_file,
+        auth_file_reader(options),
         authfile=None if options.authfile is None else os.fspath(options.authfile),
         uid=os.getuid(),
     )
@@ -114,11 +116,23 @@ def _understood(
     )
 
 
-def read_auth_file(path: str) -> bytes | None:
-    """Return what a file holds, None if there is none; raises BadAuthFile."""
-    try:
-        return read_regular(path, FILE_LIMIT + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise BadAuthFile(f"auth file {path}: got {error.strerror}, expected to read it") from error
+def auth_file_reader(options: AccessOptions) -> ReadFile:
+    """Return what reads auth files: one that the user names may be a pipe, or /dev/null.
+
+    It returns what a file holds, None if there is none, and raises BadAuthFile.
+    """
+    named = options.authfile or options.environment.get("REGISTRY_AUTH_FILE")
+
+    def read_auth_file(path: str) -> bytes | None:
+        read = read_named if named and path == os.fspath(named) else read_regular
+        try:
+            data = read(path, FILE_LIMIT + 1)
+            return data if data or path != os.devnull else NOBODY
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise BadAuthFile(
+                f"auth file {path}: got {error.strerror}, expected to read it"
+            ) from error
+
+    return read_auth_file

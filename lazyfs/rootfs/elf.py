@@ -113,7 +113,7 @@ def parse_header(page: bytes) -> Header:
                 dynamic = offset, min(size, MAX_DYNAMIC_SIZE)
             elif kind == PT_INTERP and size <= MAX_NAME_SIZE:
                 interpreter = offset, size
-    except struct.error as exc:
+    except (struct.error, OverflowError) as exc:  # the second from 2^63 on
         raise BadElf(f"ELF header: got {len(page)} bytes, expected all segments in them") from exc
     return Header(is_wide, is_big, tuple(segments), interpreter, dynamic)
 

@@ -14,7 +14,7 @@ from lazyfs.digest import Digest
 from lazyfs.errors import StoreError
 from lazyfs.store.paths import Store
 
-RULES = 1
+RULES = 2
 """By which tars are read and compared; a change of them compares again."""
 
 MAX_SIZE = 1 << 20

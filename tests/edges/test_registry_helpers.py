@@ -1,10 +1,12 @@
 """Credential helper programs, as small shell scripts."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 import trio
+from msgspec.structs import replace
 
 from lazyfs.registry.helpers import HelperFailed, find_credential
 from lazyfs.registry.keychain import BadAuthFile, Credential, Kind
@@ -136,3 +138,56 @@ async def test_a_file_that_cannot_be_read(home: Home) -> None:
     home.config.mkdir()
     with pytest.raises(BadAuthFile, match="no regular file"):
         await home.find()
+
+
+# Files that the user names
+
+
+SECRET = b'{"auths": {"r.example": {"username": "u", "password": "p"}}}'
+
+
+def feed(path: Path) -> threading.Thread:
+    thread = threading.Thread(target=lambda: path.write_bytes(SECRET), daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("way", ["option", "environment"])
+async def test_a_named_pipe_is_read_once_and_serves_each_search(home: Home, way: str) -> None:
+    """As ``--authfile <(program)`` is one."""
+    pipe = home.path / "pipe"
+    os.mkfifo(pipe)
+    options = named(home, pipe, way)
+    writer = feed(pipe)
+    with trio.fail_after(60):
+        for _ in range(3):
+            found = await find_credential("r.example", "team/app", options)
+            assert found == Credential("u", "p")
+    writer.join(60)
+
+
+@pytest.mark.parametrize("way", ["option", "environment"])
+async def test_dev_null_is_nobody(home: Home, way: str) -> None:
+    home.config.write_bytes(SECRET)
+    options = named(home, Path(os.devnull), way)
+    assert await find_credential("r.example", "team/app", options) is None
+
+
+async def test_no_other_device_is_read(home: Home) -> None:
+    with pytest.raises(BadAuthFile, match="no file, pipe"):
+        await find_credential("r.example", "a", named(home, Path("/dev/zero"), "option"))
+
+
+async def test_what_is_found_by_search_must_be_a_file(home: Home) -> None:
+    os.mkfifo(home.config)
+    with trio.fail_after(60), pytest.raises(BadAuthFile, match="no regular file"):
+        await home.find()
+
+
+def named(home: Home, path: Path, way: str) -> AccessOptions:
+    options = home.options
+    if way == "option":
+        return replace(options, authfile=path)
+    return replace(
+        options, environment={**options.environment, "REGISTRY_AUTH_FILE": os.fspath(path)}
+    )

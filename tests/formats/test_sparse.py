@@ -9,14 +9,18 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from lazyfs.digest import digest_of
 from lazyfs.errors import FormatError
+from lazyfs.formats import comparison
 from lazyfs.formats.arrange import arrange
 from lazyfs.formats.codec import Codec
+from lazyfs.formats.comparison import Comparison, Disagreement
 from lazyfs.formats.layer_pass import LayerPass, PassedLayer
 from lazyfs.formats.tar import BadTar, TarScanner
 from lazyfs.formats.tar_sparse import MAX_MAP_SIZE
+from lazyfs.formats.toc import Chunk, Toc
 from lazyfs.formats.verbatim import CannotKeep, check_keepable
 from lazyfs.formats.writer import WriterOptions
 from lazyfs.image import spool
@@ -223,3 +227,109 @@ def test_a_hole_has_no_digest_of_its_own():
 def test_other_sources_have_none():
     scanner = TarScanner()
     assert all(member.pieces is None for member in scanner.feed(source_tar("edge")))
+
+
+# Beside a TOC
+
+
+def toc_of(tar: bytes, chunk_size: int, *, has_holes: bool) -> Toc:
+    """Return what a TOC says of a sparse tar: its zeros are holes, or bytes like others."""
+    toc = passed(tar, chunk_size=chunk_size)[0].toc
+    if has_holes:
+        return toc
+    plain = passed(tar_bytes([file("f", expected())]), chunk_size=chunk_size)[0].toc.entries[0]
+    first, *others = toc.entries
+    return replace(toc, entries=(replace(first, chunks=plain.chunks), *others))
+
+
+def compared(tar: bytes, toc: Toc, step: int = 333) -> Disagreement | None:
+    comparing = Comparison(toc)
+    for at in range(0, len(tar), step):
+        comparing.feed(tar[at : at + step])
+    return comparing.finish()
+
+
+def other_toc(toc: Toc, number: int, **fields: object) -> Toc:
+    """Return *toc* with a chunk of its first file changed."""
+    first, *others = toc.entries
+    chunks = list(first.chunks)
+    chunks[number] = replace(chunks[number], **fields)
+    return replace(toc, entries=(replace(first, chunks=tuple(chunks)), *others))
+
+
+def with_chunks(toc: Toc, *chunks: Chunk) -> Toc:
+    """Return a TOC of one file with other chunks."""
+    (entry,) = toc.entries
+    return replace(toc, entries=(replace(entry, chunks=chunks),))
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("chunk_size", [1000, 4096, 4 << 20])
+@pytest.mark.parametrize("has_holes", [True, False])
+def test_a_sparse_file_equals_what_an_honest_toc_says(
+    format_: str, chunk_size: int, has_holes: bool
+):
+    tar = sparse(format_) + tar_bytes([file("next", b"more")])
+    toc = toc_of(tar, chunk_size, has_holes=has_holes)
+    for step in (1, 333, 512, len(tar)):
+        assert compared(tar, toc, step) is None
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("has_holes", [True, False])
+def test_no_byte_or_hole_of_a_sparse_file_may_be_another_one(format_: str, has_holes: bool):
+    tar = sparse(format_)
+    toc = toc_of(tar, 4096, has_holes=has_holes)
+    chunks = toc.entries[0].chunks
+    for number, chunk in enumerate(chunks):
+        if chunk.codec != Codec.HOLE:
+            lie = other_toc(toc, number, digest=bytes(32))
+            found = compared(tar, lie)
+            assert found is not None
+            assert f"bytes {chunk.offset} to {chunk.offset + chunk.size} are others" in str(found)
+        stored = expected()[chunk.offset : chunk.offset + chunk.size]
+        if stored.strip(b"\0"):
+            assert compared(tar, other_toc(toc, number, codec=Codec.HOLE)) is not None
+
+
+@pytest.mark.parametrize("format_", ["0.0", "1.0", "old"])
+def test_pieces_in_other_places_are_another_file(format_: str):
+    moved = [*PIECES[:-1], (70_001, 3000)]
+    toc = toc_of(sparse(format_), 4096, has_holes=True)
+    plain = toc_of(sparse(format_), 4096, has_holes=False)
+    assert compared(sparse(format_, pieces=moved), toc) is not None
+    assert compared(sparse(format_, pieces=moved), plain) is not None
+
+
+@pytest.mark.parametrize("format_", ["0.0", "1.0", "old"])
+def test_files_of_nothing_but_zeros_are_compared(format_: str):
+    tar = sparse(format_, pieces=[], size=100_000, data=b"")
+    honest = passed(tar)[0].toc
+    assert compared(tar, honest) is None
+    assert compared(tar, honest, 512) is None
+    (entry,) = honest.entries
+    (hole,) = entry.chunks
+    zeros = replace(hole, codec=Codec.GZIP, digest=bytes.fromhex(digest_of(bytes(100_000)).hex))
+    assert compared(tar, with_chunks(honest, zeros)) is None
+    assert compared(tar, with_chunks(honest, replace(zeros, digest=bytes(32))))
+    some = passed(tar_bytes([file("f", b"x" * 100_000)]))[0].toc.entries[0].chunks
+    assert compared(tar, with_chunks(honest, *some)) is not None
+
+
+def test_what_follows_files_of_nothing_but_zeros_is_compared():
+    zeros = sparse("old", pieces=[], size=100_000, data=b"")
+    tar = zeros + tar_bytes([file("next", b"more")])
+    toc = passed(tar)[0].toc
+    assert compared(tar, toc) is None
+    found = compared(zeros + tar_bytes([file("next", b"mora")]), toc)
+    assert "'next'" in str(found)
+
+
+def test_zeros_that_a_map_asks_for_have_a_bound(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(comparison, "MAX_ZEROS", SIZE)
+    tar = sparse("old")
+    assert compared(tar, toc_of(tar, 4096, has_holes=False)) is None
+    monkeypatch.setattr(comparison, "MAX_ZEROS", 50_000)
+    assert compared(tar, toc_of(tar, 4096, has_holes=True)) is None  # which costs nothing
+    with pytest.raises(BadTar, match="more than 50000 bytes of zeros"):
+        compared(tar, toc_of(tar, 4096, has_holes=False))

@@ -25,6 +25,7 @@ from lazyfs.formats.decode import RangeDecoder
 from lazyfs.formats.estargz import TAIL_SIZE, find_toc, read_toc
 from lazyfs.formats.estargz import Layer as ReadLayer
 from lazyfs.formats.modtime import parse_modtime
+from lazyfs.formats.paths import is_bare_whiteout
 from lazyfs.formats.tar import MAX_SECONDS, BadTar, TarMember, TarScanner
 from lazyfs.formats.toc import Kind
 from lazyfs.formats.toc_json import build_modtime
@@ -457,7 +458,9 @@ def test_level_is_the_only_thing_that_changes_digests_of_contents():
 names = st.one_of(
     st.sampled_from([b"a", b"b", b"c", b".wh.a", b".wh..wh..opq"]),  # so that some come twice
     st.binary(min_size=1, max_size=20).filter(
-        lambda name: not {0, 0x2F} & set(name) and name not in (b".", b"..")
+        lambda name: (
+            not {0, 0x2F} & set(name) and name not in (b".", b"..") and not is_bare_whiteout(name)
+        )  # refused: test_arrange.py
     ),
 )
 payloads = st.one_of(
@@ -470,8 +473,15 @@ payloads = st.one_of(
 )
 
 
+class Tar(bytes):
+    """A tar whose repr is what is in it: its bytes are more than hypothesis wants to print."""
+
+    def __repr__(self) -> str:
+        return f"<tar of {[(m.path, m.kind.name, m.link) for m in TarScanner().feed(self)]}>"
+
+
 @st.composite
-def trees(draw: st.DrawFn) -> bytes:
+def trees(draw: st.DrawFn) -> Tar:
     """Return a tar with a random tree, some names in it twice."""
     folders = [b""]
     items = []
@@ -505,7 +515,7 @@ def trees(draw: st.DrawFn) -> bytes:
             items.append(char_device(path, 1, draw(st.integers(0, 99)), **common))
         elif kind == "fifo" and path not in taken:
             items.append(fifo(path, **common))
-    return tar_bytes(items)
+    return Tar(tar_bytes(items))
 
 
 @settings(max_examples=100, deadline=None)
@@ -532,7 +542,6 @@ def test_any_tree_survives(tar: bytes, chunk_size: int, min_chunk_size: int, cho
 def last_contents(tar: bytes) -> dict[bytes, bytes]:
     """Return the payload of each regular file, as unpacking the tar in order would leave them."""
     inodes: dict[bytes, bytes] = {}
-    linked: set[bytes] = set()
     for member in scan(tar):
         if member.kind is Kind.REGULAR:
             inodes[member.path] = tar[member.offset : member.offset + member.size]

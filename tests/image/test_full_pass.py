@@ -203,7 +203,9 @@ async def test_wrong_bytes_everywhere(store: Store, others: int, requests: int) 
 
 
 @pytest.mark.parametrize(
-    "data", [gzip.compress(b"no tar " * 99, mtime=0), b"\x1f\x8b\x08\0bad" + bytes(600)]
+    "data",
+    [gzip.compress(b"no tar " * 99, mtime=0), b"\x1f\x8b\x08\0bad" + bytes(600)],
+    ids=["no-tar", "no-gzip"],
 )
 async def test_a_layer_that_was_published_so_is_fetched_once(store: Store, data: bytes) -> None:
     layer = Descriptor("", digest_of(data), len(data))

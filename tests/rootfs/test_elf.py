@@ -1,5 +1,6 @@
 """What an ELF file needs, read from files that are right, odd, cut, and random."""
 
+import struct
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -135,6 +136,14 @@ def test_names_outside_of_the_table() -> None:
     assert Dynamic((100, 1 << 63), (), (), ()).name_range(7) == (107, MAX_NAME_SIZE)
     assert parse_name(b"libc.so.6\0open") == b"libc.so.6"
     assert [parse_name(data) for data in (b"", b"\0", b"open", b"\0open\0")] == [b""] * 4
+
+
+@pytest.mark.parametrize("start", [PAGE_SIZE, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+def test_segments_beyond_the_page(start: int) -> None:
+    data = bytearray(make_elf([b"libz.so.1"]))
+    struct.pack_into("<Q", data, 32, start)
+    with pytest.raises(BadElf, match="expected all segments"):
+        parse_header(bytes(data))
 
 
 @given(st.data())

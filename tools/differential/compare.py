@@ -246,6 +246,8 @@ LISTED: Mapping[str, Callable[[Facts, Difference], bool]] = {
             and any(facts.whiteouts(layer) for layer in range(len(facts.members)))
         )
     ),
+    # To them it is empty; it may as well be an image of a filesystem (formats/empty_tar.py).
+    "the end of a tar before its beginning": _refused_by_us("got zeros and then other bytes"),
     "an opaque marker in the root": _is_root_opaque,
     "names below a whiteout's": _is_below_whiteout,
     "device 0:0": _is_null_device,
