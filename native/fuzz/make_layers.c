@@ -18,8 +18,8 @@
 const struct made_xattr MADE_XATTR[MADE_XATTRS] = {
 	{"user.a", 1, "a", 0, 3},
 	{"user.empty", 1, "empty", 0, 0},
-	{"trusted.overlay.opaque", 4, "overlay.opaque", 0xFF, 3},
-	{"security.capability", 6, "capability", 0, 21},
+	{"trusted.t", 4, "t", 0xFF, 3},
+	{"security.other", 6, "other", 0, 21},
 	{"user.large", 1, "large", 0xFF, 3900},
 	{"user.\xc3\xa9", 1, "\xc3\xa9", 0, 300},
 };
@@ -52,7 +52,7 @@ static const uint32_t SIZES[] = {0,    1,     10,    4095, 4096,
 				 4097, 65536, 70001, 0,	   1u << 20};
 static const uint32_t LINK_SIZES[] = {1,    5,	  60,	4000, 4031, 4032,
 				      4033, 4094, 4095, 20,   3000, 4096};
-static const uint32_t IDS[] = {0, 1, 1000, 65536, 0x7FFFFFFF, 0xFFFFFFFF};
+static const uint32_t IDS[] = {0, 1, 1000, 65536, 0x7FFFFFFF, 0xFFFFFFFE};
 
 /* ---- Which layers are usual ---------------------------------------------- */
 
