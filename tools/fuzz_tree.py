@@ -64,11 +64,10 @@ class Made:
 
 
 def made_in_python(documents: Sequence[bytes]) -> Made:
-    kept, scan.scan_toc = scan.scan_toc, None
-    try:
+    """Do without the native core."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan, "scan_toc", None)
         return Made(documents)
-    finally:
-        scan.scan_toc = kept
 
 
 class Run:
@@ -179,7 +178,7 @@ def main() -> int:
     arguments = [str(chosen.count), str(chosen.seed)]
     if chosen.corpus:
         arguments = [*inputs_of(chosen.corpus, chosen.count)]
-    if scan.scan_toc is None:
+    if not scan.can_scan():
         print("fuzz_tree: the native core was not compiled", file=sys.stderr)
         return 2
     folder = Path(tempfile.mkdtemp(prefix="lazyfs-fuzz-"))
