@@ -196,6 +196,14 @@ put(struct maker *in, const char *format, ...)
 	layer->json_size += (size_t)size;
 }
 
+static void put_byte(struct maker *in, uint8_t byte)
+{
+	struct made_layer *layer = in->layer;
+
+	CHECK(layer->json_size < JSON_ROOM);
+	layer->json[layer->json_size++] = (char)byte;
+}
+
 /* Put a text; 'style' says which of its characters are escaped. */
 static void put_text(struct maker *in, const char *text, size_t size,
 		     unsigned style)
@@ -214,7 +222,7 @@ static void put_text(struct maker *in, const char *text, size_t size,
 			put(in, "\\uD83D\\uDe00"); /* the only one in NAMES */
 			at += 3;
 		} else
-			put(in, "%c", *at);
+			put_byte(in, *at);
 	}
 	put(in, "\"");
 }
@@ -382,8 +390,8 @@ static void put_xattrs(struct maker *in, struct made_item *item)
 		if (!(item->xattrs & 1 << i))
 			continue;
 		put(in, "%s\"%s\":\"", comma, MADE_XATTR[i].name);
-		for (n = 0; n < MADE_XATTR[i].size; n += 3)
-			put(in, "%s", MADE_XATTR[i].byte ? "////" : "AAAA");
+		for (n = 0; n < MADE_XATTR[i].size / 3 * 4; n++)
+			put_byte(in, MADE_XATTR[i].byte ? '/' : 'A');
 		put(in, "\"");
 		comma = ",";
 	}
