@@ -8,6 +8,7 @@ writes with a model (native/fuzz/fuzz_tree.c).  Exit code 1 where one of them fi
 
 import argparse
 import os
+import resource
 import shutil
 import stat
 import subprocess
@@ -33,6 +34,8 @@ from tests.support.naive_merge import naive_facts, naive_merge
 from tests.support.rootfs import Facts, facts_of
 
 BLOB_SIZE = 1 << 30
+STACK = 64 << 20
+"""Of fsck.erofs: it goes down by recursion, and 8 MiB end some 900 directories deep."""
 FSCK_EVERY = 2
 MOUNT_EVERY = 4
 ROOT = Path(__file__).parent.parent
@@ -181,6 +184,7 @@ def main() -> int:
     if not scan.can_scan():
         print("fuzz_tree: the native core was not compiled", file=sys.stderr)
         return 2
+    resource.setrlimit(resource.RLIMIT_STACK, (STACK, resource.getrlimit(resource.RLIMIT_STACK)[1]))
     folder = Path(tempfile.mkdtemp(prefix="lazyfs-fuzz-"))
     try:
         (folder / "made").mkdir()
