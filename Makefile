@@ -9,7 +9,7 @@ SOAK_ARGS ?=
 CRASH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-interop demo native native-test test test-fuse test-interop lint fmt docs reference \
+.PHONY: help setup setup-interop demo native native-test fuzz test test-fuse test-interop lint fmt docs reference \
 	check bench differential conformance crash soak soak-cache kill-soak lock clean
 
 help: ## list the targets
@@ -38,6 +38,10 @@ native: ## compile the native driver in place, without pip
 
 native-test: ## the C core's own tests, with address and undefined-behaviour sanitizers
 	@tools/native.sh test
+
+fuzz: ## libFuzzer on the C core: TARGET=session or tree (native/fuzz/fuzz_TARGET.c), SECONDS=600
+	@tools/native.sh fuzz $(or $(TARGET),session) -max_total_time=$(or $(SECONDS),60) \
+		-max_len=4096 -len_control=0 -print_final_stats=1
 
 lint: setup ## ruff and mypy --strict
 	@tools/lint.sh

@@ -124,8 +124,9 @@ class Tree:
 
     def write(
         self, start: int, bodies: tuple[bytes, ...], root: bytes | None, /
-    ) -> tuple[bytearray, bytes, int] | None:
-        """Return the index without superblock and devices, provenance records, count of inodes.
+    ) -> tuple[bytearray, bytes, int, int] | None:
+        """Return the index without superblock and devices, provenance records, count of inodes,
+        and the root's nid.
 
         Inodes begin at byte *start*; *bodies* are of what ``xattrs`` returned, *root* replaces the
         root's.  None: the twin has to do it.

@@ -248,7 +248,8 @@ static PyObject *tree_xattrs(PyObject *object, PyObject *unused)
 	return list;
 }
 
-/* Write the numbered tree; return (image, provenance, inodes) or None. */
+/* Write the numbered tree; return (image, provenance, inodes, root's nid) or
+ * None. */
 static PyObject *write_tree(struct lfs_tree *tree)
 {
 	uint64_t inode_count, image_size, provenance_size;
@@ -272,8 +273,9 @@ static PyObject *write_tree(struct lfs_tree *tree)
 	result = lfs_tree_write(tree, bytes, records);
 	Py_END_ALLOW_THREADS
 	if (result == LFS_OK)
-		return Py_BuildValue("(NNK)", image, provenance,
-				     (unsigned long long)inode_count);
+		return Py_BuildValue("(NNKK)", image, provenance,
+				     (unsigned long long)inode_count,
+				     (unsigned long long)lfs_tree_root(tree));
 	Py_DECREF(image);
 	Py_DECREF(provenance);
 	Py_RETURN_NONE;

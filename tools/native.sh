@@ -3,7 +3,9 @@
 #
 #   tools/native.sh build [FLAG…]    lazyfs/_native.abi3.so, for this checkout
 #   tools/native.sh test             native/tests and a short run of native/fuzz, with sanitizers
-#   tools/native.sh fuzz TARGET [ARGUMENT…]    a libFuzzer run of one target; needs clang
+#   tools/native.sh fuzz TARGET [ARGUMENT…]    a libFuzzer run of one target; needs clang and its
+#                                    compiler-rt (Debian: clang-14 libclang-rt-14-dev)
+#   tools/native.sh fuzz-plain TARGET          the same target without libFuzzer; prints the program
 set -euo pipefail
 cd "$(dirname "$0")/.."
 CC=${CC:-cc}
@@ -23,36 +25,60 @@ build() {
     strip --strip-debug lazyfs/_native.abi3.so
 }
 
+# sanitized PROGRAM SOURCE…: one of them and the core
+# shellcheck disable=SC2086
+sanitized() {
+    local program=$1
+    shift
+    $CC $BASE $WARNINGS -Wconversion $SANITIZERS -Inative/src -Inative/tests \
+        native/src/*.c native/tests/support_*.c "$@" -o "$program"
+}
+
 # shellcheck disable=SC2086
 run_tests() {
-    local source program
+    local source program rounds
     mkdir -p "$OUT"
     for source in native/tests/test_*.c native/fuzz/fuzz_*.c; do
         program=$OUT/$(basename "$source" .c)
+        rounds=
         case $source in
-        native/fuzz/*) set -- native/fuzz/main.c ;;
+        native/fuzz/*) set -- native/fuzz/main.c native/fuzz/make_*.c ;;
         *) set -- ;;
         esac
-        $CC $BASE $WARNINGS -Wconversion $SANITIZERS -Inative/src -Inative/tests \
-            native/src/*.c native/tests/support_*.c "$source" "$@" -o "$program"
-        timeout 120 "$program" || { echo "failed: $program" >&2; exit 1; }
+        case $source in
+        */fuzz_tree.c) rounds=100 ;; # each is a stack of layers
+        esac
+        sanitized "$program" "$source" "$@"
+        timeout 120 "$program" $rounds || { echo "failed: $program" >&2; exit 1; }
         echo "ok    $(basename "$program")"
     done
 }
 
 # shellcheck disable=SC2086
 fuzz() {
-    local target=$1
+    local target=$1 clang
     shift
+    [ -f "native/fuzz/fuzz_$target.c" ] || { echo "no such target: $target" >&2; exit 2; }
+    clang=$(command -v "${CLANG:-clang}" || command -v clang-14) ||
+        { echo "libFuzzer needs clang (Debian: clang-14 libclang-rt-14-dev)" >&2; exit 2; }
     mkdir -p "$OUT/corpus-$target"
-    clang $BASE -O1 -fsanitize=fuzzer,address,undefined -Inative/src -Inative/tests \
-        native/src/*.c native/tests/support_*.c "native/fuzz/fuzz_$target.c" -o "$OUT/fuzz_$target"
-    "$OUT/fuzz_$target" "$OUT/corpus-$target" "$@"
+    $clang $BASE -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
+        -Inative/src -Inative/tests native/src/*.c native/tests/support_*.c native/fuzz/make_*.c \
+        "native/fuzz/fuzz_$target.c" -o "$OUT/libfuzzer_$target"
+    "$OUT/libfuzzer_$target" -artifact_prefix="$OUT/finding-$target-" -timeout=60 \
+        "$OUT/corpus-$target" "$@"
+}
+
+fuzz_plain() {
+    mkdir -p "$OUT"
+    sanitized "$OUT/fuzz_$1" "native/fuzz/fuzz_$1.c" native/fuzz/main.c native/fuzz/make_*.c
+    echo "$OUT/fuzz_$1"
 }
 
 case ${1:-} in
 build) shift; build "$@" ;;
 test) run_tests ;;
 fuzz) shift; fuzz "$@" ;;
-*) sed -n '2,7p' "$0" | cut -c 3-; exit 2 ;;
+fuzz-plain) shift; fuzz_plain "$@" ;;
+*) sed -n '2,9p' "$0" | cut -c 3-; exit 2 ;;
 esac

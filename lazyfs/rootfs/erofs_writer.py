@@ -26,7 +26,8 @@ from lazyfs.rootfs.provenance import build_provenance
 from lazyfs.rootfs.scanned import WrittenInodes, write_scanned
 
 # The root follows the device table, and its nid has 16 bits.
-MAX_DEVICES = (0xFFFF * SLOT_SIZE - erofs.DEVICE_TABLE_OFFSET) // erofs.DEVICE_SLOT_SIZE
+_ROOT_ROOM = 0xFFFF * SLOT_SIZE - BLOCK_SIZE  # it may begin in the next block
+MAX_DEVICES = (_ROOT_ROOM - erofs.DEVICE_TABLE_OFFSET) // erofs.DEVICE_SLOT_SIZE
 TAG_SIZE = 64
 IMPLICIT = TocEntry(b"", Kind.DIRECTORY, 0o755, 0, 0)
 
@@ -65,7 +66,7 @@ def build_index(
     written = write_scanned(once, start, root_xattrs) or _write(once, start, root_xattrs)
     _write_devices(written.image, devices)
     _write_superblock(
-        written.image, start // SLOT_SIZE, written.inode_count, len(devices), _uuid(tocs)
+        written.image, written.root_nid, written.inode_count, len(devices), _uuid(tocs)
     )
     return BuiltIndex(
         written.image, written.provenance, written.inode_count, written.dropped_xattrs
@@ -92,6 +93,7 @@ def _write(tocs: Sequence[Toc], start: int, root_xattrs: Mapping[bytes, bytes]) 
         _emit(numbering),
         build_provenance(numbering.nodes),
         len(numbering.nodes),
+        numbering.nodes[0].nid,
         numbering.bodies.dropped(),
     )
 
@@ -105,7 +107,6 @@ class _Numbering:
 
     def __init__(self, start: int, root_xattrs: Mapping[bytes, bytes]) -> None:
         self.end = start
-        self.root_nid = self.end // SLOT_SIZE
         self.nodes: list[Node] = []
         self.bodies = XattrBodies()
         self.xattrs: dict[int, bytes] = {}
@@ -115,7 +116,6 @@ class _Numbering:
 
     def number(self, root: Directory) -> None:
         """Number *root* and all below it."""
-        root.parent_nid = self.root_nid
         append = self.nodes.append
         position = self.end
         pending: list[Node] = [root]
@@ -142,6 +142,8 @@ class _Numbering:
                 node.names = names = sorted(children)
                 position, size = self._place(position, size, directory_size(names))
                 nid = position // SLOT_SIZE
+                if node is root:  # its names may have moved it to another block
+                    node.parent_nid = nid
                 node.nlink = 2
                 below = [children[name] for name in names]
                 for child in below:

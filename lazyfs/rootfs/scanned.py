@@ -25,6 +25,7 @@ class WrittenInodes(msgspec.Struct, frozen=True):
     image: bytearray
     provenance: bytes
     inode_count: int
+    root_nid: int
     dropped_xattrs: tuple[DroppedXattr, ...]
 
 
@@ -53,5 +54,7 @@ def write_scanned(
     written = tree.write(start, tuple(found), root)
     if written is None:
         return None
-    image, records, inode_count = written
-    return WrittenInodes(image, complete_provenance(records), inode_count, bodies.dropped())
+    image, records, inode_count, root_nid = written
+    return WrittenInodes(
+        image, complete_provenance(records), inode_count, root_nid, bodies.dropped()
+    )

@@ -578,6 +578,10 @@ enum lfs_result lfs_tree_number(struct lfs_tree *tree, uint64_t start,
 void lfs_tree_sizes(const struct lfs_tree *tree, uint64_t *inode_count,
 		    uint64_t *image_size, uint64_t *provenance_size);
 
+/* After lfs_tree_number(): the nid of the root, which lies behind 'start' where
+ * its names would have crossed a block's end. */
+uint64_t lfs_tree_root(const struct lfs_tree *tree);
+
 /* lfs_tree_write() writes both; all bytes of the image must be zero before, and
  * the bodies still be there.  Superblock and devices are left out. */
 enum lfs_result lfs_tree_write(const struct lfs_tree *tree, uint8_t *image,

@@ -222,6 +222,11 @@ void lfs_tree_sizes(const struct lfs_tree *tree, uint64_t *inode_count,
 	*provenance_size = (uint64_t)tree->provenance_count * PROVENANCE_SIZE;
 }
 
+uint64_t lfs_tree_root(const struct lfs_tree *tree)
+{
+	return tree->inodes[0].nid;
+}
+
 static uint32_t chunk_bits(uint64_t size)
 {
 	uint64_t blocks = (size - 1) / BLOCK_SIZE;

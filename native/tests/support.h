@@ -81,6 +81,7 @@ void put_superblock(uint8_t *image, size_t size, unsigned device_count);
 void exercise_toc(const uint8_t *json, size_t size);
 
 uint32_t random_number(void); /* the same numbers in each run */
+void random_start(uint64_t number); /* others for each number but 0 */
 
 /* A server on a socket, of which the other end plays the kernel. */
 struct fake {

@@ -112,10 +112,16 @@ void exercise_provenance(const struct lfs_provenance *provenance)
 	lfs_provenance_of(provenance, UINT64_MAX, &origin);
 }
 
+static uint64_t seed = 88172645463325252u;
+
+void random_start(uint64_t number)
+{
+	seed = 88172645463325252u ^ (number * 0x9E3779B97F4A7C15u);
+	seed += !seed; /* it would stay 0 */
+}
+
 uint32_t random_number(void)
 {
-	static uint64_t seed = 88172645463325252u;
-
 	seed ^= seed << 13;
 	seed ^= seed >> 7;
 	seed ^= seed << 17;

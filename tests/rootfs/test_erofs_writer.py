@@ -29,6 +29,7 @@ from tests.support.rootfs import (
     hardlink,
     index_of,
     listing,
+    paths_of,
     regular,
     symlink,
     toc_of,
@@ -343,15 +344,26 @@ class TestLimits:
         index, _ = index_of(toc_of(regular(b"f", xattrs=tuple(xattrs))))
         assert facts_of(index)[b"f"].xattrs == dict(xattrs)
 
+    @pytest.mark.parametrize(
+        ("layers", "names"), [(22, 10), (21, 10), (23, 10), (1, 156), (1, 300), (1, 446), (1, 451)]
+    )
+    def test_a_root_whose_names_move_it(self, layers: int, names: int) -> None:
+        """Its names may not cross a block's end: the root is then in the block that follows."""
+        tocs = [toc_of(seed=seed) for seed in range(layers - 1)]
+        tocs.append(toc_of(*(regular(b"%06d" % number) for number in range(names)), seed=layers))
+        index, _ = index_of(*tocs)
+        assert len(list(paths_of(index))) == names + 1
+        assert index.root_nid in (36 + 4 * layers, -(-(36 + 4 * layers) // 128) * 128)
+
     def test_devices(self) -> None:
         with pytest.raises(UnsupportedByErofs, match="got 1 layers and 0 tags"):
             build_index([toc_of()], root_xattrs={}, device_tags=[])
-        with pytest.raises(UnsupportedByErofs, match="at most 16374"):
-            build_index([toc_of()] * 16375, root_xattrs={}, device_tags=[""] * 16375)
+        with pytest.raises(UnsupportedByErofs, match="at most 16342"):
+            build_index([toc_of()] * 16343, root_xattrs={}, device_tags=[""] * 16343)
         index = ErofsIndex(
-            build_index([toc_of()] * 16374, root_xattrs={}, device_tags=[""] * 16374).image
+            build_index([toc_of()] * 16342, root_xattrs={}, device_tags=[""] * 16342).image
         )
-        assert index.root_nid == 65532
+        assert index.root_nid == 65404
         with pytest.raises(UnsupportedByErofs, match="got 65 characters"):
             build_index([toc_of()], root_xattrs={}, device_tags=["x" * 65])
 

@@ -161,6 +161,11 @@ def test_usual_layers_are_taken():
     assert check_same(json.dumps(json.loads(layers[0]), ensure_ascii=True, indent=3).encode())
 
 
+def test_a_root_whose_names_move_it():
+    """It is not at the first place for inodes, where the superblock must not look for it."""
+    assert check_same(spelled(*(raw_entry(f"{number:06}") for number in range(200))))
+
+
 def test_entries_are_made_when_they_are_looked_at():
     toc = decode_toc(spelled(*USUAL), expected=None, blob_size=BLOB_SIZE)
     assert len(toc.entries) == len(USUAL) - 1

@@ -85,12 +85,17 @@ def facts_on_disk(root: Path) -> tuple[dict[bytes, Facts], dict[bytes, int]]:
             rdev=(os.major(status.st_rdev), os.minor(status.st_rdev)),
             link=os.readlink(full) if stat.S_ISLNK(status.st_mode) else b"",
             names=frozenset(names[status.st_ino]),
-            xattrs={
-                os.fsencode(name): os.getxattr(full, name, follow_symlinks=False)
-                for name in os.listxattr(full, follow_symlinks=False)
-            },
+            xattrs=_xattrs_on_disk(full, status.st_mode),
         )
     return facts, {path: status.st_ino for path, status in found.items()}
+
+
+def _xattrs_on_disk(path: bytes, mode: int) -> dict[bytes, bytes]:
+    names = os.listxattr(path, follow_symlinks=False)
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        # Listed, but not to be had: see xattr(7), "Extended user attributes".
+        names = [name for name in names if not name.startswith("user.")]
+    return {os.fsencode(name): os.getxattr(path, name, follow_symlinks=False) for name in names}
 
 
 def run_tool(name: str, image: Path, devices: Sequence[Path], *arguments: str) -> str:
