@@ -545,12 +545,10 @@ def last_contents(tar: bytes) -> dict[bytes, bytes]:
     for member in scan(tar):
         if member.kind is Kind.REGULAR:
             inodes[member.path] = tar[member.offset : member.offset + member.size]
-            linked.discard(member.path)
         elif member.path.rpartition(b"/")[2].startswith(b".wh."):
             inodes[member.path] = b""  # whatever it is
         elif member.kind is Kind.HARDLINK:
             inodes[member.path] = inodes[member.link]
-            linked.add(member.path)
     regular = {member.path for member in arrange(scan(tar)).members if member.kind is Kind.REGULAR}
     return {path: data for path, data in inodes.items() if path in regular}
 
