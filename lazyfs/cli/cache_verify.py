@@ -1,4 +1,4 @@
-"""``lazyfs cache verify``: hash again what is kept."""
+"""``lazyfs cache verify``: hash again what is cached."""
 
 import json
 from pathlib import Path
@@ -18,15 +18,17 @@ SHOWN_FAULTS = 20
 
 
 @click.command("verify")
-@click.option("--repair", is_flag=True, help="Drop what is rotten: it is fetched anew when needed.")
+@click.option(
+    "--repair", is_flag=True, help="Drop what is damaged; it is fetched again when needed."
+)
 @cache_dir_option
 @progress_option
 @json_option
 def verify(repair: bool, cache_dir: Path, progress: str, as_json: bool) -> int:
-    """Hash again all that is kept, and say what is rotten.
+    """Hash everything in the cache again, and list what is damaged.
 
-    Nothing is asked of a registry.  What is mounted may be checked too.  The exit code is 6 if
-    anything was rotten, with --repair too.
+    No registry is contacted.  Images may be mounted meanwhile.  The exit code is 6 if anything was
+    damaged, even if --repair dropped it.
     """
     from lazyfs.cli.main import exit_code_of
     from lazyfs.store.check import Check, check_store
@@ -62,8 +64,8 @@ def _tell(store: Path, found: "Check") -> None:
             chunks[Path(fault.path).parent.name] = None
     for mountpoint in tell_mounts(default_runtime_dir(), store, chunks):
         click.echo(
-            f"lazyfs: {mountpoint}: the server does not answer; what the kernel has kept of rotten"
-            " bytes may still be read there\nunmount it, and mount it again",
+            f"lazyfs: {mountpoint}: the server does not answer; damaged bytes that the kernel has "
+            "cached may still be read there\nhint: unmount it and mount it again",
             err=True,
         )
 
@@ -106,7 +108,8 @@ def _say(found: "Check") -> None:
         print_line(f"lazyfs: and {len(found.rotten) - SHOWN_FAULTS} more", err=True)
     if found.lost_chunks:
         print_line(
-            f"lazyfs: {found.lost_chunks} chunks were lost in an unclean stop; they are not used",
+            f"lazyfs: {found.lost_chunks} chunks were lost when a process or the machine stopped; "
+            "they are not used",
             err=True,
         )
     checked = (
@@ -114,6 +117,6 @@ def _say(found: "Check") -> None:
         f"{found.chunks} chunks of {size_text(found.content_size)}"
     )
     if found.rotten:
-        print_line(f"lazyfs: {len(found.rotten)} rotten; checked {checked}", err=True)
+        print_line(f"lazyfs: {len(found.rotten)} damaged; checked {checked}", err=True)
     else:
         print_line(f"verified: {checked}")

@@ -1,4 +1,4 @@
-"""``lazyfs gc``: remove what crashes and lost machines have left in a store of snapshots."""
+"""``lazyfs gc``: remove what crashed commands and lost machines left in a store of snapshots."""
 
 import json
 import time
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     metavar="TIME",
     default="24h",
     show_default=True,
-    help="How long nobody must have touched what is removed: 90s, 30m, 24h, 7d.",
+    help="Remove only what is older than this: 90s, 30m, 24h, 7d.",
 )
-@click.option("--dry-run", "is_dry_run", is_flag=True, help="Only say what would be removed.")
+@click.option("--dry-run", "is_dry_run", is_flag=True, help="Only print what would be removed.")
 @s3_endpoint_option
 @json_option
 def gc(
@@ -32,10 +32,11 @@ def gc(
     s3_endpoint: str | None,
     as_json: bool,
 ) -> None:
-    """Remove unfinished snapshots of STORE, their embedded images, and broken-off uploads.
+    """Remove unfinished snapshots of STORE, their embedded images, and interrupted uploads.
 
-    Finished snapshots stay, and so does what a sandbox of this machine has still to finish.  What
-    other machines are at is only known by its age: choose --grace accordingly.
+    Finished snapshots stay, and so do those that a sandbox of this machine has yet to finish.  For
+    other machines, age is the only sign that nobody is working on a snapshot: choose --grace longer
+    than any checkpoint takes.
     """
     from lazyfs.cli.quantities import parse_duration, size_text
     from lazyfs.snapshot.collect import collect
@@ -56,14 +57,14 @@ def gc(
     for state in done.partials:
         click.echo(state.id)
     verb = "would be removed" if is_dry_run else "removed"
-    uploads = "" if done.uploads is None else f", {done.uploads} uploads given up"
+    uploads = "" if done.uploads is None else f", {done.uploads} uploads aborted"
     click.echo(
         f"lazyfs: {len(done.partials)} unfinished snapshots, {len(done.blobs)} blobs, "
         f"{size_text(done.size)} {verb}{uploads}",
         err=True,
     )
     for state, reason in done.spared:
-        click.echo(f"lazyfs: {state.id} is unfinished and stays: {reason}", err=True)
+        click.echo(f"lazyfs: {state.id} is unfinished and was not removed: {reason}", err=True)
 
 
 def claimed_ids(state_dir: Path) -> set[str]:

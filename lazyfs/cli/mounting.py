@@ -1,4 +1,4 @@
-"""The work of ``lazyfs mount``, by the command itself or for it: check, prepare, have it served."""
+"""The work of ``lazyfs mount``, in the command or in ``lazyfs serve``: check, prepare, serve."""
 
 import gc
 import os
@@ -161,9 +161,9 @@ def check_mountable(directory: str, options: MountOptions) -> None:
             text = ""
         if not is_allow_other_permitted(text):
             raise MountFailed(
-                f"option allow_other: got no user_allow_other in {FUSE_CONF}, expected it there "
-                "for a mount that is not root's",
-                hint=f"as root: echo user_allow_other >> {FUSE_CONF}; or mount without the option",
+                f"option allow_other: {FUSE_CONF} does not contain user_allow_other, which mounts "
+                "by users other than root need",
+                hint=f"as root: echo user_allow_other >> {FUSE_CONF}; or mount without this option",
             )
     if remove_abandoned(default_runtime_dir(), real_path(directory)) or prepare_mountpoint(
         directory
@@ -191,7 +191,7 @@ def make_log(folder: Path, mount_id: str) -> Path:
 
 
 def remove_empty(log_path: Path) -> None:
-    """Remove a log that has nothing to tell."""
+    """Remove a log that is empty."""
     try:
         if log_path.stat().st_size == 0:
             log_path.unlink()
@@ -212,9 +212,7 @@ def _with_settings(settings: dict[str, str], **given: Any) -> dict[str, Any]:
         ("verify", VERIFY_MODES),
     ):
         if result[name] not in values:
-            raise UsageError(
-                f"option {name}: got {result[name]!r}, expected one of {', '.join(values)}"
-            )
+            raise UsageError(f"option {name}: {result[name]!r} is not one of {', '.join(values)}")
     return result
 
 
@@ -246,7 +244,8 @@ def _original(image: str, settings: dict[str, str]) -> str | None:
     parse_reference(words)
     if parse_reference(image).digest is None:
         raise UsageError(
-            f"option requested: got {image}, whose digest is open, expected an image by digest",
+            f"option requested: {image} is not named by digest",
+            hint="without a digest, the mount shows the reference that it was given",
         )
     return words
 
@@ -299,7 +298,7 @@ def prepare_shown(
     mode: str = "auto",
     foresee: "Foresee" = lambda foreseen: None,
 ) -> "Prepared":
-    """Prepare an image; show how far it is where layers have to be fetched whole."""
+    """Prepare an image; show progress where layers have to be downloaded whole."""
     from contextlib import ExitStack
 
     from lazyfs.image.plain import PlainOptions

@@ -14,7 +14,7 @@ from lazyfs.printable import printable
 
 
 def print_line(line: str, *, err: bool = False) -> None:
-    """Print one line; a line break in it is shown, not obeyed."""
+    """Print one line; a line break in it is shown as an escape."""
     click.echo(printable(line), err=err)
 
 

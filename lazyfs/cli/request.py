@@ -1,4 +1,4 @@
-"""What ``lazyfs mount`` was asked for, by the command line."""
+"""What the command line of ``lazyfs mount`` asks for."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple

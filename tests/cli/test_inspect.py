@@ -73,7 +73,8 @@ def test_for_people(run, tmp_path, lazy):
     assert (done.code, done.err) == (0, "")
     assert "2, 1 lazy" in done.text
     assert "estargz  lazy, verified by its TOC's digest" in done.text
-    assert "fetched whole, once: got a plain gzip layer" in done.text
+    assert "not lazy (plain gzip); downloaded in full by the first mount" in done.text
+    assert "\nhint       `lazyfs convert`" in done.text
     assert str(lazy.digest) in done.text
 
 

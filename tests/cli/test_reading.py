@@ -179,8 +179,8 @@ class TestCat:
         ("path", "reason"),
         [
             ("nope", "no such file"),
-            ("dir", "got a directory"),
-            ("/", "got a directory"),
+            ("dir", "it is a directory"),
+            ("/", "it is a directory"),
             ("devs/null", "got a char"),
             ("devs/fifo", "got a fifo"),
             ("sl/dangling", "no such file"),
