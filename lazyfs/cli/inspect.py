@@ -135,7 +135,6 @@ def lines_of(image: "DescribedImage") -> list[str]:
     return lines
 
 
-PLAIN = ("gzip", "zstd", "tar")
 DOWNLOADED = "downloaded in full by the first mount"
 HINT = "hint       `lazyfs convert` and `lazyfs index push` make plain layers lazy"
 VOUCHERS = {
@@ -152,7 +151,8 @@ def _verdict(layer: "DescribedLayer") -> str:
     if layer.why is not None:
         if not layer.is_plain:
             return f"not lazy: {layer.why}"
-        why = f" (plain {layer.format})" if layer.format in PLAIN else f": {layer.why}"
+        plain = f"plain {layer.format}"
+        why = f" ({plain})" if plain in layer.why else f": {layer.why}"
         return f"not lazy{why}; {DOWNLOADED}"
     vouchers = " and ".join(VOUCHERS[each] for each in layer.verified_by)
     more = "; tar-split gives the diffID" if layer.has_tar_split else ""

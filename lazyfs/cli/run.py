@@ -173,7 +173,7 @@ def _template_of(source: str, words: tuple[str, ...], variables: tuple[str, ...]
     for what, given in (("a command", words), ("--env", variables)):
         if given:
             raise UsageError(
-                f"run {source}: a template cannot be combined with {what}; write it in the template",
+                f"run {source}: {what} cannot be combined with a template; write it in there",
                 hint="if an image of that name is meant, write its tag too",
             )
     return load_template(Path(source))
