@@ -41,7 +41,7 @@ def verify(repair: bool, cache_dir: Path, progress: str, as_json: bool) -> int:
         size = sum(resident_size(store, usage.toc_digest)[0] for usage in layers_in(store))
         with show_progress("none" if as_json else progress, "verify", size) as advance:
             found = check_store(store, repair=repair, progress=advance)
-        _tell(store.root, found)  # also where nothing was found: some cannot be looked at
+        _tell(store.root, found)  # also if nothing was found: some layers cannot be checked
     if as_json:
         click.echo(json.dumps(_document(cache_dir, found), indent=2))
     else:
@@ -50,7 +50,7 @@ def verify(repair: bool, cache_dir: Path, progress: str, as_json: bool) -> int:
 
 
 def _tell(store: Path, found: "Check") -> None:
-    """Have live mounts forget what they may have shown of chunks that are rotten."""
+    """Tell live mounts to drop what they may have served of damaged chunks."""
     from lazyfs.service.dropped import tell_mounts
 
     chunks: dict[str, list[int] | None] = {}
@@ -60,7 +60,7 @@ def _tell(store: Path, found: "Check") -> None:
             if numbers is not None:
                 numbers.append(fault.chunk)
     for fault in (*found.rotten, *found.skipped):
-        if fault.kind == "content":  # nobody could look at it
+        if fault.kind == "content":  # it could not be checked
             chunks[Path(fault.path).parent.name] = None
     for mountpoint in tell_mounts(default_runtime_dir(), store, chunks):
         click.echo(

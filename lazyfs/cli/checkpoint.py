@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def embed_options(function: Decorated) -> Decorated:
     """Add the options for reaching registries: parameters of the names that they have.
 
-    What they mean is only made of them for --embed-base: nothing else may know of registries.
+    They are interpreted for --embed-base only: without it a checkpoint contacts no registry.
     """
     decorated: Any = function
     for option in reversed(OPTIONS):

@@ -13,7 +13,7 @@ CAPABILITIES = ("resolve", "pull", "push", "referrers")
 
 
 def decision(image: str, access: "AccessOptions") -> dict[str, Any]:
-    """Return the decision for *image* in JSON's types.  Nothing is asked of anybody.
+    """Return the decision for *image* in JSON's types.  Nothing is contacted.
 
     Fields: docs/reference/json.md.
     """

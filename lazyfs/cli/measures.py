@@ -1,4 +1,4 @@
-"""What a server has counted, for people.  Pure: a status in JSON's types in, lines out."""
+"""A server's counters, for people.  Pure: a status in JSON's types in, lines out."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -38,7 +38,7 @@ def summary_lines(status: Mapping[str, Any]) -> list[str]:
 
 
 def detail_lines(status: Mapping[str, Any]) -> list[str]:
-    """Return who waited how long, how fast the link is, and what was fetched for what."""
+    """Return how long readers waited, how fast the link is, and what was fetched for which purpose."""
     fetch, reads, link = status["fetch"], status["reads"], status["link"]
     round_trip, bandwidth = link["roundTripSeconds"], link["bandwidth"]
     lines = [

@@ -93,7 +93,7 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Confirm | Non
         from lazyfs.service.server import MountSettings
         from lazyfs.service.server import serve as serve_mount
 
-        # --quiet is about what the user sees: the log of a server in the background is asked for
+        # --quiet is about what the user sees: the log of a server in the background is needed
         # when something has gone wrong.
         verbosity = request.verbosity if request.foreground else max(request.verbosity, 0)
         set_up_logging(verbosity, as_json=request.log_json, is_server=True)
@@ -152,7 +152,7 @@ def import_for_both(image: str, access: "AccessOptions") -> None:
 
 
 def check_mountable(directory: str, options: MountOptions) -> None:
-    """Raise what can be known to be wrong before anything is fetched."""
+    """Raise the errors that can be found before anything is fetched."""
     check_fuse_device()
     if (options.allow_other or options.allow_root) and os.geteuid() != 0:
         try:
@@ -235,7 +235,7 @@ def _with_access(access: "AccessOptions", settings: dict[str, str]) -> "AccessOp
 
 
 def _original(image: str, settings: dict[str, str]) -> str | None:
-    """Return the user's own words for *image*, which whoever asks for the mount has resolved."""
+    """Return the reference that the user typed, if the caller has resolved it to *image*."""
     from lazyfs.oci.reference import parse_reference
 
     words = settings.get("requested")
@@ -251,7 +251,7 @@ def _original(image: str, settings: dict[str, str]) -> str | None:
 
 
 def _known(request: MountRequest, wanted: dict[str, Any]) -> bytes | None:
-    """Return what was prepared by whoever asks, unless the mount is to be another one."""
+    """Return what the caller has prepared, None if this mount's options need other work."""
     is_same = wanted["cache_dir"] == request.cache_dir
     is_usual = (wanted["verify"], wanted["index"], wanted["platform"]) == ("toc", None, None)
     return request.prepared if is_same and is_usual else None

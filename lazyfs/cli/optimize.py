@@ -64,7 +64,7 @@ def optimize(
     """
     from lazyfs.cli.conversion import writer_options
 
-    writer_options(wanted)  # what does not go together is said before anything is fetched
+    writer_options(wanted)  # wrong options are reported before anything is fetched
     with uninterrupted() as held:
         folder = Path(tempfile.mkdtemp(prefix="lazyfs-optimize-"))
         try:

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they mean."""
+"""Options that several commands share, and their defaults."""
 
 import os
 from collections.abc import Callable

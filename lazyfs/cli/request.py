@@ -15,7 +15,7 @@ class MountRequest(NamedTuple):
 
     ``directory`` and a layout's path may be relative to the working directory.  ``begun`` is when
     the command began, by the monotonic clock, which is that of all processes.  ``prepared`` is what
-    whoever asks has prepared already, as ``Prepared`` travels.
+    the caller has prepared already, an encoded ``Prepared``.
     """
 
     image: str

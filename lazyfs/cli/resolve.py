@@ -35,9 +35,9 @@ class ResolvedImage(msgspec.Struct, frozen=True):
 
 
 def is_template(text: str) -> bool:
-    """Say whether *text* is the path of a template, by its looks alone: what is there says nothing.
+    """Say whether *text* is the path of a template, by its spelling alone; no file is looked up.
 
-    No image's name begins so; one that ends so needs its tag.
+    No image's name begins like a path.  An image whose name ends like a template needs its tag.
     """
     return text.endswith(TEMPLATE_SUFFIXES) or text.startswith(PATH_PREFIXES)
 

@@ -83,7 +83,7 @@ def _serve(
 def do_handed_over(words: Sequence[str], client: Client, prepared: bytes | None = None) -> int:
     """Do what the command line *words* of another process says, in its place.
 
-    *prepared* is what that has prepared for a mount already.
+    *prepared* is what that process has prepared for a mount already.
     """
     from lazyfs.cli.main import cli
 
