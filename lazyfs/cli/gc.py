@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     metavar="TIME",
     default="24h",
     show_default=True,
-    help="Remove only what is older than this: 90s, 30m, 24h, 7d.",
+    help="Remove only what has not been written to for this time: 90s, 30m, 24h, 7d.",
 )
 @click.option("--dry-run", "is_dry_run", is_flag=True, help="Only print what would be removed.")
 @s3_endpoint_option

@@ -95,8 +95,9 @@ def build(
     access: "AccessOptions",
     as_json: bool,
 ) -> None:
-    """Run TEMPLATE from scratch, save it in STORE, and move STORE@golden-NAME to the snapshot.
+    """Build a new generation from TEMPLATE.
 
+    Runs TEMPLATE from scratch, saves it in STORE, and moves STORE@golden-NAME to the snapshot.
     Tags are resolved again unless they are locked, and the result is printed.  Earlier generations
     stay, and so does everything that was started from them.
     """
@@ -263,9 +264,9 @@ def clone(
     access: "AccessOptions",
     as_json: bool,
 ) -> None:
-    """Start many sandboxes from SNAPSHOT: STORE@golden-NAME, STORE@POINTER or STORE/ID.
+    """Start many sandboxes from SNAPSHOT.
 
-    Its files are downloaded once.  All the sandboxes have the same memory, including random
+    SNAPSHOT is STORE@golden-NAME, STORE@POINTER or STORE/ID.  Its files are downloaded once.  All the sandboxes have the same memory, including random
     numbers, ids and secrets: their programs must renew what has to differ.  What SNAPSHOT may
     use of this machine is decided as by `lazyfs restore`.
     """

@@ -38,7 +38,7 @@ def summary_lines(status: Mapping[str, Any]) -> list[str]:
 
 
 def detail_lines(status: Mapping[str, Any]) -> list[str]:
-    """Return how long readers waited, how fast the link is, and what was fetched for which purpose."""
+    """Return how long readers waited, how fast the link is, and what was fetched for what."""
     fetch, reads, link = status["fetch"], status["reads"], status["link"]
     round_trip, bandwidth = link["roundTripSeconds"], link["bandwidth"]
     lines = [

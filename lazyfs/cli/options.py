@@ -43,7 +43,10 @@ def default_runtime_dir() -> Path:
 
 def cache_dir_option(function: Decorated) -> Decorated:
     """Add ``--cache-dir``: parameter ``cache_dir``, an absolute path."""
-    text = "The cache directory.  [default: $LAZYFS_CACHE_DIR, else $XDG_CACHE_HOME/lazyfs]"
+    text = (
+        "The cache directory.  [default: $LAZYFS_CACHE_DIR, else ~/.cache/lazyfs, or for root "
+        "/var/cache/lazyfs]"
+    )
     decorated: Decorated = _path_option("--cache-dir", default_cache_dir, text)(function)
     return decorated
 
