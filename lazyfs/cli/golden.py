@@ -266,9 +266,10 @@ def clone(
 ) -> None:
     """Start many sandboxes from SNAPSHOT.
 
-    SNAPSHOT is STORE@golden-NAME, STORE@POINTER or STORE/ID.  Its files are downloaded once.  All the sandboxes have the same memory, including random
-    numbers, ids and secrets: their programs must renew what has to differ.  What SNAPSHOT may
-    use of this machine is decided as by `lazyfs restore`.
+    SNAPSHOT is STORE@golden-NAME, STORE@POINTER or STORE/ID.  Its files are downloaded once.  All
+    the sandboxes have the same memory, including random numbers, ids and secrets: their programs
+    must renew what has to differ.  What SNAPSHOT may use of this machine is decided as by
+    `lazyfs restore`.
     """
     from lazyfs.cli.mounter import bases_for_sandboxes
 
