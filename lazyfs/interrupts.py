@@ -1,8 +1,8 @@
-"""Interrupts of a command: Ctrl-C, and the other signals that ask it to end, which become the same.
+"""Interrupts of a command: Ctrl-C, and the other signals that ask it to end, treated alike.
 
-Python raises KeyboardInterrupt between any two steps of the main thread.  The first one is enough:
-what comes after it would only break off what cleans up.  And it has to wait where it would lose
-what was just made, such as a process whose number nobody has yet.
+Python raises KeyboardInterrupt between any two steps of the main thread.  Only the first signal
+does so here: another one would interrupt the cleaning up.  And it has to wait where it would lose
+what was just made, such as a process whose pid has not been stored yet.
 """
 
 import signal
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Interrupts:
-    """What becomes of those signals in a command; ``came`` is which, in their order."""
+    """Handles those signals in a command; ``came`` lists those that arrived, in order."""
 
     def __init__(self) -> None:
         self.came: list[int] = []
@@ -27,7 +27,7 @@ class Interrupts:
         self._trio: Any = None  # its handler, while it runs
 
     def install(self) -> None:
-        """Handle them, but for those that whoever started us wants to be ignored."""
+        """Handle the signals, except those that the parent process has set to be ignored."""
         for number in REQUESTS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self.interrupt)
@@ -35,7 +35,7 @@ class Interrupts:
         sys.unraisablehook = self._note_lost
 
     def interrupt(self, number: int, frame: Any) -> None:
-        """Raise KeyboardInterrupt for the first of them; under trio, where trio would."""
+        """Raise KeyboardInterrupt for the first signal; under trio, where trio would."""
         self.came.append(number)
         if len(self.came) > 1:
             return
@@ -44,7 +44,7 @@ class Interrupts:
         self._trio(signal.SIGINT, frame)
 
     def end(self) -> None:
-        """End this process by the signal that it was interrupted by, unless that was Ctrl-C."""
+        """End this process by the signal that interrupted it, unless that was Ctrl-C."""
         if self.came and self.came[0] != signal.SIGINT:
             signal.signal(self.came[0], signal.SIG_DFL)
             signal.raise_signal(self.came[0])
@@ -72,7 +72,7 @@ class Interrupts:
         return result
 
     def _note_lost(self, unraisable: "sys.UnraisableHookArgs") -> None:
-        """Have an interrupt come again that came where nothing can be raised: in a destructor."""
+        """Repeat an interrupt that arrived in a destructor, where nothing can be raised."""
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             sys.__unraisablehook__(unraisable)
             return
@@ -85,9 +85,9 @@ class Interrupts:
 
 
 class uninterrupted:
-    """Have interrupts wait for the block's end; what takes long is done within ``opened``.
+    """Delay interrupts to the end of the block; what takes long is done within ``opened``.
 
-    So what is made is known to whoever cleans up, and cleaning up is done whole:
+    So whoever cleans up knows what was made, and cleaning up is not interrupted:
 
         with uninterrupted() as held:
             process = start()
@@ -124,7 +124,7 @@ class uninterrupted:
         self.came.append(number)
 
     def release(self) -> None:
-        """Let them come, those first that came meanwhile."""
+        """Allow interrupts again; one that arrived meanwhile is raised now."""
         try:
             self._restore()
         except BaseException:  # one that came between two of them; none comes after it
@@ -138,7 +138,7 @@ class uninterrupted:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Let them come within the block, and wait again after it."""
+        """Allow interrupts within the block, and delay them again after it."""
         try:
             self.release()
             yield
@@ -151,13 +151,13 @@ class uninterrupted:
 
 
 def is_interrupt_waiting() -> bool:
-    """Say whether an interrupt waits for the end of the innermost uninterrupted block."""
+    """Say whether an interrupt is delayed by the innermost uninterrupted block."""
     owners = [getattr(signal.getsignal(number), "__self__", None) for number in REQUESTS]
     return any(isinstance(owner, uninterrupted) and owner.came for owner in owners)
 
 
 def run_trio(work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-    """Run *work* as trio.run does, and have interrupts come where trio wants them.
+    """Run *work* as trio.run does, and raise interrupts where trio wants them.
 
     trio keeps them out of its own code where it finds Python's own handler, and only there.
     """

@@ -1,4 +1,4 @@
-"""What `make demo` shows: a small real image, mounted lazily, run, tampered with, unmounted.
+"""`make demo`: mount a small real image lazily, run from it, tamper with it, unmount it.
 
 The image is made from this machine's Python in two layers, converted to eStargz, and served by the
 tests' registry in a process of its own, on loopback.  Nothing is left behind, whatever happens.
@@ -39,8 +39,9 @@ SECONDS = 60
 
 def main() -> int:
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        print("demo: /dev/fuse cannot be opened: mounting needs it", file=sys.stderr)
-        print("as root: modprobe fuse; for other users also: chmod 666 /dev/fuse", file=sys.stderr)
+        print("demo: cannot open /dev/fuse, which mounting needs", file=sys.stderr)
+        hint = "as root: modprobe fuse; for other users also: chmod 666 /dev/fuse"
+        print(f"hint: {hint}", file=sys.stderr)
         return 8
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave by way of every finally
     started = time.monotonic()
@@ -62,7 +63,7 @@ def show(folder: Path) -> None:
     images = folder / "images" / "demo"
     python = Path(os.path.realpath(sys.executable))
 
-    step(f"an image of two layers, made of {python}, its libraries and a script")
+    step(f"make an image of two layers from {python}, its libraries and a script")
     layout.write_image(
         images, list(layers(python)), tag="plain", cmd=[str(python), "/app/hello.py"]
     )
@@ -78,28 +79,28 @@ def show(folder: Path) -> None:
             print(f"   live after {mounted.ready_seconds:.2f} s, driver {driver}")
             print(f"   {traffic(registry, size)}")
             line, environment = inside(mounted.path, python)
-            step(f"{Path(line[0]).name} … python3 /app/hello.py, all of it from the mount")
+            step(f"{Path(line[0]).name} … python3 /app/hello.py, with every file from the mount")
             print(f"   {output_of(line, environment)}")
             print(f"   {traffic(registry, size)}")
             show_mount(mounted)
-        step(f"unmounted, the cache emptied; one bit of {VICTIM} flipped in the registry")
+        step(f"unmount, empty the cache, flip one bit of {VICTIM} in the registry, mount again")
         flip_a_bit(images, VICTIM)
         workspace.forget()
         with Mounted(workspace, reference, "--prefetch", "none") as mounted:
             show_refusal(mounted)
-        step("unmounted; lazyfs verify checks all of the image")
+        step("unmount; lazyfs verify checks the whole image")
         workspace.run("verify", "--progress", "none", reference, code=6)
         print("   exit code 6: verification failed")
 
 
 def show_mount(mounted: Mounted) -> None:
     """Look at what is special about a mounted image."""
-    step("the layers are merged: a whiteout hides, a hard link links")
-    print(f"   etc/obsolete is there: {(mounted.path / 'etc/obsolete').exists()}")
+    step("the layers are merged: a whiteout removes a file, a hard link works")
+    print(f"   etc/obsolete exists: {(mounted.path / 'etc/obsolete').exists()}")
     hello, same = (mounted.path / "app" / name for name in ("hello.py", "same.py"))
     print(f"   app/hello.py and app/same.py are one file: {hello.samefile(same)}")
 
-    step("getfattr -d mnt: the mount says what it is")
+    step("getfattr -d mnt: the mount states which image it is")
     for name in sorted(os.listxattr(mounted.path)):
         value = os.getxattr(mounted.path, name).decode()
         print(f"   {name} = {value if len(value) < 80 else value[:77] + '...'}")
@@ -111,13 +112,13 @@ def show_refusal(mounted: Mounted) -> None:
     try:
         content = (mounted.path / VICTIM).read_bytes()
     except OSError as exc:
-        print(f"   {exc.strerror} (errno {exc.errno}): no unverified byte is handed out")
+        print(f"   {exc.strerror} (errno {exc.errno}): no unverified byte is served")
     else:
-        raise CommandFailed(f"{VICTIM}: got {content[:40]!r}, expected an input/output error")
+        raise CommandFailed(f"{VICTIM} could be read although it was changed: {content[:40]!r}")
     health = os.getxattr(mounted.path, "user.lazyfs.health").decode()
     print(f"   health: {health}")
     good = (mounted.path / "app/hello.py").read_bytes() == PROGRAM.encode()
-    print(f"   app/hello.py is as it should be: {good}")
+    print(f"   app/hello.py is still readable and correct: {good}")
 
 
 def layers(python: Path) -> Iterator[Tree]:

@@ -18,7 +18,7 @@ PASSWORD_LIMIT = 64 << 10
 
 
 class BadCredentials(UsageError):
-    """``--creds`` does not say who, or nobody said the password."""
+    """``--creds`` has no user, or no password was given."""
 
 
 def _absolute(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
@@ -33,20 +33,20 @@ def _login(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     if colon:
         hide_argument(value, keep=len(user) + 1)
     if not user:
-        raise BadCredentials("option --creds: got no user, expected USER[:PASSWORD]")
+        raise BadCredentials("option --creds has no user", hint="--creds USER[:PASSWORD]")
     return user, password if colon else _ask_password(user)
 
 
 def _ask_password(user: str) -> str:
     """Ask on the terminal, or read a line where there is none."""
     if sys.stdin.isatty():
-        asked: str = click.prompt(f"Password of {user}", hide_input=True, err=True)
+        asked: str = click.prompt(f"Password for {user}", hide_input=True, err=True)
         return asked
     password = sys.stdin.readline(PASSWORD_LIMIT).rstrip("\r\n")
     if not password:
         raise BadCredentials(
-            f"password of {user}: got nothing on standard input, expected a line",
-            hint="write --creds USER on a terminal, or pipe the password in",
+            f"standard input has no password for {user}",
+            hint="run the command on a terminal, or pipe the password into it",
         )
     return password
 
@@ -108,51 +108,53 @@ OPTIONS = (
     click.option(
         "--plain-http",
         is_flag=True,
-        help="Use http. On loopback addresses http is tried first, then https.",
+        help="Use http. For loopback addresses http is tried first anyway, then https.",
     ),
     click.option(
         "--insecure-skip-verify",
         is_flag=True,
-        help="Do not check the registry's certificate. Contents are still verified.",
+        help="Do not check the registry's TLS certificate. Contents are still verified.",
     ),
     click.option(
         "--tls-verify",
         type=bool,
         default=True,
         metavar="true|false",
-        help="false is --insecure-skip-verify, as podman and skopeo spell it.",
+        help="false means --insecure-skip-verify, as in podman and skopeo.",
     ),
     click.option(
         "--cert-dir",
         type=click.Path(path_type=Path),
         callback=_absolute,
         metavar="PATH",
-        help="A directory with the registry's certificates: CA.crt, NAME.cert with NAME.key.",
+        help="Directory with the registry's certificates: CA.crt, and NAME.cert with NAME.key.",
     ),
     click.option(
         "--hosts-dir",
         type=click.Path(path_type=Path),
         callback=_absolute,
         metavar="PATH",
-        help="A directory like containerd's certs.d, searched before the others.",
+        help="Directory like containerd's certs.d, searched before the others.",
     ),
     click.option(
         "--authfile",
         type=click.Path(path_type=Path),
         callback=_absolute,
         metavar="PATH",
-        help="Credentials, in the format of docker and containers.",
+        help="File with credentials, as docker and podman write it.",
     ),
     click.option(
         "--creds",
         callback=_login,
         metavar="USER[:PASSWORD]",
-        help="Log in to the registry so; without the password it is asked for, or read from "
-        "standard input.",
+        help="Registry credentials. Without a password: prompt, or read one line from standard "
+        "input.",
     ),
     click.option("--anonymous", "--no-creds", is_flag=True, help="Use no credentials."),
     click.option(
-        "--offline", is_flag=True, help="Ask no registry: tags mean what they meant the last time."
+        "--offline",
+        is_flag=True,
+        help="Contact no registry; use the digest last seen for a tag.",
     ),
 )
 
@@ -177,7 +179,7 @@ def access_options(function: Decorated) -> Decorated:
         from lazyfs.registry.access import AccessOptions
 
         if anonymous and (creds or authfile):
-            raise UsageError("options: got --anonymous with credentials, expected one or the other")
+            raise UsageError("--anonymous cannot be combined with --creds or --authfile")
         access = AccessOptions(
             authfile=authfile,
             plain_http=plain_http,

@@ -1,4 +1,4 @@
-"""``lazyfs attrs``: what a mount says of itself."""
+"""``lazyfs attrs``: the attributes of a mount."""
 
 import json
 
@@ -14,10 +14,10 @@ from lazyfs.service.identity import PREFIX, read_identity
 @click.argument("directory", type=click.Path())
 @json_option
 def attrs(directory: str, as_json: bool) -> None:
-    """Show what the mount on DIRECTORY says of itself: digests, platform, layers, health.
+    """Show the attributes of the mount on DIRECTORY: digests, platform, layers, health.
 
-    The user.lazyfs attributes of its root; those of one mount, where the kernel serves it, from its
-    server and its record.
+    These are the user.lazyfs.* extended attributes of the mount's root. For a mount with --driver
+    erofs, whose root shows only those of the image, the server and its record supply the rest.
     """
     found = read_identity(default_runtime_dir(), real_path(directory))
     if as_json:

@@ -1,4 +1,4 @@
-"""``lazyfs cache``: what is kept on this machine, how much room it takes, and getting rid of it."""
+"""``lazyfs cache``: list, measure, check and remove what is cached on this machine."""
 
 import json
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ SHOWN_DIGEST = 19  # of the text: enough to name it by
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cache() -> None:
-    """List, measure, check or remove what is kept on this machine."""
+    """List, measure, check or remove what is cached on this machine."""
 
 
 cache.add_command(remove)
@@ -35,9 +35,9 @@ cache.add_command(verify)
 @cache_dir_option
 @json_option
 def list_cache(cache_dir: Path, as_json: bool) -> None:
-    """List the images whose index is kept, and how much of their content is.
+    """List the cached images, and how much of their content is cached.
 
-    Layers that several images share are counted for each of them.
+    A layer that several images share is counted for each of them.
     """
     from lazyfs.store.names import names_of
     from lazyfs.store.paths import open_store
@@ -63,9 +63,9 @@ def list_cache(cache_dir: Path, as_json: bool) -> None:
 @cache_size_option()
 @json_option
 def measure(cache_dir: Path, cache_size: "Budget", as_json: bool) -> None:
-    """Show how much room each image and each layer takes, and how much of it is shared.
+    """Show how much disk space each image and each layer takes, and how much of it is shared.
 
-    The budget is what mounts keep the cache within: the least recently used contents go first.
+    Mounts keep the cache within the budget: the least recently used contents are evicted first.
     """
     from lazyfs.store.names import names_of
     from lazyfs.store.paths import open_store
@@ -162,7 +162,8 @@ def _lines(held: "Holdings", names: dict[str, list[str]]) -> list[str]:
     if orphans:
         size = sum(usage.allocated_size for usage in orphans)
         lines.append(
-            f"{len(orphans)} layers of no image, {size_text(size)}: lazyfs cache prune --unused"
+            f"{len(orphans)} layers that belong to no image, {size_text(size)}; to remove them: "
+            "lazyfs cache prune --unused"
         )
     return [line.rstrip() for line in lines]
 
@@ -184,11 +185,11 @@ def _measured_lines(document: dict[str, Any]) -> list[str]:
         lines.append(
             f"layer {layer['tocDigest'][:SHOWN_DIGEST]}  {size_text(layer['allocatedSize']):>10}, "
             f"{size_text(layer['residentSize'])} of {size_text(layer['contentSize'])} resident  "
-            f"{layer['lastUsed']}  {'in use  ' if layer['inUse'] else ''}of {users}"
+            f"{layer['lastUsed']}  {'in use  ' if layer['inUse'] else ''}in {users}"
         )
     lines.append(
-        f"{size_text(document['allocatedSize'])} on the disk, {size_text(document['otherSize'])} "
-        f"of it documents and the like; the budget is {size_text(document['budget'])}"
+        f"{size_text(document['allocatedSize'])} on disk, {size_text(document['otherSize'])} of it "
+        f"metadata and profiles; the budget is {size_text(document['budget'])}"
     )
     return [line.rstrip() for line in lines]
 

@@ -40,18 +40,18 @@ class Removal:
 
 @click.command("rm")
 @click.argument("targets", metavar="[IMAGE]...", nargs=-1)
-@click.option("--all", "all_of_it", is_flag=True, help="Remove all that is not in use.")
+@click.option("--all", "all_of_it", is_flag=True, help="Remove everything that is not in use.")
 @cache_dir_option
 @json_option
 def remove(targets: tuple[str, ...], all_of_it: bool, cache_dir: Path, as_json: bool) -> None:
-    """Remove images from the cache, with all that no other image needs.
+    """Remove images from the cache, and the layers that no other image needs.
 
     IMAGE is a reference that was mounted here, or the digest of a manifest, of an index or of a
-    layer's table of contents, or its first 6 or more hexadecimal digits.  Nothing is asked of a
-    registry.  What is mounted stays, and so does what a sandbox needs, until that is deleted.
+    layer's table of contents, or the first 6 or more hexadecimal digits of one.  No registry is
+    contacted.  Mounted images stay, and so do those that a sandbox needs, until it is deleted.
     """
     if not targets and not all_of_it:
-        raise UsageError("cache rm: got nothing to remove, expected IMAGE or --all")
+        raise UsageError("cache rm needs an IMAGE or --all")
     from lazyfs.store.paths import open_store
     from lazyfs.store.usage import holdings_of
 
@@ -66,7 +66,7 @@ def remove(targets: tuple[str, ...], all_of_it: bool, cache_dir: Path, as_json: 
         if all_of_it:
             _remove_rest(store, removal)
     elif targets:
-        raise NotKept(f"cache {cache_dir}: got nothing, expected {targets[0]}")
+        raise NotKept(f"{targets[0]} is not in the cache: {cache_dir} has no images")
     _report(removal, as_json)
     if targets and removal.pinned:
         raise next(iter(removal.pinned.values()))
@@ -77,16 +77,16 @@ def remove(targets: tuple[str, ...], all_of_it: bool, cache_dir: Path, as_json: 
 @click.command("prune")
 @cache_size_option("--size")
 @click.option(
-    "--unused", is_flag=True, help="Remove only the layers and documents that belong to no image."
+    "--unused", is_flag=True, help="Remove only layers and documents that belong to no image."
 )
 @cache_dir_option
 @json_option
 def prune(cache_size: "Budget", unused: bool, cache_dir: Path, as_json: bool) -> None:
-    """Give back contents, least recently used first, until the cache is within its budget.
+    """Remove contents, least recently used first, until the cache is within its budget.
 
     Images stay as quick to mount as before; their contents are fetched again when they are read.
-    Where that is not enough, images go that were not used for an hour.  What is mounted stays,
-    and so does what a sandbox needs.
+    If that frees too little, images that were not used for an hour are removed as well.  Mounted
+    images stay, and so do those that a sandbox needs.
     """
     from lazyfs.cli.quantities import size_text
     from lazyfs.store.evict import evict, remove_unused
@@ -108,7 +108,7 @@ def prune(cache_size: "Budget", unused: bool, cache_dir: Path, as_json: bool) ->
         click.echo(json.dumps(document, indent=2))
         return
     print_line(
-        f"lazyfs: {size_text(freed)} given back; {size_text(allocated)} left, "
+        f"lazyfs: {size_text(freed)} freed; {size_text(allocated)} left, "
         f"the budget is {size_text(budget)}",
         err=True,
     )
@@ -124,11 +124,11 @@ def find(store: "Store", held: "Holdings", text: str) -> list[str]:
     if match is not None:
         found += [name for name in held.layers if name.partition(":")[2].startswith(match[1])]
         if len(found) > 1 and len(match[1]) not in ALGORITHMS:
-            raise UsageError(f"cache rm: got {text!r}, expected one of {', '.join(found)}")
+            raise UsageError(f"{text!r} is ambiguous: it may be any of {', '.join(found)}")
     if not found:
         raise NotKept(
-            f"cache: got no {text}, expected an image or a layer",
-            hint="`lazyfs cache ls` lists them",
+            f"{text} is not in the cache",
+            hint="`lazyfs cache ls` lists what is",
         )
     return found
 
@@ -207,17 +207,18 @@ def _report(removal: Removal, as_json: bool) -> None:
         return
     for name in (*removal.images, *removal.layers):
         print_line(name)
-    print_line(f"lazyfs: {size_text(removal.freed_size)} given back", err=True)
+    print_line(f"lazyfs: {size_text(removal.freed_size)} freed", err=True)
     for name in removal.in_use:
-        print_line(f"lazyfs: {name} is in use and stays", err=True)
+        print_line(f"lazyfs: {name} is in use and was not removed", err=True)
     for error in removal.pinned.values():
-        print_line(f"lazyfs: {error.message}; it stays", err=True)
+        print_line(f"lazyfs: {error.message}; it was not removed", err=True)
 
 
 def _complain_of(names: list[str]) -> None:
     from lazyfs.store.removal import LayerInUse
 
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     raise LayerInUse(
-        f"cache: got {len(names)} in use, expected none: {names[0]}",
+        f"not removed because it is in use: {names[0]}{more}",
         hint="`lazyfs status` shows what is mounted",
     )

@@ -1,4 +1,4 @@
-"""``lazyfs cache verify``: hash again what is kept."""
+"""``lazyfs cache verify``: hash again what is cached."""
 
 import json
 from pathlib import Path
@@ -18,15 +18,17 @@ SHOWN_FAULTS = 20
 
 
 @click.command("verify")
-@click.option("--repair", is_flag=True, help="Drop what is rotten: it is fetched anew when needed.")
+@click.option(
+    "--repair", is_flag=True, help="Drop what is damaged; it is fetched again when needed."
+)
 @cache_dir_option
 @progress_option
 @json_option
 def verify(repair: bool, cache_dir: Path, progress: str, as_json: bool) -> int:
-    """Hash again all that is kept, and say what is rotten.
+    """Hash everything in the cache again, and list what is damaged.
 
-    Nothing is asked of a registry.  What is mounted may be checked too.  The exit code is 6 if
-    anything was rotten, with --repair too.
+    No registry is contacted.  Images may be mounted meanwhile.  The exit code is 6 if anything was
+    damaged, even if --repair dropped it.
     """
     from lazyfs.cli.main import exit_code_of
     from lazyfs.store.check import Check, check_store
@@ -39,7 +41,7 @@ def verify(repair: bool, cache_dir: Path, progress: str, as_json: bool) -> int:
         size = sum(resident_size(store, usage.toc_digest)[0] for usage in layers_in(store))
         with show_progress("none" if as_json else progress, "verify", size) as advance:
             found = check_store(store, repair=repair, progress=advance)
-        _tell(store.root, found)  # also where nothing was found: some cannot be looked at
+        _tell(store.root, found)  # also if nothing was found: some layers cannot be checked
     if as_json:
         click.echo(json.dumps(_document(cache_dir, found), indent=2))
     else:
@@ -48,7 +50,7 @@ def verify(repair: bool, cache_dir: Path, progress: str, as_json: bool) -> int:
 
 
 def _tell(store: Path, found: "Check") -> None:
-    """Have live mounts forget what they may have shown of chunks that are rotten."""
+    """Tell live mounts to drop what they may have served of damaged chunks."""
     from lazyfs.service.dropped import tell_mounts
 
     chunks: dict[str, list[int] | None] = {}
@@ -58,7 +60,7 @@ def _tell(store: Path, found: "Check") -> None:
             if numbers is not None:
                 numbers.append(fault.chunk)
     for fault in (*found.rotten, *found.skipped):
-        if fault.kind == "content":  # nobody could look at it
+        if fault.kind == "content":  # it could not be checked
             chunks[Path(fault.path).parent.name] = None
     for mountpoint in tell_mounts(default_runtime_dir(), store, chunks):
         print_line(
@@ -107,7 +109,8 @@ def _say(found: "Check") -> None:
         print_line(f"lazyfs: and {len(found.rotten) - SHOWN_FAULTS} more", err=True)
     if found.lost_chunks:
         print_line(
-            f"lazyfs: {found.lost_chunks} chunks were lost in an unclean stop; they are not used",
+            f"lazyfs: {found.lost_chunks} chunks were lost when a process or the machine stopped; "
+            "they are not used",
             err=True,
         )
     checked = (
@@ -115,6 +118,6 @@ def _say(found: "Check") -> None:
         f"{found.chunks} chunks of {size_text(found.content_size)}"
     )
     if found.rotten:
-        print_line(f"lazyfs: {len(found.rotten)} rotten; checked {checked}", err=True)
+        print_line(f"lazyfs: {len(found.rotten)} damaged; checked {checked}", err=True)
     else:
         print_line(f"verified: {checked}")

@@ -1,4 +1,4 @@
-"""``lazyfs cat``: a file of an image on standard output, without a mount."""
+"""``lazyfs cat``: print a file of an image without mounting it."""
 
 import os
 import sys
@@ -42,8 +42,8 @@ def cat(
 ) -> None:
     """Print the files at PATH of IMAGE, one after the other.
 
-    Symlinks are followed inside the image.  Every byte is verified before it is printed; after a
-    byte that cannot be, printing stops and the exit code says so.
+    Symlinks are followed inside the image.  Every byte is verified before it is printed; where
+    verification fails, printing stops and the command fails.
     """
     import trio
 
@@ -65,7 +65,7 @@ async def contents_of(image: "OpenImage", path: bytes) -> AsyncIterator[bytes]:
     nid = walk_path(image.index, path)
     kind = image.index.inode(nid).kind
     if kind is not Kind.REGULAR:
-        raise NotAFile(f"{printable(path)}: got a {kind.name.lower()}, expected a regular file")
+        raise NotAFile(f"{printable(path)} is not a regular file: it is a {kind.name.lower()}")
     extent = image.index.extent(nid)
     if extent is None:
         return

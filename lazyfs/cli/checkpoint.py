@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def embed_options(function: Decorated) -> Decorated:
     """Add the options for reaching registries: parameters of the names that they have.
 
-    What they mean is only made of them for --embed-base: nothing else may know of registries.
+    They are interpreted for --embed-base only: without it a checkpoint contacts no registry.
     """
     decorated: Any = function
     for option in reversed(OPTIONS):
@@ -41,26 +41,34 @@ def embed_options(function: Decorated) -> Decorated:
 
 @click.command()
 @click.argument("sandbox_id", metavar="ID")
-@click.option("--to", "store", metavar="STORE", help="Where to.  [default: as its template says]")
-@click.option("--name", "pointer", metavar="POINTER", help="Have STORE@POINTER name the snapshot.")
-@click.option("--leave-running", is_flag=True, help="Let the sandbox go on from what was saved.")
+@click.option(
+    "--to", "store", metavar="STORE", help="The store to save it in.  [default: the template's]"
+)
+@click.option("--name", "pointer", metavar="POINTER", help="Move STORE@POINTER to the snapshot.")
+@click.option("--leave-running", is_flag=True, help="Resume the sandbox after it was saved.")
 @click.option(
     "--compress",
     type=click.Choice(["zstd", "auto", "none"]),
     default="zstd",
     show_default=True,
-    help="How files are stored; auto compresses what becomes smaller by it.",
+    help="How files are stored; auto compresses a file if that makes it smaller.",
 )
-@click.option("--embed-base", is_flag=True, help="Keep the images in STORE, too; asks registries.")
-@click.option("--allow-dead-mount", is_flag=True, help="Take the record's word for a dead mount.")
-@click.option("--adopt", is_flag=True, help="Take the mounts' word where the record is gone.")
-@click.option("--continue", "goes_on", is_flag=True, help="Complete what was broken off.")
+@click.option(
+    "--embed-base", is_flag=True, help="Store the images in STORE too. This contacts registries."
+)
+@click.option(
+    "--allow-dead-mount", is_flag=True, help="Trust the record for a mount whose server died."
+)
+@click.option("--adopt", is_flag=True, help="Trust the mounts if the sandbox's record is gone.")
+@click.option(
+    "--continue", "goes_on", is_flag=True, help="Finish a checkpoint that was interrupted."
+)
 @click.option(
     "--wait",
     metavar="SECONDS",
     type=click.FloatRange(min=0),
     default=0.0,
-    help="How long to wait for another command that works on the sandbox.",
+    help="How long to wait for another command that is using the sandbox.",
 )
 @s3_endpoint_option
 @cache_dir_option
@@ -82,10 +90,10 @@ def checkpoint(
     as_json: bool,
     **access: Any,
 ) -> None:
-    """Save the running sandbox ID as a snapshot in STORE; it has ended then.
+    """Save the running sandbox ID as a snapshot in STORE, and end it.
 
-    STORE is /path, file:///path or s3://bucket/prefix.  The snapshot names the images by what
-    their live mounts say they are; no registry is asked.  Prints what to restore it by.
+    STORE is /path, file:///path or s3://bucket/prefix.  The snapshot records the digests that the
+    sandbox's live mounts state; no registry is contacted.  Prints the name to restore it by.
     """
     from lazyfs.snapshot.checkpoint import INTERRUPTED, Order, resume
     from lazyfs.snapshot.checkpoint import checkpoint as save
@@ -99,10 +107,10 @@ def checkpoint(
         with sandbox.lock(wait):
             made = resume(sandbox, tools, store=store, pointer=pointer)
         if made is not None and embed_base and not _is_embedded(made):
-            tools.say(f"{sandbox_id}: completed as it was begun, without --embed-base")
+            tools.say(f"{sandbox_id}: finished as it was started, without --embed-base")
         if made is None and goes_on:
             raise UsageError(
-                f"sandbox {sandbox_id}: it had not been saved, and runs as before",
+                f"sandbox {sandbox_id} is running: there is no interrupted checkpoint to finish",
                 hint=f"lazyfs checkpoint {sandbox_id} --to STORE",
             )
     if made is None:
@@ -134,8 +142,7 @@ def check_writable(store: str) -> None:
     path = next(path for path in (objects.path, *objects.path.parents) if os.path.lexists(path))
     if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
         raise StoreFailed(
-            f"store {objects.path}: got {path}, which cannot be written to, expected a directory "
-            "that can"
+            f"store {objects.path}: {path} is not a directory that this user can write to"
         )
 
 
@@ -151,8 +158,8 @@ def _location_of(sandbox: "Sandbox") -> str:
         location = None
     if not isinstance(location, str):
         raise UsageError(
-            "option --to: got nothing, and the template has no snapshotsConfig.location, expected "
-            "a store"
+            "no store to save it in: the template has no snapshotsConfig.location",
+            hint="--to STORE",
         )
     return location
 
@@ -174,7 +181,7 @@ def _embed(
 
     record = load_record(sandbox.record_path)
     if record is None:
-        raise RecordMissing(f"sandbox {sandbox.id}: got no base record, expected its images")
+        raise RecordMissing(f"sandbox {sandbox.id} has no base record, so its images are not known")
     snapshot_id = new_id()
     embedded = embed_images(
         [each.image for each in record.images],

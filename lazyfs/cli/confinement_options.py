@@ -1,4 +1,4 @@
-"""Options that open a sandbox, or limit it, by name: spelled as podman and docker spell them.
+"""Options that loosen a sandbox's protections or limit it, spelled as in podman and docker.
 
 They change the template that a sandbox is started with, so that its snapshots say so too.
 """
@@ -29,34 +29,36 @@ OPTIONS = (
         "--cap-add",
         multiple=True,
         metavar="NAME",
-        help="Let programs have a capability more; ALL for all.",
+        help="Give programs a capability; ALL for all of them.",
     ),
     click.option(
         "--cap-drop",
         multiple=True,
         metavar="NAME",
-        help="Take a capability from programs; ALL for all.",
+        help="Take a capability away; ALL for all of them.",
     ),
     click.option(
         "--device",
         multiple=True,
         metavar="/dev/NAME[:/PATH][:rwm]",
-        help="Lend a device of this machine.",
+        help="Give the sandbox a device of this machine.",
     ),
-    click.option("--memory", multiple=True, metavar="SIZE", help="Most memory of the sandbox."),
-    click.option("--cpus", multiple=True, metavar="NUMBER", help="Most processors, such as 1.5."),
-    click.option("--pids-limit", multiple=True, metavar="N", help="Most processes and threads."),
+    click.option("--memory", multiple=True, metavar="SIZE", help="Memory limit of the sandbox."),
+    click.option("--cpus", multiple=True, metavar="NUMBER", help="Processor limit, such as 1.5."),
+    click.option(
+        "--pids-limit", multiple=True, metavar="N", help="Limit of processes and threads."
+    ),
     click.option(
         "--storage-opt",
         multiple=True,
         metavar="size=SIZE",
-        help="What the root may grow by in memory; not for runsc.  [default: 25% of the memory]",
+        help="Limit of writes to a root in memory; not for runsc.  [default: 25% of memory]",
     ),
     click.option(
         "--log-opt",
         multiple=True,
         metavar="WORD",
-        help="What is kept of the output: max-size=SIZE of a file, max-file=N of them.  "
+        help="How much output is kept: max-size=SIZE per file, max-file=N files.  "
         "[default: max-size=10M, max-file=3]",
     ),
 )
@@ -149,7 +151,7 @@ def _security(words: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
         else:
             raise UsageError(
                 f"option --security-opt: {text[:80]!r} is not known",
-                hint="there are seccomp=unconfined, seccomp=FILE, no-new-privileges=false, "
+                hint="known are seccomp=unconfined, seccomp=FILE, no-new-privileges=false, "
                 "unmask=ALL, unmask=PATH, userns=host and keyring=host",
             )
 
@@ -158,11 +160,11 @@ def _value(option: str, text: str, names: tuple[str, ...]) -> tuple[str, str]:
     name, _, value = text.partition("=")
     if name not in names or not value:
         expected = " or ".join(f"{each}=…" for each in names)
-        raise UsageError(f"option {option}: got {text[:80]!r}, expected {expected}")
+        raise UsageError(f"option {option}: {text[:80]!r} is not {expected}")
     return name, value
 
 
 def _number(option: str, text: str) -> int:
     if not text.isdecimal() or len(text) > 12:
-        raise UsageError(f"option {option}: got {text[:80]!r}, expected a number")
+        raise UsageError(f"option {option}: {text[:80]!r} is not a number")
     return int(text)

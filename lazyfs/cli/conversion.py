@@ -71,7 +71,7 @@ def _size_option(
         match = SIZE_RE.fullmatch(value)
         size = int(match[1]) * UNITS[(match[2] or "").lower()] if match else -1
         if not minimum <= size <= MAX_SIZE:
-            raise click.BadParameter(f"got {value!r}, expected {minimum} to {MAX_SIZE} bytes")
+            raise click.BadParameter(f"{value!r} is not a size from {minimum} to {MAX_SIZE} bytes")
         return size
 
     return click.option(
@@ -89,13 +89,13 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="The format of the layers.",
     ),
     _size_option(
-        "--chunk-size", "4MiB", 4096, "Cut files into pieces of this size, each fetched alone."
+        "--chunk-size", "4MiB", 4096, "Cut files into chunks of this size, each fetched separately."
     ),
     _size_option(
         "--min-chunk-size",
         "0",
         0,
-        "Let small files share a compressed stream of at least this size (estargz).",
+        "Compress small files together into streams of at least this size (estargz).",
     ),
     click.option(
         "--level",
@@ -107,8 +107,8 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--external-toc",
         "is_toc_external",
         is_flag=True,
-        help="Put the tables of contents into another image, DST with -esgztoc after its tag "
-        "(estargz).",
+        help="Put the tables of contents into a second image, named like DST with -esgztoc after "
+        "the tag (estargz).",
     ),
 )
 
@@ -125,12 +125,12 @@ def writer_options(wanted: Wanted) -> "WriterOptions":
         )
     if target is not Target.ESTARGZ:
         for option, value, why in (
-            ("--min-chunk-size", wanted.min_chunk_size, "every chunk has a frame of its own"),
-            ("--external-toc", wanted.is_toc_external, "its TOC is no part of the tar anyway"),
+            ("--min-chunk-size", wanted.min_chunk_size, "each of its chunks is a frame of its own"),
+            ("--external-toc", wanted.is_toc_external, "its TOC is not part of the tar anyway"),
         ):
             if value:
                 raise UsageError(
-                    f"{option}: got it with --to {target.word}, expected --to estargz", hint=why
+                    f"{option} works with --to estargz only: with {target.word}, {why}"
                 )
     return WriterOptions(
         wanted.chunk_size, wanted.min_chunk_size, level, target, wanted.is_toc_external
@@ -147,8 +147,8 @@ def advice_of(cache_dir: Path) -> "Callable[[Digest], Sequence[str]]":
         store = open_store(cache_dir)
         if store is None:
             raise NoProfile(
-                f"profile of {manifest_digest}: got no cache in {cache_dir}, expected one",
-                hint="one is recorded when the image is mounted and read",
+                f"{manifest_digest} has no profile: there is no cache in {cache_dir}",
+                hint="a profile is recorded when the image is mounted and read",
             )
         return recorded_files(store, manifest_digest)
 
@@ -216,7 +216,9 @@ def _epoch(text: str) -> int | None:
     if not text:
         return None
     if re.fullmatch(r"[0-9]{1,11}", text) is None:
-        raise UsageError(f"SOURCE_DATE_EPOCH: got {text!r}, expected seconds since 1970")
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH is {text!r}, which is not a number of seconds since 1970"
+        )
     return int(text)
 
 

@@ -23,23 +23,21 @@ if TYPE_CHECKING:
     "prioritized",
     multiple=True,
     metavar="FILE",
-    help="A file that mounts should fetch ahead; give it again for more, in order of need.",
+    help="A file for mounts to prefetch; repeat it for more, the first needed first.",
 )
 @click.option(
     "--profile",
     "by_profile",
     is_flag=True,
-    help="Put first what mounts of SRC on this machine have read (see `lazyfs profile`).",
+    help="Put the files first that mounts of SRC on this machine read (`lazyfs profile`).",
 )
 @click.option(
     "--keep-diff-id",
     "keeps_diff_ids",
     is_flag=True,
-    help="Leave each layer's tar as it is, bit for bit, or fail.",
+    help="Keep each layer's tar bit for bit, or fail.",
 )
-@click.option(
-    "--all-platforms", is_flag=True, help="Convert all images of an index, into an index."
-)
+@click.option("--all-platforms", is_flag=True, help="Convert all images of an index into an index.")
 @cache_dir_option
 @platform_option
 @access_options
@@ -60,13 +58,13 @@ def convert(
     """Make DST from SRC: the same image with layers that can be mounted lazily.
 
     SRC and DST are references to a registry, or oci:DIR[:TAG] for a layout on disk.  Layers may
-    be tar, gzip or zstd; those in the wanted format already are kept.  DST is an ordinary OCI image
-    for every other tool.  The same SRC gives the same DST, byte for byte.
+    be tar, gzip or zstd; those already in the wanted format are kept.  DST is an ordinary OCI image
+    for every other tool.  The same SRC always gives the same DST, byte for byte.
 
-    Prints DST with its digest.  SOURCE_DATE_EPOCH, if set, becomes the image's time of creation.
+    Prints DST with its digest.  SOURCE_DATE_EPOCH, if set, becomes the image's creation time.
     """
     if all_platforms and platform is not None:
-        raise UsageError(f"--all-platforms: got --platform {platform} too, expected one of them")
+        raise UsageError(f"--all-platforms cannot be combined with --platform {platform}")
     convert_and_print(
         source,
         destination,

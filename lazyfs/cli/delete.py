@@ -1,4 +1,4 @@
-"""``lazyfs delete``: a sandbox and all that it has are removed."""
+"""``lazyfs delete``: remove a sandbox and everything that belongs to it."""
 
 from pathlib import Path
 
@@ -10,14 +10,16 @@ from lazyfs.cli.sandbox_options import wait_option
 
 @click.command()
 @click.argument("sandbox_ids", metavar="ID...", nargs=-1, required=True)
-@click.option("--force", is_flag=True, help="Kill what runs; give up a snapshot being made.")
+@click.option(
+    "--force", is_flag=True, help="Kill it if it runs; abandon an unfinished snapshot of it."
+)
 @wait_option
 @cache_dir_option
 def delete(sandbox_ids: tuple[str, ...], force: bool, wait: float, cache_dir: Path) -> None:
     """Remove the sandbox ID: its processes, mounts, volumes and records.
 
-    One that runs is refused, and so is one whose snapshot is not complete.  Snapshots that were
-    made of it stay where they are.
+    Without --force a running sandbox is refused, and so is one whose snapshot is unfinished.
+    Finished snapshots of it stay where they are.
     """
     from lazyfs.cli.sandbox_tools import tools_for_checkpoints
     from lazyfs.snapshot.recover import delete as work

@@ -1,4 +1,4 @@
-"""Where lazyfs keeps what: the only place that reads the variables for directories.
+"""Where lazyfs keeps its files: the only place that reads the variables for directories.
 
 | what    | user                       | root, system service                      |
 |---------|----------------------------|-------------------------------------------|

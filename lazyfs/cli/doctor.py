@@ -1,4 +1,4 @@
-"""``lazyfs doctor``: what this machine can do, and what each lack means."""
+"""``lazyfs doctor``: what this machine can do, and what one loses without the rest."""
 
 import json
 import os
@@ -31,7 +31,7 @@ RUNTIMES = ("runsc", "crun", "runc", "bwrap")
 class Finding(msgspec.Struct, frozen=True):
     """One thing that was looked at.
 
-    ``means`` says what does not work where it lacks; ``is_needed``: nothing mounts without it.
+    ``means`` says what does not work where it is missing; ``is_needed``: nothing mounts without it.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Finding(msgspec.Struct, frozen=True):
     "--runsc",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Look at this runsc.  [default: the one on the PATH]",
+    help="The runsc to check.  [default: the one on the PATH]",
 )
 @s3_endpoint_option
 @json_option
@@ -72,16 +72,16 @@ def doctor(
     s3_endpoint: str | None,
     as_json: bool,
 ) -> None:
-    """Show what works on this machine, for this user, and what each lack means.
+    """Show what works on this machine for this user, what is missing, and what you lose without it.
 
-    With STORE (/path, file:///path or s3://bucket/prefix) also whether snapshots can be kept there.
-    A probe object is written to it and removed.
+    With STORE (/path, file:///path or s3://bucket/prefix), also check that snapshots can be stored
+    there.  This writes a probe object and removes it.
 
-    A table says which protections hold, as found by a program that tried them in a sandbox of
-    each runtime.
+    A table shows which protections hold, as found by a program that tried to get around them in a
+    sandbox of each runtime.
 
-    Ends with 8 if nothing can be mounted, else with the code of what is wrong with STORE, else with
-    0: what lacks otherwise may not be wanted.
+    The exit code is 8 if nothing can be mounted, else that of the error with STORE, else 0, even
+    if something else is missing.
     """
     from lazyfs.cli import doctor_protections
     from lazyfs.snapshot.runtimes import Chooser
@@ -102,10 +102,10 @@ def doctor(
     else:
         for each in findings:
             print_line(
-                f"{'ok  ' if each.is_ok else 'lack'}  {each.name:{NAME_WIDTH}}  {each.found}"
+                f"{'ok' if each.is_ok else 'missing':7}  {each.name:{NAME_WIDTH}}  {each.found}"
             )
             if not each.is_ok and each.means is not None:
-                print_line(f"{'':{NAME_WIDTH + 8}}{each.means}")
+                print_line(f"{'':{NAME_WIDTH + 11}}{each.means}")
         doctor_protections.show(tried)
     ctx.exit(status)
 
@@ -123,30 +123,34 @@ def machine() -> Iterator[Finding]:
 
 
 def _fuse() -> Finding:
-    means = "nothing can be mounted: as root: modprobe fuse; chmod 666 /dev/fuse"
+    means = "nothing can be mounted. As root: modprobe fuse; chmod 666 /dev/fuse"
     release = os.uname().release
     if not FUSE.exists():
-        return Finding("fuse", False, f"no {FUSE}, Linux {release}", means, is_needed=True)
+        return Finding(
+            "fuse", False, f"{FUSE} does not exist, Linux {release}", means, is_needed=True
+        )
     try:
         os.close(os.open(FUSE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         found = f"{FUSE}: {error.strerror}, Linux {release}"
         return Finding("fuse", False, found, means, is_needed=True)
-    return Finding("fuse", True, f"{FUSE} opens, Linux {release}", is_needed=True)
+    return Finding("fuse", True, f"{FUSE} can be opened, Linux {release}", is_needed=True)
 
 
 def _fusermount() -> Finding:
     path = shutil.which("fusermount3")
     if os.geteuid() == 0:
-        found = f"{path or 'none'}; root needs none"
+        found = f"{path or 'not installed'}; root does not need it"
         return Finding("fusermount3", True, found)
     if path is None:
-        means = "only root, or root of a user namespace, can mount (apt install fuse3)"
-        return Finding("fusermount3", False, "none", means, is_needed=not _has_mount_right())
+        means = "only root, or root in a user namespace, can mount. Install it: apt install fuse3"
+        return Finding(
+            "fusermount3", False, "not installed", means, is_needed=not _has_mount_right()
+        )
     if not os.stat(path).st_mode & stat.S_ISUID:
-        means = "it cannot mount for users: chmod u+s"
+        means = f"users other than root cannot mount. As root: chmod u+s {path}"
         return Finding("fusermount3", False, f"{path}, not setuid", means, is_needed=True)
-    others = "with -o allow_other" if _may_allow_other() else "for this user alone"
+    others = "-o allow_other works" if _may_allow_other() else "mounts for this user only"
     return Finding("fusermount3", True, f"{path}, {others}")
 
 
@@ -170,7 +174,7 @@ def _native() -> Finding:
     try:
         import lazyfs.mount.native  # noqa: F401
     except ImportError as error:
-        means = "mounts are served by pyfuse3, several times slower where all is resident"
+        means = "mounts are served by pyfuse3, which reads cached content several times slower"
         return Finding("native driver", False, str(error), means)
     return Finding("native driver", True, "compiled")
 
@@ -182,22 +186,22 @@ def _erofs() -> Finding:
     try:
         check_erofs(os.uname().release)
     except MountFailed as error:
-        means = "no --driver erofs; the others need nothing of it"
+        means = "--driver erofs does not work; the other drivers do not need it"
         return Finding("erofs", False, error.message.removeprefix("driver erofs: "), means)
-    return Finding("erofs", True, "the kernel can mount indexes: --driver erofs")
+    return Finding("erofs", True, "the kernel can mount rootfs indexes: --driver erofs")
 
 
 def _user_attributes(folder: Path) -> Finding:
     """Look whether the state directory's filesystem keeps user.* attributes."""
     while not folder.exists():
         folder = folder.parent
-    means = "no overlay on disk (root:dir=PATH) without root"
+    means = "without root, --overlay root:dir=PATH does not work"
     try:
         with tempfile.NamedTemporaryFile(dir=folder) as file:
             os.setxattr(file.name, "user.lazyfs.probe", b"1")
     except OSError as error:
         return Finding("user xattrs", False, f"{folder}: {error.strerror}", means)
-    return Finding("user xattrs", True, f"kept by the filesystem of {folder}")
+    return Finding("user xattrs", True, f"supported by the filesystem of {folder}")
 
 
 # Sandboxes
@@ -209,15 +213,17 @@ def sandboxes(state_dir: Path, runsc: Path | None = None) -> Iterator[Finding]:
     found = [_runtime(name, runsc if name == "runsc" else None, state_dir) for name in RUNTIMES]
     yield from found
     if not any(each.is_ok for each in found):
-        means = "no sandbox can be started: apt install runsc, crun, runc or bubblewrap"
-        yield Finding("sandboxes", False, "no runtime", means)
+        means = (
+            "no sandbox can be started. Install one: apt install runsc, crun, runc or bubblewrap"
+        )
+        yield Finding("sandboxes", False, "no runtime found", means)
 
 
 def _user_namespaces() -> Finding:
     from lazyfs.snapshot.errors import RuntimeFailed
     from lazyfs.snapshot.programs import run_program
 
-    means = "without root no sandbox can be started"
+    means = "without root, no sandbox can be started"
     words = ["unshare", "--user", "--map-root-user", "--mount", "true"]
     try:
         done = run_program(words, seconds=ASK_SECONDS)
@@ -225,16 +231,16 @@ def _user_namespaces() -> Finding:
         return Finding("user namespaces", False, error.message, means)
     if done.status != 0:
         return Finding("user namespaces", False, done.err.strip()[:200], means)
-    return Finding("user namespaces", True, "this user can make them")
+    return Finding("user namespaces", True, "this user can create them")
 
 
 def _runtime(name: str, path: Path | None, state_dir: Path) -> Finding:
     from lazyfs.snapshot.errors import SnapshotError
     from lazyfs.snapshot.runtimes import Chooser
 
-    means = f"no --runtime {name}"
+    means = f"--runtime {name} does not work"
     if name == "runsc":
-        means += ": sandboxes cannot be checkpointed and restored"
+        means += "; sandboxes cannot be checkpointed and restored"
     try:
         facts = Chooser(state_dir)(name, path=path).probe()
     except SnapshotError as error:
@@ -248,7 +254,7 @@ def _runtime(name: str, path: Path | None, state_dir: Path) -> Finding:
         name,
         is_ok,
         found,
-        f"{means} without root: take a newer one",
+        f"without root, {means}. Install a newer version",
         facts={
             "path": str(facts.path),
             "version": facts.version,
@@ -264,11 +270,15 @@ def describe(abilities: frozenset[str]) -> Iterator[str]:
     yield "runs"
     if {"checkpoint", "restore"} <= abilities:
         yield "checkpoints"
-        yield "restores several containers" if "multi-restore" in abilities else "restores one"
+        yield (
+            "restores several containers"
+            if "multi-restore" in abilities
+            else "restores one container"
+        )
         if "compression" not in abilities:
-            yield "files are compressed by itself"
+            yield "compresses its files itself"
         if "rootless" in abilities:
-            yield "all of it without root too"
+            yield "works without root"
         if "background" in abilities:
             yield "loads memory in the background"
 
@@ -297,14 +307,14 @@ def look_at_store(url: str, s3_endpoint: str | None) -> tuple[Finding, int]:
                 with suppress(OSError):
                     folder.rmdir()
     except SnapshotError as error:
-        means = "snapshots cannot be kept there" + (f"; {error.hint}" if error.hint else "")
+        means = "snapshots cannot be stored there" + (f"; {error.hint}" if error.hint else "")
         return Finding("store", False, error.message, means), exit_code_of(error)
     facts = {"url": url, "conditional": is_conditional}
     if is_conditional:
-        will = "; not there yet, the first snapshot makes it" if len(absent) > 1 else ""
-        return Finding("store", True, f"{url}: keeps what is there first{will}", facts=facts), 0
-    means = "two machines that move one pointer at the same time may lose one move"
-    found = f"{url}: does not keep conditions of writes"
+        will = "; does not exist yet, the first snapshot creates it" if len(absent) > 1 else ""
+        return Finding("store", True, f"{url}: conditional writes work{will}", facts=facts), 0
+    means = "if two machines move one pointer at the same time, one of the moves may be lost"
+    found = f"{url}: conditional writes do not work"
     return Finding("store", False, found, means, facts=facts), 0
 
 

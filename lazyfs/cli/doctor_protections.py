@@ -1,4 +1,4 @@
-"""What ``lazyfs doctor`` says of the protections of sandboxes, by runtime."""
+"""What ``lazyfs doctor`` prints about the protections of sandboxes, by runtime."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,4 +57,4 @@ def show(document: Mapping[str, Any]) -> None:
         if "error" in protections:
             print_line(f"{name}: not tried: {protections['error']}")
     limits = ", ".join(f"{name} {word}" for name, word in document["limits"].items())
-    print_line(f"limits of sandboxes: {limits}")
+    print_line(f"sandbox limits: {limits}")

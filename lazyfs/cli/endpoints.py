@@ -1,4 +1,4 @@
-"""``lazyfs inspect --endpoints``: where an image would be asked for, and why."""
+"""``lazyfs inspect --endpoints``: which endpoints serve an image, in which order, and why."""
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ CAPABILITIES = ("resolve", "pull", "push", "referrers")
 
 
 def decision(image: str, access: "AccessOptions") -> dict[str, Any]:
-    """Return the decision for *image* in JSON's types.  Nothing is asked of anybody.
+    """Return the decision for *image* in JSON's types.  Nothing is contacted.
 
     Fields: docs/reference/json.md.
     """
@@ -23,7 +23,7 @@ def decision(image: str, access: "AccessOptions") -> dict[str, Any]:
 
     reference = parse_reference(image)
     if not isinstance(reference, Reference):
-        raise UsageError(f"{image}: got an image layout, expected an image in a registry")
+        raise UsageError(f"{image} is an image layout on disk, which has no endpoints")
     return {
         "reference": image,
         "repository": reference.name,
@@ -91,7 +91,7 @@ def lines_of(document: dict[str, Any]) -> list[str]:
             f"{number}. {endpoint['url']}  ({'the registry' if endpoint['origin'] else 'mirror'})",
             f"   from         {endpoint['source']}",
             f"   repository   {endpoint['repository']}",
-            f"   asked to     {', '.join(endpoint['capabilities']) or '-'}"
+            f"   used for     {', '.join(endpoint['capabilities']) or '-'}"
             + ("" if "resolve" in endpoint["capabilities"] else "  (by digest only)"),
             f"   TLS          {_tls_text(endpoint['tls'])}",
             f"   credentials  {endpoint['credentials'] or 'none'}",
@@ -109,14 +109,14 @@ def _tls_text(tls: dict[str, Any] | None) -> str:
     if tls is None:
         return "none: plain http"
     words = ["verified" if tls["verified"] else "NOT verified"]
-    words += [f"authority {path}" for path in tls["authorities"]]
-    words += [f"shows {path}" for path in tls["clients"]]
+    words += [f"CA {path}" for path in tls["authorities"]]
+    words += [f"client certificate {path}" for path in tls["clients"]]
     return ", ".join(words)
 
 
 def state_line(state: dict[str, Any]) -> str:
-    """Return how an endpoint of a mount fares, for a person."""
+    """Return the state of an endpoint of a mount, for a person."""
     text = f"{state['url']}: {state['requests']} requests, {size_text(state['receivedSize'])}"
     if state["failures"]:
         text += f", {state['failures']} failures, the last at {state['when']}: {state['reason']}"
-    return text + ("; asked last for now" if state["avoided"] else "")
+    return text + ("; tried last for now" if state["avoided"] else "")

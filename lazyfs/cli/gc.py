@@ -1,4 +1,4 @@
-"""``lazyfs gc``: remove what crashes and lost machines have left in a store of snapshots."""
+"""``lazyfs gc``: remove what crashed commands and lost machines left in a store of snapshots."""
 
 import json
 import time
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     metavar="TIME",
     default="24h",
     show_default=True,
-    help="How long nobody must have touched what is removed: 90s, 30m, 24h, 7d.",
+    help="Remove only what has not been written to for this time: 90s, 30m, 24h, 7d.",
 )
-@click.option("--dry-run", "is_dry_run", is_flag=True, help="Only say what would be removed.")
+@click.option("--dry-run", "is_dry_run", is_flag=True, help="Only print what would be removed.")
 @s3_endpoint_option
 @json_option
 def gc(
@@ -33,10 +33,11 @@ def gc(
     s3_endpoint: str | None,
     as_json: bool,
 ) -> None:
-    """Remove unfinished snapshots of STORE, their embedded images, and broken-off uploads.
+    """Remove unfinished snapshots of STORE, their embedded images, and interrupted uploads.
 
-    Finished snapshots stay, and so does what a sandbox of this machine has still to finish.  What
-    other machines are at is only known by its age: choose --grace accordingly.
+    Finished snapshots stay, and so do those that a sandbox of this machine has yet to finish.  For
+    other machines, age is the only sign that nobody is working on a snapshot: choose --grace longer
+    than any checkpoint takes.
     """
     from lazyfs.cli.quantities import parse_duration, size_text
     from lazyfs.snapshot.collect import collect

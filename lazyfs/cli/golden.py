@@ -44,33 +44,37 @@ WARM_SECONDS = 20.0
 def golden() -> None:
     """Build snapshots to start sandboxes from, list their generations, clone them.
 
-    NAME is a template's.  STORE@golden-NAME is its newest generation: `lazyfs restore` takes it as
-    any other snapshot.
+    NAME is the name in a template.  STORE@golden-NAME is its newest generation; `lazyfs restore`
+    takes it like any other snapshot.
     """
 
 
 @golden.command("build")
 @click.argument("template", type=click.Path(path_type=Path, dir_okay=False), metavar="TEMPLATE")
-@click.option("--to", "store", metavar="STORE", help="Where to.  [default: as the template says]")
+@click.option(
+    "--to", "store", metavar="STORE", help="The store to save it in.  [default: the template's]"
+)
 @locked_option
 @click.option(
     "--pull",
     type=click.Choice(["always", "missing", "never"]),
     default="always",
     show_default=True,
-    help="When to ask what a tag means.",
+    help="When to ask the registry which digest a tag points to.",
 )
 @click.option(
     "--warm",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="How long it runs before it is saved.  "
-    f"[default: {WARM_SECONDS:.0f}, or 0 where all containers have readyz]",
+    help="How long to let it run before it is saved.  "
+    f"[default: {WARM_SECONDS:.0f}, or 0 if all containers have readyz]",
 )
-@click.option("--attempts", type=click.IntRange(1, 5), default=5, show_default=True)
-@program_option("gVisor's program.")
-@secrets_option(
-    "Values that the template names by secretKeyRef: they are in the snapshot's memory."
+@click.option(
+    "--attempts",
+    type=click.IntRange(1, 5),
+    default=5,
+    show_default=True,
+    help="How often to try.",
 )
 @patience_option
 @s3_endpoint_option
@@ -92,10 +96,11 @@ def build(
     access: "AccessOptions",
     as_json: bool,
 ) -> None:
-    """Run TEMPLATE afresh, save it in STORE, and have STORE@golden-NAME name that.
+    """Build a new generation from TEMPLATE.
 
-    Tags are resolved anew, unless they are locked; what became of each image is told.  The
-    generations before stay, with everything that was started from them.
+    Runs TEMPLATE from scratch, saves it in STORE, and moves STORE@golden-NAME to the snapshot.
+    Tags are resolved again unless they are locked, and the result is printed.  Earlier generations
+    stay, and so does everything that was started from them.
     """
     from lazyfs.cli.checkpoint import check_writable, say_made
     from lazyfs.snapshot.environment import load_secrets
@@ -110,8 +115,8 @@ def build(
     to = store or wanted.snapshots_config.location
     if to is None:
         raise UsageError(
-            "option --to: got nothing, and the template has no snapshotsConfig.location, expected "
-            "a store"
+            "no store to save it in: the template has no snapshotsConfig.location",
+            hint="--to STORE",
         )
     check_writable(to)
     if warm is None:
@@ -179,7 +184,7 @@ def _tools_for_builds(
 @click.argument("name")
 @json_option
 def status(name: str, as_json: bool) -> None:
-    """Show how the newest build of NAME on this machine fares."""
+    """Show the state of the newest build of NAME on this machine."""
     import msgspec
 
     from lazyfs.snapshot.golden import load_status
@@ -232,13 +237,13 @@ def list_(store: str, name: str | None, s3_endpoint: str | None, as_json: bool) 
     "--id",
     "prefix",
     metavar="PREFIX",
-    help="They are called PREFIX-1, PREFIX-2, …  [default: the pointer's or snapshot's name]",
+    help="Name them PREFIX-1, PREFIX-2, …  [default: the pointer's or snapshot's name]",
 )
 @click.option(
     "--template",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="What is to run now; images are the snapshot's all the same.",
+    help="Start from this template; the images are still the snapshot's.",
 )
 @permission_options
 @manifest_digest_option
@@ -263,11 +268,12 @@ def clone(
     access: "AccessOptions",
     as_json: bool,
 ) -> None:
-    """Start many sandboxes from SNAPSHOT: STORE@golden-NAME, STORE@POINTER or STORE/ID.
+    """Start many sandboxes from SNAPSHOT.
 
-    Its files are downloaded once.  What the sandboxes have in memory is the same in all of them,
-    random numbers, ids and secrets included: they must renew what has to differ.  What SNAPSHOT may
-    have of this machine is decided as `lazyfs restore` does.
+    SNAPSHOT is STORE@golden-NAME, STORE@POINTER or STORE/ID.  Its files are downloaded once.  All
+    the sandboxes have the same memory, including random numbers, ids and secrets: their programs
+    must renew what has to differ.  What SNAPSHOT may use of this machine is decided as by
+    `lazyfs restore`.
     """
     from lazyfs.cli.mounter import bases_for_sandboxes
 

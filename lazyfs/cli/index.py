@@ -1,4 +1,4 @@
-"""``lazyfs index``: make plain layers lazy for others, without changing the image."""
+"""``lazyfs index``: make plain layers lazy for others without changing the image."""
 
 import json
 from pathlib import Path
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def index() -> None:
-    """Make the plain layers of an image lazy: build an index of them, publish it, list it.
+    """Make the plain layers of an image lazy: build, publish and list indexes of them.
 
-    A mount uses an index that was built on this machine, or one that is pinned by its digest:
+    A mount uses an index that was built on this machine, or one whose digest you pin:
     lazyfs mount --index DIGEST.
     """
 
@@ -31,7 +31,7 @@ def index() -> None:
 @cache_dir_option
 @platform_option
 @access_options
-@click.option("--again", is_flag=True, help="Fetch all of it, though an index is here.")
+@click.option("--again", is_flag=True, help="Build it again even if there is one.")
 @progress_option
 @json_option
 def build(
@@ -43,9 +43,9 @@ def build(
     progress: str,
     as_json: bool,
 ) -> None:
-    """Fetch the plain layers of IMAGE once, verify them, and keep an index of each.
+    """Download the plain layers of IMAGE once, verify them, and keep an index of each.
 
-    With --again an index from elsewhere that was used before is compared with what is found.
+    With --again, an index from elsewhere that was used before is compared with the new one.
     """
     built = _build(image, cache_dir, platform, access, again, progress)
     _show(built, as_json)
@@ -68,7 +68,7 @@ def push(
 ) -> None:
     """Publish the index of IMAGE beside it, and print the digest to pin.
 
-    Builds it first where it is not here.  IMAGE itself is not changed.
+    Builds it first if necessary.  IMAGE itself is not changed.
     """
     from lazyfs.image.indexing import push_index
     from lazyfs.image.prepare import Request
@@ -80,7 +80,7 @@ def push(
         click.echo(json.dumps(_document(built) | {"pushed": str(digest)}, indent=2))
         return
     _show(built, as_json=False)
-    print_line(f"others mount it lazily with: lazyfs mount --index {digest} {built.resolved} DIR")
+    print_line(f"to mount it lazily elsewhere: lazyfs mount --index {digest} {built.resolved} DIR")
 
 
 @index.command("show")
@@ -96,9 +96,9 @@ def show(
     access: "AccessOptions",
     as_json: bool,
 ) -> None:
-    """List the indexes of IMAGE that its registry has.
+    """List the indexes of IMAGE in its registry.
 
-    Anybody who can push can add one: pin one that you have from its maker.
+    Anybody who can push there can add one: pin only a digest that its builder gave you.
     """
     from lazyfs.image.indexing import published_indexes
     from lazyfs.image.prepare import Request
@@ -118,7 +118,7 @@ def show(
     for each in found:
         print_line(f"index     {each.digest}")
     if not found:
-        print_line("no index is published")
+        print_line("no index has been published")
 
 
 def _build(
@@ -163,7 +163,7 @@ def _show(built: "BuiltIndex", as_json: bool) -> None:
         of, size = size_text(layer.descriptor.size), size_text(len(layer.data))
         print_line(f"  {layer.descriptor.digest}  {of:>10}  index of {size}")
     for plain in built.lazy:
-        print_line(f"  {plain.digest}  {size_text(plain.size):>10}  lazy as it is")
+        print_line(f"  {plain.digest}  {size_text(plain.size):>10}  already lazy")
 
 
 def _document(built: "BuiltIndex") -> dict[str, Any]:

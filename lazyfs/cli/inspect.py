@@ -18,10 +18,10 @@ MISSING = 3  # the exit code of what is not found
 
 
 class OptionalValue(click.Command):
-    """A command whose ``--content`` may stand alone: what follows it is the next word."""
+    """A command whose ``--content`` may stand alone: the word after it is no value of it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Give it the value that it has then."""
+        """Give it the value that it has without one."""
         return super().parse_args(ctx, [f"{a}=marks" if a == "--content" else a for a in args])
 
 
@@ -35,14 +35,14 @@ class OptionalValue(click.Command):
     "--endpoints",
     "is_about_endpoints",
     is_flag=True,
-    help="Show instead where IMAGE would be asked for, in which order, and why.",
+    help="Show only which endpoints IMAGE would be fetched from, in which order, and why.",
 )
 @click.option(
     "--content",
     type=click.Choice(["marks", "hash"]),
     metavar="[=hash]",
-    help="Show also how much of each layer is on this machine, hashed again with =hash; exit code "
-    "3 unless all of it is.",
+    help="Also show how much of each layer is cached; =hash hashes it again. The exit code is 3 "
+    "unless everything is cached.",
 )
 @json_option
 def inspect(
@@ -57,8 +57,8 @@ def inspect(
 ) -> int:
     """Show what IMAGE resolves to and, for each layer, whether it can be mounted lazily.
 
-    The documents and tables of contents are fetched and verified; no file content is.  IMAGE may be
-    the digest alone of one that was mounted here.
+    Manifests and tables of contents are fetched and verified, but no file contents.  For an image
+    that was mounted here, IMAGE may also be just its digest.
     """
     if is_about_endpoints:
         from lazyfs.cli.endpoints import decision
@@ -130,22 +130,30 @@ def lines_of(image: "DescribedImage") -> list[str]:
         size = size_text(layer.descriptor.size)
         name = layer.format if layer.dialect is None else f"{layer.format} ({layer.dialect})"
         lines.append(f"  {layer.descriptor.digest}  {size:>10}  {name}  {_verdict(layer)}")
+    if any(layer.is_plain and layer.why is not None for layer in image.layers):
+        lines.append(HINT)
     return lines
 
 
+DOWNLOADED = "downloaded in full by the first mount"
+HINT = "hint       `lazyfs convert` and `lazyfs index push` make plain layers lazy"
 VOUCHERS = {
     "toc": "its TOC's digest",
     "compressed-toc": "its compressed TOC's digest",
-    "blob": "its own digest: all of it is read first",
-    "pass": "a full pass that was made here",
-    "index": "an index that was pinned",
+    "blob": "its own digest (downloaded whole first)",
+    "pass": "its own digest (was downloaded whole here)",
+    "index": "a pinned index",
 }
 
 
 def _verdict(layer: "DescribedLayer") -> str:
     """Return whether a layer can be mounted lazily, and why, or how it is verified."""
     if layer.why is not None:
-        return f"fetched whole, once: {layer.why}" if layer.is_plain else f"not lazy: {layer.why}"
+        if not layer.is_plain:
+            return f"not lazy: {layer.why}"
+        plain = f"plain {layer.format}"
+        why = f" ({plain})" if plain in layer.why else f": {layer.why}"
+        return f"not lazy{why}; {DOWNLOADED}"
     vouchers = " and ".join(VOUCHERS[each] for each in layer.verified_by)
-    more = "; diffID by tar-split" if layer.has_tar_split else ""
+    more = "; tar-split gives the diffID" if layer.has_tar_split else ""
     return f"lazy, verified by {vouchers}{more}"

@@ -1,4 +1,4 @@
-"""``lazyfs inspect --content``: how much of an image's content is on this machine."""
+"""``lazyfs inspect --content``: how much of an image's content is cached on this machine."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,10 +59,10 @@ def content_lines(document: dict[str, Any]) -> list[str]:
     lines = []
     for layer in document["layers"]:
         if layer["contentSize"] is None:
-            what = "nothing is known of its content here"
+            what = "nothing cached"
         else:
-            what = f"{size_text(layer['presentSize'])} of {size_text(layer['contentSize'])} here"
+            what = f"{size_text(layer['presentSize'])} of {size_text(layer['contentSize'])} cached"
         if layer["rottenChunks"]:
-            what += f"; {layer['rottenChunks']} chunks had rotted"
+            what += f"; {layer['rottenChunks']} damaged chunks were dropped"
         lines.append(f"  {layer['digest']}  {what}")
-    return [f"content    {'complete' if document['complete'] else 'not all here'}", *lines]
+    return [f"content    {'complete' if document['complete'] else 'incomplete'}", *lines]

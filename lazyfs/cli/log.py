@@ -22,7 +22,7 @@ LOUD_LIBRARIES = ("httpx", "httpcore", "pyfuse3")
 
 
 class OneLineFormatter(logging.Formatter):
-    """One line for what is said, whatever foreign text is in it; a traceback's lines are ours."""
+    """One line per message, whatever foreign text is in it; only tracebacks have more."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -73,7 +73,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class OnceFilter(logging.Filter):
-    """Let through a record that is marked with ``once`` only the first time it is said."""
+    """Let a record that is marked with ``once`` through only the first time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def set_up_logging(
     if is_server and verbosity == 0:
         verbosity = 1
     root.setLevel(LEVELS.get(verbosity, logging.DEBUG))
-    for name in LOUD_LIBRARIES:  # their news are our details
+    for name in LOUD_LIBRARIES:  # what is information to them is a detail here
         logging.getLogger(name).setLevel(logging.DEBUG if verbosity > 2 else logging.WARNING)
 
 

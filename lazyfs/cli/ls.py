@@ -1,4 +1,4 @@
-"""``lazyfs ls``: a directory of an image, without a mount."""
+"""``lazyfs ls``: list a directory of an image without mounting it."""
 
 import json
 import os
@@ -45,7 +45,7 @@ class Listed(msgspec.Struct, frozen=True):
 @click.command()
 @click.argument("image")
 @click.argument("path", default="/")
-@click.option("-l", "--long", "is_long", is_flag=True, help="Show attributes.")
+@click.option("-l", "--long", "is_long", is_flag=True, help="Show modes, owners, sizes and times.")
 @cache_dir_option
 @platform_option
 @access_options
@@ -59,9 +59,9 @@ def ls(
     access: "AccessOptions",
     as_json: bool,
 ) -> None:
-    """List the directory at PATH of IMAGE, or the one file there.
+    """List the directory PATH of IMAGE, or the file of that name.
 
-    Names are sorted by their bytes; owners are numbers, times are UTC.
+    Names are sorted by their bytes; owners are shown as numbers, times in UTC.
     """
 
     async def use(opened: "OpenImage") -> list[Listed]:
@@ -74,7 +74,7 @@ def ls(
     lines = _columns(found) if is_long else [b""] * len(found)
     for each, attributes in zip(found, lines, strict=True):
         name = each.name + (b" -> " + each.link if is_long and each.link else b"")
-        # Programs get the bytes; a terminal nothing that it would obey.
+        # Programs get the bytes as they are; a terminal gets no control characters.
         shown = printable(name).encode() if sys.stdout.isatty() else name
         click.echo(attributes + shown)
 

@@ -1,4 +1,4 @@
-"""The ``lazyfs`` command: its commands, its exit codes, and how it says what went wrong.
+"""The ``lazyfs`` command: its commands, its exit codes, and how it reports errors.
 
 Nothing here imports what a command needs: ``lazyfs --version``, ``--help`` and completion work
 from the tables below, and a command's module is imported when it runs.
@@ -33,31 +33,37 @@ INTERRUPTED = 130
 # name → where it is, what it does
 COMMANDS: dict[str, tuple[str, str]] = {
     "mount": ("lazyfs.cli.mount:mount", "Mount an image on a directory."),
-    "serve": ("lazyfs.cli.serve:serve", "Keep a process ready that makes mounts quickly."),
+    "serve": ("lazyfs.cli.serve:serve", "Run a process that makes later mounts faster."),
     "umount": ("lazyfs.cli.umount:umount", "Unmount an image and wait for its server to end."),
-    "status": ("lazyfs.cli.status:status", "Show what is mounted and how it fares."),
-    "attrs": ("lazyfs.cli.attrs:attrs", "Show what a mount says of itself."),
-    "restart": ("lazyfs.cli.restart:restart", "Have a mount served by a new process."),
+    "status": ("lazyfs.cli.status:status", "Show mounts and sandboxes, and the state of each."),
+    "attrs": ("lazyfs.cli.attrs:attrs", "Show a mount's attributes: digests, platform, health."),
+    "restart": (
+        "lazyfs.cli.restart:restart",
+        "Replace a mount's server process without interrupting readers.",
+    ),
     "inspect": ("lazyfs.cli.inspect:inspect", "Show an image's digests and layers."),
-    "resolve": ("lazyfs.cli.resolve:resolve", "Show, or lock, what references mean now."),
+    "resolve": ("lazyfs.cli.resolve:resolve", "Show or lock the digests that tags point to."),
     "ls": ("lazyfs.cli.ls:ls", "List a directory of an image, without mounting it."),
     "cat": ("lazyfs.cli.cat:cat", "Print a file of an image, without mounting it."),
-    "pull": ("lazyfs.cli.pull:pull", "Fetch all of an image, verified, before it is needed."),
-    "verify": ("lazyfs.cli.verify:verify", "Fetch all of an image and check every byte."),
+    "pull": ("lazyfs.cli.pull:pull", "Download and verify a whole image."),
+    "verify": ("lazyfs.cli.verify:verify", "Check every byte of an image."),
     "convert": ("lazyfs.cli.convert:convert", "Make an image that can be mounted lazily."),
-    "optimize": ("lazyfs.cli.optimize:optimize", "Convert, with what a program reads put first."),
-    "index": ("lazyfs.cli.index:index", "Make an ordinary image lazy, without changing it."),
-    "cache": ("lazyfs.cli.cache:cache", "List, measure, check or remove what is kept here."),
-    "profile": ("lazyfs.cli.profile:profile", "Show, export or import what is read first."),
-    "run": ("lazyfs.cli.run:run", "Run a sandbox on images that are mounted lazily."),
+    "optimize": ("lazyfs.cli.optimize:optimize", "Convert an image for what a program reads."),
+    "index": ("lazyfs.cli.index:index", "Make an ordinary image lazy without changing it."),
+    "cache": ("lazyfs.cli.cache:cache", "List, measure, check or remove cached images."),
+    "profile": ("lazyfs.cli.profile:profile", "Show, export or import which files are read first."),
+    "run": ("lazyfs.cli.run:run", "Run a sandbox on lazily mounted images."),
     "checkpoint": ("lazyfs.cli.checkpoint:checkpoint", "Save a running sandbox as a snapshot."),
-    "restore": ("lazyfs.cli.restore:restore", "Have a snapshot go on as a sandbox."),
-    "recover": ("lazyfs.cli.recover:recover", "Complete, or undo, what a crash has broken off."),
-    "delete": ("lazyfs.cli.delete:delete", "Remove a sandbox with all that it has."),
+    "restore": ("lazyfs.cli.restore:restore", "Resume a snapshot as a new sandbox."),
+    "recover": (
+        "lazyfs.cli.recover:recover",
+        "Finish or roll back commands that a crash interrupted.",
+    ),
+    "delete": ("lazyfs.cli.delete:delete", "Remove a sandbox and everything that belongs to it."),
     "golden": ("lazyfs.cli.golden:golden", "Build and clone snapshots to start sandboxes from."),
     "snapshot": ("lazyfs.cli.snapshot:snapshot", "List, check, copy or remove snapshots."),
     "gc": ("lazyfs.cli.gc:gc", "Remove unfinished snapshots from a store."),
-    "doctor": ("lazyfs.cli.doctor:doctor", "Show what works on this machine, and what lacks."),
+    "doctor": ("lazyfs.cli.doctor:doctor", "Show what works on this machine and what is missing."),
 }
 
 
@@ -73,7 +79,7 @@ def exit_code_of(error: BaseException) -> int:
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they run, and which says what went wrong."""
+    """A group whose commands are imported when they run, and which reports errors."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in the table's order."""
@@ -173,7 +179,7 @@ def complain(error: BaseException, *, as_json: bool, before: str | None = None) 
         code, hint = StoreError.code, None  # a disk's trouble is no bug
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
     else:
-        code, hint = "E_BUG", "run it again with -v for the traceback, and report it"
+        code, hint = "E_BUG", "this is a bug in lazyfs: report it with the traceback that -v prints"
         message = f"{type(error).__name__}: {error}"
     if as_json:
         document = {
@@ -199,18 +205,18 @@ def complain(error: BaseException, *, as_json: bool, before: str | None = None) 
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, message="lazyfs %(version)s")
-@click.option("-v", "--verbose", count=True, help="Say more; twice for debugging.")
-@click.option("-q", "--quiet", is_flag=True, help="Say errors only.")
+@click.option("-v", "--verbose", count=True, help="Print more; give it twice for debug output.")
+@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="How messages on standard error look.",
+    help="The format of messages on standard error.",
 )
 @click.pass_context
 def cli(ctx: click.Context, verbose: int, quiet: bool, log_format: str) -> None:
-    """Mount OCI images lazily, verified to the last byte."""
+    """Mount OCI images lazily and verify every byte."""
     from lazyfs.cli.log import set_up_logging
 
     if ctx.invoked_subcommand != "mount":  # whose server turns it on
@@ -220,7 +226,7 @@ def cli(ctx: click.Context, verbose: int, quiet: bool, log_format: str) -> None:
     ctx.obj = (ctx.obj or {}) | given
     set_up_logging(ctx.obj["verbosity"], as_json=ctx.obj["log_json"])
     if ctx.obj.get("alone"):
-        log.debug("not through the service: %s", ctx.obj["alone"])
+        log.debug("not using lazyfs serve: %s", ctx.obj["alone"])
 
 
 def main(words: Sequence[str] | None = None, alone: str = "") -> NoReturn:

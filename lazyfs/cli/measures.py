@@ -1,4 +1,4 @@
-"""What a server has counted, for people.  Pure: a status in JSON's types in, lines out."""
+"""A server's counters, for people.  Pure: a status in JSON's types in, lines out."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,15 +7,15 @@ from lazyfs.cli.quantities import size_text
 
 PURPOSES = {
     "demand": "for readers",
-    "ahead": "ahead of them",
-    "profile": "by profile",
-    "program": "for programs that start",
+    "ahead": "read ahead",
+    "profile": "from the profile",
+    "program": "for starting programs",
     "background": "in the background",
 }
 
 
 def summary_lines(status: Mapping[str, Any]) -> list[str]:
-    """Return how much was fetched and what it was good for."""
+    """Return how much was fetched, and how much of it was read."""
     fetch, reads = status["fetch"], status["reads"]
     purposes = [purpose for purpose in PURPOSES if purpose in fetch]  # an older server has fewer
     fetched = ", ".join(
@@ -32,18 +32,18 @@ def summary_lines(status: Mapping[str, Any]) -> list[str]:
     return [
         *lines,
         f"fetched    {fetched or 'nothing'}{copied}",
-        f"used       {size_text(used)} of {size_text(content)} that came of it",
+        f"read       {size_text(used)} of the {size_text(content)} fetched (uncompressed)",
         f"reads      {reads['hits']} hits, {reads['misses']} misses",
     ]
 
 
 def detail_lines(status: Mapping[str, Any]) -> list[str]:
-    """Return who waited how long, how fast the link is, and what was fetched for what."""
+    """Return how long readers waited, how fast the link is, and what was fetched for what."""
     fetch, reads, link = status["fetch"], status["reads"], status["link"]
     round_trip, bandwidth = link["roundTripSeconds"], link["bandwidth"]
     lines = [
         f"readers    {waits_text(reads['waits'])}",
-        f"slots      {waits_text(reads['slotWaits'])}",
+        f"queue      {waits_text(reads['slotWaits'])}",
         f"link       round trip {'-' if round_trip is None else seconds_text(round_trip)}, "
         f"{'-' if bandwidth is None else size_text(bandwidth)}/s",
     ]
@@ -54,7 +54,7 @@ def detail_lines(status: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"{purpose:10} {traffic['requests']} requests, {size_text(traffic['size'])}; "
             f"{size_text(traffic['contentSize'])} of content, "
-            f"{size_text(traffic['usedSize'])} of it used"
+            f"{size_text(traffic['usedSize'])} of it read"
         )
     limit = status["backgroundLimit"]
     lines.append(
@@ -75,9 +75,9 @@ def _known(size: int | None) -> str:
 def waits_text(waits: Mapping[str, Any]) -> str:
     """Return a histogram's essence."""
     if not waits["count"]:
-        return "nobody waited"
+        return "no waits"
     return (
-        f"{waits['count']} waited, median {seconds_text(waits['medianSeconds'])}, 95 % within "
+        f"{waits['count']} waits, median {seconds_text(waits['medianSeconds'])}, 95% within "
         f"{seconds_text(waits['p95Seconds'])}, longest {seconds_text(waits['longestSeconds'])}"
     )
 

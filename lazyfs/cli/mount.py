@@ -47,14 +47,17 @@ if TYPE_CHECKING:
 )
 @verify_option
 @index_option
-@click.option("--driver", type=click.Choice(DRIVERS), default="auto", help="How to serve.")
+@click.option(
+    "--driver", type=click.Choice(DRIVERS), default="auto", show_default=True, help="How to serve."
+)
 @click.option(
     "--prefetch",
     type=click.Choice(PREFETCH_MODES),
     default="all",
     show_default=True,
-    help="What to fetch before it is read: nothing; what the image's producer marked; what was "
-    "read first the last time, or what a program that starts names; that, and then all the rest.",
+    help="What to fetch before it is read. none: nothing. landmark: the files that the image's "
+    "producer marked. profile: what was read first last time, and what a starting program names. "
+    "all: that, then everything else.",
 )
 @click.option(
     "--background-limit",
@@ -62,7 +65,7 @@ if TYPE_CHECKING:
     show_envvar=True,
     default="0",
     metavar="RATE",
-    help="How fast to fetch what nobody waits for: 10MB/s, 100Mbit/s.  [default: 0, no limit]",
+    help="Bandwidth limit of prefetching: 10MB/s, 100Mbit/s.  [default: 0, no limit]",
 )
 @click.option(
     "--cache-size",
@@ -71,15 +74,15 @@ if TYPE_CHECKING:
     default="20%",
     show_default=True,
     metavar="SIZE",
-    help="What the cache may occupy: 512MiB, 10GB, or a share of its filesystem.  What was used "
-    "longest ago goes first; what is mounted stays.",
+    help="Size limit of the cache: 512MiB, 10GB, or a share of its filesystem.  The least recently "
+    "used contents are evicted first; mounted images are not.",
 )
 @patience_option
 @click.option(
     "--stats",
     is_flag=True,
-    help="Say at the end what was fetched and read: a line of JSON, with the fields of `lazyfs "
-    "status --json`, in the log or, in the foreground, on standard error.",
+    help="After unmounting, write what was fetched and read to the log, or in the foreground to "
+    "standard error: a line of JSON with the fields of `lazyfs status --json`.",
 )
 @json_option
 @click.option(
@@ -88,7 +91,7 @@ if TYPE_CHECKING:
     default=True,
     envvar="LAZYFS_SERVICE",
     show_envvar=True,
-    help="Whether lazyfs serve may make the mount, if it runs.  [default: service]",
+    help="Whether to let lazyfs serve make the mount if it is running.  [default: service]",
 )
 @click.pass_context
 def mount(
@@ -118,7 +121,7 @@ def mount(
     """
     client = ctx.obj.get("client")
     if client is not None and (foreground or not use_service):
-        client.turn_away("it is not wanted")  # in the foreground means: in that process
+        client.turn_away("--foreground or --no-service")  # foreground: in the command's process
     request = MountRequest(
         image=image,
         directory=directory,

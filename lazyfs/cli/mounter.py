@@ -1,4 +1,4 @@
-"""What commands that run sandboxes mount with."""
+"""What commands that run sandboxes use to mount images."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The work of ``lazyfs mount``, by the command itself or for it: check, prepare, have it served."""
+"""The work of ``lazyfs mount``, in the command or in ``lazyfs serve``: check, prepare, serve."""
 
 import gc
 import os
@@ -96,7 +96,7 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Confirm | Non
         from lazyfs.service.server import MountSettings
         from lazyfs.service.server import serve as serve_mount
 
-        # --quiet is about what the user sees: the log of a server in the background is asked for
+        # --quiet is about what the user sees: the log of a server in the background is needed
         # when something has gone wrong.
         verbosity = request.verbosity if request.foreground else max(request.verbosity, 0)
         set_up_logging(verbosity, as_json=request.log_json, is_server=True)
@@ -156,7 +156,7 @@ def import_for_both(image: str, access: "AccessOptions") -> None:
 
 
 def check_mountable(directory: str, options: MountOptions) -> None:
-    """Raise what can be known to be wrong before anything is fetched."""
+    """Raise the errors that can be found before anything is fetched."""
     check_fuse_device()
     if (options.allow_other or options.allow_root) and os.geteuid() != 0:
         try:
@@ -165,9 +165,9 @@ def check_mountable(directory: str, options: MountOptions) -> None:
             text = ""
         if not is_allow_other_permitted(text):
             raise MountFailed(
-                f"option allow_other: got no user_allow_other in {FUSE_CONF}, expected it there "
-                "for a mount that is not root's",
-                hint=f"as root: echo user_allow_other >> {FUSE_CONF}; or mount without the option",
+                f"option allow_other: {FUSE_CONF} does not contain user_allow_other, which mounts "
+                "by users other than root need",
+                hint=f"as root: echo user_allow_other >> {FUSE_CONF}; or mount without this option",
             )
     if remove_abandoned(default_runtime_dir(), real_path(directory)) or prepare_mountpoint(
         directory
@@ -221,9 +221,7 @@ def _with_settings(settings: dict[str, str], **given: Any) -> dict[str, Any]:
         ("verify", VERIFY_MODES),
     ):
         if result[name] not in values:
-            raise UsageError(
-                f"option {name}: got {result[name]!r}, expected one of {', '.join(values)}"
-            )
+            raise UsageError(f"option {name}: {result[name]!r} is not one of {', '.join(values)}")
     return result
 
 
@@ -246,7 +244,7 @@ def _with_access(access: "AccessOptions", settings: dict[str, str]) -> "AccessOp
 
 
 def _original(image: str, settings: dict[str, str]) -> str | None:
-    """Return the user's own words for *image*, which whoever asks for the mount has resolved."""
+    """Return the reference that the user typed, if the caller has resolved it to *image*."""
     from lazyfs.oci.reference import parse_reference
 
     words = settings.get("requested")
@@ -255,13 +253,14 @@ def _original(image: str, settings: dict[str, str]) -> str | None:
     parse_reference(words)
     if parse_reference(image).digest is None:
         raise UsageError(
-            f"option requested: got {image}, whose digest is open, expected an image by digest",
+            f"option requested: {image} is not named by digest",
+            hint="without a digest, the mount shows the reference that it was given",
         )
     return words
 
 
 def _known(request: MountRequest, wanted: dict[str, Any]) -> bytes | None:
-    """Return what was prepared by whoever asks, unless the mount is to be another one."""
+    """Return what the caller has prepared, None if this mount's options need other work."""
     is_same = wanted["cache_dir"] == request.cache_dir
     is_usual = (wanted["verify"], wanted["index"], wanted["platform"]) == ("toc", None, None)
     return request.prepared if is_same and is_usual else None
@@ -308,7 +307,7 @@ def prepare_shown(
     mode: str = "auto",
     foresee: "Foresee" = lambda foreseen: None,
 ) -> "Prepared":
-    """Prepare an image; show how far it is where layers have to be fetched whole."""
+    """Prepare an image; show progress where layers have to be downloaded whole."""
     from contextlib import ExitStack
 
     from lazyfs.image.plain import PlainOptions

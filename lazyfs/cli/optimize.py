@@ -34,7 +34,7 @@ WAIT_SECONDS = 30.0
     default=30,
     show_default=True,
     metavar="SECONDS",
-    help="End the command then, and convert by what it has read: servers do not end by themselves.",
+    help="Stop the command after this time; convert by what it has read until then.",
 )
 @click.option(
     "--driver", type=click.Choice(DRIVERS), default="auto", show_default=True, hidden=True
@@ -56,15 +56,15 @@ def optimize(
     access: "AccessOptions",
     as_json: bool,
 ) -> None:
-    """Make DST from SRC as `lazyfs convert` does, with what COMMAND reads of SRC put first.
+    """Make DST from SRC as `lazyfs convert` does, putting first the files that COMMAND reads.
 
-    Mounts SRC privately, runs COMMAND in it (what the image starts, if none is given), unmounts,
-    and converts.  A mount of DST fetches those files ahead.  Nothing else is left behind, whatever
-    happens.
+    Mounts SRC privately, runs COMMAND in it (by default the image's own command), unmounts, and
+    converts.  Mounts of DST prefetch those files.  Nothing but DST is left behind, even after an
+    error.
     """
     from lazyfs.cli.conversion import writer_options
 
-    writer_options(wanted)  # what does not go together is said before anything is fetched
+    writer_options(wanted)  # wrong options are reported before anything is fetched
     with uninterrupted() as held:
         folder = Path(tempfile.mkdtemp(prefix="lazyfs-optimize-"))
         try:
@@ -108,7 +108,7 @@ def _watch(root: Path, config: Mapping[str, Any], words: tuple[str, ...], second
     chosen = words_of(config, words)
     line = build_command(root, config, chosen, bwrap=find_bwrap())
     if not run_for(line, seconds):
-        print_line(f"lazyfs: {chosen[0]}: ended after {seconds:g} s", err=True)
+        print_line(f"lazyfs: {chosen[0]}: stopped after {seconds:g} s", err=True)
 
 
 @contextmanager
@@ -152,7 +152,7 @@ def _mounted(
             if record is not None and not wait_server_end(record, WAIT_SECONDS):
                 state, _ = state_of(mountpoint)
                 raise MountFailed(
-                    f"{mountpoint}: got a server, {record.pid}, that goes on after"
-                    f" {WAIT_SECONDS:g} s (mount {state.name.lower()}), expected its end"
+                    f"{mountpoint}: its server, pid {record.pid}, has not ended within"
+                    f" {WAIT_SECONDS:g} s (mount {state.name.lower()})"
                 )
             remove_stale(runtime_dir, mountpoint)

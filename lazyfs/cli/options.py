@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they mean."""
+"""Options that several commands share, and their defaults."""
 
 import os
 from collections.abc import Callable
@@ -44,7 +44,10 @@ def default_runtime_dir() -> Path:
 
 def cache_dir_option(function: Decorated) -> Decorated:
     """Add ``--cache-dir``: parameter ``cache_dir``, an absolute path."""
-    text = "Where images and contents are kept.  [default: $LAZYFS_CACHE_DIR, or as XDG says]"
+    text = (
+        "The cache directory.  [default: $LAZYFS_CACHE_DIR, else ~/.cache/lazyfs, or for root "
+        "/var/cache/lazyfs]"
+    )
     decorated: Decorated = _path_option("--cache-dir", default_cache_dir, text)(function)
     return decorated
 
@@ -70,7 +73,7 @@ def cache_size_option(*names: str) -> Callable[[Decorated], Decorated]:
         show_default=True,
         callback=parse,
         metavar="SIZE",
-        help="What the cache may occupy: 512MiB, 10GB, or a share of its filesystem.",
+        help="Size limit of the cache: 512MiB, 10GB, or a share of its filesystem.",
     )
 
 
@@ -79,14 +82,14 @@ def s3_endpoint_option(function: Decorated) -> Decorated:
     return click.option(
         "--s3-endpoint",
         metavar="URL",
-        help="Where the S3 service of stores s3://… is.  [default: $AWS_ENDPOINT_URL, or Amazon]",
+        help="The S3 service of s3://… stores.  [default: $AWS_ENDPOINT_URL, else Amazon's]",
     )(function)
 
 
 def platform_option(function: Decorated) -> Decorated:
     """Add ``--platform``: parameter ``platform``, None for this machine's."""
     return click.option(
-        "--platform", metavar="OS/ARCH[/VARIANT]", help="Platform.  [default: this machine's]"
+        "--platform", metavar="OS/ARCH[/VARIANT]", help="The platform.  [default: this machine's]"
     )(function)
 
 
@@ -101,9 +104,8 @@ def verify_option(function: Decorated) -> Decorated:
         type=click.Choice(VERIFY_MODES),
         default="toc",
         show_default=True,
-        help="What vouches for a layer's table of contents: a digest of it in the manifest; or, "
-        "where the manifest has none, the layer's own digest, for which all of the layer is read "
-        "first.",
+        help="How to verify a layer's table of contents (TOC). toc: the manifest states the TOC's "
+        "digest. blob: download and hash the whole layer first if it does not.",
     )(function)
 
 
@@ -113,8 +115,8 @@ def index_option(function: Decorated) -> Decorated:
         "--index",
         "pinned",
         metavar="DIGEST",
-        help="The index to believe of layers that are not lazy by themselves, as `lazyfs index "
-        "push` printed it.  [default: they are fetched whole, once]",
+        help="Use this index for plain layers, a digest that `lazyfs index push` printed.  "
+        "[default: download them whole, once]",
     )(function)
 
 

@@ -1,7 +1,7 @@
 """What commands print for people.
 
-Most of it has words of others in it: names, digests, messages, annotations.  So a line goes out
-through ``printable``, the whole of it, and no view has to remember which part is foreign.
+Most of it contains foreign text: names, digests, messages, annotations.  So every line is passed
+through ``printable`` as a whole, and no view has to remember which part is foreign.
 """
 
 import json
@@ -14,7 +14,7 @@ from lazyfs.printable import printable
 
 
 def print_line(line: str, *, err: bool = False) -> None:
-    """Print one line; a line break in it is shown, not obeyed."""
+    """Print one line; a line break in it is shown as an escape."""
     click.echo(printable(line), err=err)
 
 

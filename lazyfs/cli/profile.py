@@ -1,4 +1,4 @@
-"""``lazyfs profile``: what is read first of an image, as recorded at its mounts."""
+"""``lazyfs profile``: which files of an image are read first, as its mounts recorded it."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ ELSEWHERE = "(in no file of the image)"
 
 
 def _image_options(function: Command) -> Command:
-    """Add what it takes to name an image."""
+    """Add the options that name an image."""
     for option in (cache_dir_option, platform_option, access_options):
         function = option(function)
     return function
@@ -36,10 +36,10 @@ def _image_options(function: Command) -> Command:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def profile() -> None:
-    """Show, export, import or remove what is known to be read first of an image.
+    """Show, export, import or remove the profile of an image: which files are read first.
 
-    Each mount records it; the next cold one fetches it at once.  IMAGE is a reference, or a
-    manifest's digest; a registry is only asked for a tag that was never mounted here.
+    Each mount records a profile; the next mount fetches those files at once.  IMAGE is a reference
+    or a manifest's digest.  A registry is contacted only for a tag that was never mounted here.
     """
 
 
@@ -50,9 +50,9 @@ def profile() -> None:
 def show(
     image: str, cache_dir: Path, platform: str | None, access: "AccessOptions", as_json: bool
 ) -> None:
-    """List the files that were read, in the order of first reads.
+    """List the files that were read, in the order of their first read.
 
-    For each: the bytes of it that were read, its size, its path.
+    Each line has the bytes read, the file's size and its path.
     """
     from lazyfs.image.profiled import load_profiled
 
@@ -102,9 +102,9 @@ def export(
 def import_(
     image: str, file: str, cache_dir: Path, platform: str | None, access: "AccessOptions"
 ) -> None:
-    """Take the profile in FILE (- for standard input) as that of IMAGE.
+    """Use the profile in FILE (- for standard input) for IMAGE.
 
-    It replaces the one that is there.  One of another image, or another platform, is refused.
+    It replaces the profile that IMAGE has.  A profile of another image or platform is refused.
     """
     from lazyfs.image.profiled import check_profile
     from lazyfs.store.paths import Store
@@ -121,7 +121,7 @@ def import_(
 @click.argument("image")
 @_image_options
 def remove(image: str, cache_dir: Path, platform: str | None, access: "AccessOptions") -> None:
-    """Forget what was read first of IMAGE; the next mount records it anew."""
+    """Remove the profile of IMAGE; the next mount records a new one."""
     from lazyfs.store.profiles import remove_profile
 
     store, digest, _ = _load(image, cache_dir, platform, access)
@@ -143,8 +143,8 @@ def _load(
         if found is not None:
             return store, digest, found
     raise NoProfile(
-        f"profile of {image}: got none, expected one",
-        hint="one is recorded when the image is mounted and read",
+        f"{image} has no profile",
+        hint="a profile is recorded when the image is mounted and read",
     )
 
 

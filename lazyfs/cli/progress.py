@@ -1,4 +1,4 @@
-"""How far something has come, on standard error."""
+"""Progress on standard error."""
 
 import os
 import sys
@@ -24,7 +24,8 @@ def progress_option(function: Decorated) -> Decorated:
         type=click.Choice(MODES),
         default="auto",
         show_default=True,
-        help="A bar if standard error is a terminal, else a line every ten seconds; or neither.",
+        help="auto: a bar if standard error is a terminal, else plain. plain: a line every ten "
+        "seconds. none: nothing.",
     )(function)
     return decorated
 

@@ -1,4 +1,4 @@
-"""``lazyfs pull``: all of an image on this machine, verified, before it is needed."""
+"""``lazyfs pull``: download and verify a whole image before it is needed."""
 
 import json
 from pathlib import Path
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("image")
-@click.option(
-    "--force", is_flag=True, help="Ask the registry also where the image is known and complete."
-)
+@click.option("--force", is_flag=True, help="Ask the registry even if the whole image is cached.")
 @cache_dir_option
 @platform_option
 @access_options
@@ -39,10 +37,10 @@ def pull(
     progress: str,
     as_json: bool,
 ) -> int:
-    """Fetch all of IMAGE, verified, so that it runs without its registry.
+    """Download and verify all of IMAGE, so that it can be used without its registry.
 
-    Says whether the name means what it meant before.  What is here is hashed again, and what has
-    rotted is fetched anew.  Nothing is removed: what a mount or a sandbox has stays.
+    Prints whether the name points to another image than before.  What is cached already is hashed
+    again, and fetched again if it is damaged.  Nothing is removed.
     """
     from lazyfs.cli.main import exit_code_of
     from lazyfs.image.offline import last_known
@@ -103,8 +101,8 @@ def _not_kept(cache_dir: Path, resident_size: int, size: int) -> "LazyfsError":
     from lazyfs.errors import StoreError
 
     return StoreError(
-        f"store {cache_dir}: got {size_text(resident_size)} of the image, "
-        f"expected all {size_text(size)}: what was verified could not be kept; is the disk full?"
+        f"store {cache_dir}: only {size_text(resident_size)} of the image's {size_text(size)} "
+        "could be stored; the disk may be full"
     )
 
 
@@ -135,11 +133,13 @@ def _say(document: dict[str, Any]) -> None:
     for error in document["errors"][:20]:
         print_line(f"lazyfs: {error['message']}", err=True)
     if document["repairedChunks"]:
-        print_line(f"lazyfs: {document['repairedChunks']} chunks had rotted here", err=True)
+        print_line(
+            f"lazyfs: {document['repairedChunks']} chunks were damaged in the cache", err=True
+        )
     new = document["indexDigest"] or document["manifestDigest"]
     if document["moved"]:
         what = f"moved {document['previous']} -> {new}"
     else:
         what = "new" if document["previous"] is None else "unchanged"
     size = size_text(document["residentSize"])
-    print_line(f"{document['resolved']}: {what}, {size} here and verified")
+    print_line(f"{document['resolved']}: {what}, {size} cached and verified")

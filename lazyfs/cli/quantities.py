@@ -24,7 +24,7 @@ SHOWN = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 class BadQuantity(UsageError):
-    """Text that is no size, share, rate or time."""
+    """Text that is not a size, share, rate or time."""
 
     code = "E_QUANTITY"
 
@@ -33,7 +33,7 @@ def parse_size(text: str) -> int:
     """Return the bytes that *text* means: ``512MiB``, ``10GB``, ``1.5G``, ``4096``."""
     value = _size(text)
     if value is None:
-        raise BadQuantity(f"size: got {text[:40]!r}, expected one like 512MiB or 10GB")
+        raise BadQuantity(f"{text[:40]!r} is not a size such as 512MiB or 10GB")
     return _whole(value, text)
 
 
@@ -43,11 +43,11 @@ def parse_budget(text: str) -> Budget:
     if match is not None:
         percent = Fraction(match[1])
         if percent > 100:
-            raise BadQuantity(f"share: got {text[:40]!r}, expected at most 100%")
+            raise BadQuantity(f"{text[:40]!r} is more than 100%")
         return Budget(share=float(percent / 100))
     value = _size(text)
     if value is None:
-        raise BadQuantity(f"size: got {text[:40]!r}, expected one like 512MiB, 10GB or 20%")
+        raise BadQuantity(f"{text[:40]!r} is not a size such as 512MiB, 10GB or 20%")
     return Budget(size=_whole(value, text))
 
 
@@ -59,10 +59,10 @@ def parse_rate(text: str) -> int:
         value = _bits(amount)
     if value is None:
         raise BadQuantity(
-            f"rate: got {text[:40]!r}, expected one like 10MB/s or 100Mbit/s, or 0 for no limit"
+            f"{text[:40]!r} is not a rate such as 10MB/s or 100Mbit/s, or 0 for no limit"
         )
     if 0 < value < 1:
-        raise BadQuantity(f"rate: got {text[:40]!r}, expected at least a byte a second")
+        raise BadQuantity(f"{text[:40]!r} is less than one byte a second")
     return _whole(value, text)
 
 
@@ -70,7 +70,7 @@ def parse_duration(text: str) -> float:
     """Return the seconds that *text* means: ``90s``, ``30m``, ``24h``, ``7d``; ``0`` for none."""
     match = DURATION_RE.fullmatch(text)
     if match is None or (match[2] is None and Fraction(match[1]) != 0):
-        raise BadQuantity(f"time: got {text[:40]!r}, expected one like 90s, 30m, 24h or 7d")
+        raise BadQuantity(f"{text[:40]!r} is not a time such as 90s, 30m, 24h or 7d")
     return float(Fraction(match[1]) * SECONDS[match[2] or "s"])
 
 
@@ -109,5 +109,5 @@ def _factor(letter: str | None, base: int) -> int:
 def _whole(value: Fraction, text: str) -> int:
     """Return *value* rounded down."""
     if value > LARGEST:
-        raise BadQuantity(f"size: got {text[:40]!r}, expected at most {LARGEST} bytes")
+        raise BadQuantity(f"size {text[:40]!r} is more than {LARGEST} bytes")
     return int(value)

@@ -1,4 +1,4 @@
-"""``lazyfs recover``: what was broken off is completed, or ended and released."""
+"""``lazyfs recover``: finish or roll back what a crash interrupted."""
 
 import json
 from pathlib import Path
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 @cache_dir_option
 @json_option
 def recover(sandbox_id: str | None, wait: float, cache_dir: Path, as_json: bool) -> int:
-    """Complete what a crash has broken off, of the sandbox ID or of all.
+    """Finish or roll back commands that a crash interrupted, for the sandbox ID or for all.
 
-    A snapshot that was being made is completed, under the same id; a start that was not finished
-    is undone; what has ended is released.  A sandbox that runs is left alone.
+    An interrupted snapshot is finished under the same id.  An interrupted start is rolled back.
+    The mounts of a sandbox that has ended are released.  A running sandbox is left alone.
     """
     from lazyfs.cli.main import exit_code_of
     from lazyfs.snapshot.errors import Busy

@@ -1,4 +1,4 @@
-"""What ``lazyfs mount`` was asked for, by the command line."""
+"""What the command line of ``lazyfs mount`` asks for."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +16,7 @@ class MountRequest(NamedTuple):
 
     ``directory`` and a layout's path may be relative to the working directory.  ``begun`` is when
     the command began, by the monotonic clock, which is that of all processes.  ``prepared`` is what
-    whoever asks has prepared already, as ``Prepared`` travels.
+    the caller has prepared already, an encoded ``Prepared``.
     """
 
     image: str

@@ -1,4 +1,4 @@
-"""``lazyfs resolve``: what references mean now, written into a template or a lock file."""
+"""``lazyfs resolve``: which digests references point to; for templates and lock files too."""
 
 import json
 from collections.abc import Iterator
@@ -35,9 +35,9 @@ class ResolvedImage(msgspec.Struct, frozen=True):
 
 
 def is_template(text: str) -> bool:
-    """Say whether *text* is the path of a template, by its looks alone: what is there says nothing.
+    """Say whether *text* is the path of a template, by its spelling alone; no file is looked up.
 
-    No image's name begins so; one that ends so needs its tag.
+    No image's name begins like a path.  An image whose name ends like a template needs its tag.
     """
     return text.endswith(TEMPLATE_SUFFIXES) or text.startswith(PATH_PREFIXES)
 
@@ -46,14 +46,14 @@ def is_template(text: str) -> bool:
 @click.argument("source", metavar="REF|TEMPLATE")
 @cache_dir_option
 @platform_option
-@click.option("--all-platforms", is_flag=True, help="Show the image of every platform.")
+@click.option("--all-platforms", is_flag=True, help="Show the digest for every platform.")
 @access_options
-@click.option("--write", "is_writing", is_flag=True, help="Put the digests into the template.")
+@click.option("--write", "is_writing", is_flag=True, help="Write the digests into the template.")
 @click.option(
     "--lockfile",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Write them to a lock file, for run --locked and golden --locked.",
+    help="Write the digests to a lock file, for run --locked and golden build --locked.",
 )
 @require_pinned_option
 @json_option
@@ -68,9 +68,9 @@ def resolve(
     require_pinned: bool,
     as_json: bool,
 ) -> None:
-    """Show which image a reference, or each one of a template, means now.
+    """Show which digest a reference, or each reference in a template, points to now.
 
-    Every reference is asked for once.  A tag that is followed by a digest means the digest.
+    Each reference is looked up once.  If it has both a tag and a digest, the digest counts.
     """
     from lazyfs.snapshot import template_reading as templates
 
@@ -79,9 +79,9 @@ def resolve(
     else:
         template, what = templates.template_of_image(source), "IMAGE"
     if is_writing and what != source:
-        raise UsageError(f"--write: got the reference {source!r}, expected a template to write to")
+        raise UsageError(f"--write: {source!r} is a reference, not a template to write to")
     if all_platforms and platform is not None:
-        raise UsageError("--platform and --all-platforms exclude each other")
+        raise UsageError("--platform and --all-platforms cannot be combined")
     if require_pinned and not is_writing:
         templates.require_pinned(template, what)
 
@@ -110,7 +110,7 @@ def resolve(
     for note in templates.notes_of(template):
         print_line(f"note: {note}", err=True)
     if is_writing:
-        print_line(f"{source}: {'written' if is_changed else 'nothing to change'}", err=True)
+        print_line(f"{source}: {'written' if is_changed else 'unchanged'}", err=True)
     if lockfile is not None:
         print_line(f"{lockfile}: written", err=True)
 

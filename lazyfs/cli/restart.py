@@ -1,4 +1,4 @@
-"""``lazyfs restart``: has a mount served by a new process, without unmounting."""
+"""``lazyfs restart``: replace a mount's server process without unmounting."""
 
 import time
 
@@ -23,20 +23,20 @@ class CannotRestart(MountFailed):
 @click.command()
 @click.argument("directory", type=click.Path())
 def restart(directory: str) -> None:
-    """Have the mount on DIRECTORY served by a new process.
+    """Replace the server process of the mount on DIRECTORY, for example after an upgrade.
 
-    For an upgrade of lazyfs: programs that use the mount see a pause of a fraction of a second.
+    Programs that use the mount notice only a pause of a fraction of a second.
     """
     runtime_dir = default_runtime_dir()
     mountpoint = real_path(directory)
     record = find_record(runtime_dir, mountpoint)
     if record is None:
-        raise CannotRestart(f"restart {directory}: got no mount with a server, expected one")
+        raise CannotRestart(f"{directory} is not a lazyfs mount with a running server")
     answer = ask(socket_path(runtime_dir, record.mount_id), {"type": "restart"})
     if answer["type"] != "restarting":
         raise CannotRestart(
             f"restart {directory}: {answer.get('message')}",
-            hint="lazyfs status says why there is none; unmount and mount again",
+            hint="`lazyfs status` says why; instead, unmount it and mount it again",
         )
     deadline = time.monotonic() + RESTART_SECONDS
     while time.monotonic() < deadline:
@@ -48,4 +48,6 @@ def restart(directory: str) -> None:
             except ServerSilent:
                 pass  # it is about to listen
         time.sleep(LOOK_SECONDS)
-    raise CannotRestart(f"restart {directory}: got no new server, expected one within 30 s")
+    raise CannotRestart(
+        f"restart {directory}: no new server has started within {RESTART_SECONDS:.0f} s"
+    )

@@ -1,4 +1,4 @@
-"""``lazyfs restore``: a snapshot goes on as a sandbox."""
+"""``lazyfs restore``: resume a snapshot as a new sandbox."""
 
 import json
 import os
@@ -35,38 +35,48 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("snapshot", metavar="SNAPSHOT")
-@click.option("--id", "sandbox_id", metavar="ID", help="What to call the sandbox.")
-@click.option("--check-drift", is_flag=True, help="Say which tags name other images by now.")
-@click.option("--dry-run", is_flag=True, help="Go as far as the gates, and say what is fetched.")
+@click.option("--id", "sandbox_id", metavar="ID", help="Name of the new sandbox.")
+@click.option("--check-drift", is_flag=True, help="Report tags that point to other images by now.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only check whether it can be restored, and print what would be fetched.",
+)
 @click.option(
     "--template",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="What is to run now; images are the snapshot's all the same.",
+    help="Start from this template; the images are still the snapshot's.",
 )
 @click.option(
     "--assume-image",
     "assumed",
     multiple=True,
     metavar="NAME=REF@sha256:…",
-    help="The image of a container, for a snapshot without a manifest.",
+    help="The image of a container, for a snapshot that has no manifest.",
 )
 @click.option(
     "--legacy-from-template",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The same, all of them from a template that names them by digest.",
+    help="The same for all containers, from a template that names images by digest.",
 )
 @permission_options
 @manifest_digest_option
-@program_option("The runtime's program.  [default: the one that made the snapshot]")
-@click.option("--allow-partial-base", is_flag=True, help="Start although layers cannot be had.")
-@click.option("--allow-spec-drift", is_flag=True, help="Start containers otherwise than before.")
-@click.option("--ignore-cpu", is_flag=True, help="Try it although the processor lacks features.")
-@click.option("--ignore-runtime", is_flag=True, help="Try it with another version of the runtime.")
-@click.option("--keep-failed", is_flag=True, help="Keep a sandbox that does not become ready.")
-@click.option("--verify", "rehash", is_flag=True, help="Hash again all that is here of the images.")
-@click.option("--rebase", metavar="REF", help="Go on with another image: data snapshots only.")
+@program_option("The runsc program to use.  [default: the one that made the snapshot]")
+@click.option("--allow-partial-base", is_flag=True, help="Start even if layers cannot be fetched.")
+@click.option(
+    "--allow-spec-drift", is_flag=True, help="Start even if containers would be set up differently."
+)
+@click.option("--ignore-cpu", is_flag=True, help="Try it even if the processor lacks features.")
+@click.option(
+    "--ignore-runtime", is_flag=True, help="Try it even with another version of the runtime."
+)
+@click.option("--keep-failed", is_flag=True, help="Keep the sandbox if it does not become ready.")
+@click.option(
+    "--verify", "rehash", is_flag=True, help="Hash all cached content of the images again first."
+)
+@click.option("--rebase", metavar="REF", help="Resume on another image; for data snapshots only.")
 @click.option("--pull", metavar="POLICY", hidden=True)
 @secrets_option("Values that a --template names by secretKeyRef.")
 @patience_option
@@ -103,21 +113,21 @@ def restore(
     access: "AccessOptions",
     as_json: bool,
 ) -> None:
-    """Have SNAPSHOT go on as the sandbox ID, on exactly the images that it was made on.
+    """Resume SNAPSHOT as a new sandbox, on exactly the images that it was made on.
 
-    SNAPSHOT is STORE/ID or STORE@POINTER.  Images are mounted by the recorded digests; what a tag
-    means by now plays no part.  What the snapshot asks of this machine beyond images, files and
-    memory is refused unless --allow, a restore policy or a template of your own allows it.
+    SNAPSHOT is STORE/ID or STORE@POINTER.  Images are mounted by the recorded digests, whatever
+    their tags point to by now.  Anything that the snapshot asks of this machine beyond images,
+    files and memory is refused unless --allow, a restore policy or your own template allows it.
     """
     if pull is not None:
         raise UsageError(
-            f"option --pull: got {pull}, expected none: a restore never resolves a tag",
-            hint="lazyfs run --pull, for a fresh start",
+            f"option --pull {pull} is not possible: a restore never resolves a tag",
+            hint="for a fresh start: lazyfs run --pull",
         )
     if sandbox_id is None and not dry_run:
-        raise UsageError("option --id: got nothing, expected what to call the sandbox")
+        raise UsageError("option --id is missing: the new sandbox needs a name")
     if template is not None and legacy_from_template is not None:
-        raise UsageError("options --template, --legacy-from-template: got both, expected one")
+        raise UsageError("--template and --legacy-from-template cannot be combined")
     from lazyfs.cli.mounter import bases_for_sandboxes
 
     bases = bases_for_sandboxes(cache_dir, access, patience=patience, rehash=rehash)
@@ -191,7 +201,7 @@ def tools_for_restores(store: str, s3_endpoint: str | None, bases: "Bases") -> "
 
 
 def _recover_first(sandbox_id: str, cache_dir: Path, wait: float) -> None:
-    """Bring a sandbox of that id, whose command was killed, to its end."""
+    """Recover the sandbox of that id, if its command was killed."""
     from lazyfs.cli.recover import recover_one
     from lazyfs.snapshot.sandbox import Sandboxes, SandboxMissing
 
@@ -208,8 +218,8 @@ def _parse_assumed(words: tuple[str, ...]) -> dict[str, str]:
         name, equals, reference = word.partition("=")
         if not equals or not name or not reference or name in found:
             raise UsageError(
-                f"option --assume-image: got {word!r}, expected NAME=REPOSITORY@sha256:…, each "
-                "name once"
+                f"option --assume-image: {word!r} is not NAME=REPOSITORY@sha256:…, or NAME was "
+                "given twice"
             )
         found[name] = reference
     return found

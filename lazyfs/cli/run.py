@@ -1,4 +1,4 @@
-"""``lazyfs run``: a sandbox that begins, of a template or of one image."""
+"""``lazyfs run``: start a sandbox from a template or from one image."""
 
 import json
 import os
@@ -41,20 +41,20 @@ ID_LENGTH = 54  # of a name, before a dash and 8 digits
 @click.command()
 @click.argument("source", metavar="TEMPLATE|IMAGE")
 @click.argument("words", metavar="[-- COMMAND...]", nargs=-1)
-@click.option("--id", "sandbox_id", metavar="ID", help="What to call the sandbox.")
+@click.option("--id", "sandbox_id", metavar="ID", help="Name of the sandbox.  [default: a new one]")
 @click.option(
     "--runtime",
     default="",
     metavar="NAME",
-    help="runsc, crun, runc or bwrap, or a program.  [default: the first of them that is there]",
+    help="runsc, crun, runc, bwrap, or a path.  [default: the first of these that is installed]",
 )
-@program_option("gVisor's program; implies --runtime runsc.")
+@program_option("The runsc program to use; implies --runtime runsc.")
 @click.option(
     "--pull",
     type=click.Choice(["missing", "always", "never"]),
     default="missing",
     show_default=True,
-    help="When to ask what a tag means: where it is not known here, always, or never.",
+    help="When to ask the registry which digest a tag points to. missing: if it is not known here.",
 )
 @locked_option
 @require_pinned_option
@@ -62,29 +62,33 @@ ID_LENGTH = 54  # of a name, before a dash and 8 digits
     "--attach/--detach",
     "is_attached",
     default=None,
-    help="On this terminal, with nothing left of it afterwards, or in the background.  "
-    "[default: attached for IMAGE, detached for TEMPLATE]",
+    help="Run on this terminal and remove the sandbox afterwards, or run in the background.  "
+    "[default: attach for IMAGE, detach for TEMPLATE]",
 )
 @click.option(
     "--overlay",
     metavar="KIND",
-    help="Where changes of files go: root:memory, root:dir=/PATH, none.  [default: root:memory]",
+    help="Where changed files are kept: root:memory, root:dir=/PATH, none.  [default: root:memory]",
 )
 @click.option(
     "--network",
     type=click.Choice(["none", "sandbox", "host"]),
-    help="Which network there is.  [default: none]",
+    help="The network of the sandbox.  [default: none]",
 )
 @click.option(
-    "--env", "variables", multiple=True, metavar="NAME=VALUE", help="A variable; for IMAGE."
+    "--env",
+    "variables",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An environment variable; only with IMAGE.",
 )
-@secrets_option("Values that the template names by secretKeyRef: NAME: {KEY: VALUE}.")
+@secrets_option("Values for the template's secretKeyRefs, as NAME: {KEY: VALUE}.")
 @click.option(
     "--mount-option",
     "mount_words",
     multiple=True,
     metavar="OPTION",
-    help="As after -o of lazyfs mount: prefetch=, driver=, cache_size=, …",
+    help="An option for -o of lazyfs mount: prefetch=, driver=, cache_size=, …",
 )
 @confinement_options
 @click.option("--keep-failed", is_flag=True, help="Keep a sandbox that does not become ready.")
@@ -118,12 +122,14 @@ def run(
     confinement: dict[str, tuple[str, ...]],
     as_json: bool,
 ) -> int:
-    """Start a sandbox on images that are mounted lazily.
+    """Start a sandbox on lazily mounted images.
 
-    TEMPLATE is a file: its name ends in .yaml, .yml or .json, or begins with / or ./ or ../; the
-    command prints the sandbox's id and returns when it is ready.  Anything else is an IMAGE, which
-    is run on this terminal, as by docker run --rm.  Tags are resolved once; what they mean then
-    holds for the sandbox and its snapshots.
+    TEMPLATE is a file whose name ends in .yaml, .yml or .json, or begins with / or ./ or ../.  The
+    command prints the sandbox's id and returns when the sandbox is ready.  Anything else is an
+    IMAGE, which is run on this terminal, as with docker run --rm.  Tags are resolved once: the
+    sandbox and its snapshots keep using those digests.
+
+    With IMAGE, Ctrl-C goes to the program; press it twice within a second to stop the sandbox.
     """
     from lazyfs.snapshot import template_reading as templates
     from lazyfs.snapshot.environment import load_secrets
@@ -139,7 +145,7 @@ def run(
     if is_attached is None:
         is_attached = not is_template(source)
     if is_attached and as_json:
-        raise UsageError("option --json: got a sandbox on this terminal, expected --detach with it")
+        raise UsageError("option --json needs --detach")
     order = Order(
         template=template,
         sandbox_id=sandbox_id or _new_id(template.name),
@@ -170,8 +176,8 @@ def _template_of(source: str, words: tuple[str, ...], variables: tuple[str, ...]
     for what, given in (("a command", words), ("--env", variables)):
         if given:
             raise UsageError(
-                f"run {source}: got a template and {what}, expected that in the template",
-                hint="for the image of that name: write its tag",
+                f"run {source}: {what} cannot be combined with a template; write it in there",
+                hint="if an image of that name is meant, write its tag too",
             )
     return load_template(Path(source))
 
@@ -182,7 +188,7 @@ def _environment(variables: tuple[str, ...]) -> "list[EnvVar]":
     found = []
     for text in variables:
         if VARIABLE_RE.fullmatch(text) is None:
-            raise UsageError(f"option --env: got {text[:80]!r}, expected NAME=VALUE")
+            raise UsageError(f"option --env: {text[:80]!r} is not NAME=VALUE")
         name, _, value = text.partition("=")
         found.append(EnvVar(name=name, value=value))
     return found
@@ -195,7 +201,7 @@ def _new_id(name: str) -> str:
 
 
 def _recover_first(order: "Order", cache_dir: Path) -> None:
-    """Bring a sandbox of that id, whose command was killed, to its end."""
+    """Recover the sandbox of that id, if its command was killed."""
     from lazyfs.cli.recover import recover_one
     from lazyfs.snapshot.sandbox import Sandboxes, SandboxMissing
 

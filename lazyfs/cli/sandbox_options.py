@@ -20,7 +20,7 @@ def wait_option(function: Decorated) -> Decorated:
         type=click.FloatRange(min=0),
         default=0.0,
         metavar="SECONDS",
-        help="How long to wait for another command that works on the sandbox.",
+        help="How long to wait for another command that is using the sandbox.",
     )(function)
 
 
@@ -30,7 +30,7 @@ def locked_option(function: Decorated) -> Decorated:
         "--locked",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
-        help="Take what a lock file says that tags mean (lazyfs resolve --lockfile).",
+        help="Use the digests in this lock file (see `lazyfs resolve --lockfile`).",
     )(function)
 
 
@@ -41,7 +41,7 @@ def require_pinned_option(function: Decorated) -> Decorated:
         is_flag=True,
         envvar="LAZYFS_REQUIRE_PINNED",
         show_envvar=True,
-        help="Refuse references without a digest, and ask for nothing then.",
+        help="Refuse references without a digest, before contacting any registry.",
     )(function)
 
 
@@ -80,7 +80,7 @@ def permission_options(function: Decorated) -> Decorated:
         multiple=True,
         callback=_grants,
         metavar="KIND=VALUE",
-        help="What the snapshot may have of this machine, in the words of the refusal: "
+        help="Allow what the snapshot asks of this machine, as the refusal spells it: "
         "host-path=/srv/data:ro, capability=NET_ADMIN, network=host, …",
     )
     policy = click.option(
@@ -88,8 +88,8 @@ def permission_options(function: Decorated) -> Decorated:
         "policy_file",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
-        help="The same for many snapshots.  [default: /etc/lazyfs/restore-policy.yaml and "
-        "~/.config/lazyfs/restore-policy.yaml]",
+        help="A file with such permissions for many snapshots.  "
+        "[default: /etc/lazyfs/restore-policy.yaml and ~/.config/lazyfs/restore-policy.yaml]",
     )
     return allow(policy(function))
 
@@ -99,7 +99,7 @@ def _digest(ctx: click.Context, param: click.Parameter, text: str | None) -> str
 
     if text is not None and DIGEST_RE.fullmatch(text) is None:
         raise UsageError(
-            f"option --manifest-digest: got {text[:100]!r}, expected sha256: and 64 hex digits",
+            f"option --manifest-digest: {text[:100]!r} is not sha256: and 64 hexadecimal digits",
             hint="`lazyfs checkpoint` and `lazyfs snapshot show` print it",
         )
     return text
@@ -111,5 +111,5 @@ def manifest_digest_option(function: Decorated) -> Decorated:
         "--manifest-digest",
         metavar="DIGEST",
         callback=_digest,
-        help="Take the snapshot only if its manifest has this digest.",
+        help="Accept the snapshot only if its manifest has this digest.",
     )(function)

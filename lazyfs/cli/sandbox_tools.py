@@ -1,4 +1,4 @@
-"""What procedures on sandboxes work with, as commands have it."""
+"""What commands on sandboxes pass to the procedures that they call."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def tools_for_checkpoints(cache_dir: Path) -> "Tools":
-    """Return what a checkpoint works with; nothing of it can ask a registry."""
+    """Return what a checkpoint works with; none of it can contact a registry."""
     from lazyfs.service.mounts import NodeMounts
     from lazyfs.snapshot.checkpoint import Tools, open_store
     from lazyfs.snapshot.runtimes import Chooser

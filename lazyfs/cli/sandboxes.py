@@ -1,4 +1,4 @@
-"""What ``lazyfs status`` says of sandboxes; nothing is asked of a registry."""
+"""What ``lazyfs status`` shows of sandboxes; no registry is contacted."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,9 @@ def _sandbox(sandbox: "Sandbox") -> dict[str, Any]:
     except LazyfsError as error:
         return document | {"message": error.message}
     if journal is None:
-        return document | {"message": "its first command was killed: lazyfs recover"}
+        return document | {
+            "message": "the command that was starting it was killed; `lazyfs recover` cleans up"
+        }
     states, why = _states(sandbox, journal)
     images = {} if record is None else {each.image.name: each for each in record.images}
     return document | {
@@ -120,7 +122,7 @@ def _spelled(platform: Any) -> str:
 
 
 def _base(witness: "MountWitness", recorded: "RecordedImage") -> str:
-    """Return how the mount fares: ok, corrupt, dead, replaced (by another mount), gone."""
+    """Return the state of the mount: ok, corrupt, dead, replaced (by another mount), gone."""
     from lazyfs.snapshot.errors import BaseUnresolved, DeadMount
 
     try:

@@ -1,4 +1,4 @@
-"""``lazyfs serve``: keeps a process ready that makes mounts without starting an interpreter."""
+"""``lazyfs serve``: a process that makes mounts without starting an interpreter for each."""
 
 import gc
 import hashlib
@@ -35,15 +35,15 @@ NEEDED = (
     "--idle-seconds",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="End when nobody has asked for so long.  [default: never]",
+    help="End after this time without a request.  [default: never]",
 )
 @click.pass_context
 def serve(ctx: click.Context, idle_seconds: float | None) -> None:
-    """Keep a process ready that makes this user's mounts quickly.
+    """Run a process that makes this user's later mounts faster.
 
-    lazyfs mount finds it by itself, and does without when it is not there.  Listens on the
-    socket that systemd passes, or else on control.sock in the runtime directory.  Ends on
-    SIGTERM; mounts go on without it.
+    lazyfs mount finds it by itself, and works without it if it is not running.  It listens on the
+    socket that systemd passes, or else on control.sock in the runtime directory.  SIGTERM ends it;
+    its mounts stay.
     """
     set_up_logging(ctx.obj["verbosity"], as_json=ctx.obj["log_json"], is_server=True)
     environment = dict(os.environ)
@@ -83,7 +83,7 @@ def _serve(
 def do_handed_over(words: Sequence[str], client: Client, prepared: bytes | None = None) -> int:
     """Do what the command line *words* of another process says, in its place.
 
-    *prepared* is what that has prepared for a mount already.
+    *prepared* is what that process has prepared for a mount already.
     """
     from lazyfs.cli.main import cli
 

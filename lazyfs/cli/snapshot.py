@@ -1,4 +1,4 @@
-"""``lazyfs snapshot``: what is kept in a store of snapshots, and taking care of it."""
+"""``lazyfs snapshot``: list, check, compare, copy and remove the snapshots of a store."""
 
 import json
 from typing import Any
@@ -33,7 +33,7 @@ snapshot.add_command(verify)
 def diff(was: str, now: str, s3_endpoint: str | None, as_json: bool) -> None:
     """Show what differs between the manifests of two snapshots: images, files, runtime.
 
-    Images and files are told apart by their names.
+    Images and files are matched by name.
     """
     from lazyfs.snapshot.manifest_json import diff_manifests
 
@@ -59,10 +59,10 @@ def diff(was: str, now: str, s3_endpoint: str | None, as_json: bool) -> None:
 @s3_endpoint_option
 @json_option
 def remove(names: tuple[str, ...], s3_endpoint: str | None, as_json: bool) -> None:
-    """Remove snapshots, finished or not; of STORE@POINTER, the pointer only.
+    """Remove snapshots, finished or not; for STORE@POINTER, only the pointer.
 
-    A snapshot that a pointer names stays: move or remove the pointer first.  Images that were
-    embedded for it go with the next `lazyfs gc`.
+    A snapshot that a pointer names cannot be removed: move or remove the pointer first.  The next
+    `lazyfs gc` removes images that were embedded for it.
     """
     from lazyfs.snapshot.errors import ManifestMissing
     from lazyfs.snapshot.snapshots import Snapshots
@@ -73,13 +73,13 @@ def remove(names: tuple[str, ...], s3_endpoint: str | None, as_json: bool) -> No
         kept = Snapshots(open_objects(name.store, s3_endpoint=s3_endpoint, must_exist=True))
         if name.name.startswith("@"):
             if kept.pointer(name.name[1:]) is None:
-                raise ManifestMissing(f"pointer {name.name[1:]} in {name.store}: got none")
+                raise ManifestMissing(f"store {name.store} has no pointer {name.name[1:]}")
             kept.remove_pointer(name.name[1:])
             pointers.append(str(name))
         elif kept.remove(name.name):
             snapshots.append(str(name))
         else:
-            raise ManifestMissing(f"snapshot {name.name} in {name.store}: got nothing of it")
+            raise ManifestMissing(f"store {name.store} has no snapshot {name.name}")
     if as_json:
         click.echo(json.dumps({"snapshots": snapshots, "pointers": pointers}, indent=2))
 
@@ -87,7 +87,7 @@ def remove(names: tuple[str, ...], s3_endpoint: str | None, as_json: bool) -> No
 @snapshot.command("copy")
 @click.argument("source", metavar="SNAPSHOT")
 @click.argument("target", metavar="STORE")
-@click.option("--name", "pointer", metavar="POINTER", help="Have this pointer in STORE name it.")
+@click.option("--name", "pointer", metavar="POINTER", help="Move this pointer of STORE to it.")
 @manifest_digest_option
 @s3_endpoint_option
 @json_option
@@ -101,9 +101,9 @@ def copy(
 ) -> None:
     """Copy a snapshot to another store, verified, with the images that were embedded for it.
 
-    The manifest's bytes stay the same, and are written last: what is interrupted is no snapshot,
-    and copying again goes on with it.  What the snapshot would ask of a machine that restores it is
-    told: copying does none of it.
+    The manifest stays the same byte for byte, and is written last: an interrupted copy is not a
+    snapshot, and copying again resumes it.  Prints what the snapshot would ask of a machine that
+    restores it; copying does none of that.
     """
     from lazyfs.snapshot.pointers import Pointer
     from lazyfs.snapshot.snapshots import Snapshots

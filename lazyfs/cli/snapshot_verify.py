@@ -1,4 +1,4 @@
-"""``lazyfs snapshot verify``: read all of a snapshot again."""
+"""``lazyfs snapshot verify``: read and check a whole snapshot."""
 
 import json
 import tempfile
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--deep",
     is_flag=True,
-    help="Decompress the files, too, and see that all layers of the images can be had.",
+    help="Also decompress the files, and check that all layers of the images can be fetched.",
 )
 @manifest_digest_option
 @cache_dir_option
@@ -45,10 +45,10 @@ def verify(
     s3_endpoint: str | None,
     as_json: bool,
 ) -> int:
-    """Read all files of SNAPSHOT, STORE/ID or STORE@POINTER, and compare sizes and digests.
+    """Read all files of SNAPSHOT, STORE/ID or STORE@POINTER, and check sizes and digests.
 
-    The exit code is that of the first trouble: 40 for a file that is missing, 41 for one that is
-    damaged; with --deep, 20 and 21 for an image.
+    The exit code is that of the first error: 40 for a missing file, 41 for a damaged one; with
+    --deep, 20 for a missing image and 21 for a damaged one.
     """
     from lazyfs.cli.main import exit_code_of
 

@@ -40,7 +40,7 @@ def load(
 @s3_endpoint_option
 @json_option
 def list_snapshots(store: str, s3_endpoint: str | None, as_json: bool) -> None:
-    """List the snapshots of STORE, unfinished ones too, and its pointers."""
+    """List the snapshots of STORE, including unfinished ones, and its pointers."""
     from lazyfs.snapshot.snapshots import Snapshots
     from lazyfs.snapshot.stores import open_objects
 
@@ -73,7 +73,7 @@ def list_snapshots(store: str, s3_endpoint: str | None, as_json: bool) -> None:
 def show(
     snapshot: str, manifest_digest: str | None, s3_endpoint: str | None, as_json: bool
 ) -> None:
-    """Show a snapshot: its images, its files, what made it, and what it would ask of a machine.
+    """Show a snapshot: its images, files, origin, and what it asks of a machine that restores it.
 
     SNAPSHOT is STORE/ID or STORE@POINTER.
     """
@@ -110,7 +110,7 @@ def asked(manifest: "Manifest") -> list[dict[str, Any]]:
 
 def request_line(request: dict[str, Any]) -> str:
     """Return a request as people read it."""
-    never = "" if request["allowable"] else ": no option allows that"
+    never = "" if request["allowable"] else ": no option allows this"
     return f"{request['kind']}={request['value']} ({request['field']}){never}"
 
 

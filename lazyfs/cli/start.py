@@ -1,7 +1,7 @@
-"""Where the command begins.  Imports nothing before it knows whether somebody else does the work.
+"""Where the command begins.  Imports nothing before it knows whether ``lazyfs serve`` works for it.
 
 ``lazyfs mount`` hands its words to ``lazyfs serve`` where that runs; then starting an interpreter
-was all that there was to do.  Whatever is in doubt is decided by whoever parses the words.
+is all that this process has to do.  Doubtful cases are left to whoever parses the words.
 """
 
 import gc

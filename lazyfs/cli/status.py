@@ -1,4 +1,4 @@
-"""``lazyfs status``: what is mounted, and how it fares."""
+"""``lazyfs status``: mounts and sandboxes, and the state of each."""
 
 import json
 import os
@@ -27,21 +27,21 @@ from lazyfs.service.record import (
 
 @click.command()
 @click.argument("what", metavar="[DIRECTORY|ID]", required=False)
-@click.option("--stats", "is_detailed", is_flag=True, help="Show all that the server counts.")
+@click.option("--stats", "is_detailed", is_flag=True, help="Show all counters of the server.")
 @json_option
 def status(what: str | None, is_detailed: bool, as_json: bool) -> None:
-    """Show the sandboxes and the mounts of this user, or the one of ID or on DIRECTORY.
+    """Show this user's mounts and sandboxes, or only the mount on DIRECTORY or the sandbox ID.
 
-    What is the id of a sandbox and a directory, too, is the sandbox; ./NAME is the directory.
-    What is neither is not found (3).
+    If a name is both the id of a sandbox and a directory, the sandbox is shown; write ./NAME for
+    the directory.  If it is neither, the exit code is 3.
     """
     is_one = what is not None and is_sandbox(what)
     sandboxes = collect_sandboxes(what if is_one else None) if what is None or is_one else []
     found = [] if is_one else collect(default_runtime_dir(), what)
     if what is not None and not is_one and not found and not os.path.lexists(what):
         raise NotFound(
-            f"{what}: got no sandbox and no directory of that name, expected one",
-            hint="`lazyfs status` shows all of them",
+            f"{what} is neither a sandbox nor a directory",
+            hint="`lazyfs status` lists all sandboxes and mounts",
         )
     if as_json:
         document = {"type": "mounts", "mounts": found, "sandboxes": sandboxes}
@@ -136,11 +136,11 @@ def describe(entry: dict[str, Any], *, is_detailed: bool = False) -> list[str]:
         lines += [f"  endpoint   {state_line(each)}" for each in entry["endpoints"]]
     if "keeperNote" in entry:
         keeper = entry["keeperPid"]
-        found = f"pid {keeper}" if keeper else f"none: {entry['keeperNote'] or 'not yet'}"
+        found = f"pid {keeper}" if keeper else f"none: {entry['keeperNote'] or 'not started yet'}"
         count = entry["successions"]
         lines.append(f"  keeper     {found}" + (f"; server number {count + 1}" if count else ""))
     if entry["state"] == "dead":
-        lines.append(f"  hint       its server has died: lazyfs umount {entry['mountpoint']}")
+        lines.append(f"  hint       the server has died; run lazyfs umount {entry['mountpoint']}")
     if "message" in entry:
         lines.append(f"  message    {entry['message']}")
     return lines

@@ -16,7 +16,7 @@ GIVE_UP = "give-up"
 
 
 def main(state: str, word: str, rest: str) -> int:
-    """Do what the keeper wants; return the exit code."""
+    """Do what the keeper asks; return the exit code."""
     if word == GIVE_UP:
         return give_up(rest)
     from lazyfs.errors import LazyfsError
@@ -39,7 +39,7 @@ def main(state: str, word: str, rest: str) -> int:
 
 
 def give_up(mountpoint: str) -> int:
-    """Unmount what nobody serves any more."""
+    """Unmount a mount whose server has died."""
     from lazyfs.cli.options import default_runtime_dir
     from lazyfs.errors import LazyfsError
     from lazyfs.mount.point import State, state_of, unmount

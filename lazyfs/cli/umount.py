@@ -1,10 +1,9 @@
-"""``lazyfs umount``: unmounts, and waits until the server has ended."""
+"""``lazyfs umount``: unmount, and wait until the server has ended."""
 
 import click
 
 from lazyfs.cli.options import default_runtime_dir
 from lazyfs.cli.output import print_line
-from lazyfs.mount.options import FILESYSTEM_TYPE
 from lazyfs.mount.point import State, real_path, state_of, unmount
 from lazyfs.service.identity import NotOurs, is_ours
 from lazyfs.service.record import find_record, remove_stale, wait_server_end
@@ -15,17 +14,22 @@ LAZY_WAIT_SECONDS = 0.5
 
 @click.command()
 @click.argument("directory", type=click.Path())
-@click.option("-l", "--lazy", is_flag=True, help="Detach a mount that is in use; users finish.")
+@click.option(
+    "-l",
+    "--lazy",
+    is_flag=True,
+    help="Detach a mount even if it is in use; open files stay usable.",
+)
 def umount(directory: str, lazy: bool) -> None:
-    """Unmount what lazyfs has mounted on DIRECTORY, and wait for its server to end."""
+    """Unmount the lazyfs mount on DIRECTORY, and wait for its server to end."""
     mountpoint = real_path(directory)
     state, entry = state_of(mountpoint)
     runtime_dir = default_runtime_dir()
     if entry is None or not is_ours(runtime_dir, entry):
-        got = "no mount" if entry is None else f"a mount of type {entry.filesystem_type}"
+        what = "" if entry is None else f", but a mount of type {entry.filesystem_type}"
         raise NotOurs(
-            f"unmount {directory}: got {got}, expected one of type {FILESYSTEM_TYPE}",
-            hint=f"findmnt -t {FILESYSTEM_TYPE} lists lazyfs's mounts",
+            f"{directory} is not a lazyfs mount{what}",
+            hint="`lazyfs status` lists the lazyfs mounts",
         )
     record = find_record(runtime_dir, mountpoint)
     unmount(mountpoint, lazy=lazy or state is State.DEAD)
@@ -34,7 +38,7 @@ def umount(directory: str, lazy: bool) -> None:
         return
     if not wait_server_end(record, LAZY_WAIT_SECONDS if lazy else WAIT_SECONDS):
         print_line(
-            f"lazyfs: {directory} is unmounted here; its server {record.pid} goes on for those "
-            "who still use it",
+            f"lazyfs: {directory} is unmounted here; its server, pid {record.pid}, keeps running "
+            "while something still uses it",
             err=True,
         )

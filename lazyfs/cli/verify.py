@@ -1,4 +1,4 @@
-"""``lazyfs verify``: fetch all of an image and check every byte."""
+"""``lazyfs verify``: check every byte of an image."""
 
 import json
 from pathlib import Path
@@ -44,11 +44,12 @@ def verify(
     progress: str,
     as_json: bool,
 ) -> int:
-    """Fetch what is missing of IMAGE, hash all of it, and say whether every byte is right.
+    """Check every byte of IMAGE.  What is not cached is downloaded.
 
-    What is in the cache is hashed again; what is damaged there is fetched anew.  A layer is read
-    whole once, and its tar compared with its table of contents: both must show the same files.
-    Goes on after an error, so that all are found.  Afterwards the cache holds the whole image.
+    What is in the cache is hashed again, and fetched again if it is damaged.  Each layer is read
+    whole once, and its tar compared with its table of contents: both must have the same files.
+    After an error the check continues, so that all errors are found.  Afterwards the whole image
+    is cached.
     """
     from lazyfs.image.verify import Verification, verify_image
     from lazyfs.service.dropped import tell_mounts
@@ -107,12 +108,12 @@ def _say(resolved: str, layers: int, size: int, found: Any) -> None:
     if found.errors:
         print_line(f"lazyfs: {resolved}: not verified, {len(found.errors)} errors", err=True)
         return
-    more = f", {len(found.diff_ids)} by their diffID too" if found.diff_ids else ""
+    more = f" ({len(found.diff_ids)} also by diffID)" if found.diff_ids else ""
     print_line(f"{resolved}: verified, {layers} layers{more}, {size_text(size)}")
 
 
 def _exit_code(errors: list[LazyfsError]) -> int:
-    """Return the code of the gravest error: wrong bytes before bytes that did not come."""
+    """Return the code of the worst error: wrong bytes before bytes that did not come."""
     from lazyfs.cli.main import exit_code_of
 
     for error in errors:

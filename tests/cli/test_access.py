@@ -68,13 +68,13 @@ def test_a_password_that_is_typed(registry, tmp_path):
             stdin=slave,
             start_new_session=True,
         )
-        asked = process.stderr.read(len("Password of u:"))  # earlier input is thrown away
+        asked = process.stderr.read(len("Password for u:"))  # earlier input is thrown away
         os.write(master, f"{SECRET}\n".encode())
         _, said = process.communicate(timeout=30)
     finally:
         os.close(master)
         os.close(slave)
-    assert asked == "Password of u:"
+    assert asked == "Password for u:"
     assert process.returncode == 0, said
     assert SECRET not in said
 

@@ -130,9 +130,9 @@ def test_rm_of_a_layer(run, images, tmp_path):
 def test_unused_layers(run, images, tmp_path, cache_dir):
     make_layout(tmp_path / "other", [layer_from_fixture("edge-default")])
     assert run("inspect", f"oci:{tmp_path}/other").code == 0  # its TOC is kept, no image
-    assert "1 layers of no image" in run("cache", "ls").text
+    assert "1 layers that belong to no image" in run("cache", "ls").text
     assert run("cache", "prune", "--unused", "--json").json["freedSize"] > 0
-    assert "of no image" not in run("cache", "ls").text
+    assert "belong to no image" not in run("cache", "ls").text
     assert len(run("cache", "ls", "--json").json["images"]) == 2
     assert run("verify", f"oci:{tmp_path}/image0", "--json").json["storedSize"] > 0
 
@@ -193,7 +193,7 @@ def test_prune(run, images, tmp_path, monkeypatch):
     assert len(run("cache", "ls", "--json").json["images"]) == 2
     assert run("verify", f"oci:{tmp_path}/image0", "--json").json["storedSize"] == 0
     assert run("cache", "prune", "--size", "1TiB", "--json").json["freedSize"] == 0
-    assert "0 B given back" in run("cache", "prune").err
+    assert "0 B freed" in run("cache", "prune").err
     monkeypatch.setenv("LAZYFS_CACHE_SIZE", "1")
     done = run("cache", "prune", "--json").json
     assert done["budget"] == 1

@@ -73,7 +73,8 @@ def test_for_people(run, tmp_path, lazy):
     assert (done.code, done.err) == (0, "")
     assert "2, 1 lazy" in done.text
     assert "estargz  lazy, verified by its TOC's digest" in done.text
-    assert "fetched whole, once: got a plain gzip layer" in done.text
+    assert "not lazy (plain gzip); downloaded in full by the first mount" in done.text
+    assert "\nhint       `lazyfs convert`" in done.text
     assert str(lazy.digest) in done.text
 
 
@@ -85,7 +86,7 @@ def test_how_much_is_here(run, tmp_path, lazy):
     first, plain = done.json["layers"]
     assert (plain["contentSize"], plain["missingSize"], plain["presentSize"]) == (None, None, 0)
     assert first["presentSize"] == 0
-    assert "nothing is known of its content here" in run("inspect", "--content", image).text
+    assert "nothing cached" in run("inspect", "--content", image).text
     assert run("inspect", image).code == 0
     assert run("pull", image).code == 0
     names = (image, f"{image}@{digest}", str(digest))

@@ -55,9 +55,9 @@ def test_sizes(text, size):
     ],
 )
 def test_no_sizes(text):
-    with pytest.raises(BadQuantity, match="expected"):
+    with pytest.raises(BadQuantity, match=r"is not a size such as|is more than"):
         parse_size(text)
-    with pytest.raises(BadQuantity, match="expected"):
+    with pytest.raises(BadQuantity, match=r"is not a size such as|is more than"):
         parse_budget(text)
 
 
@@ -70,7 +70,7 @@ def test_shares(text, share):
 
 @pytest.mark.parametrize("text", ["101%", "100.01%", "-1%", "%", "20%%", "20 % "])
 def test_no_shares(text):
-    with pytest.raises(BadQuantity, match="expected"):
+    with pytest.raises(BadQuantity, match=r"is not a size such as|is more than"):
         parse_budget(text)
 
 
@@ -104,7 +104,7 @@ def test_rates(text, rate):
     "text", ["", "/s", "10Mb/s", "10MB/h", "10MB/s/s", "20%", "Mbit/s", "1bit/s", "0.5B/s", "-1"]
 )
 def test_no_rates(text):
-    with pytest.raises(BadQuantity, match="expected"):
+    with pytest.raises(BadQuantity, match=r"is not a rate such as|is less than one byte"):
         parse_rate(text)
 
 
@@ -132,5 +132,5 @@ def test_durations(text, seconds):
 
 @pytest.mark.parametrize("text", ["", "s", "1", "-1s", "1w", "1M", "1 day", "h1", "1e3s", "nan"])
 def test_no_durations(text):
-    with pytest.raises(BadQuantity, match="expected"):
+    with pytest.raises(BadQuantity, match="is not a time such as"):
         parse_duration(text)

@@ -21,7 +21,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_is_neither_a_sandbox_nor_a_directory(run, folder, words):
     done = run("status", "counter-9", *words)
     assert done.code == 3
-    assert "counter-9: got no sandbox and no directory of that name" in done.err
+    assert "counter-9 is neither a sandbox nor a directory" in done.err
     assert run("status", folder / "nowhere", *words).code == 3
 
 

@@ -10,9 +10,9 @@ from lazyfs.snapshot.errors import StoreFailed
 
 def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreFailed, match=f"got {tmp_path}/file, which cannot be written to"):
+    with pytest.raises(StoreFailed, match=f"{tmp_path}/file is not a directory"):
         check_writable(f"{tmp_path}/file/store")
-    with pytest.raises(StoreFailed, match="cannot be written to"):
+    with pytest.raises(StoreFailed, match="is not a directory that this user can write to"):
         check_writable(f"file://{tmp_path}/file")
 
 

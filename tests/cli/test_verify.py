@@ -51,7 +51,7 @@ def test_all_is_right(run, image, layers):
     assert again["storedSize"] == size
     done = run("verify", image)
     assert done.code == 0
-    assert done.text.endswith(": verified, 2 layers, 2 by their diffID too, 302.9 KiB\n")
+    assert done.text.endswith(": verified, 2 layers (2 also by diffID), 302.9 KiB\n")
     assert done.err == ""
 
 
@@ -130,7 +130,7 @@ def test_a_bar_on_a_terminal(tmp_path):
         os.close(leader)
     assert b"verify" in shown
     assert b"MiB" in shown
-    assert out.endswith(b"verified, 1 layers, 1 by their diffID too, 5.0 MiB\n")
+    assert out.endswith(b"verified, 1 layers (1 also by diffID), 5.0 MiB\n")
 
 
 def test_progress_in_lines(run, image, monkeypatch):

@@ -223,12 +223,14 @@ def test_what_was_fetched_and_used(lazyfs, layout, mountpoint, driver):
         assert status["reads"]["misses"] == 0
         text = lazyfs("status", "--stats").stdout
         assert re.search(r"^  ready      .*s after the command$", text, re.MULTILINE)
-        assert re.search(r"^  used       781.2 KiB of 3.9 MiB", text, re.MULTILINE), text
+        assert re.search(r"^  read       781.2 KiB of the 3.9 MiB fetched", text, re.MULTILINE), (
+            text
+        )
         assert re.search(r"^  reads      \d+ hits, 0 misses$", text, re.MULTILINE)
-        assert re.search(r"^  readers    nobody waited$", text, re.MULTILINE)
+        assert re.search(r"^  readers    no waits$", text, re.MULTILINE)
         assert re.search(r"^  link       round trip .* ms, .*/s$", text, re.MULTILINE)
         assert re.search(r"^  background \d+ requests, ", text, re.MULTILINE)
-        assert "  slots " not in lazyfs("status").stdout
+        assert "  queue " not in lazyfs("status").stdout
         assert lazyfs("umount", mountpoint).returncode == 0
 
 

@@ -77,7 +77,7 @@ def test_what_does_not_end_is_ended(lazyfs: Lazyfs, image: Path) -> None:
     words = ("--timeout", "1", "--", "sleep", "600")
     done = lazyfs("optimize", f"oci:{image}", f"oci:{made}", *words)
     assert done.returncode == 0, done.stderr
-    assert "sleep: ended after 1 s" in done.stderr
+    assert "sleep: stopped after 1 s" in done.stderr
     assert any(path.endswith(b"/sleep") for path in first_files(made))
 
 

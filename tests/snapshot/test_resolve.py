@@ -148,7 +148,7 @@ def test_pinned_references_only(
         (["{ref}:none"], 3, "none"),
         (["{folder}/none.yaml"], 2, "No such file"),
         (["a@b"], 2, "expected a digest"),
-        (["{ref}", "--write"], 2, "--write: got the reference"),
+        (["{ref}", "--write"], 2, "is a reference, not a template"),
         (["{ref}:latest", "--platform", "linux/riscv64"], 3, "no image for linux/riscv64"),
         (["{ref}:latest", "--lockfile", "{folder}/none/lock"], 2, "No such file"),
     ],
