@@ -136,6 +136,6 @@ def check_mounted(image: Image, mounted: Image) -> None:
         if got != expected:
             raise BaseDrift(
                 f"container {image.name}: {what} of the mount: got {got}, expected {expected}",
-                hint="the mount is of another image than the snapshot; nothing was started",
+                hint="the mount shows a different image from the snapshot's; nothing was started",
                 details={"container": image.name, "field": what, "got": got, "expected": expected},
             )

@@ -97,7 +97,7 @@ def _remove(objects: ObjectStore, state: State) -> bool:
     """Remove a partial snapshot, unless it has become a whole one."""
     for stored in state.files:
         if objects.size(manifest_key(state.id)) is not None:
-            log.warning("snapshot %s: it was committed meanwhile and stays", state.id)
+            log.warning("snapshot %s was completed in the meantime and is kept", state.id)
             return False
         objects.delete(stored.key)
     return True

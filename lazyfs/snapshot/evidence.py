@@ -107,9 +107,7 @@ def _adopted(sandbox: Sandbox, identities: Mapping[str, Mapping[str, str] | None
     images = []
     for name, attributes in identities.items():
         if attributes is None or MOUNT_ID not in attributes:
-            raise RecordMissing(
-                f"{name}: got no record and no live mount, expected a live mount to adopt"
-            )
+            raise RecordMissing(f"{name}: there is neither a record nor a live mount to adopt")
         image = adopted_image(name, attributes, attributes.get(REQUESTED, ""))
         mountpoint = str(sandbox.rootfs(name))
         images.append(RecordedImage(image, attributes[MOUNT_ID], mountpoint))
@@ -126,9 +124,9 @@ def check_again(sandbox: Sandbox, plan: SandboxPlan, mounts: Mounts) -> None:
         health = attributes.get(HEALTH, HEALTHY)
         if health.partition(":")[0] != UNKNOWN and health != HEALTHY:
             raise BaseCorrupt(
-                f"{container.name}: health of the mount after the checkpoint: got {health}, "
-                f"expected {HEALTHY}",
-                hint="what was saved may have come from errors of reading; no snapshot is made",
+                f"{container.name}: health of the mount after the checkpoint is {health}, "
+                f"not {HEALTHY}",
+                hint="read errors may be part of the saved state; no snapshot was made",
                 details={"container": container.name, "health": health},
             )
 
@@ -191,7 +189,7 @@ def _extensions(sandbox: Sandbox, images: tuple[Image, ...], mounts: Mounts) -> 
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as exc:
-        raise SandboxBroken(f"{sandbox.template_path}: got {exc}, expected a template") from exc
+        raise SandboxBroken(f"{sandbox.template_path} is not a valid template: {exc}") from exc
     digests = {image.manifest_digest for image in images}
     found = {digest: mounts.profile(digest) for digest in sorted(digests)}
     packed = pack_profiles({digest: data for digest, data in found.items() if data is not None})

@@ -235,8 +235,8 @@ def moved(before: Generation | None, now: Manifest) -> Iterator[str]:
             size = sum(layer.size for layer in new)
             yield (
                 f"{image.name}: {image.original_ref}: {was.manifest_digest} → "
-                f"{image.manifest_digest}; {kept} layers stay, {len(was.layers) - kept} go, "
-                f"{len(new)} come ({size} bytes)"
+                f"{image.manifest_digest}; layers: {kept} kept, {len(was.layers) - kept} removed, "
+                f"{len(new)} added ({size} bytes)"
             )
 
 
@@ -258,11 +258,11 @@ def load_status(folder: Path, name: str) -> Status:
             return msgspec.json.decode(file.read(STATUS_LIMIT), type=Status)
     except FileNotFoundError as exc:
         raise NoGolden(
-            f"golden {name}: got no build of that name on this machine, expected one",
-            hint="lazyfs golden list STORE shows those of a store",
+            f"this machine has no golden build named {name}",
+            hint="lazyfs golden list STORE lists those in a store",
         ) from exc
     except (OSError, msgspec.MsgspecError, RecursionError) as exc:
-        raise SandboxBroken(f"{path}: got {exc}, expected the status of a build") from exc
+        raise SandboxBroken(f"{path} is not a valid build status: {exc}") from exc
 
 
 def _path_of(folder: Path, name: str) -> Path:

@@ -70,7 +70,7 @@ def open_writer(log: Path, record: Path, *, limit: int, count: int) -> int:
         )
     except OSError as exc:
         os.close(writing)
-        raise RuntimeFailed(f"{words[0]}: {exc.strerror}, expected it to start") from exc
+        raise RuntimeFailed(f"cannot start {words[0]}: {exc.strerror}") from exc
     finally:
         os.close(reading)
     with suppress(OSError):

@@ -40,5 +40,5 @@ class _Stream:
 
     def read(self, size: int = -1) -> bytes:
         if self._is_stopped.is_set():
-            raise StoreFailed("download: got told to stop, since something else failed")
+            raise StoreFailed("the download was stopped because something else failed")
         return self._stream.read(size)

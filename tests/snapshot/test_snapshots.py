@@ -211,7 +211,7 @@ def test_a_store_in_place_of_a_snapshot(objects, made):
     """``restore STORE``: what is above it would be the store, and it the snapshot."""
     store(objects, made)
     above = Snapshots(DirectoryStore(objects.path.parent))
-    with pytest.raises(ManifestMissing, match="got a store of snapshots, expected STORE/ID") as got:
+    with pytest.raises(ManifestMissing, match=r"is a store of snapshots.*STORE/ID") as got:
         above.load(objects.path.name)
     assert f"lazyfs snapshot list {objects.path}`" in got.value.hint
 
@@ -252,7 +252,7 @@ def test_a_pointer_to_what_is_gone(snapshots, objects, made):
 def test_the_manifest_of_another(snapshots, objects, made):
     store(objects, made)
     objects.put_if_absent(manifest_key(LATER_ID), made.data)
-    with pytest.raises(ManifestInvalid, match=f"got the manifest of {ID}"):
+    with pytest.raises(ManifestInvalid, match=f"has the manifest of {ID}"):
         snapshots.load(LATER_ID)
 
 
@@ -333,7 +333,7 @@ def test_too_little_room(snapshots, objects, made, tmp_path, monkeypatch):
     short = os.statvfs_result([*real[:4], (needed - 1) // real.f_frsize, *real[5:]])
     monkeypatch.setattr(os, "statvfs", lambda path: short)
     monkeypatch.setattr(objects, "open", None)
-    with pytest.raises(NoSpace, match=f"expected {needed}"):
+    with pytest.raises(NoSpace, match=f"{needed} bytes needed"):
         snapshots.download(loaded, tmp_path / "back")
     assert not (tmp_path / "back").exists()
 
