@@ -284,7 +284,7 @@ def locked_line(image: Image) -> str:
     platform = image.platform
     variant = platform.variant if isinstance(platform.variant, str) else ""
     spelled = "/".join(filter(None, (platform.os, platform.architecture, variant)))
-    what = "as it is pinned" if image.pinned else "locked"
+    what = "pinned" if image.pinned else "recorded"
     return (
         f"{image.name}: {image.original_ref} -> {image.resolved_ref} ({spelled}), {what} for this "
         "sandbox and its snapshots"

@@ -118,7 +118,7 @@ def test_white_space_and_order_do_not_matter_to_readers() -> None:
 
 def test_what_breaks_a_rule_is_not_written() -> None:
     manifest = decode_manifest(data_of(EXAMPLE))
-    with pytest.raises(ManifestInvalid, match="files: got"):
+    with pytest.raises(ManifestInvalid, match=r"files: checkpoint.img is missing"):
         encode_manifest(msgspec.structs.replace(manifest, files=manifest.files[1:]))
     with pytest.raises(ManifestInvalid, match=r"snapshot.sandboxId: got"):
         encode_manifest(
@@ -323,7 +323,11 @@ RULES: list[tuple[str, Change, str]] = [
     ("5", put("runtime", "containers", 1, "root", to=False), "0 have root: true"),
     ("6", put("files", 0, "compression", to="none"), r"files\[0\].storedSize: got 402111"),
     ("7", put("files", 0, "object", to="pages.img.zstd"), "files: the object"),
-    ("7", put("files", 0, "object", to="snapshot-manifest.json"), r"files\[0\].object: got"),
+    (
+        "7",
+        put("files", 0, "object", to="snapshot-manifest.json"),
+        r"files\[0\].object: .* is reserved",
+    ),
     ("8", put("files", 0, "name", to="other.img"), "checkpoint.img is missing"),
     ("time", put("snapshot", "createdAt", to="2026-13-01T00:00:00Z"), "a time that exists"),
     ("time", put("images", 0, "resolvedAt", to="2026-02-30T00:00:00Z"), r"images\[0\].resolvedAt"),
@@ -412,7 +416,7 @@ def test_a_data_snapshot_needs_no_checkpoint_and_no_containers() -> None:
         (rb'{"host": {"\udfff": 1}}', "host: text is not valid Unicode"),
         (b"[" * 100_000, "not valid JSON"),
         (b'{"a":' * 50_000, "not valid JSON"),
-        (b'{"host":' + b"[" * 100 + b"]" * 100 + b"}", "more levels than 64"),
+        (b'{"host":' + b"[" * 100 + b"]" * 100 + b"}", "more than 64 levels"),
         (b'{"host":"' + b"x" * MANIFEST_LIMIT + b'"}', "longer than"),
     ],
 )  # fmt: skip
@@ -449,7 +453,7 @@ def test_a_long_name_above_many_values_is_no_work() -> None:
 
 def test_many_names_one_of_them_twice() -> None:
     names = ",".join(f'"{number}":0' for number in range(80_000))
-    with pytest.raises(ManifestInvalid, match='"79999" more than once'):
+    with pytest.raises(ManifestInvalid, match='"79999" appears more than once'):
         decode_manifest(f'{{{names},"79999":0}}'.encode())
 
 

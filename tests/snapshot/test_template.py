@@ -219,7 +219,7 @@ def test_what_is_no_reference(image: str, message: str) -> None:
 )
 def test_credentials_are_refused_and_not_shown(image: str) -> None:
     assert "hush" not in str(refused(small(image=image), r"containers\[0\].image: must"))
-    assert "hush" not in str(refused(SMALL | {"pauseImage": image}, "pauseImage: got"))
+    assert "hush" not in str(refused(SMALL | {"pauseImage": image}, "pauseImage: must"))
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_the_name_of_the_pause_container_is_reserved(name: str) -> None:
         (small(args=[1]), r"args\[0\]: must be text, not 1"),
         (small(env=[{"name": "A"}]), r"env\[0\]: must have .*it has neither"),
         (small(env=[{"name": "A=B", "value": ""}]), r"env\[0\].name: must"),
-        (small(env=[{"name": "A", "value": True}]), r"env\[0\].value: must be text, not true"),
+        (small(env=[{"name": "A", "value": True}]), r"env\[0\].value: must be text.*not true"),
         (small(env=[{"name": "A", "value": "1"}] * 2), "env: the name \"A\" appears"),
         (small(env=[{"name": f"A{n}", "value": ""} for n in range(33)]), "length <= 32"),
         (
@@ -286,7 +286,7 @@ def test_the_name_of_the_pause_container_is_reserved(name: str) -> None:
             {"pauseImage": "p", "containers": [{"name": "a", "image": "x"}] * 2},
             'containers: the name "a" appears more than once',
         ),
-        (SMALL | {"volumes": [{"name": "v"}]}, r"volumes\[0\]: it has neither"),
+        (SMALL | {"volumes": [{"name": "v"}]}, r"volumes\[0\]: .*it has neither"),
         (
             SMALL | {"volumes": [{"name": "v", "durableDir": {}, "hostPath": {"path": "/"}}]},
             "it has both",
@@ -346,7 +346,7 @@ def test_mounts_of_a_container() -> None:
 
     assert template_of_document(mounted(("d", "/a"), ("h", "/b"), ("h", "/c")))
     refused(mounted(("d", "/a"), ("d", "/b")), 'durable volume "d" appears more than once')
-    refused(mounted(("h", "/a"), ("d", "/a")), 'mountPath "/a" more than once')
+    refused(mounted(("h", "/a"), ("d", "/a")), 'mountPath "/a" appears more than once')
     for path in ("/", "/a/", "//a", "/a/../b", "/a/./b"):
         refused(mounted(("h", path)), r"volumeMounts\[0\].mountPath: got")
 
