@@ -1,4 +1,4 @@
-"""bubblewrap as a Runtime: what of config.json it can do becomes its options.
+"""bubblewrap as a Runtime: translates those parts of config.json that it supports to its options.
 
 It has no notion of a container: a sandbox is its process, run on a stage (staged.py).  Programs get
 no privileges but the capabilities of config.json, and never new ones.  What it mounts is nodev.

@@ -1,4 +1,4 @@
-"""Limits of a whole sandbox, by control groups of lazyfs' own, whatever runtime runs in them.
+"""Limits of a whole sandbox, by control groups that lazyfs creates, for every runtime.
 
 Sources: the kernel's admin-guide/cgroup-v2.rst and cgroup-v1/.  A group is made below the one that
 we are in (version 1), or beside it (version 2, where a group has processes or children with

@@ -2,10 +2,10 @@
 
     gates  →  CHECKPOINTING  →  the runtime saves  →  draft  →  UPLOADING  →  COMMITTED  →  STOPPED
 
-Nobody is asked what a tag means: this module and all that it imports know of no registry.  The
-snapshot's id is in the journal before anything is written, so that whoever goes on after a crash
-goes on with the same snapshot.  A sandbox that is to go on is restored from the local files as
-soon as they are complete, while they are still being compressed and uploaded.
+No tag is resolved: this module and all that it imports cannot contact a registry.  The
+snapshot's id is in the journal before anything is written, so that a command that continues after
+a crash completes the same snapshot.  A sandbox that is to keep running is restored from the local
+files as soon as they are complete, while they are still being compressed and uploaded.
 """
 
 from collections.abc import Callable, Mapping
@@ -99,7 +99,7 @@ def open_store(url: str, s3_endpoint: str | None) -> ObjectStore:
 
 
 def checkpoint(sandbox: Sandbox, order: Order, tools: Tools, *, wait: float = 0.0) -> Made:
-    """Save *sandbox* as a snapshot; it is stopped then, or goes on where that is wanted.
+    """Save *sandbox* as a snapshot; it is stopped then, or resumed if the order says so.
 
     Raises Busy, NotRunning; BaseDrift, BaseCorrupt, BaseUnresolved, RecordMissing, after which
     the sandbox runs as before; RuntimeFailed; what ``publish`` raises.
@@ -151,7 +151,7 @@ def checkpoint(sandbox: Sandbox, order: Order, tools: Tools, *, wait: float = 0.
 def resume(
     sandbox: Sandbox, tools: Tools, *, store: str | None = None, pointer: str | None = None
 ) -> Made | None:
-    """Go on with a checkpoint that a crash, or a store, has broken off; the lock is held.
+    """Continue a checkpoint that a crash, or a failing store, interrupted; the lock is held.
 
     *store* and *pointer* are others than were wanted first.  Returns None where the sandbox had not
     been saved and runs as before.  Raises CheckpointLost, after which the sandbox has failed, and

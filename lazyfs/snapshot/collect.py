@@ -1,8 +1,8 @@
 """Garbage in a store: what crashes and lost machines have left.
 
-Removed are snapshots without a manifest, images that were embedded for such, and uploads that never
-ended; all of it only when nobody touched it for a while, since somebody may be at it on another
-machine.  Committed snapshots are never touched, nor is anything whose key is none of ours, whose
+Snapshots without a manifest are removed, images that were embedded for such, and uploads that never
+ended; but only when nobody has touched them for a while, since another machine may be working on
+them.  Committed snapshots are never touched, nor is anything whose key lazyfs does not use, whose
 manifest is there in any form, or that others list in the images' index.
 """
 

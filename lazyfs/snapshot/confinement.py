@@ -1,4 +1,4 @@
-"""How containers are closed: what of an OCI config keeps a program in, by runtime.
+"""How containers are confined: which parts of an OCI config do that, by runtime.
 
 crun, runc and bwrap share the machine's kernel with what they run.  gVisor has a kernel of its
 own: there the system calls of a program never reach this one, devices are its own, and setuid

@@ -1,7 +1,7 @@
-"""What a manifest says of a sandbox: on whose word, and out of what.
+"""The facts that a manifest states about a sandbox, and where they come from.
 
-The images are those on which the record of the start and the live mounts agree.  Nobody else is
-asked.
+The images are those on which the record of the start and the live mounts agree.  There is no other
+source.
 """
 
 import json

@@ -2,10 +2,10 @@
 
     Pending → Resolving → Booting → Warming → Checkpointing → Ready     or Failed, for good
 
-Each build is a fresh run: tags are resolved anew, unless they are locked, and what moved is told.
-A build is a generation; the ones before stay, and what was started from them is not touched.
+Each build is a fresh run: tags are resolved again, unless locked, and changes are reported.
+A build is a generation; earlier ones are kept, and sandboxes started from them are not touched.
 ``golden-NAME`` is the pointer to the newest.  A build that fails is tried a few times, with growing
-pauses, and then stays failed: nothing of it runs on, and nobody tries for ever.
+pauses, and then stays failed: none of its processes are left, and it is not tried again.
 """
 
 import re

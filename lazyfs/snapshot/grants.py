@@ -1,6 +1,6 @@
-"""What whoever restores allows a snapshot: ``--allow KIND=VALUE``, a policy's rules, a template.
+"""What the restoring user allows a snapshot: ``--allow KIND=VALUE``, a policy's rules, a template.
 
-A grant is a bound.  It covers the very path, capability or word that it names, and no other; of
+A grant covers exactly the path, capability or word that it names, and no other; of
 host paths "rw" covers "ro".  Paths are compared as they are found on this machine, symbolic links
 resolved (*resolve*), and the resolved path is what is mounted then.  Pure but for *resolve*.
 """

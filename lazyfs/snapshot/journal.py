@@ -1,4 +1,4 @@
-"""The journal of a sandbox: its state, and all that is needed to go on after a crash.
+"""The journal of a sandbox: its state, and all that is needed to continue after a crash.
 
 Pure: bytes in, values or SandboxBroken out.
 """

@@ -1,4 +1,4 @@
-"""Starting programs without the keys of whoever starts them.
+"""Starting programs without access to the keys of the user who starts them.
 
 A process inherits its session keyring, and what it may search there it may read (keyrings(7)).
 Credentials belong to threads: one joins a new keyring, starts the program, and ends, so that

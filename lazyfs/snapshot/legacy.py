@@ -1,7 +1,7 @@
-"""Snapshots without a manifest: taken on the word of whoever names their images.
+"""Snapshots without a manifest: restored with the images that the user names.
 
-A lost manifest and one that was never written look alike, so nothing here happens by itself.  What
-is made up says so: its images are "assumed", in this generation and in all that follow.
+A lost manifest cannot be told from one that was never written, so nothing here happens unless the
+user asks for it.  Such images are marked "assumed", in this generation and in all that follow.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
-"""Files that are somebody's own word: a sandbox's records, a policy.
+"""Files that are trusted as the user's own: a sandbox's records, a policy.
 
-Whoever could write such a file could have commands run and folders mounted by whoever reads it.  So
+Whoever can write such a file can make its reader run commands and mount folders.  So
 it must be a regular file that belongs to the reader or to root, and that nobody else can write.
 """
 

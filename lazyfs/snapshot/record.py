@@ -1,7 +1,7 @@
 """The base record: which images a sandbox was started on, written down before its processes start.
 
-At a checkpoint it is the second witness beside the live mounts; ``compare_witnesses`` lets them
-agree or refuses.  Contract: docs/reference/snapshot-manifest.md, "Two witnesses".
+At a checkpoint it is the second witness beside the live mounts; ``compare_witnesses`` refuses
+unless they agree.  Contract: docs/reference/snapshot-manifest.md, "Two witnesses".
 """
 
 import os

@@ -1,8 +1,8 @@
-"""What becomes of a sandbox whose command, or whose machine, has died in the middle.
+"""Recovery of a sandbox whose command was killed, or whose machine crashed.
 
     STARTING, RESTORING   ended and released  →  FAILED
     RUNNING               as it is while it lives; else released  →  FAILED
-    CHECKPOINTING …       gone on with: see ``checkpoint.resume``
+    CHECKPOINTING …       continued: see ``checkpoint.resume``
     STOPPED, FAILED       what is left of processes and mounts is released
 
 All of it can be done again.  The sandbox's lock is held.

@@ -1,4 +1,4 @@
-"""Restores: a sandbox that goes on from a snapshot, on exactly the images it was made on.
+"""Restores: a sandbox that is resumed from a snapshot, on exactly the images it was made on.
 
     review  →  RESTORING  →  mounts, compared  ∥  files, verified  →  the runtime  →  RUNNING
 

@@ -1,4 +1,4 @@
-"""``restore-policy.yaml``: what snapshots may ask for, by store and by the sandbox they go on as.
+"""``restore-policy.yaml``: what snapshots may ask for, by store and by id of the restored sandbox.
 
     version: 1
     rules:

@@ -1,4 +1,4 @@
-"""Runs: a sandbox that begins, on images whose tags are resolved once and locked by that.
+"""Runs: starting a sandbox on images whose tags are resolved once; the digests are recorded.
 
     STARTING  →  resolved  →  mounted side by side, compared  →  bundles  →  record  →  RUNNING
 

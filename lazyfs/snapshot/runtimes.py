@@ -1,4 +1,4 @@
-"""Which runtime it is: by name, by path, or by the digest of its program."""
+"""Finding a runtime by name, by path, or by the digest of its program."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Answers of an S3 service that may be anybody: bounded, plain XML, from where it was asked.
+"""Answers of an S3 service that is not trusted: bounded, plain XML, without redirects.
 
 botocore reads whole every answer but an object's bytes, and hands it to an XML parser.  It is kept
 from answers that never end and from documents that define entities, of which a few make gigabytes;

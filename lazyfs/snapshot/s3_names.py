@@ -1,4 +1,4 @@
-"""What S3 calls things, and what is said to it: addresses, codes of errors, tags of objects.
+"""Names in S3: addresses, codes of errors, tags of objects.
 
 Spec: Amazon S3 API reference, "Error responses".  Services that speak like it have codes of their
 own for what they do not know.

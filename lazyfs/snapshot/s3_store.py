@@ -1,4 +1,4 @@
-"""A bucket of S3, or of what speaks like it, as a store of snapshots.
+"""A bucket of S3, or of a compatible service, as a store of snapshots.
 
 boto3's only home; it is imported when a store is first used.  Credentials come from where boto3
 finds them: the environment, AWS' files, the machine's role.  "If absent" and compare-and-swap are

@@ -2,7 +2,7 @@
 
     <state dir>/sandboxes/<id>/
         lock                    held by the command that works on the sandbox
-        journal.json            what is going on, and all that is needed to go on after a crash
+        journal.json            its state, and all that is needed to continue after a crash
         base-record.json        which images are mounted; written before the processes start
         template.json           what was asked for
         bundles/<container>/    config.json and rootfs, which is a mount

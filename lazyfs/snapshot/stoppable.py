@@ -1,4 +1,4 @@
-"""A store whose readers can be told to stop: when what they fetch is not wanted any more."""
+"""A store whose downloads can be stopped when their result is no longer needed."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What users call stores and snapshots: ``/path``, ``file:///path``, ``s3://bucket/prefix``.
+"""How users name stores and snapshots: ``/path``, ``file:///path``, ``s3://bucket/prefix``.
 
 A snapshot is ``STORE/ID`` or ``STORE@POINTER``.
 """
