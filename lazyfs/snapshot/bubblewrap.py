@@ -99,7 +99,9 @@ def bounded(spec: Mapping[str, Any]) -> list[str]:
     """
     path = shutil.which(SETPRIV)
     if path is None:
-        raise Unsupported(f"bwrap: {SETPRIV} (util-linux) is needed to limit capabilities")
+        raise Unsupported(
+            f"bwrap: {SETPRIV} (util-linux), which limits capabilities, is not installed"
+        )
     try:
         names = spec["process"].get("capabilities", {}).get("bounding") or ()
         kept = [str(name).removeprefix("CAP_").lower() for name in names]

@@ -280,7 +280,7 @@ def test_a_container_that_ends_at_once_is_not_ready(node: Node, monkeypatch: Any
         (plan.log_dir / "counter.log").write_text("sh: no such thing\n")
 
     monkeypatch.setattr(node.runtime, "start", start)
-    with pytest.raises(NotReady, match="it said: sh: no such thing"):
+    with pytest.raises(NotReady, match="its output ends with: sh: no such thing"):
         node.run()
     assert_nothing_left(node)
     with pytest.raises(NotReady):

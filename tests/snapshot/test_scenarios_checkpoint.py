@@ -466,7 +466,7 @@ def test_a_sandbox_that_cannot_go_on_still_leaves_its_snapshot(tmp_path: Path) -
     here = machine(tmp_path)
     here.run()
     here.runtime.fail = {"restore": None}
-    with pytest.raises(RuntimeFailed, match="could not go on"):
+    with pytest.raises(RuntimeFailed, match="could not be resumed"):
         here.checkpoint(leave_running=True, pointer="latest")
     assert here.state() is State.STOPPED
     assert here.snapshots.load("@latest")
