@@ -11,8 +11,8 @@ from lazyfs.snapshot.objects import ObjectStore
 PARTS = (SNAPSHOTS, POINTERS)  # of a store
 FOREIGN_MANIFEST = "manifest.json"  # what agent-substrate writes
 FOREIGN_HINT = (
-    "that looks like a snapshot of agent-substrate, which does not record its images: "
-    "make a new golden snapshot, or name them with --assume-image NAME=REF@sha256:…"
+    "this looks like a snapshot of agent-substrate, which does not record images: "
+    "build a new golden snapshot, or name the images with --assume-image NAME=REF@sha256:…"
 )
 
 
@@ -33,30 +33,31 @@ def no_manifest(
     details = {"id": snapshot_id, "pointer": pointer, "objects": found[:100]}
     if FOREIGN_MANIFEST in found:
         return ManifestMissing(
-            f"{what}: got {FOREIGN_MANIFEST}, expected {MANIFEST_NAME}",
+            f"{what} has {FOREIGN_MANIFEST} but no {MANIFEST_NAME}",
             hint=FOREIGN_HINT,
             details=details,
         )
     if any(each.startswith(PARTS) for each in found):
         return ManifestMissing(
-            f"{what}: got a store of snapshots, expected STORE/ID or STORE@POINTER",
-            hint=f"`lazyfs snapshot list {objects.url}/{snapshot_id}` shows which there are",
+            f"{what} is a store of snapshots, not a snapshot: name one as STORE/ID or "
+            "STORE@POINTER",
+            hint=f"`lazyfs snapshot list {objects.url}/{snapshot_id}` lists its snapshots",
             details=details,
         )
     if found:
         return ManifestMissing(
-            f"{what}: got {', '.join(sorted(found)[:10])}, expected {MANIFEST_NAME} with it: "
+            f"{what} has no {MANIFEST_NAME}, only {', '.join(sorted(found)[:10])}: "
             "an unfinished upload, or an older format",
-            hint="go on with `lazyfs checkpoint --continue`, name the images with "
-            "--assume-image NAME=REF@sha256:…, make a new golden snapshot, "
+            hint="complete it with `lazyfs checkpoint --continue`, name the images with "
+            "--assume-image NAME=REF@sha256:…, build a new golden snapshot, "
             "or remove it with `lazyfs gc`",
             details=details,
         )
     near = difflib.get_close_matches(snapshot_id, ids(), 5, 0)
     return ManifestMissing(
-        f"{what}: got nothing of it, expected {MANIFEST_NAME}",
-        hint=f"`lazyfs snapshot list` shows which there are; nearest: {', '.join(near)}"
+        f"{what} does not exist",
+        hint=f"`lazyfs snapshot list` lists the snapshots; the closest names are {', '.join(near)}"
         if near
-        else "the store has no committed snapshot",
+        else "the store has no complete snapshot",
         details=details | {"nearest": near},
     )

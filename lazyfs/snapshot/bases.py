@@ -1,7 +1,7 @@
-"""What snapshots need of images: who finds, mounts and vouches for the root filesystems.
+"""The interfaces to images: finding, mounting and identifying the containers' root filesystems.
 
-The real ones join registry, store and mounts on the floor above; checkpoint code
-gets a ``Witness`` and nothing that could ask a registry.
+They are implemented on the floor above, with registry, store and mounts; checkpoint code
+gets ``Mounts`` and nothing that could contact a registry.
 """
 
 from collections.abc import Mapping, Sequence
@@ -136,6 +136,6 @@ def check_mounted(image: Image, mounted: Image) -> None:
         if got != expected:
             raise BaseDrift(
                 f"container {image.name}: {what} of the mount: got {got}, expected {expected}",
-                hint="the mount is of another image than the snapshot; nothing was started",
+                hint="the mount shows a different image from the snapshot's; nothing was started",
                 details={"container": image.name, "field": what, "got": got, "expected": expected},
             )

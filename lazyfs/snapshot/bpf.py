@@ -90,7 +90,8 @@ class Program:
         """Return the instructions as the kernel reads them (struct sock_filter, little-endian)."""
         if len(self._code) > LIMIT:
             raise Unsupported(
-                f"seccomp profile: got {len(self._code)} instructions, expected at most {LIMIT}"
+                f"seccomp profile: {len(self._code)} instructions are more than the kernel's "
+                f"limit of {LIMIT}"
             )
         data = bytearray()
         for place, (code, skipped, k, label) in enumerate(self._code):
@@ -115,8 +116,8 @@ def compile_profile(profile: Mapping[str, Any], machine: str) -> bytes:
     if not wanted:
         known = ", ".join(ARCHITECTURES)
         raise Unsupported(
-            f"seccomp profile: the system calls of {machine} are not known, only those of {known}",
-            hint="take --runtime crun or runc, or --security-opt seccomp=unconfined",
+            f"seccomp profile: lazyfs knows the system calls of {known}, not of {machine}",
+            hint="use --runtime crun or runc, or --security-opt seccomp=unconfined",
         )
     listed = profile.get("architectures")
     if listed:
@@ -156,16 +157,16 @@ def _action(name: str, code: int | None) -> int:
         return ERRNO | (EPERM if code is None else int(code) & 0xFFF)
     if name in KILLS:
         return KILL
-    raise Unsupported(f"seccomp profile: got the action {str(name)[:40]!r}, which bwrap cannot")
+    raise Unsupported(f"seccomp profile: bwrap does not support the action {str(name)[:40]!r}")
 
 
 def _condition(argument: Mapping[str, Any]) -> Condition:
     index, operation = int(argument["index"]), str(argument["op"])
     if not 0 <= index < 6:
-        raise ValueError(f"argument {index} of a system call")
+        raise ValueError(f"a system call has no argument {index}")
     values = [int(argument.get(key) or 0) & (1 << 64) - 1 for key in ("value", "valueTwo")]
     if operation not in COMPARISONS:
-        raise ValueError(f"comparison {operation[:40]!r}")
+        raise ValueError(f"unknown comparison {operation[:40]!r}")
     return Condition(index, operation, *values)
 
 

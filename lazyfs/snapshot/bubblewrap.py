@@ -1,4 +1,4 @@
-"""bubblewrap as a Runtime: what of config.json it can do becomes its options.
+"""bubblewrap as a Runtime: translates those parts of config.json that it supports to its options.
 
 It has no notion of a container: a sandbox is its process, run on a stage (staged.py).  Programs get
 no privileges but the capabilities of config.json, and never new ones.  What it mounts is nodev.
@@ -99,12 +99,14 @@ def bounded(spec: Mapping[str, Any]) -> list[str]:
     """
     path = shutil.which(SETPRIV)
     if path is None:
-        raise Unsupported(f"bwrap: there is no {SETPRIV} (util-linux), which limits capabilities")
+        raise Unsupported(
+            f"bwrap: {SETPRIV} (util-linux), which limits capabilities, is not installed"
+        )
     try:
         names = spec["process"].get("capabilities", {}).get("bounding") or ()
         kept = [str(name).removeprefix("CAP_").lower() for name in names]
     except (KeyError, TypeError, AttributeError) as exc:
-        raise RuntimeFailed(f"bwrap: got a config.json with {exc!r} missing or odd") from exc
+        raise RuntimeFailed(f"bwrap: config.json is not valid: {exc!r}") from exc
     own = ",".join(f"+{name}" for name in sorted({*NEEDED, *kept} & _permitted()))
     bounding = ",".join(["-all", *(f"+{name}" for name in kept)])
     return [path, f"--inh-caps={own}", path, f"--bounding-set={bounding}"]
@@ -136,7 +138,7 @@ def seccomp_program(spec: Mapping[str, Any]) -> bytes | None:
     try:
         return compile_profile(profile, os.uname().machine)
     except (KeyError, TypeError, AttributeError, ValueError) as exc:
-        raise RuntimeFailed(f"bwrap: got a seccomp profile with {exc!r:.80} in it") from exc
+        raise RuntimeFailed(f"bwrap: the seccomp profile is not valid: {exc!r:.80}") from exc
 
 
 def build_options(
@@ -171,7 +173,7 @@ def build_options(
             options += ["--setenv", name, value]
         options += ["--chdir", str(process.get("cwd") or "/")]
     except (KeyError, TypeError, AttributeError, ValueError) as exc:
-        raise RuntimeFailed(f"bwrap: got a config.json with {exc!r} missing or odd") from exc
+        raise RuntimeFailed(f"bwrap: config.json is not valid: {exc!r}") from exc
     return [*options, "--", *words]
 
 
@@ -182,8 +184,8 @@ def _user(user: Mapping[str, Any], *, is_root: bool) -> list[str]:
     if is_root:
         # It could only rename root: the program would own root's files.
         raise Unsupported(
-            f"bwrap as root: got user {uid}:{gid}, expected 0:0",
-            hint="take --runtime crun, or run it as an ordinary user",
+            f"bwrap cannot run programs as user {uid}:{gid} when started by root",
+            hint="use --runtime crun, or run it as an ordinary user",
         )
     return ["--unshare-user", "--uid", str(uid), "--gid", str(gid)]
 
@@ -219,7 +221,7 @@ def _mounts(mounts: Sequence[Mapping[str, Any]], bundle: Path) -> list[str]:
             options += ["--ro-bind" if "ro" in flags else "--bind", str(source), target]
         else:
             raise Unsupported(
-                f"bwrap: mount on {target}: got type {kind!r}, expected bind or tmpfs"
+                f"bwrap: mount on {target}: type {kind!r} is not supported; use bind or tmpfs"
             )
     return [*options, "--remount-ro", "/dev"] if has_dev else options
 

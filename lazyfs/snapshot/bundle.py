@@ -48,9 +48,9 @@ def load_bundle(folder: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             document = json.loads(file.read(CONFIG_LIMIT))
     except (OSError, ValueError, RecursionError) as exc:
-        raise RuntimeFailed(f"{path}: {exc}, expected an OCI config") from exc
+        raise RuntimeFailed(f"{path} is not a valid OCI config: {exc}") from exc
     if not isinstance(document, dict):
-        raise RuntimeFailed(f"{path}: got {type(document).__name__}, expected an object")
+        raise RuntimeFailed(f"{path} is not a valid OCI config: it is not a JSON object")
     return document
 
 

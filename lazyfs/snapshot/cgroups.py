@@ -1,4 +1,4 @@
-"""Limits of a whole sandbox, by control groups of lazyfs' own, whatever runtime runs in them.
+"""Limits of a whole sandbox, by control groups that lazyfs creates, for every runtime.
 
 Sources: the kernel's admin-guide/cgroup-v2.rst and cgroup-v1/.  A group is made below the one that
 we are in (version 1), or beside it (version 2, where a group has processes or children with
@@ -64,7 +64,7 @@ def find_parents(
         mounts = list(parse_mounts((proc / "mountinfo").read_text()))
         own = parse_own((proc / "cgroup").read_text())
     except (OSError, ValueError, IndexError) as exc:
-        raise Unsupported(f"cgroups: {exc}: what this process is in cannot be read") from exc
+        raise Unsupported(f"cannot find out the cgroups of this process: {exc}") from exc
     found: dict[str, Path] = {}
     for mount in mounts:
         if mount.controllers:
@@ -80,10 +80,10 @@ def find_parents(
             found |= dict.fromkeys(others, place)
     if missing := sorted(needed.keys() - found.keys()):
         raise Unsupported(
-            f"limits: {' and '.join(missing)} of a sandbox cannot be limited here: no control "
-            "group of this process can have them",
-            hint="start it in a session whose groups are delegated (systemd-run --user --scope), "
-            "be root, or leave the limit out",
+            f"limits: {' and '.join(missing)} cannot be limited here: the cgroups of this "
+            "process do not offer these controllers",
+            hint="run it as root, or in a session with delegated cgroups (systemd-run --user "
+            "--scope), or leave the limit out",
             details={"controllers": missing},
         )
     return found

@@ -2,10 +2,10 @@
 
     gates  →  CHECKPOINTING  →  the runtime saves  →  draft  →  UPLOADING  →  COMMITTED  →  STOPPED
 
-Nobody is asked what a tag means: this module and all that it imports know of no registry.  The
-snapshot's id is in the journal before anything is written, so that whoever goes on after a crash
-goes on with the same snapshot.  A sandbox that is to go on is restored from the local files as
-soon as they are complete, while they are still being compressed and uploaded.
+No tag is resolved: this module and all that it imports cannot contact a registry.  The
+snapshot's id is in the journal before anything is written, so that a command that continues after
+a crash completes the same snapshot.  A sandbox that is to keep running is restored from the local
+files as soon as they are complete, while they are still being compressed and uploaded.
 """
 
 from collections.abc import Callable, Mapping
@@ -99,7 +99,7 @@ def open_store(url: str, s3_endpoint: str | None) -> ObjectStore:
 
 
 def checkpoint(sandbox: Sandbox, order: Order, tools: Tools, *, wait: float = 0.0) -> Made:
-    """Save *sandbox* as a snapshot; it is stopped then, or goes on where that is wanted.
+    """Save *sandbox* as a snapshot; it is stopped then, or resumed if the order says so.
 
     Raises Busy, NotRunning; BaseDrift, BaseCorrupt, BaseUnresolved, RecordMissing, after which
     the sandbox runs as before; RuntimeFailed; what ``publish`` raises.
@@ -111,8 +111,8 @@ def checkpoint(sandbox: Sandbox, order: Order, tools: Tools, *, wait: float = 0.
         facts = runtime.probe()
         if "checkpoint" not in facts.abilities:
             raise Unsupported(
-                f"runtime {facts.name} {facts.version}: got no checkpoint, expected one",
-                hint="sandboxes that are to be checkpointed run with --runtime runsc",
+                f"runtime {facts.name} {facts.version} cannot checkpoint",
+                hint="start the sandbox with --runtime runsc",
             )
         images = witnessed_images(
             sandbox,
@@ -151,7 +151,7 @@ def checkpoint(sandbox: Sandbox, order: Order, tools: Tools, *, wait: float = 0.
 def resume(
     sandbox: Sandbox, tools: Tools, *, store: str | None = None, pointer: str | None = None
 ) -> Made | None:
-    """Go on with a checkpoint that a crash, or a store, has broken off; the lock is held.
+    """Continue a checkpoint that a crash, or a failing store, interrupted; the lock is held.
 
     *store* and *pointer* are others than were wanted first.  Returns None where the sandbox had not
     been saved and runs as before.  Raises CheckpointLost, after which the sandbox has failed, and
@@ -159,7 +159,7 @@ def resume(
     """
     journal = sandbox.journal()
     if journal is None or journal.state not in INTERRUPTED:
-        raise _not_running(sandbox, journal, "an interrupted checkpoint")
+        raise _not_running(sandbox, journal, "in an interrupted checkpoint")
     plan = sandbox.plan(journal)
     runtime = _runtime_of(journal, tools.choose)
     draft = _draft_of(sandbox, journal)
@@ -171,9 +171,8 @@ def resume(
             sandbox.step(journal, State.RUNNING)
             return None
         error = CheckpointLost(
-            f"sandbox {sandbox.id}: got one that has ended and an incomplete checkpoint, expected "
-            "either to be whole",
-            hint="the snapshot before is still the latest; lazyfs delete frees what is left",
+            f"sandbox {sandbox.id} has ended, and its checkpoint is incomplete",
+            hint="the previous snapshot is still the latest; lazyfs delete removes what is left",
             details={"snapshot": journal.snapshot_id},
         )
         sandbox.fail(journal, error)
@@ -210,17 +209,17 @@ def _running(sandbox: Sandbox) -> Journal:
 
 
 def _not_running(sandbox: Sandbox, journal: Journal | None, expected: str) -> NotRunning:
-    got = "nothing" if journal is None else journal.state
+    got = "has no journal" if journal is None else f"is {journal.state}"
     hint = None
     if journal is not None and journal.state in INTERRUPTED:
-        hint = f"lazyfs checkpoint {sandbox.id} --continue completes what was begun"
-    return NotRunning(f"sandbox {sandbox.id}: got {got}, expected {expected}", hint=hint)
+        hint = f"lazyfs checkpoint {sandbox.id} --continue completes its checkpoint"
+    return NotRunning(f"sandbox {sandbox.id} {got}, not {expected}", hint=hint)
 
 
 def _runtime_of(journal: Journal, choose: Choose) -> Runtime:
     made = journal.runtime
     if made is None:
-        raise SandboxBroken(f"sandbox {journal.sandbox_id}: got no runtime, expected one")
+        raise SandboxBroken(f"sandbox {journal.sandbox_id}: its journal names no runtime")
     digest = made.binary_digest or None
     try:
         return choose(made.name, path=Path(made.path), digest=digest)
@@ -284,7 +283,7 @@ def _go_on(
     if journal.leave_running and not draft.is_restarted:
         try:
             draft, wait_read = _restart(sandbox, journal, draft, runtime, plan)
-            tools.say(f"{sandbox.id}: goes on")
+            tools.say(f"{sandbox.id}: resumed")
         except SnapshotError as error:
             failure = error  # the snapshot can still be completed
     assert journal.store_url is not None, "written with the snapshot's id"
@@ -299,8 +298,8 @@ def _go_on(
     made = _leave(sandbox, made, runtime, plan, tools)
     if failure is not None:
         raise RuntimeFailed(
-            f"sandbox {sandbox.id}: it could not go on: {failure.message}",
-            hint=f"snapshot {made.id} is committed: lazyfs restore {made.location} --id …",
+            f"sandbox {sandbox.id} could not be resumed: {failure.message}",
+            hint=f"snapshot {made.id} is complete: lazyfs restore {made.location} --id …",
             details={"snapshot": made.id},
         ) from failure
     return made

@@ -181,7 +181,7 @@ def _read_frame(file: int, start: int, end: int) -> bytearray | None:
         while first < last:
             count = os.preadv(file, [view[first - start : last - start]], first)
             if count == 0:
-                raise OSError(errno.EIO, "the file shrank while it was read")
+                raise OSError(errno.EIO, "the file became shorter while it was read")
             first += count
     return data
 
@@ -236,7 +236,7 @@ def _decode(source: "_Source", sink: "_Sink", file: File) -> None:
     except (BadFrame, zstandard.ZstdError) as error:
         source.drain()  # that it is not what was stored says more than where it broke
         raise FileCorrupt(
-            f"file {file.name}: got {error}, expected whole zstd frames",
+            f"file {file.name} is not valid: {error}",
             details={"file": file.name},
         ) from error
 
@@ -354,7 +354,10 @@ def _decompress(source: _Source, sink: _Sink) -> None:
                     sink.put(waiting.popleft().result())
                 continue
             if header.window_size > LARGEST_WINDOW:
-                raise BadFrame(f"zstd: got a window of {header.window_size} bytes")
+                raise BadFrame(
+                    f"zstd: a window of {header.window_size} bytes is over the limit of "
+                    f"{LARGEST_WINDOW}"
+                )
             while waiting:
                 sink.put(waiting.popleft().result())
             decompressor = zstandard.ZstdDecompressor(max_window_size=LARGEST_WINDOW)
@@ -370,7 +373,7 @@ def _decompress(source: _Source, sink: _Sink) -> None:
             if checksum := checksum_of(source.read, header):
                 sink.put(member.decompress(checksum))
             if not member.eof:
-                raise BadFrame("zstd: got a frame that does not end where its blocks do")
+                raise BadFrame("zstd: a frame does not end with its last block")
         while waiting:
             sink.put(waiting.popleft().result())
     finally:
@@ -387,6 +390,6 @@ def _decompress_frame(frame: bytes, size: int) -> bytes:
 def _corrupt(file: File, got: str, expected: str) -> FileCorrupt:
     return FileCorrupt(
         f"file {file.name}: got {got}, expected {expected}",
-        hint="the snapshot is damaged in its store: restore another one",
+        hint="the snapshot is damaged in its store; restore a different one",
         details={"file": file.name, "object": file.object, "got": got, "expected": expected},
     )

@@ -1,8 +1,8 @@
 """Garbage in a store: what crashes and lost machines have left.
 
-Removed are snapshots without a manifest, images that were embedded for such, and uploads that never
-ended; all of it only when nobody touched it for a while, since somebody may be at it on another
-machine.  Committed snapshots are never touched, nor is anything whose key is none of ours, whose
+Snapshots without a manifest are removed, images that were embedded for such, and uploads that never
+ended; but only when nobody has touched them for a while, since another machine may be working on
+them.  Committed snapshots are never touched, nor is anything whose key lazyfs does not use, whose
 manifest is there in any form, or that others list in the images' index.
 """
 
@@ -97,7 +97,7 @@ def _remove(objects: ObjectStore, state: State) -> bool:
     """Remove a partial snapshot, unless it has become a whole one."""
     for stored in state.files:
         if objects.size(manifest_key(state.id)) is not None:
-            log.warning("snapshot %s: it was committed meanwhile and stays", state.id)
+            log.warning("snapshot %s was completed in the meantime and is kept", state.id)
             return False
         objects.delete(stored.key)
     return True

@@ -1,4 +1,4 @@
-"""How containers are closed: what of an OCI config keeps a program in, by runtime.
+"""How containers are confined: which parts of an OCI config do that, by runtime.
 
 crun, runc and bwrap share the machine's kernel with what they run.  gVisor has a kernel of its
 own: there the system calls of a program never reach this one, devices are its own, and setuid
@@ -81,14 +81,16 @@ def device_mounts(
         _number(lent)
         if has_own_kernel(runtime_name):
             raise Unsupported(
-                f"device {lent.source}: {runtime_name} cannot lend devices of this machine",
-                hint="take --runtime crun, runc or bwrap",
+                f"device {lent.source}: {runtime_name} cannot give a sandbox devices of this "
+                "machine",
+                hint="use --runtime crun, runc or bwrap",
             )
         if not {"r", "w"} <= set(lent.access) and (runtime_name != "runc" or is_rootless):
             # A mount that is read-only is no limit for devices: a list of them is.
             raise Unsupported(
-                f"device {lent.source}: {runtime_name} can lend it for reading and writing only",
-                hint="root can have runc lend it for one of them",
+                f"device {lent.source}: {runtime_name} can only give it for both reading and "
+                "writing",
+                hint="for only one of them, use --runtime runc as root",
             )
         options = ["bind", "dev", "nosuid", "noexec"]
         mounts.append(
@@ -127,7 +129,7 @@ def _number(lent: Lent) -> tuple[str, int]:
     for kind, is_it in (("b", stat.S_ISBLK), ("c", stat.S_ISCHR)):
         if is_it(found.st_mode):
             return kind, found.st_rdev
-    raise TemplateInvalid(f"device {lent.source}: it is no device")
+    raise TemplateInvalid(f"device {lent.source} is not a device")
 
 
 def check_confinement(
@@ -142,14 +144,14 @@ def check_confinement(
         has_own_kernel(runtime_name) or plan.overlay != "root:memory"
     ):
         raise Unsupported(
-            f"limits: storage cannot be limited by {runtime_name} with overlay {plan.overlay}",
-            hint="take --runtime crun, runc or bwrap with --overlay root:memory; what runsc keeps "
-            "in memory counts as the sandbox's memory",
+            f"limits: {runtime_name} cannot limit storage with overlay {plan.overlay}",
+            hint="use --runtime crun, runc or bwrap with --overlay root:memory; with runsc, files "
+            "kept in memory count towards the memory limit",
         )
     if runtime_name == "bwrap" and not security.no_new_privileges:
         raise Unsupported(
-            "no-new-privileges=false: bwrap gives no program new privileges, ever",
-            hint="take --runtime crun or runc",
+            "no-new-privileges=false: bwrap never lets programs gain privileges",
+            hint="use --runtime crun or runc",
         )
     if wants_user_namespace(security, runtime_name, is_rootless=is_rootless):
         try:
@@ -158,8 +160,8 @@ def check_confinement(
             count = 0
         if count == 0 or not os.path.exists("/proc/self/ns/user"):
             raise Unsupported(
-                f"{runtime_name}: this machine has no user namespaces, which keep an image's "
-                "device nodes from its devices",
-                hint=f"allow them ({MAX_USER_NAMESPACES}), take --runtime runsc or bwrap, or, for "
-                "an image that is trusted with this machine, --security-opt userns=host",
+                f"{runtime_name}: user namespaces are disabled on this machine; without one, "
+                "device nodes in the image open the machine's devices",
+                hint=f"enable them ({MAX_USER_NAMESPACES}), use --runtime runsc or bwrap, or, for "
+                "an image that you trust with this machine, --security-opt userns=host",
             )

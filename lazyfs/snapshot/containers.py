@@ -149,8 +149,8 @@ def _check_running(runtime: Runtime, plan: SandboxPlan) -> None:
         state = states.get(container.name, ContainerState.ABSENT)
         if state is not ContainerState.RUNNING:
             raise NotReady(
-                f"container {container.name}: got {state}, expected running",
-                hint=f"what it said is in {plan.log_dir}",
+                f"container {container.name} is {state}, not running",
+                hint=f"its output is in {plan.log_dir}",
                 details={"container": container.name, "state": str(state)},
             )
 
@@ -179,8 +179,8 @@ def _wait_answer(name: str, readyz: Readyz, runtime: Runtime, plan: SandboxPlan)
             said = exc.message
         time.sleep(POLL_SECONDS)
     raise NotReady(
-        f"container {name}: got {said} from {url} for {readyz.timeout_seconds} s, expected 200",
-        hint=f"what it said is in {plan.log_dir}",
+        f"container {name} was not ready after {readyz.timeout_seconds} s: {url}: {said}",
+        hint=f"its output is in {plan.log_dir}",
         details={"container": name, "url": url},
     )
 

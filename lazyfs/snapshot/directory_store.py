@@ -79,19 +79,19 @@ class DirectoryStore:
             file = os.open(name, READING, dir_fd=folder)
             if not stat.S_ISREG(os.fstat(file).st_mode):
                 os.close(file)
-                raise StoreFailed(f"store {self.url}: {key}: got no regular file, expected one")
+                raise StoreFailed(f"{key} in store {self.url} is not a regular file")
         with os.fdopen(file, "rb") as stream:
             yield stream
 
     def size(self, key: str) -> int | None:
         """Return an object's size, None if there is none."""
         try:
-            with self._errors(key, "look at"), self._folder(key) as (folder, name):
+            with self._errors(key, "inspect"), self._folder(key) as (folder, name):
                 found = os.stat(name, dir_fd=folder, follow_symlinks=False)
         except ObjectMissing:
             return None
         if not stat.S_ISREG(found.st_mode):
-            raise StoreFailed(f"store {self.url}: {key}: got no regular file, expected one")
+            raise StoreFailed(f"{key} in store {self.url} is not a regular file")
         return found.st_size
 
     def list(self, prefix: str) -> Iterator[Stored]:
@@ -274,7 +274,7 @@ class DirectoryStore:
             os.close(folder)
         try:
             if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise StoreFailed(f"store {self.url}: {LOCK}: got no regular file, expected one")
+                raise StoreFailed(f"{LOCK} in store {self.url} is not a regular file")
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
         finally:
@@ -288,7 +288,7 @@ class DirectoryStore:
             raise self._failed(key, action, error) from error
 
     def _failed(self, key: str, action: str, error: OSError) -> SnapshotError:
-        failed = local_error(f"store {self.url}: {key}", error, action)
+        failed = local_error(f"{key} in store {self.url}", error, action)
         if error.errno in MISSING and action != "write":
             return ObjectMissing(failed.message)
         return failed

@@ -28,6 +28,15 @@ UNKNOWN_RE = re.compile(r"(?s)Object contains unknown field `(.*)`")
 MISSING_RE = re.compile(r"Object missing required field `(.*)`")
 MATCHING_RE = re.compile(r"Expected `str` matching regex '(.*)'")
 STEP_RE = re.compile(r"\.?([^.\[\]]+)|\[([0-9]+|\.\.\.)\]")
+# msgspec's names of types, and what messages call them.
+WORDS = {
+    "str": "text",
+    "int": "an integer",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+}
+WORDS_RE = re.compile(rf"\b(?<!-)({'|'.join(WORDS)})\b(?=$| \||, | of | [<>=])")
 
 Made = TypeVar("Made")
 Complaint = Callable[[str], LazyfsError]
@@ -80,12 +89,12 @@ def parse_json(data: bytes, complain: Complaint) -> Any:
         document = json.loads(
             data.decode(),
             object_pairs_hook=_object,
-            parse_float=lambda text: _Fault(f"got {text[:SHOWN]}, expected an integer"),
+            parse_float=lambda text: _Fault(f"must be an integer, not {text[:SHOWN]}"),
             parse_int=_integer,
-            parse_constant=lambda text: _Fault(f"got {text}, expected an integer"),
+            parse_constant=lambda text: _Fault(f"must be an integer, not {text}"),
         )
     except (ValueError, RecursionError) as exc:
-        raise complain(f"got {data[:40]!r}, expected JSON: {exc}") from exc
+        raise complain(f"not valid JSON: {exc}: {data[:40]!r}") from exc
     check_document(document, complain)
     return document
 
@@ -96,25 +105,27 @@ def check_document(document: Any, complain: Complaint) -> None:
         if isinstance(value, _Fault):
             raise complain(f"{path}: {value.text}")
         if path.depth > DEPTH_LIMIT:
-            raise complain(f"document: got more levels than {DEPTH_LIMIT}, expected at most that")
+            raise complain(f"document: nested more than {DEPTH_LIMIT} levels deep")
         if isinstance(value, int) and not -NUMBER_LIMIT < value < NUMBER_LIMIT:
-            raise complain(f"{path}: got an integer of {value.bit_length()} bits, expected 53")
+            raise complain(
+                f"{path}: an integer of {value.bit_length()} bits; at most 53 are allowed"
+            )
         words = [value] if isinstance(value, str) else value if isinstance(value, dict) else ()
         if not all(isinstance(word, str) and _is_unicode(word) for word in words):
-            raise complain(f"{path}: got text with half a character in it, expected Unicode")
+            raise complain(f"{path}: text is not valid Unicode (unpaired surrogate)")
 
 
 def make(kind: type[Made], document: Any, complain: Complaint, meanings: Mapping[str, str]) -> Made:
     """Return *document* as a *kind*; *meanings* says in words what a pattern wants.
 
-    Raises what *complain* makes of "PATH: got …, expected …", PATH as in "images[0].name".
+    Raises what *complain* makes of "PATH: must be …, not …", PATH as in "images[0].name".
     """
     try:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as exc:
         raise complain(_told(str(exc), document, kind, meanings)) from exc
     except RecursionError as exc:
-        raise complain("got a document that is too deep") from exc
+        raise complain("document: nested too deeply") from exc
 
 
 def differences(was: Any, now: Any, path: str = "") -> Iterator[Difference]:
@@ -170,13 +181,13 @@ def _object(pairs: list[tuple[str, Any]]) -> Any:
     if len(members) != len(pairs):
         counts = Counter(name for name, _ in pairs)
         twice = next(name for name, count in counts.items() if count > 1)
-        return _Fault(f"got the key {quote(twice)} more than once, expected it once")
+        return _Fault(f"the key {quote(twice)} appears more than once")
     return members
 
 
 def _integer(text: str) -> int | _Fault:
     if len(text) > DIGITS_LIMIT:
-        return _Fault(f"got an integer of {len(text)} digits, expected one below 2^53")
+        return _Fault(f"an integer of {len(text)} digits; it must be below 2^53")
     return int(text)
 
 
@@ -205,7 +216,7 @@ def _by_name(items: Sequence[Any]) -> dict[Any, Any] | None:
 
 
 def _told(text: str, document: Any, kind: Any, meanings: Mapping[str, str]) -> str:
-    """Return msgspec's message in our words: the place, what was got, what was expected."""
+    """Return msgspec's message in plain words: the place, what must be there, what is."""
     match = WHERE_RE.fullmatch(text)
     what, place = (match[1], match[2] or "") if match else (text, "")
     place = place.removeprefix(".")
@@ -214,17 +225,18 @@ def _told(text: str, document: Any, kind: Any, meanings: Mapping[str, str]) -> s
         known = fields_of(kind, place)
         name = cut(unknown[1], SHOWN)
         close = get_close_matches(name, known, 1, 0.6)
-        near = f"; did you mean {close[0]}?" if close else ""
+        near = f"; did you mean {close[0]}?" if close else ";"
         field = f"{place}.{name}" if place else name
-        return f"{field}: got an unknown field, expected one of {', '.join(known)}{near}"
+        return f"{field}: unknown field{near} known fields: {', '.join(known)}"
     if missing := MISSING_RE.fullmatch(what):
-        return f"{place}.{missing[1]}: got nothing, expected a value".removeprefix(".")
+        return f"{place}.{missing[1]}: missing".removeprefix(".")
     expected = what.removeprefix("Expected ").partition(", got")[0].replace("`", "")
+    expected = WORDS_RE.sub(lambda word: WORDS[word[0]], expected).replace(" | ", " or ")
     if pattern := MATCHING_RE.fullmatch(what):
         expected = meanings.get(pattern[1].replace("\\\\", "\\"), expected)
     # Of an object with free names the message has no name.
-    shown = "another value" if "..." in place else quote(got)
-    return f"{place or 'document'}: got {shown}, expected {expected}"
+    shown = "" if "..." in place else f", not {quote(got)}"
+    return f"{place or 'document'}: must be {expected}{shown}"
 
 
 def fields_of(kind: Any, place: str) -> list[str]:

@@ -78,7 +78,7 @@ def load_draft(sandbox: Sandbox) -> Draft | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError, RecursionError) as exc:
-        raise SandboxBroken(f"{sandbox.draft_path}: got {exc}, expected a draft") from exc
+        raise SandboxBroken(f"{sandbox.draft_path} is not a valid draft: {exc}") from exc
 
 
 def list_files(folder: Path) -> dict[str, int]:
@@ -93,16 +93,14 @@ def list_files(folder: Path) -> dict[str, int]:
             status = entry.stat(follow_symlinks=False)
             if not stat.S_ISREG(status.st_mode):
                 raise RuntimeFailed(
-                    f"{folder}: {entry.name}: got something else, expected a regular file",
-                    hint="the runtime has written what is no checkpoint",
+                    f"{folder}: {entry.name} is not a regular file",
+                    hint="what the runtime wrote is not a checkpoint",
                 )
             found[entry.name] = status.st_size
     except OSError as exc:
         raise disk_error(folder, exc) from exc
     if NEEDED not in found:
-        raise RuntimeFailed(
-            f"{folder}: got {', '.join(found) or 'no files'}, expected {NEEDED} among them"
-        )
+        raise RuntimeFailed(f"{folder} has {', '.join(found) or 'no files'}, but no {NEEDED}")
     return found
 
 
@@ -112,7 +110,7 @@ def check_files(folder: Path, raw: dict[str, int]) -> None:
         try:
             got = (folder / name).stat(follow_symlinks=False).st_size
         except OSError as exc:
-            raise CheckpointLost(f"{folder / name}: got {exc.strerror}, expected a file") from exc
+            raise CheckpointLost(f"cannot read {folder / name}: {exc.strerror}") from exc
         if got != size:
             raise CheckpointLost(f"{folder / name}: got {got} bytes, expected {size}")
 
@@ -120,7 +118,7 @@ def check_files(folder: Path, raw: dict[str, int]) -> None:
 def disk_error(path: Path, exc: OSError) -> SnapshotError:
     """Return the error for trouble with a local file."""
     if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpace(f"{path}: {exc.strerror}", hint="make room, and try again")
+        return NoSpace(f"{path}: {exc.strerror}", hint="free some disk space and try again")
     return SandboxBroken(f"{path}: {exc.strerror}")
 
 

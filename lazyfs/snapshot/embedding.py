@@ -130,14 +130,14 @@ def verify(objects: ObjectStore, manifest: Manifest) -> list[BaseCorrupt | BaseU
             digest = parse_digest(text)
             left = limits.get(text, oci.DOCUMENT_LIMIT) + 1
             hashed = hashlib.new(digest.algorithm, usedforsecurity=False)
-            what = f"image {image.name}: blob beside the snapshot"
+            what = f"image {image.name}: embedded blob"
             try:
                 with objects.open(blob_key(digest)) as stream:
                     while left and (data := stream.read(min(left, PIECE_SIZE))):
                         hashed.update(data)
                         left -= len(data)
             except ObjectMissing:
-                wrong.append(BaseUnavailable(f"{what}: got nothing, expected {digest}"))
+                wrong.append(BaseUnavailable(f"{what} {digest} is missing"))
                 continue
             if not left or hashed.hexdigest() != digest.hex:
                 got = f"{digest.algorithm}:{hashed.hexdigest()}"
@@ -166,7 +166,7 @@ def blobs_of_image(objects: ObjectStore, listed: Listed) -> set[str]:
     except ObjectMissing:
         return {blob_key(digest)}  # claimed, not stored yet
     if digest_of(data, digest.algorithm) != digest:
-        raise BaseCorrupt(f"image {digest}: got a manifest {digest_of(data)}, expected its own")
+        raise BaseCorrupt(f"image {digest}: its manifest has digest {digest_of(data)}")
     blobs = _blobs_of(data, listed.media_type, digest)
     return {blob_key(digest), *(blob_key(blob.digest) for blob in blobs)}
 
@@ -189,7 +189,9 @@ def change_index(
         if objects.replace(INDEX_KEY, new, data):
             return changed
         time.sleep(random.uniform(0, 0.01 * min(tries + 1, 20)))
-    raise StoreConflict(f"{INDEX_KEY} in {objects.url}: got others' changes {TRIES} times over")
+    raise StoreConflict(
+        f"{INDEX_KEY} in {objects.url} was changed by others during each of {TRIES} attempts"
+    )
 
 
 def without_claims(listed: Iterable[Listed], is_kept: Callable[[str], bool]) -> list[Listed]:
@@ -235,7 +237,7 @@ def _read(objects: ObjectStore) -> tuple[bytes | None, list[Listed]]:
             parse_digest(each.digest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, FormatError) as error:
         raise StoreFailed(
-            f"{INDEX_KEY} in {objects.url}: got {str(error)[:200]}, expected an index of images"
+            f"{INDEX_KEY} in {objects.url} is not a valid index of images: {str(error)[:200]}"
         ) from None
     return data, listed
 
@@ -247,14 +249,14 @@ def _blobs_of(data: bytes, media_type: str, digest: Digest) -> tuple[Descriptor,
     except FormatError as error:
         raise BaseCorrupt(f"image {digest}: {error.message}") from error
     if not isinstance(document, oci.Manifest):
-        raise BaseCorrupt(f"image {digest}: got an index, expected a platform's manifest")
+        raise BaseCorrupt(f"image {digest} is an index, not the manifest of one platform")
     blobs = {blob.digest: blob for blob in (document.config, *document.layers)}
     return tuple(blobs.values())
 
 
 def _require(objects: ObjectStore, digest: Digest, blob: Descriptor) -> None:
     if objects.size(blob_key(blob.digest)) != blob.size:
-        raise BaseUnavailable(f"image {digest}: got no blob {blob.digest}, expected to keep it")
+        raise BaseUnavailable(f"image {digest}: blob {blob.digest} to embed is missing")
 
 
 def _check(content: Path | bytes, blob: Descriptor) -> None:
@@ -265,7 +267,7 @@ def _check(content: Path | bytes, blob: Descriptor) -> None:
         size += len(data)
     if hashed.hexdigest() != blob.digest.hex or size != blob.size:
         raise BaseCorrupt(
-            f"blob to keep: got {blob.digest.algorithm}:{hashed.hexdigest()} ({size} bytes), "
+            f"blob to embed: got {blob.digest.algorithm}:{hashed.hexdigest()} ({size} bytes), "
             f"expected {blob.digest} ({blob.size} bytes)"
         )
 
@@ -308,10 +310,10 @@ def _fetch(objects: ObjectStore, digest: Digest, layout: Path, limit: int) -> Pa
                 size += len(data)
                 output.write(data)
     except ObjectMissing:
-        log.warning("image blob %s: got none beside the snapshot, expected it there", digest)
+        log.warning("embedded image blob %s is missing from the store", digest)
         return None
     if size > limit or hashed.hexdigest() != digest.hex:
-        log.warning("image blob %s beside the snapshot: got other bytes", digest)
+        log.warning("embedded image blob %s in the store does not have its digest", digest)
         temporary.unlink()
         return None
     temporary.rename(target)

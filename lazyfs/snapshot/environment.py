@@ -67,21 +67,21 @@ def load_secrets(path: Path | None, environment: Mapping[str, str]) -> Secrets:
         reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
         raise TemplateInvalid(f"secrets {path}: {reason}") from exc
     if len(data) > SECRETS_LIMIT:
-        raise TemplateInvalid(f"secrets {path}: got more than {SECRETS_LIMIT} bytes")
+        raise TemplateInvalid(f"secrets {path}: longer than {SECRETS_LIMIT} bytes")
     # Most commands read none.
     from lazyfs.snapshot.yaml_documents import parse_yaml  # noqa: PLC0415
 
     document = parse_yaml(text, complain)
     if not isinstance(document, dict):
-        raise TemplateInvalid(f"secrets {path}: got no names, expected NAME: {{KEY: VALUE}}")
+        raise TemplateInvalid(f"secrets {path}: must have the form NAME: {{KEY: VALUE}}")
     named = {}
     for name, keys in document.items():
         if not isinstance(keys, dict):
-            raise TemplateInvalid(f"secrets {path}: {name}: got no keys, expected KEY: VALUE")
+            raise TemplateInvalid(f"secrets {path}: {name}: must have the form KEY: VALUE")
         for key, value in keys.items():
             if not isinstance(value, str):
                 raise TemplateInvalid(
-                    f"secrets {path}: {name}.{key}: got {type(value).__name__}, expected text"
+                    f"secrets {path}: {name}.{key}: must be text, not {type(value).__name__}"
                 )
             named[name, key] = value
     return Secrets(named, wanted)
@@ -108,14 +108,14 @@ def environment_of(
             if key.optional:
                 continue
             raise TemplateInvalid(
-                f"containers.{container.name}.env.{variable.name}: got no secret"
-                f" {quote(key.name)}, key {quote(key.key)}, expected one",
+                f"containers.{container.name}.env.{variable.name}: there is no secret"
+                f" {quote(key.name)} with key {quote(key.key)}",
                 hint=f"set {variable_of(key)}, or name a file with --secrets",
             ) from None
         if "\0" in value:
             raise TemplateInvalid(
-                f"containers.{container.name}.env.{variable.name}: got a secret with NUL in it,"
-                " expected text"
+                f"containers.{container.name}.env.{variable.name}: the secret contains a NUL "
+                "character"
             )
         variables[variable.name] = value
     return variables

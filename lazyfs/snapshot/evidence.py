@@ -1,7 +1,7 @@
-"""What a manifest says of a sandbox: on whose word, and out of what.
+"""The facts that a manifest states about a sandbox, and where they come from.
 
-The images are those on which the record of the start and the live mounts agree.  Nobody else is
-asked.
+The images are those on which the record of the start and the live mounts agree.  There is no other
+source.
 """
 
 import json
@@ -108,9 +108,7 @@ def _adopted(sandbox: Sandbox, identities: Mapping[str, Mapping[str, str] | None
     images = []
     for name, attributes in identities.items():
         if attributes is None or MOUNT_ID not in attributes:
-            raise RecordMissing(
-                f"{name}: got no record and no live mount, expected a live mount to adopt"
-            )
+            raise RecordMissing(f"{name}: there is neither a record nor a live mount to adopt")
         image = adopted_image(name, attributes, attributes.get(REQUESTED, ""))
         mountpoint = str(sandbox.rootfs(name))
         images.append(RecordedImage(image, attributes[MOUNT_ID], mountpoint))
@@ -127,9 +125,9 @@ def check_again(sandbox: Sandbox, plan: SandboxPlan, mounts: Mounts) -> None:
         health = attributes.get(HEALTH, HEALTHY)
         if health.partition(":")[0] != UNKNOWN and not is_sound(health):
             raise BaseCorrupt(
-                f"{container.name}: health of the mount after the checkpoint: got {health}, "
-                f"expected {HEALTHY}",
-                hint="what was saved may have come from errors of reading; no snapshot is made",
+                f"{container.name}: health of the mount after the checkpoint is {health}, "
+                f"not {HEALTHY}",
+                hint="read errors may be part of the saved state; no snapshot was made",
                 details={"container": container.name, "health": health},
             )
 
@@ -192,7 +190,7 @@ def _extensions(sandbox: Sandbox, images: tuple[Image, ...], mounts: Mounts) -> 
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as exc:
-        raise SandboxBroken(f"{sandbox.template_path}: got {exc}, expected a template") from exc
+        raise SandboxBroken(f"{sandbox.template_path} is not a valid template: {exc}") from exc
     digests = {image.manifest_digest for image in images}
     found = {digest: mounts.profile(digest) for digest in sorted(digests)}
     packed = pack_profiles({digest: data for digest, data in found.items() if data is not None})

@@ -56,16 +56,16 @@ def check_portable(manifest: Manifest, host: Platform) -> None:
         found = platform_of(image)
         if not runs(plain, Platform(found.os, found.architecture)):
             raise PlatformMismatch(
-                f"snapshot {manifest.snapshot.id}: container {image.name}: got an image for "
-                f"{found}, expected one for {host}",
-                hint="restore it on a machine of that kind; the state in it cannot be translated",
+                f"snapshot {manifest.snapshot.id}: container {image.name}: its image is for "
+                f"{found}; this machine runs {host}",
+                hint="restore it on a machine of the same kind; saved state cannot be converted",
                 details={"container": image.name, "snapshot": str(found), "host": str(host)},
             )
     arch = manifest.runtime.arch
     if manifest.snapshot.scope == FULL and arch != host.architecture:
         raise PlatformMismatch(
-            f"snapshot {manifest.snapshot.id}: got the state of a runtime on {arch}, expected one "
-            f"on {host.architecture}",
+            f"snapshot {manifest.snapshot.id} was made by a runtime on {arch}; this machine is "
+            f"{host.architecture}",
             details={"snapshot": arch, "host": host.architecture},
         )
 
@@ -74,8 +74,9 @@ def check_rebase(manifest: Manifest, rebase: str | None) -> None:
     """Raise BadRestoreOption where another base is wanted for what lies in memory."""
     if rebase is not None and manifest.snapshot.scope != DATA:
         raise BadRestoreOption(
-            f"--rebase {rebase}: got a snapshot of scope {manifest.snapshot.scope}, expected data",
-            hint="memory refers to the files it was made with; run the new image, or restore "
+            f"--rebase {rebase}: the snapshot has scope {manifest.snapshot.scope}; only scope "
+            "data can be rebased",
+            hint="saved memory refers to the files of its own image; run the new image, or restore "
             "without --rebase",
         )
 
@@ -97,7 +98,7 @@ def _check_runtime(made: Runtime, facts: RuntimeFacts, allowed: Allowed) -> list
     faults: list[tuple[str, str, str]] = []
     if CLASSES.get(facts.name) != made.class_:
         raise RuntimeMismatch(
-            f"runtime: got {facts.name}, expected one of class {made.class_}",
+            f"runtime {facts.name} cannot restore a snapshot of class {made.class_}",
             hint="lazyfs doctor shows the runtimes of this machine",
             details={"runtime": facts.name, "class": made.class_},
         )
@@ -111,19 +112,19 @@ def _check_runtime(made: Runtime, facts: RuntimeFacts, allowed: Allowed) -> list
         faults.append(("platform", facts.platform, made.platform))
     if wants_overlay(made) and "overlay2" not in facts.abilities:
         raise RuntimeMismatch(
-            f"runtime {facts.path}: got no --overlay2, expected it for overlay {made.overlay}",
-            hint="name another program with --runsc PATH",
+            f"runtime {facts.path} has no --overlay2, which overlay {made.overlay} needs",
+            hint="choose another program with --runsc PATH",
             details={"overlay": made.overlay},
         )
     if not faults:
         return []
     said = "; ".join(f"{what}: got {got}, expected {expected}" for what, got, expected in faults)
     if allowed.runtime:
-        return [f"runtime {facts.path}: {said}; tried all the same, as --ignore-runtime says"]
+        return [f"runtime {facts.path}: {said}; ignored because of --ignore-runtime"]
     raise RuntimeMismatch(
         f"runtime {facts.path}: {said}",
-        hint="name the program that made it with --runsc PATH, or put it where lazyfs keeps "
-        "runtimes (lazyfs doctor); state cannot be read by another version",
+        hint="give the program that made the snapshot with --runsc PATH, or put it where lazyfs "
+        "keeps runtimes (lazyfs doctor); another version cannot read the saved state",
         details={what: {"got": got, "expected": expected} for what, got, expected in faults},
     )
 
@@ -146,11 +147,11 @@ def _check_cpu(
         return []
     said = ", ".join(missing[:SHOWN]) + (" …" if len(missing) > SHOWN else "")
     if allowed.cpu:
-        return [f"this processor lacks {said}; tried all the same, as --ignore-cpu says"]
+        return [f"this processor lacks {said}; ignored because of --ignore-cpu"]
     raise CpuMismatch(
-        f"processor: got one without {said}, expected all {len(wanted or ())} features of the one "
-        "that the snapshot was made on",
-        hint="restore it on a machine with them; --ignore-cpu tries it all the same",
+        f"this processor lacks {said}; the snapshot was made on one with "
+        f"{len(wanted or ())} features, and needs all of them",
+        hint="restore it on a machine that has them, or try with --ignore-cpu",
         details={"missing": missing},
     )
 
@@ -162,9 +163,9 @@ def check_containers(manifest: Manifest, names: Collection[str], *, what: str) -
     if surplus or missing:
         said = ", ".join([*(f"{n} added" for n in surplus), *(f"{n} removed" for n in missing)])
         raise SpecMismatch(
-            f"{what}: got containers {', '.join(sorted(names))} ({said}), expected "
-            f"{', '.join(sorted(recorded))}, as in the snapshot",
-            hint="what runs cannot gain or lose containers; run the template afresh",
+            f"{what} has the containers {', '.join(sorted(names))} ({said}); the snapshot has "
+            f"{', '.join(sorted(recorded))}",
+            hint="a restored sandbox cannot gain or lose containers; run the template afresh",
             details={"added": surplus, "removed": missing},
         )
 
@@ -172,7 +173,7 @@ def check_containers(manifest: Manifest, names: Collection[str], *, what: str) -
 def image_differences(manifest: Manifest, references: Mapping[str, str]) -> list[str]:
     """Return a notice for each container for which a template now names another image."""
     return [
-        f"{image.name}: template now says {references[image.name]}; snapshot uses "
+        f"{image.name}: the template now says {references[image.name]}; the snapshot uses "
         f"{image.original_ref} ({image.manifest_digest})"
         for image in manifest.images
         if image.name in references and references[image.name] != image.original_ref
@@ -205,12 +206,12 @@ def check_specs(
             or any(FIELD_RE.split(field, maxsplit=1)[0] in ROOT_FIXED for field in fields)
         )
         if allowed.spec_drift and not fixed:
-            notices.append(f"{container.name}: another spec than at the checkpoint{said}")
+            notices.append(f"{container.name}: the spec differs from that at the checkpoint{said}")
             continue
         raise SpecMismatch(
             f"container {container.name}: got spec {got}, expected {container.spec_digest}{said}",
-            hint="restore it without --template, or with the one it was run from"
-            + ("; arguments and mounts of the root container can never differ" if fixed else ""),
+            hint="restore it without --template, or with the template that it was run from"
+            + ("; arguments and mounts of the root container may never differ" if fixed else ""),
             details={"container": container.name, "fields": fields},
         )
     return notices

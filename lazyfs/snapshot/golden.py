@@ -2,10 +2,10 @@
 
     Pending → Resolving → Booting → Warming → Checkpointing → Ready     or Failed, for good
 
-Each build is a fresh run: tags are resolved anew, unless they are locked, and what moved is told.
-A build is a generation; the ones before stay, and what was started from them is not touched.
+Each build is a fresh run: tags are resolved again, unless locked, and changes are reported.
+A build is a generation; earlier ones are kept, and sandboxes started from them are not touched.
 ``golden-NAME`` is the pointer to the newest.  A build that fails is tried a few times, with growing
-pauses, and then stays failed: nothing of it runs on, and nobody tries for ever.
+pauses, and then stays failed: none of its processes are left, and it is not tried again.
 """
 
 import re
@@ -235,8 +235,8 @@ def moved(before: Generation | None, now: Manifest) -> Iterator[str]:
             size = sum(layer.size for layer in new)
             yield (
                 f"{image.name}: {image.original_ref}: {was.manifest_digest} → "
-                f"{image.manifest_digest}; {kept} layers stay, {len(was.layers) - kept} go, "
-                f"{len(new)} come ({size} bytes)"
+                f"{image.manifest_digest}; layers: {kept} kept, {len(was.layers) - kept} removed, "
+                f"{len(new)} added ({size} bytes)"
             )
 
 
@@ -258,11 +258,11 @@ def load_status(folder: Path, name: str) -> Status:
             return msgspec.json.decode(file.read(STATUS_LIMIT), type=Status)
     except FileNotFoundError as exc:
         raise NoGolden(
-            f"golden {name}: got no build of that name on this machine, expected one",
-            hint="lazyfs golden list STORE shows those of a store",
+            f"this machine has no golden build named {name}",
+            hint="lazyfs golden list STORE lists those in a store",
         ) from exc
     except (OSError, msgspec.MsgspecError, RecursionError) as exc:
-        raise SandboxBroken(f"{path}: got {exc}, expected the status of a build") from exc
+        raise SandboxBroken(f"{path} is not a valid build status: {exc}") from exc
 
 
 def _path_of(folder: Path, name: str) -> Path:

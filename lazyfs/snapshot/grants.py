@@ -1,6 +1,6 @@
-"""What whoever restores allows a snapshot: ``--allow KIND=VALUE``, a policy's rules, a template.
+"""What the restoring user allows a snapshot: ``--allow KIND=VALUE``, a policy's rules, a template.
 
-A grant is a bound.  It covers the very path, capability or word that it names, and no other; of
+A grant covers exactly the path, capability or word that it names, and no other; of
 host paths "rw" covers "ro".  Paths are compared as they are found on this machine, symbolic links
 resolved (*resolve*), and the resolved path is what is mounted then.  Pure but for *resolve*.
 """
@@ -51,13 +51,13 @@ VALUES = {
     FLAG: (r"--[A-Za-z].*", "an option like --host-uds=open"),
     SECRET: (r".+/.+", "NAME/KEY"),
     PORT: (r"[0-9]{1,5}", "a number"),
-    DEVICE: (r"/dev/.+", "/dev/NAME, with what the refusal says behind it"),
+    DEVICE: (r"/dev/.+", "/dev/NAME, with what follows it in the refusal"),
     SECCOMP: (r"unconfined|/.+", "unconfined, or the path of a profile"),
     PRIVILEGES: (r"false", "false"),
     USERNS: (r"host", "host"),
     KEYRING: (r"host", "host"),
     UNMASK: (r"ALL|/.+", "ALL or a path"),
-    FIELD: (r"[^=]+=.*", "PLACE=VALUE, as the refusal says it"),
+    FIELD: (r"[^=]+=.*", "PLACE=VALUE, as written in the refusal"),
 }
 
 
@@ -90,13 +90,12 @@ def parse_grant(text: str, by: str) -> Grant:
     kind, equals, value = text.partition("=")
     if kind not in KINDS or not equals:
         raise BadGrant(
-            f"{by}: got {quote(text)}, expected KIND=VALUE with one of these kinds: "
-            f"{', '.join(KINDS)}",
+            f"{by}: must be KIND=VALUE, not {quote(text)}; the kinds are {', '.join(KINDS)}",
             hint="for example --allow host-path=/srv/data:ro or --allow capability=NET_ADMIN",
         )
     pattern, meaning = VALUES[kind]
     if re.fullmatch(pattern, value, re.DOTALL) is None or not value.isprintable():
-        raise BadGrant(f"{by}: {kind}: got {quote(value)}, expected {meaning}")
+        raise BadGrant(f"{by}: {kind}: must be {meaning}, not {quote(value)}")
     if kind == CAPABILITY:
         value = value.removeprefix("CAP_")
     elif kind == HOST_PATH:
@@ -175,16 +174,16 @@ def refusal(what: str, requests: Sequence[Request]) -> NotAllowed:
     never = [_told(each) for each in requests if not each.is_allowable]
     parts = [_listed(said)] if said else []
     if never:
-        parts.append(f"and what no option allows: {_listed(never)}" if said else _listed(never))
+        parts.append(f"and what no option can allow: {_listed(never)}" if said else _listed(never))
     hint = "only a template of your own can ask for that: --template FILE"
     if said:
         words = [f"--allow {shell_quote(each.words)}" for each in requests if each.is_allowable]
         hint = (
-            f"{' '.join(words[:SHOWN])} allows it; so does a rule of a restore policy, or a "
+            f"allow it with {' '.join(words[:SHOWN])}, with a rule in a restore policy, or with a "
             "template of your own (--template FILE)"
         )
         if never:
-            hint += "; what no option allows, only the latter"
+            hint += "; what no option can allow needs such a template"
     return NotAllowed(
         f"{what} asks for more of this machine than images, files and memory: {', '.join(parts)}",
         hint=hint,

@@ -1,4 +1,4 @@
-"""The journal of a sandbox: its state, and all that is needed to go on after a crash.
+"""The journal of a sandbox: its state, and all that is needed to continue after a crash.
 
 Pure: bytes in, values or SandboxBroken out.
 """
@@ -137,11 +137,11 @@ def decode_journal(data: bytes) -> Journal:
     try:
         journal = msgspec.json.decode(data, type=Journal)
     except (msgspec.DecodeError, RecursionError) as exc:
-        raise SandboxBroken(f"journal: got {exc}, expected a journal of lazyfs") from exc
+        raise SandboxBroken(f"journal: not a valid journal of lazyfs: {exc}") from exc
     if journal.version != JOURNAL_VERSION:
         raise SandboxBroken(
             f"journal: got version {journal.version}, expected {JOURNAL_VERSION}",
-            hint="another release of lazyfs made it",
+            hint="another release of lazyfs wrote it",
         )
     return journal
 
@@ -151,5 +151,6 @@ def check_step(sandbox_id: str, before: State | None, after: State) -> None:
     if after not in NEXT[before]:
         expected = " or ".join(sorted(NEXT[before]))
         raise SandboxBroken(
-            f"sandbox {sandbox_id}: got {after} after {before or 'nothing'}, expected {expected}",
+            f"sandbox {sandbox_id}: state {after} cannot follow {before or 'nothing'}; only "
+            f"{expected} can",
         )

@@ -1,4 +1,4 @@
-"""Starting programs without the keys of whoever starts them.
+"""Starting programs without access to the keys of the user who starts them.
 
 A process inherits its session keyring, and what it may search there it may read (keyrings(7)).
 Credentials belong to threads: one joins a new keyring, starts the program, and ends, so that
@@ -26,8 +26,8 @@ def join_new_session_keyring() -> None:
     architecture = ARCHITECTURES.get(os.uname().machine, ("",))[0]
     if not has_table(architecture):
         raise RuntimeFailed(
-            f"keyring: the number of keyctl(2) is not known for {os.uname().machine}",
-            hint="--security-opt keyring=host lets sandboxes have the keyring of who starts them",
+            f"keyring: lazyfs does not know the number of keyctl(2) on {os.uname().machine}",
+            hint="--security-opt keyring=host lets the sandbox use your own session keyring",
         )
     libc = ctypes.CDLL(None, use_errno=True)
     number = numbers(architecture)["keyctl"]
@@ -35,9 +35,8 @@ def join_new_session_keyring() -> None:
         code = ctypes.get_errno()
         if code not in WITHOUT:
             raise RuntimeFailed(
-                f"keyring: a new session keyring could not be made: {os.strerror(code)}",
-                hint="--security-opt keyring=host lets sandboxes have the keyring of who starts "
-                "them",
+                f"keyring: cannot create a new session keyring: {os.strerror(code)}",
+                hint="--security-opt keyring=host lets the sandbox use your own session keyring",
             )
 
 

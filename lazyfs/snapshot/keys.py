@@ -34,7 +34,7 @@ class BadKey(UsageError):
 def check_key(key: str) -> str:
     """Return *key*, or raise BadKey."""
     if len(key) > LONGEST_KEY or not all(map(WORD_RE.fullmatch, key.split("/"))):
-        raise BadKey(f"key: got {key[:100]!r}, expected words of A-Z a-z 0-9 _ . : + - and slashes")
+        raise BadKey(f"key: must be words of A-Z a-z 0-9 _ . : + - and slashes, not {key[:100]!r}")
     return key
 
 
@@ -42,7 +42,7 @@ def check_id(snapshot_id: str) -> str:
     """Return *snapshot_id*, or raise BadKey."""
     if ID_RE.fullmatch(snapshot_id) is None:
         raise BadKey(
-            f"snapshot: got {snapshot_id[:100]!r}, expected an id like 20261120T194511Z-5b1c09ef"
+            f"snapshot: must be an id like 20261120T194511Z-5b1c09ef, not {snapshot_id[:100]!r}"
         )
     return snapshot_id
 
@@ -50,7 +50,7 @@ def check_id(snapshot_id: str) -> str:
 def check_word(name: str) -> str:
     """Return *name*, what somebody may call a snapshot, or raise BadKey."""
     if WORD_RE.fullmatch(name) is None:
-        raise BadKey(f"snapshot: got {name[:100]!r}, expected an id")
+        raise BadKey(f"snapshot: must be an id, not {name[:100]!r}")
     return name
 
 
@@ -58,8 +58,8 @@ def check_pointer(name: str) -> str:
     """Return the pointer's *name*, or raise BadKey."""
     if POINTER_RE.fullmatch(name) is None:
         raise BadKey(
-            f"pointer: got {name[:100]!r}, expected up to 128 of A-Z a-z 0-9 _ . -, "
-            "the first a letter, a digit or _"
+            "pointer: must be up to 128 of A-Z a-z 0-9 _ . -, the first a letter, a digit or _, "
+            f"not {name[:100]!r}"
         )
     return name
 

@@ -1,7 +1,7 @@
-"""Snapshots without a manifest: taken on the word of whoever names their images.
+"""Snapshots without a manifest: restored with the images that the user names.
 
-A lost manifest and one that was never written look alike, so nothing here happens by itself.  What
-is made up says so: its images are "assumed", in this generation and in all that follow.
+A lost manifest cannot be told from one that was never written, so nothing here happens unless the
+user asks for it.  Such images are marked "assumed", in this generation and in all that follow.
 """
 
 import hashlib
@@ -95,8 +95,9 @@ def check_pinned(references: Mapping[str, str]) -> None:
             raise TemplateInvalid(f"container {name}: {exc.message}") from exc
         if not is_pinned:
             raise NotPinned(
-                f"container {name}: got {text}, expected REPOSITORY@sha256:…",
-                hint="a tag may have moved since: only a digest says what the snapshot was made on",
+                f"container {name}: must be REPOSITORY@sha256:…, not {text}",
+                hint="a tag may have moved since; only a digest says which image the snapshot "
+                "was made on",
             )
 
 
@@ -106,7 +107,7 @@ def survey(snapshots: Snapshots, snapshot_id: str) -> tuple[File, ...]:
     names = [stored.key.removeprefix(folder) for stored in snapshots.objects.list(folder)]
     names = [name for name in names if "/" not in name and name != FOREIGN_MANIFEST]
     if not names:
-        raise ManifestMissing(f"snapshot {snapshot_id}: got no files, expected some")
+        raise ManifestMissing(f"snapshot {snapshot_id} has no files")
     return tuple(_survey_file(snapshots, folder, name) for name in sorted(names))
 
 
@@ -114,7 +115,7 @@ def _survey_file(snapshots: Snapshots, folder: str, name: str) -> File:
     is_packed = name.endswith(SUFFIX)
     # They become files here, and words of the manifests that follow.
     if not re.match(OBJECT_NAME, name) or not re.match(FILE_NAME, name.removesuffix(SUFFIX)):
-        raise FileCorrupt(f"file {name[:100]!r}: got a name that no file of a snapshot has")
+        raise FileCorrupt(f"file {name[:100]!r}: a snapshot's file cannot have this name")
     stored, raw = _Count(), _Count()
     with snapshots.objects.open(folder + name) as stream:
         if is_packed:
@@ -176,12 +177,12 @@ def _unpack(stream: BinaryIO, name: str, stored: _Count, raw: _Count) -> None:
                 raw.add(data)
                 _check_size(name, raw)
     except zstandard.ZstdError as exc:
-        raise FileCorrupt(f"file {name}: got {exc}, expected zstd frames") from exc
+        raise FileCorrupt(f"file {name} is not valid zstd: {exc}") from exc
 
 
 def _check_size(name: str, count: _Count) -> None:
     if count.size > RAW_LIMIT:
-        raise FileCorrupt(f"file {name}: got over {RAW_LIMIT} bytes, expected at most that")
+        raise FileCorrupt(f"file {name} is larger than {RAW_LIMIT} bytes")
 
 
 def _template_of(references: Mapping[str, str]) -> Template:

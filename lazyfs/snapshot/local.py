@@ -1,4 +1,4 @@
-"""What the local disk says, in the words of snapshots."""
+"""Errors of the local disk as errors of snapshots."""
 
 import errno
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def local_error(what: object, error: OSError, action: str) -> SnapshotError:
     """Return our error for *error*, which *action* on *what* met."""
     family = NoSpace if error.errno in NO_SPACE else StoreFailed
-    return family(f"{what}: got {error.strerror}, expected to {action} it")
+    return family(f"cannot {action} {what}: {error.strerror}")
 
 
 @contextmanager

@@ -79,25 +79,26 @@ def decode_lock(data: bytes, what: str = "lock file") -> Lock:
         return BadLock(f"{what}: {text}")
 
     if len(data) > LOCK_LIMIT:
-        raise complain(f"got more than {LOCK_LIMIT} bytes, expected at most that")
+        raise complain(f"longer than {LOCK_LIMIT} bytes")
     document = parse_json(data, complain)
     for key, expected in (("version", VERSION), ("kind", KIND)):
         got = document.get(key) if isinstance(document, dict) else None
         if got != expected:
-            raise complain(f"{key}: got {quote(got)}, expected {quote(expected)}")
+            raise complain(f"{key}: must be {quote(expected)}, not {quote(got)}")
     lock = make(Lock, document, complain, MEANINGS)
     for text, image in lock.images.items():
         if fault := reference_fault(text):
             raise complain(f"images: {fault}")
         if parse_reference(text).name != image.repository:
             raise complain(
-                f"images.{quote(text)}.repository: got {quote(image.repository)},"
-                f" expected {quote(parse_reference(text).name)}"
+                f"images.{quote(text)}.repository: must be {quote(parse_reference(text).name)},"
+                f" not {quote(image.repository)}"
             )
         if image.index_digest is None and len(image.manifests) != 1:
             raise complain(
-                f"images.{quote(text)}.manifests: got {len(image.manifests)} without an index,"
-                " expected 1"
+                f"images.{quote(text)}.manifests: {len(image.manifests)} manifests without an "
+                "index;"
+                " there can be only 1"
             )
     return lock
 
@@ -128,9 +129,9 @@ def apply_lock(template: Template, lock: Lock) -> Template:
             pinned[name] = pin(text, lock.images[text].digest)
         elif parse_reference(text).digest is None:
             raise BadLock(
-                f"lock file: got no {quote(text)} (container {name}),"
-                f" expected it among {', '.join(sorted(lock.images)) or 'no images at all'}",
-                hint="lazyfs resolve TEMPLATE --lockfile FILE writes the file again",
+                f"lock file: {quote(text)} (container {name}) is not in it;"
+                f" it has {', '.join(sorted(lock.images)) or 'no images'}",
+                hint="lazyfs resolve TEMPLATE --lockfile FILE writes a new one",
             )
     return with_images(template, pinned)
 
@@ -156,15 +157,13 @@ def rewrite(text: str, pins: Mapping[str, str], *, what: str = "template") -> st
     for place, scalar in scalars(text, complain).items():
         if _is_image(place) and (new := pins.get(scalar.value, scalar.value)) != scalar.value:
             if scalar.style in ("|", ">"):
-                raise complain(f"{place}: got a block of text, expected a reference on one line")
+                raise complain(f"{place}: must be a reference on one line, not a block of text")
             edits[scalar.start] = (scalar, _spelled(new, scalar.style))
     for start, (scalar, spelled) in sorted(edits.items(), reverse=True):
         text = text[:start] + spelled + text[scalar.end :]
     wanted = {name: pins.get(ref, ref) for name, ref in before.images.items()}
     if decode_template(text.encode(), what=what) != with_images(before, wanted):
-        raise complain(
-            "got references that cannot be changed where they stand, expected plain ones"
-        )
+        raise complain("its references cannot be changed in place; write them as plain values")
     return text
 
 

@@ -1,4 +1,4 @@
-"""Files of what containers say that do not grow without end.
+"""Log files of containers' output, of bounded size.
 
 A container writes into a pipe.  A shell beside it copies that into the log, and begins another
 file when one is full: it looks at nothing in between and takes 1 MB of memory.  A disk that is
@@ -70,7 +70,7 @@ def open_writer(log: Path, record: Path, *, limit: int, count: int) -> int:
         )
     except OSError as exc:
         os.close(writing)
-        raise RuntimeFailed(f"{words[0]}: {exc.strerror}, expected it to start") from exc
+        raise RuntimeFailed(f"cannot start {words[0]}: {exc.strerror}") from exc
     finally:
         os.close(reading)
     with suppress(OSError):

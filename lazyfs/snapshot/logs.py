@@ -1,4 +1,4 @@
-"""What containers and runtimes say: files of ``log_dir``, and the reason found in them."""
+"""Output of containers and runtimes: files of ``log_dir``, and the reason found in them."""
 
 import json
 import os

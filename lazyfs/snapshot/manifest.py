@@ -41,7 +41,7 @@ MEANINGS = {
     KIND_PATTERN: f'"{KIND}"',
     DIGEST: "sha256: and 64 lower-case hex digits",
     IMAGE_DIGEST: "sha256: and 64 lower-case hex digits, or sha512: and 128",
-    NAME: "1 to 63 of a-z, 0-9, '_' and '-' with no dash at an end",
+    NAME: "1 to 63 of a-z, 0-9, '_' and '-', with no '-' at either end",
     TIME: "a time like 2026-11-20T19:45:11Z",
     SNAPSHOT_ID: "an id like 20261120T194511Z-5b1c09ef",
     RESOLVED: "REPOSITORY@sha256:…",
@@ -53,7 +53,7 @@ MEANINGS = {
     CLASS: '"gvisor"',
     SYSTEM: '"systrap", "kvm" or "ptrace"',
     NETWORK: '"none" or "sandbox"',
-    OVERLAY: '"root:memory", "root:self", "root:dir=/PATH", the same of "all", or "none"',
+    OVERLAY: '"root:memory", "root:self", "root:dir=/PATH", the same with "all", or "none"',
     FLAG: "an option like --directfs=false",
     COMPRESSION: '"zstd" or "none"',
 }

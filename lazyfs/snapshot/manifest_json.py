@@ -36,10 +36,10 @@ def decode_manifest(data: bytes, *, known: frozenset[str] = KNOWN_CRITICAL) -> M
     Raises VersionUnsupported before it judges anything else, ManifestInvalid with the place.
     """
     if len(data) > MANIFEST_LIMIT:
-        raise _invalid(f"got more than {MANIFEST_LIMIT} bytes, expected at most that")
+        raise _invalid(f"longer than {MANIFEST_LIMIT} bytes")
     document = parse_json(data, _invalid)
     if not isinstance(document, dict):
-        raise _invalid(f"document: got {quote(document)}, expected an object")
+        raise _invalid(f"document: must be an object, not {quote(document)}")
     _check_version(document.get("version"))
     _check_critical(document.get("critical", []), known)
     manifest = make(Manifest, document, _invalid, MEANINGS)
@@ -56,7 +56,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
     try:
         data = canonical(document)
     except (TypeError, ValueError, RecursionError) as exc:
-        raise _invalid(f"got what JSON cannot say: {exc}") from exc
+        raise _invalid(f"cannot be written as JSON: {exc}") from exc
     decode_manifest(data, known=frozenset(document.get("critical", ())))
     return data
 
@@ -87,22 +87,22 @@ def _invalid(text: str) -> ManifestInvalid:
 
 def _check_version(version: Any) -> None:
     if not isinstance(version, int) or isinstance(version, bool):
-        raise _invalid(f"version: got {quote(version)}, expected an integer")
+        raise _invalid(f"version: must be an integer, not {quote(version)}")
     if version != VERSION:
         raise VersionUnsupported(
             f"{MANIFEST_NAME}: version: got {version}, expected {VERSION}",
-            hint="a newer lazyfs made it" if version > VERSION else None,
+            hint="a newer lazyfs wrote it" if version > VERSION else None,
             details={"found": version, "supported": [VERSION]},
         )
 
 
 def _check_critical(critical: Any, known: frozenset[str]) -> None:
     if not isinstance(critical, list) or not all(isinstance(name, str) for name in critical):
-        raise _invalid(f"critical: got {quote(critical)}, expected a list of names")
+        raise _invalid(f"critical: must be a list of names, not {quote(critical)}")
     if unknown := sorted(set(critical) - known):
         raise VersionUnsupported(
-            f"{MANIFEST_NAME}: critical: got {cut(', '.join(map(quote, unknown)))},"
-            f" expected {', '.join(sorted(known)) or 'no extension that must be understood'}",
-            hint="a newer lazyfs made it",
+            f"{MANIFEST_NAME}: critical: unknown extensions {cut(', '.join(map(quote, unknown)))};"
+            f" this release knows {', '.join(sorted(known)) or 'none'}",
+            hint="a newer lazyfs wrote it",
             details={"unknown": unknown, "known": sorted(known)},
         )

@@ -1,6 +1,6 @@
 """What a snapshot's manifest must keep beyond its schema.
 
-Each rule yields what is wrong as "PLACE: got, expected".  Contract: docs/reference/
+Each rule yields what is wrong as "PLACE: must be …, not …" or the like.  Contract: docs/reference/
 snapshot-manifest.md, "Rules".
 """
 
@@ -62,7 +62,7 @@ def _complete(manifest: Manifest) -> Iterator[str]:
     if manifest.snapshot.scope == "full":
         for name in ("version", "platform", "overlay", "containers"):
             if getattr(manifest.runtime, name) is UNSET:
-                yield f'runtime.{name}: got nothing, expected a value where scope is "full"'
+                yield f'runtime.{name}: missing; it is required where scope is "full"'
 
 
 def _sets(manifest: Manifest) -> Iterator[str]:
@@ -83,12 +83,12 @@ def _printable(manifest: Manifest) -> Iterator[str]:
         if isinstance(value, dict):
             for key, inner in value.items():
                 if not key.isprintable():
-                    yield f"{place}: got the key {quote(key)}, expected printable text"
+                    yield f"{place}: the key {quote(key)} is not printable text"
                 waiting.append((f"{place}.{key}", inner))
         elif isinstance(value, list | tuple):
             waiting += [(f"{place}[{number}]", inner) for number, inner in enumerate(value)]
         elif isinstance(value, str) and not value.isprintable():
-            yield f"{place}: got {quote(value)}, expected printable text"
+            yield f"{place}: must be printable text, not {quote(value)}"
 
 
 def _times(manifest: Manifest) -> Iterator[str]:
@@ -100,7 +100,7 @@ def _times(manifest: Manifest) -> Iterator[str]:
             year, month, day, hour, minute, second = map(int, re.split("[-T:]", text[:19]))
             datetime(year, month, day, hour, minute, second)
         except ValueError:
-            yield f"{place}: got {quote(text)}, expected a time that exists"
+            yield f"{place}: {quote(text)} is not a time that exists"
 
 
 def _unique(manifest: Manifest) -> Iterator[str]:
@@ -112,8 +112,8 @@ def _unique(manifest: Manifest) -> Iterator[str]:
     yield from _twice("runtime.containers", "name", containers)
     if manifest.snapshot.scope == "full" and set(images) != set(containers):
         yield (
-            f"runtime.containers: got {', '.join(sorted(containers)) or 'none'},"
-            f" expected those of images: {', '.join(sorted(images))}"
+            f"runtime.containers: must be those of images ({', '.join(sorted(images))}),"
+            f" not {', '.join(sorted(containers)) or 'none'}"
         )
 
 
@@ -137,8 +137,8 @@ def _platforms(manifest: Manifest) -> Iterator[str]:
             )
         if platform.architecture not in {machine} | SIBLINGS.get(machine, set()):
             yield (
-                f"{place}.platform.architecture: got {quote(own.architecture)},"
-                f" expected what runtime.arch can run: {quote(manifest.runtime.arch)}"
+                f"{place}.platform.architecture: {quote(own.architecture)} cannot run on"
+                f" runtime.arch {quote(manifest.runtime.arch)}"
             )
 
 
@@ -149,14 +149,14 @@ def _lineage(manifest: Manifest) -> Iterator[str]:
         expected = "null" if snapshot.generation == 1 else "a snapshot"
         got = "null" if snapshot.parent is None else snapshot.parent.id
         yield (
-            f"snapshot.parent: got {got}, expected {expected} for generation {snapshot.generation}"
+            f"snapshot.parent: must be {expected} for generation {snapshot.generation}, not {got}"
         )
     containers = _containers(manifest)
     roots = [each.name for each in containers if each.root is True]
     if containers and len(roots) != 1:
         yield (
-            f"runtime.containers: got {len(roots)} with root: true"
-            f" ({', '.join(roots) or 'none'}), expected 1"
+            f"runtime.containers: {len(roots)} have root: true"
+            f" ({', '.join(roots) or 'none'}); there must be exactly 1"
         )
 
 
@@ -180,14 +180,14 @@ def _objects(manifest: Manifest) -> Iterator[str]:
     yield from _twice("files", "object", objects)
     if MANIFEST_NAME in objects:
         place = f"files[{objects.index(MANIFEST_NAME)}].object"
-        yield f"{place}: got {quote(MANIFEST_NAME)}, expected another name"
+        yield f"{place}: the name {quote(MANIFEST_NAME)} is reserved"
 
 
 def _checkpoint(manifest: Manifest) -> Iterator[str]:
     """A full snapshot has the file that every checkpoint has (rule 8)."""
     names = [file.name for file in manifest.files]
     if manifest.snapshot.scope == "full" and CHECKPOINT_NAME not in names:
-        yield f"files: got {', '.join(sorted(names))}, expected {CHECKPOINT_NAME} among them"
+        yield f"files: {CHECKPOINT_NAME} is missing; there is only {', '.join(sorted(names))}"
 
 
 # What the schema says too; msgspec cannot.
@@ -217,4 +217,4 @@ def _containers(manifest: Manifest) -> tuple[Container, ...]:
 def _twice(place: str, field: str, names: Iterable[str]) -> Iterator[str]:
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
-        yield f"{place}: got the {field} {quote(twice[0])} more than once, expected it once"
+        yield f"{place}: the {field} {quote(twice[0])} appears more than once"

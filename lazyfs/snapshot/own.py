@@ -1,6 +1,6 @@
-"""Files that are somebody's own word: a sandbox's records, a policy.
+"""Files that are trusted as the user's own: a sandbox's records, a policy.
 
-Whoever could write such a file could have commands run and folders mounted by whoever reads it.  So
+Whoever can write such a file can make its reader run commands and mount folders.  So
 it must be a regular file that belongs to the reader or to root, and that nobody else can write.
 """
 
@@ -23,7 +23,7 @@ def read_own(path: Path, limit: int, *, follows: bool = False) -> bytes:
     with open(descriptor, "rb") as file:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise SandboxBroken(f"{path}: got no regular file, expected one")
+            raise SandboxBroken(f"{path} is not a regular file")
         check_owner(path, found)
         return file.read(limit)
 
@@ -32,7 +32,7 @@ def check_own_folder(path: Path) -> None:
     """Raise SandboxBroken unless a folder is this user's, or root's, alone; OSError."""
     found = os.stat(path, follow_symlinks=False)
     if not stat.S_ISDIR(found.st_mode):
-        raise SandboxBroken(f"{path}: got no folder, expected one")
+        raise SandboxBroken(f"{path} is not a directory")
     check_owner(path, found)
 
 
@@ -40,14 +40,13 @@ def check_owner(path: Path, found: os.stat_result) -> None:
     """Raise SandboxBroken unless what was *found* is this user's, or root's, alone."""
     if found.st_uid not in (os.geteuid(), 0):
         raise SandboxBroken(
-            f"{path}: got a file of user {found.st_uid}, expected one of user {os.geteuid()}",
-            hint="what it says would be done in your name: look at it before you take it over",
+            f"{path} belongs to user {found.st_uid}, not to user {os.geteuid()}",
+            hint="lazyfs would act on its content in your name; check it before you chown it",
         )
     if found.st_mode & OTHERS:
         raise SandboxBroken(
-            f"{path}: got mode {stat.S_IMODE(found.st_mode):04o}, expected one that nobody else "
-            "can write",
-            hint=f"chmod go-w {path}, if you know who has written it",
+            f"{path} has mode {stat.S_IMODE(found.st_mode):04o}: other users can write to it",
+            hint=f"if you trust its content: chmod go-w {path}",
         )
 
 

@@ -23,7 +23,7 @@ def pin_images(
     try:
         save_pin(Store(Path(cache_dir)), folder, manifests)
     except StoreError as error:
-        say(f"{folder.name}: {error.message}: nothing keeps its images in the cache")
+        say(f"{folder.name}: its images are not protected in the cache: {error.message}")
 
 
 def unpin_images(folder: Path, cache_dir: str) -> None:

@@ -1,4 +1,4 @@
-"""What a runtime says of itself, and what it is given: values."""
+"""Values: what a runtime reports about itself, and what it is told to run."""
 
 from collections.abc import Sequence
 from pathlib import Path

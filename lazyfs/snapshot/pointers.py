@@ -51,7 +51,7 @@ def decode_pointer(data: bytes, name: str) -> Pointer:
         pointer = msgspec.json.decode(data[: POINTER_LIMIT + 1], type=Pointer)
         check_id(pointer.id)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, BadKey) as error:
-        raise ManifestInvalid(f"pointer {name}: got {str(error)[:200]}") from None
+        raise ManifestInvalid(f"pointer {name} is not valid: {str(error)[:200]}") from None
     if DIGEST_RE.fullmatch(pointer.manifest_digest) is None or pointer.version != VERSION:
         raise ManifestInvalid(
             f"pointer {name}: got version {pointer.version}, {pointer.manifest_digest!r}; "
@@ -95,7 +95,7 @@ def move_pointer(objects: ObjectStore, name: str, to: Pointer, expected: Pointer
         data = objects.get(manifest_key(to.id), MANIFEST_LIMIT)
     except ObjectMissing as error:
         raise ManifestMissing(
-            f"pointer {name}: got snapshot {to.id} without a manifest, expected a committed one"
+            f"pointer {name}: snapshot {to.id} has no manifest, so it cannot be named"
         ) from error
     if (digest := str(digest_of(data))) != to.manifest_digest:
         raise ManifestInvalid(
@@ -117,9 +117,10 @@ def move_pointer(objects: ObjectStore, name: str, to: Pointer, expected: Pointer
         if found == to:
             return
     raise StoreConflict(
-        f"pointer {name}: got {'nothing' if found is None else found.id}, "
-        f"expected {'nothing' if expected is None else expected.id}",
-        hint=f"snapshot {to.id} is committed all the same; choose which one {name} is to name",
+        f"pointer {name} was moved by somebody else: it names "
+        f"{'nothing' if found is None else found.id}, "
+        f"not {'nothing' if expected is None else expected.id} as before",
+        hint=f"snapshot {to.id} is complete; choose which snapshot {name} should name",
         details={"pointer": name, "found": None if found is None else found.id, "id": to.id},
     )
 

@@ -1,4 +1,4 @@
-"""Who runs sandboxes: root, or somebody to whom ids are lent (subuid(5), subgid(5))."""
+"""Who runs sandboxes: root, or a user with subordinate ids (subuid(5), subgid(5))."""
 
 import os
 import pwd

@@ -120,7 +120,7 @@ def _read_binary(path: Path, cache_dir: Path | None) -> tuple[str, bool]:
             return _binaries[key]
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or exc
-        raise RuntimeFailed(f"{path}: {reason}, expected a program") from exc
+        raise RuntimeFailed(f"cannot run {path}: {reason}") from exc
 
 
 def _read_path(cache_dir: Path, path: Path) -> Path:
@@ -147,7 +147,7 @@ def _ask(path: Path, digest: str, can_subcontainers: bool) -> RuntimeFacts:
     name, version = parse_version(said.out + said.err)
     if not name:
         raise Unsupported(
-            f"{path}: got {said.out[:80]!r} for --version, expected runsc, crun, runc or bwrap"
+            f"{path} is not runsc, crun, runc or bwrap: --version prints {said.out[:80]!r}"
         )
     abilities = {"detach"}
     platform = ""

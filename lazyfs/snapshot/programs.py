@@ -77,7 +77,7 @@ def run_program(
         except subprocess.TimeoutExpired as exc:
             _end_session(process)
             raise TimeExpired(
-                f"{' '.join(command)[:300]}: got no end after {seconds:g} s, expected one"
+                f"{' '.join(command)[:300]} did not finish within {seconds:g} s"
             ) from exc
         except BaseException:
             _end_session(process)
@@ -128,7 +128,7 @@ def run_on_terminal(
 
 def _no_start(command: list[str], exc: OSError | ValueError) -> RuntimeFailed:
     reason = exc.strerror if isinstance(exc, OSError) else exc  # a null byte is no OSError
-    return RuntimeFailed(f"{command[0]}: {reason}, expected it to start")
+    return RuntimeFailed(f"cannot start {command[0]}: {reason}")
 
 
 class _Signals:

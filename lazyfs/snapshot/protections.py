@@ -108,7 +108,7 @@ def _word(value: Any, *, own: bool) -> str:
 def _run(runtime: Runtime, name: str, folder: Path, rootless: Rootless | None) -> Mapping[str, Any]:
     architecture = ARCHITECTURES.get(os.uname().machine, ("",))[0]
     if not has_table(architecture):
-        raise Unsupported(f"{os.uname().machine}: its system calls are not known")
+        raise Unsupported(f"lazyfs does not know the system calls of {os.uname().machine}")
     table = numbers(architecture)
     allowed = sum(1 << NUMBERS[each] for each in DEFAULT_CAPABILITIES)
     words = [str(table["keyctl"]), str(table["unshare"]), str(allowed)]
@@ -130,7 +130,7 @@ def _run(runtime: Runtime, name: str, folder: Path, rootless: Rootless | None) -
         if isinstance(seen, dict):
             return seen
     said = "; ".join(text.splitlines()[-3:])[:300]
-    raise RuntimeFailed(f"{name}: the program that tries them said nothing: {said}")
+    raise RuntimeFailed(f"{name}: the test program printed no result: {said}")
 
 
 def _plan(folder: Path, name: str, words: list[str], rootless: Rootless | None) -> SandboxPlan:

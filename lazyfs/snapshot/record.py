@@ -1,7 +1,7 @@
 """The base record: which images a sandbox was started on, written down before its processes start.
 
-At a checkpoint it is the second witness beside the live mounts; ``compare_witnesses`` lets them
-agree or refuses.  Contract: docs/reference/snapshot-manifest.md, "Two witnesses".
+At a checkpoint it is the second witness beside the live mounts; ``compare_witnesses`` refuses
+unless they agree.  Contract: docs/reference/snapshot-manifest.md, "Two witnesses".
 """
 
 import os
@@ -97,7 +97,7 @@ def load_record(path: Path) -> BaseRecord | None:
     except SandboxBroken as error:
         raise RecordMissing(error.message, hint=error.hint) from error
     if len(data) > RECORD_LIMIT:
-        raise RecordMissing(f"{path}: got more than {RECORD_LIMIT} bytes, expected a base record")
+        raise RecordMissing(f"{path} is longer than {RECORD_LIMIT} bytes: it is not a base record")
     return _decode(data, RecordMissing)
 
 
@@ -130,12 +130,12 @@ def image_of_identity(
 
     def value(key: str) -> str:
         if key not in values:
-            raise _unresolved(name, f"got no {ATTRIBUTE_PREFIX}{key}, expected it on the mount")
+            raise _unresolved(name, f"the mount has no {ATTRIBUTE_PREFIX}{key}")
         return values[key]
 
     stated = _layers(name, values) or layers
     if stated is None:
-        raise _unresolved(name, "got no list of layers, expected it from the mount or its image")
+        raise _unresolved(name, "neither the mount nor its image lists the layers")
     try:
         platform = parse_platform(value("platform"))
         is_pinned = parse_reference(original_ref).digest is not None
@@ -204,15 +204,17 @@ def compare_witnesses(
     if record is None:
         if alive:
             raise RecordMissing(
-                f"base record: got none, expected that of {', '.join(sorted(alive))}",
-                hint="the mounts say what they are, but nothing says that the sandbox began so",
+                f"the base record of {', '.join(sorted(alive))} is missing",
+                hint="the mounts state their images, but no record confirms that the sandbox "
+                "started "
+                "on these",
                 details={"containers": sorted(alive)},
             )
-        raise BaseUnresolved("base image: got no record and no live mount, expected both")
+        raise BaseUnresolved("base image: there is neither a record nor a live mount")
     recorded = {each.image.name: each for each in record.images}
     if surplus := sorted(identities.keys() - recorded.keys()):
         raise BaseDrift(
-            f"base record: got {', '.join(sorted(recorded))}, expected {', '.join(surplus)} also",
+            f"base record: it has {', '.join(sorted(recorded))}, but not {', '.join(surplus)}",
             details={"containers": surplus},
         )
     return tuple(
@@ -222,7 +224,7 @@ def compare_witnesses(
 
 
 def drift_of(recorded: RecordedImage, attributes: Mapping[str, str]) -> list[str]:
-    """Return what a mount says otherwise than the record: "what: got, expected" each."""
+    """Return where a mount differs from the record: "what: got …, expected …" each."""
     image = recorded.image
     platform = image.platform
     expected: dict[str, Any] = {
@@ -260,17 +262,17 @@ def _agreed(
     if attributes is None:
         if not allow_dead_mount:
             raise BaseUnresolved(
-                f"{image.name}: got no live mount on {recorded.mountpoint},"
-                f" expected that of {image.resolved_ref}",
-                hint="the sandbox may have met errors while it read;"
-                " --allow-dead-mount takes the record's word",
+                f"{image.name}: the mount of {image.resolved_ref} on"
+                f" {recorded.mountpoint} is dead or gone",
+                hint="the sandbox may have seen read errors;"
+                " --allow-dead-mount relies on the record alone",
                 details={"container": image.name, "mountpoint": recorded.mountpoint},
             )
         return _known_by(image, "record")
     if faults := drift_of(recorded, attributes):
         raise BaseDrift(
             f"{image.name}: {faults[0]}",
-            hint="the mount is not the one that the sandbox was started on",
+            hint="this is not the mount that the sandbox was started on",
             details={"container": image.name, "differences": faults},
         )
     return _known_by(image, "xattr+record")
@@ -299,8 +301,8 @@ def _check_health(name: str, attributes: Mapping[str, str]) -> None:
     health = attributes[f"{ATTRIBUTE_PREFIX}health"]
     if not is_sound(health):
         raise BaseCorrupt(
-            f"{name}: health of the mount: got {quote(health)}, expected {quote(HEALTHY)}",
-            hint="the sandbox may have read errors in place of its files",
+            f"{name}: health of the mount is {quote(health)}, not {quote(HEALTHY)}",
+            hint="the sandbox may have seen read errors",
             details={"container": name, "health": health},
         )
 
@@ -356,7 +358,7 @@ def _decode(data: bytes, error: type[SnapshotError]) -> BaseRecord:
     record = make(BaseRecord, document, complain, MEANINGS)
     names = [each.image.name for each in record.images]
     if len(set(names)) != len(names):
-        raise complain(f"images: got {', '.join(sorted(names))}, expected each name once")
+        raise complain(f"images: a name appears more than once: {', '.join(sorted(names))}")
     for place, each in enumerate(record.images):
         for fault in image_faults(each.image, f"images[{place}].image"):
             raise complain(cut(fault))

@@ -1,8 +1,8 @@
-"""What becomes of a sandbox whose command, or whose machine, has died in the middle.
+"""Recovery of a sandbox whose command was killed, or whose machine crashed.
 
     STARTING, RESTORING   ended and released  →  FAILED
     RUNNING               as it is while it lives; else released  →  FAILED
-    CHECKPOINTING …       gone on with: see ``checkpoint.resume``
+    CHECKPOINTING …       continued: see ``checkpoint.resume``
     STOPPED, FAILED       what is left of processes and mounts is released
 
 All of it can be done again.  The sandbox's lock is held.
@@ -88,10 +88,10 @@ def recover(sandbox: Sandbox, tools: Tools) -> State | None:
             journal,
             runtime,
             tools,
-            RuntimeDied(f"sandbox {sandbox.id}: got one whose processes have ended"),
+            RuntimeDied(f"sandbox {sandbox.id}: its processes have ended"),
         )
     if journal.state in (State.STARTING, State.RESTORING):
-        error = Interrupted(f"sandbox {sandbox.id}: it was {journal.state} when its command died")
+        error = Interrupted(f"sandbox {sandbox.id} was {journal.state} when its command died")
         return _give_up(sandbox, journal, runtime, tools, error)
     if journal.state is State.FAILED:
         _release(sandbox, journal, runtime, tools)
@@ -129,13 +129,12 @@ def delete(sandbox: Sandbox, tools: Tools, *, force: bool) -> None:
 def _check_idle(sandbox: Sandbox, journal: Journal, runtime: Runtime | None) -> None:
     if journal.state in INTERRUPTED:
         raise InUse(
-            f"sandbox {sandbox.id}: got one whose snapshot is not complete ({journal.state}), "
-            "expected one that has stopped",
-            hint=f"lazyfs recover {sandbox.id} completes it; --force gives it up",
+            f"sandbox {sandbox.id} has a snapshot that is not complete ({journal.state})",
+            hint=f"complete it with lazyfs recover {sandbox.id}, or abandon it with --force",
         )
     if runtime is not None and is_alive(sandbox, journal, runtime):
         raise InUse(
-            f"sandbox {sandbox.id}: got one that runs, expected one that has stopped",
+            f"sandbox {sandbox.id} is running",
             hint=f"lazyfs delete --force {sandbox.id} kills it",
         )
 

@@ -1,6 +1,6 @@
 """What a snapshot asks of the machine that restores it, beyond images, files and memory.
 
-A snapshot is data: whoever can write to its store chose every word of it.  So all that a manifest
+Whoever can write to a store can change everything in its snapshots.  So all that a manifest
 and the template in it can say is classified here, field by field, and nothing of it is done
 because the snapshot says so (``grants``).  Each kind of request:
 

@@ -1,4 +1,4 @@
-"""Restores: a sandbox that goes on from a snapshot, on exactly the images it was made on.
+"""Restores: a sandbox that is resumed from a snapshot, on exactly the images it was made on.
 
     review  →  RESTORING  →  mounts, compared  ∥  files, verified  →  the runtime  →  RUNNING
 
@@ -160,10 +160,10 @@ def _check_free(sandboxes: Sandboxes, sandbox_id: str) -> None:
 def _check_state(sandbox: Sandbox) -> None:
     journal = sandbox.journal()
     if journal is None or journal.state not in RESUMABLE:
-        got = "one that is being made" if journal is None else f"one that is {journal.state}"
+        state = "being made" if journal is None else f"{journal.state}"
         raise SandboxExists(
-            f"sandbox {sandbox.id}: got {got}, expected a new id, or one that has stopped",
-            hint=f"choose another with --id, or lazyfs delete {sandbox.id}",
+            f"sandbox {sandbox.id} already exists and is {state}",
+            hint=f"choose another id with --id, or remove it with lazyfs delete {sandbox.id}",
         )
 
 
@@ -177,7 +177,7 @@ def _drift(order: Order, found: Review, tools: Tools) -> dict[str, str]:
     for image in found.manifest.images:
         if image.name in drift:
             tools.say(
-                f"{image.name}: {image.original_ref} is {drift[image.name]} by now; "
+                f"{image.name}: {image.original_ref} now names {drift[image.name]}; "
                 f"the snapshot uses {image.manifest_digest}"
             )
     return drift
@@ -191,7 +191,7 @@ def _restore(
     journal = _begin(sandbox, order, found, tools.snapshots.objects.url)
     plan = sandbox.plan(journal)
     if opened := openings(found.template.security):
-        tools.say(f"opened by name: {', '.join(opened)}")
+        tools.say(f"confinement turned off: {', '.join(opened)}")
     check_confinement(
         found.template.security, plan, found.facts.name, is_rootless=tools.rootless is not None
     )
@@ -331,7 +331,8 @@ def _obtain(sandbox: Sandbox, order: Order, found: Review, tools: Tools) -> dict
             base = resolved[image.name]
             if base.image.manifest_digest != image.manifest_digest:
                 tools.say(
-                    f"{image.name}: the data was kept with {image.resolved_ref}; it goes on with "
+                    f"{image.name}: the data was saved with {image.resolved_ref}; it is now "
+                    "used with "
                     f"{base.image.resolved_ref}"
                 )
         return resolved

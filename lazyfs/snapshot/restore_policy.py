@@ -1,4 +1,4 @@
-"""``restore-policy.yaml``: what snapshots may ask for, by store and by the sandbox they go on as.
+"""``restore-policy.yaml``: what snapshots may ask for, by store and by id of the restored sandbox.
 
     version: 1
     rules:
@@ -114,11 +114,11 @@ def decode_policy(data: bytes, what: str) -> list[Rule]:
         return BadPolicy(f"restore policy {what}: {text}")
 
     if len(data) > LIMIT:
-        raise complain(f"got more than {LIMIT} bytes, expected at most that")
+        raise complain(f"longer than {LIMIT} bytes")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise complain(f"got bytes that are not UTF-8 at {error.start}, expected text") from error
+        raise complain(f"not valid UTF-8 at byte {error.start}") from error
     # A restore seldom reads one.
     from lazyfs.snapshot.yaml_documents import parse_yaml  # noqa: PLC0415
 

@@ -125,8 +125,8 @@ def review(
     template = wanted.template or recorded
     if template is None:
         raise SpecMismatch(
-            f"snapshot {loaded.id}: got no template in it, expected one",
-            hint="name the template that it was made with: --template FILE",
+            f"snapshot {loaded.id} has no template",
+            hint="give the template that it was made with: --template FILE",
         )
     is_own = wanted.template is not None or not loaded.digest  # or made up of the user's words
     notices: list[str] = []
@@ -194,8 +194,8 @@ def _without_location(template: Template, store: str, notices: list[str]) -> Tem
     if config.location is None or spelled_store(config.location) == spelled_store(store):
         return template
     notices.append(
-        f"its template would keep snapshots in {config.location}; that is not taken over: "
-        "lazyfs checkpoint --to STORE says where they go"
+        f"its template names {config.location} for snapshots; this is ignored: "
+        "choose a store with lazyfs checkpoint --to STORE"
     )
     return replace(template, snapshots_config=replace(config, location=None))
 
@@ -211,13 +211,14 @@ def _load(wanted: Wanted, snapshots: Snapshots, bases: Bases, host: Platform) ->
             raise
         if wanted.manifest_digest is not None:
             raise OtherManifest(
-                f"snapshot {wanted.name}: got no manifest, expected {wanted.manifest_digest}"
+                f"snapshot {wanted.name} has no manifest; one with digest "
+                f"{wanted.manifest_digest} is required"
             ) from None
         return assume(snapshots, wanted.name, assumed, bases, host, template=wanted.template)
     if wanted.assumed:
         raise BadRestoreOption(
-            f"--assume-image: got snapshot {loaded.id}, which has a manifest, expected none",
-            hint="restore it without: its images are recorded",
+            f"--assume-image: snapshot {loaded.id} has a manifest, which records its images",
+            hint="restore it without --assume-image",
         )
     return loaded
 
@@ -239,9 +240,9 @@ def _runtime(manifest: Manifest, wanted: Wanted, choose: Choose) -> tuple[Runtim
     needed = DATA_ABILITY if manifest.snapshot.scope == DATA else "restore"
     if needed not in facts.abilities:
         raise Unsupported(
-            f"runtime {facts.path} {facts.version}: got no {needed}, expected it for a snapshot "
-            f"of scope {manifest.snapshot.scope}",
-            hint="name a newer program with --runsc PATH",
+            f"runtime {facts.path} {facts.version} has no {needed}, which a snapshot of scope "
+            f"{manifest.snapshot.scope} needs",
+            hint="choose a newer program with --runsc PATH",
             details={"ability": needed},
         )
     return runtime, facts

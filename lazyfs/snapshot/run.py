@@ -1,4 +1,4 @@
-"""Runs: a sandbox that begins, on images whose tags are resolved once and locked by that.
+"""Runs: starting a sandbox on images whose tags are resolved once; the digests are recorded.
 
     STARTING  →  resolved  →  mounted side by side, compared  →  bundles  →  record  →  RUNNING
 
@@ -148,9 +148,8 @@ def _check_state(sandbox: Sandbox) -> None:
     state = None if journal is None else journal.state
     if state not in RESTARTABLE:
         raise SandboxExists(
-            f"sandbox {sandbox.id}: got one that is {state}, expected a new id, or one that has "
-            "stopped",
-            hint=f"choose another with --id, or lazyfs delete {sandbox.id}",
+            f"sandbox {sandbox.id} already exists and is {state}",
+            hint=f"choose another id with --id, or remove it with lazyfs delete {sandbox.id}",
         )
 
 
@@ -177,7 +176,7 @@ class _Attempt:
         journal = sandbox.save(journal.with_runtime(facts))
         plan = sandbox.plan(journal)
         if opened := openings(template.security):
-            tools.say(f"opened by name: {', '.join(opened)}")
+            tools.say(f"confinement turned off: {', '.join(opened)}")
         check_confinement(
             template.security, plan, facts.name, is_rootless=tools.rootless is not None
         )
@@ -255,7 +254,7 @@ class _Attempt:
             said = last_lines(plan.log_dir / f"{name}.log", 0)
             if not said:
                 raise
-            message = f"{error.message}; it said: {said}"
+            message = f"{error.message}; its output ends with: {said}"
             raise NotReady(message, hint=error.hint, details=error.details) from error
 
     def undo(self, error: BaseException, *, is_new: bool) -> None:
@@ -285,7 +284,7 @@ def locked_line(image: Image) -> str:
     platform = image.platform
     variant = platform.variant if isinstance(platform.variant, str) else ""
     spelled = "/".join(filter(None, (platform.os, platform.architecture, variant)))
-    what = "as it is pinned" if image.pinned else "locked"
+    what = "pinned" if image.pinned else "recorded"
     return (
         f"{image.name}: {image.original_ref} -> {image.resolved_ref} ({spelled}), {what} for this "
         "sandbox and its snapshots"

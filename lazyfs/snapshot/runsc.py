@@ -88,7 +88,7 @@ class Runsc:
         self._check_plan(plan)
         if len(plan.containers) != 1:
             raise Unsupported(
-                f"run on this terminal: got {len(plan.containers)} containers, expected 1",
+                f"cannot run {len(plan.containers)} containers on this terminal, only 1",
                 hint="start the sandbox in the background",
             )
         self._check_new(plan)
@@ -107,7 +107,7 @@ class Runsc:
         facts = self._check_plan(plan)
         self._check_can_restore(plan, facts)
         if os.listdir(image_dir):
-            raise RuntimeFailed(f"checkpoint: {image_dir}: got files, expected an empty folder")
+            raise RuntimeFailed(f"checkpoint: {image_dir} is not empty")
         processes = self._sandbox_processes(plan)
         options: list[str | Path] = ["--image-path", image_dir]
         if "compression" in facts.abilities:
@@ -119,9 +119,7 @@ class Runsc:
             raise _with_room(error, image_dir) from error
         # It returns before the sandbox has ended.
         if not wait_gone(processes, self.call_seconds):
-            raise RuntimeFailed(
-                "runsc checkpoint: got a sandbox that goes on, expected it to end", hint=_hint(plan)
-            )
+            raise RuntimeFailed("runsc checkpoint: the sandbox did not end", hint=_hint(plan))
 
     def restore(self, plan: SandboxPlan, image_dir: Path) -> Callable[[], None]:
         """Start all containers from *image_dir*; return a wait for when it is not needed more."""
@@ -176,7 +174,7 @@ class Runsc:
             return int(json.loads(done.out)["exitStatus"])
         except (ValueError, KeyError, TypeError) as exc:
             raise RuntimeFailed(
-                f"runsc wait: got {done.out[:80]!r}, expected an exit status"
+                f"runsc wait printed no exit status, but {done.out[:80]!r}"
             ) from exc
 
     def delete(self, plan: SandboxPlan) -> None:
@@ -187,9 +185,7 @@ class Runsc:
         # it does nothing for one that failed to start, and fails for those beside a dead root.
         processes = self._sandbox_processes(plan)
         if not kill_processes(processes):
-            raise RuntimeFailed(
-                f"runsc delete: got processes {processes} that go on, expected them to end"
-            )
+            raise RuntimeFailed(f"runsc delete: processes {processes} are still running")
         for container in reversed(plan.containers):
             if not plan.overlay.endswith(":memory") and any(_state_files(plan, container)):
                 self._try(plan, "delete", "--force", container.container_id)  # its files, too
@@ -312,19 +308,20 @@ class Runsc:
         facts = self._facts or self.probe()
         if "overlay2" not in facts.abilities and plan.overlay != "none":
             raise Unsupported(
-                f"{self.path}: got a runsc without --overlay2, expected one with it: without, "
-                "what a sandbox writes to its root is in no checkpoint",
+                f"{self.path} has no --overlay2: files that a sandbox writes to its root would be "
+                "missing from checkpoints",
                 hint="use a newer runsc",
             )
         if os.geteuid() != 0:
             if "rootless" not in facts.abilities:
                 raise Unsupported(
-                    f"{self.path}: got runsc {facts.version}, expected one that runs a mounted "
-                    "image without root",
-                    hint="use a newer runsc, be root, or take --runtime crun or bwrap",
+                    f"{self.path}: runsc {facts.version} cannot run a mounted image without root",
+                    hint="use a newer runsc, run it as root, or use --runtime crun or bwrap",
                 )
             if shutil.which(USERNS[0]) is None:
-                raise Unsupported(f"got no {USERNS[0]}, expected it: runsc is run without root")
+                raise Unsupported(
+                    f"{USERNS[0]} is not installed; runsc needs it to run without root"
+                )
         return facts
 
     @staticmethod
@@ -333,18 +330,18 @@ class Runsc:
         for container in plan.containers:
             if any(_state_files(plan, container)):
                 raise RuntimeFailed(
-                    f"runsc: container {container.container_id}: got one of that name, expected "
-                    "none",
+                    f"runsc: container {container.container_id} already exists",
                     hint=f"lazyfs delete {plan.sandbox_id}",
                 )
 
     def _check_can_restore(self, plan: SandboxPlan, facts: RuntimeFacts) -> None:
         if "checkpoint" not in facts.abilities or "restore" not in facts.abilities:
-            raise Unsupported(f"{self.path}: got a runsc that cannot checkpoint and restore")
+            raise Unsupported(f"{self.path}: this runsc cannot checkpoint and restore")
         if len(plan.containers) > 1 and "multi-restore" not in facts.abilities:
             raise Unsupported(
-                f"{self.path}: got {len(plan.containers)} containers, expected 1: runsc "
-                f"{facts.version} cannot restore several",
+                f"{self.path}: runsc {facts.version} cannot restore {len(plan.containers)} "
+                "containers, "
+                "only 1",
                 hint="use a newer runsc, or a template of one container without pauseImage",
             )
 
@@ -355,7 +352,7 @@ def parse_state(text: str) -> tuple[ContainerState, int]:
         document = json.loads(text)
         return ContainerState(document["status"]), int(document.get("pid") or 0)
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
-        raise RuntimeFailed(f"state: got {text[:80]!r}, expected JSON with a known status") from exc
+        raise RuntimeFailed(f"state is not JSON with a known status: {text[:80]!r}") from exc
 
 
 def _state_files(plan: SandboxPlan, container: ContainerPlan) -> Iterator[Path]:
@@ -370,7 +367,7 @@ def _with_room(error: RuntimeFailed, folder: Path) -> RuntimeFailed:
     if free >= FULL or "no space left" in error.message:
         return error
     return RuntimeFailed(
-        f"{error.message}; {folder}: no space left: {free} bytes",
+        f"{error.message}; {folder}: no space left: {free} bytes free",
         hint=error.hint,
         details=error.details | {"free": free},
     )
@@ -381,4 +378,4 @@ def _log_path(plan: SandboxPlan) -> Path:
 
 
 def _hint(plan: SandboxPlan) -> str:
-    return f"all that it said is in {plan.log_dir}"
+    return f"its full output is in {plan.log_dir}"

@@ -1,4 +1,4 @@
-"""Which runtime it is: by name, by path, or by the digest of its program."""
+"""Finding a runtime by name, by path, or by the digest of its program."""
 
 import os
 import shutil
@@ -58,7 +58,7 @@ class Chooser:
             name, path = "", Path(name)
         if name and name not in MAKERS:
             raise Unsupported(
-                f"runtime: got {name[:80]!r}, expected one of {', '.join(MAKERS)}, or a path"
+                f"runtime: must be one of {', '.join(MAKERS)}, or a path, not {name[:80]!r}"
             )
         program: Path | None
         if digest is not None:
@@ -78,7 +78,7 @@ class Chooser:
             )
         found = probe_program(program, self._cache_dir).name
         if name and found != name:
-            raise Unsupported(f"{program}: got {found}, expected {name}")
+            raise Unsupported(f"{program} is {found}, not {name}")
         return MAKERS[found](program.absolute(), self._cache_dir)
 
     def find(self, name: str) -> Path | None:
@@ -103,8 +103,8 @@ class Chooser:
 def _none(name: str) -> Unsupported:
     if not name:
         return Unsupported(
-            f"got no runtime, expected one of {', '.join(MAKERS)}",
-            hint="install one: only runsc can checkpoint and restore",
+            f"no runtime is installed: need one of {', '.join(MAKERS)}",
+            hint="install one; only runsc can checkpoint and restore",
         )
     package = PACKAGES.get(name, name)
-    return Unsupported(f"got no {name}, expected it", hint=HINT.format(package=package))
+    return Unsupported(f"{name} is not installed", hint=HINT.format(package=package))

@@ -1,4 +1,4 @@
-"""Answers of an S3 service that may be anybody: bounded, plain XML, from where it was asked.
+"""Answers of an S3 service that is not trusted: bounded, plain XML, without redirects.
 
 botocore reads whole every answer but an object's bytes, and hands it to an XML parser.  It is kept
 from answers that never end and from documents that define entities, of which a few make gigabytes;
@@ -54,10 +54,10 @@ def read_bounded(pieces: Iterable[bytes]) -> bytes:
     for piece in pieces:
         found += piece
         if len(found) > LONGEST_ANSWER:
-            raise OddAnswer(f"an answer of over {LONGEST_ANSWER} bytes")
+            raise OddAnswer(f"the answer is longer than {LONGEST_ANSWER} bytes")
     data = bytes(found)
     if any(each in data for each in FORBIDDEN):
-        raise OddAnswer("an answer with a document type in it")
+        raise OddAnswer("the answer has a document type declaration")
     return data
 
 
@@ -81,7 +81,7 @@ class Pages:
         self.more = {name: answer.get(token, "") for name, token in self._tokens.items()}
         self._left -= max(len(answer.get(self._items, ())), 1)
         if not self.is_last and (self.more == before or self._left < 0):
-            raise OddAnswer("a listing that does not end")
+            raise OddAnswer("the listing does not end")
 
 
 def page_of(answer: Any, prefix: str, wanted: str) -> list[Stored]:
@@ -95,7 +95,7 @@ def page_of(answer: Any, prefix: str, wanted: str) -> list[Stored]:
         if not key.startswith(prefix + wanted) or not is_key(key.removeprefix(prefix)):
             continue
         if size < 0:
-            raise ValueError(f"an object of {size} bytes")
+            raise ValueError(f"an object has {size} bytes")
         found.append(Stored(key.removeprefix(prefix), size, each["LastModified"].timestamp()))
     return found
 

@@ -1,4 +1,4 @@
-"""What S3 calls things, and what is said to it: addresses, codes of errors, tags of objects.
+"""Names in S3: addresses, codes of errors, tags of objects.
 
 Spec: Amazon S3 API reference, "Error responses".  Services that speak like it have codes of their
 own for what they do not know.
@@ -54,7 +54,7 @@ def check_endpoint(endpoint: str | None) -> str | None:
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
         raise BadEndpoint(
-            f"endpoint of S3: got one with scheme {parts.scheme[:20]!r}, expected "
-            "http(s)://host[:port], without user and password"
+            "endpoint of S3: must be http(s)://host[:port], without user and password; "
+            f"its scheme is {parts.scheme[:20]!r}"
         )
     return endpoint

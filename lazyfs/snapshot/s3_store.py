@@ -1,4 +1,4 @@
-"""A bucket of S3, or of what speaks like it, as a store of snapshots.
+"""A bucket of S3, or of a compatible service, as a store of snapshots.
 
 boto3's only home; it is imported when a store is first used.  Credentials come from where boto3
 finds them: the environment, AWS' files, the machine's role.  "If absent" and compare-and-swap are
@@ -130,7 +130,7 @@ class S3Store:
     def size(self, key: str) -> int | None:
         """Return an object's size, None if there is none."""
         try:
-            with self._call(key, "look at") as client:
+            with self._call(key, "inspect") as client:
                 return int(client.head_object(**self._name(key))["ContentLength"])
         except ObjectMissing:
             return None
@@ -182,8 +182,9 @@ class S3Store:
             known = self._probe()
             if not known:
                 log.warning(
-                    "store %s: it ignores conditional puts; two writers of one pointer at the "
-                    "same moment are not kept apart",
+                    "store %s does not support conditional puts: if two machines move a pointer "
+                    "at the "
+                    "same moment, neither is told",
                     self.url,
                 )
             with self._lock:
@@ -237,7 +238,7 @@ class S3Store:
 
             def send(number: int, start: int) -> Part:
                 if stop.is_set():
-                    raise StoreFailed(f"store {self.url}: {key}: got told to stop its upload")
+                    raise StoreFailed(f"upload of {key} to store {self.url} was stopped")
                 data = _read_part(file, start, min(part_size, size - start))
                 with self._call(key, "write") as client:
                     answer = client.upload_part(
@@ -270,7 +271,7 @@ class S3Store:
                 )
         except ObjectMissing as error:
             # There is no such upload any more: perhaps it was completed, and the answer was lost.
-            with self._call(key, "look at") as client:
+            with self._call(key, "inspect") as client:
                 found = client.head_object(**name)["ETag"]
             if found.strip('"') != etag_of(parts):
                 raise StoreFailed(error.message, details=error.details) from error
@@ -283,7 +284,7 @@ class S3Store:
         except ObjectMissing:
             return False  # somebody was faster
         except StoreFailed as error:
-            log.warning("%s; `lazyfs gc` removes what it left", error.message)
+            log.warning("%s; `lazyfs gc` removes its parts", error.message)
             return False
 
     def _probe(self) -> bool:
@@ -320,29 +321,29 @@ class S3Store:
             raise self._failed(key, action, error) from error
         except (OddAnswer, *ODD) as error:
             raise StoreFailed(
-                f"store {self.url}: {key}: got an answer that no S3 service gives, expected to "
-                f"{action} it",
+                f"cannot {action} {key} in store {self.url}: the answer is not one of an S3 "
+                "service",
                 hint=f"{type(error).__name__}: {str(error)[:300]}",
             ) from error
         except BotoCoreError as error:
             raise StoreFailed(
-                f"store {self.url}: {key}: got {type(error).__name__}, expected to {action} it",
+                f"cannot {action} {key} in store {self.url}: {type(error).__name__}",
                 hint=str(error)[:300].splitlines()[0],
             ) from error
 
     def _failed(self, key: str, action: str, error: Any) -> SnapshotError:
         code, status = code_of(error)
         message = error.response.get("Error", {}).get("Message") or ""
-        what = f"store {self.url}: {key}: got {code}" + (f" ({status})" if status else "")
-        text = f"{what}, expected to {action} it"
+        text = f"cannot {action} {key} in store {self.url}: {code}"
+        text += f" ({status})" if status else ""
         details = {"code": code, "status": status, "key": key}
         if code in MISSING_CODES or code == "NoSuchUpload":
             return ObjectMissing(text, details=details)
         hint = message[:300] or None
         if status == 403:
             hint = (
-                "the credentials lack the right, or, where they lack that to list the bucket "
-                "(s3:ListBucket), there is no such key: S3 does not tell these apart"
+                "the credentials do not allow this; or, if they do not allow s3:ListBucket, "
+                "the key may not exist: S3 answers both with 403"
             )
         return StoreFailed(text, hint=hint, details=details)
 
@@ -359,7 +360,7 @@ class S3Store:
             from botocore.config import Config  # noqa: PLC0415
         except ImportError as error:
             raise StoreFailed(
-                f"store {self.url}: got no boto3, expected it to be installed",
+                f"store {self.url}: boto3 is not installed",
                 hint="pip install 'lazyfs[s3]'",
             ) from error
         config = Config(
@@ -374,7 +375,7 @@ class S3Store:
             made = boto3.session.Session().client("s3", endpoint_url=self._endpoint, config=config)
         except (botocore.exceptions.BotoCoreError, ValueError) as error:
             raise StoreFailed(
-                f"store {self.url}: got {type(error).__name__}, expected to set up S3",
+                f"store {self.url}: cannot set up S3: {type(error).__name__}",
                 hint=str(error)[:300].splitlines()[0],
             ) from error
         bound_answers(made, lambda error: botocore.exceptions.HTTPClientError(error=error))
@@ -402,7 +403,7 @@ class _Body:
                 self._failures += 1
                 if self._failures >= TRIES:
                     raise
-                log.info("%s; going on at byte %d", error.message, self._position)
+                log.info("%s; resuming at byte %d", error.message, self._position)
                 self.close()
                 self._body = self._request()
                 continue
@@ -428,6 +429,6 @@ def _read_part(file: int, start: int, size: int) -> bytes:
     while len(data) < size:
         more = os.pread(file, size - len(data), start + len(data))
         if not more:
-            raise StoreFailed(f"upload: got a file that shrank to {start + len(data)} bytes")
+            raise StoreFailed(f"upload: the file shrank to {start + len(data)} bytes")
         data += more
     return data

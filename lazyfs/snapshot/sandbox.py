@@ -2,7 +2,7 @@
 
     <state dir>/sandboxes/<id>/
         lock                    held by the command that works on the sandbox
-        journal.json            what is going on, and all that is needed to go on after a crash
+        journal.json            its state, and all that is needed to continue after a crash
         base-record.json        which images are mounted; written before the processes start
         template.json           what was asked for
         bundles/<container>/    config.json and rootfs, which is a mount
@@ -169,10 +169,10 @@ class Sandbox:
 
     def _busy(self) -> Busy:
         pid, since = self.holder() or (0, "")
-        by = f"process {pid}, since {since}" if pid else "another process"
+        by = f"process {pid} since {since}" if pid else "another process"
         return Busy(
-            f"sandbox {self.id}: got a lock that {by}, has, expected none",
-            hint="try again when that is done, or wait for it with --wait SECONDS",
+            f"sandbox {self.id} is in use by {by}",
+            hint="try again when that command has ended, or wait for it with --wait SECONDS",
             details={"sandbox": self.id, "pid": pid, "since": since},
         )
 
@@ -241,7 +241,7 @@ class Sandbox:
         journal = journal or self.journal()
         if journal is None or not journal.containers:
             raise SandboxBroken(
-                f"sandbox {self.id}: got a journal without containers, expected some",
+                f"sandbox {self.id}: its journal lists no containers",
                 hint=f"lazyfs delete {self.id}",
             )
         return SandboxPlan(
@@ -265,8 +265,8 @@ class Sandbox:
             path = self.folder / name
             if any(each == path or path in each.parents for each in mounted):
                 raise SandboxBroken(
-                    f"sandbox {self.id}: {name}: got a mount, expected plain files to remove",
-                    hint="look at it with findmnt, and unmount it",
+                    f"sandbox {self.id}: {name} cannot be removed: something is mounted there",
+                    hint="find it with findmnt, and unmount it",
                 )
             try:
                 if path.is_dir() and not path.is_symlink():
@@ -312,8 +312,8 @@ class Sandboxes:
             folder.mkdir(mode=0o700)
         except FileExistsError as exc:
             raise SandboxExists(
-                f"sandbox {sandbox_id}: got an id that is taken, expected a new one",
-                hint=f"see lazyfs status {sandbox_id}; lazyfs delete {sandbox_id} frees it",
+                f"sandbox {sandbox_id} already exists",
+                hint=f"see lazyfs status {sandbox_id}; lazyfs delete {sandbox_id} removes it",
             ) from exc
         except OSError as exc:
             raise _broken(folder, exc) from exc
@@ -363,8 +363,8 @@ def check_id(sandbox_id: str) -> None:
     """Raise BadSandboxId unless *sandbox_id* is a DNS label: it names folders and cgroups."""
     if ID_RE.fullmatch(sandbox_id) is None:
         raise BadSandboxId(
-            f"sandbox id: got {sandbox_id[:80]!r}, expected 1 to 63 of a-z, 0-9 and '-', "
-            "with no '-' at either end",
+            "sandbox id: must be 1 to 63 of a-z, 0-9 and '-', with no '-' at either end, "
+            f"not {sandbox_id[:80]!r}",
         )
 
 
@@ -421,8 +421,8 @@ def _is_same(descriptor: int, path: Path) -> bool:
 
 def _missing(sandbox_id: str) -> SandboxMissing:
     return SandboxMissing(
-        f"sandbox {sandbox_id}: got no such sandbox, expected one of this user's",
-        hint="lazyfs status lists them",
+        f"sandbox {sandbox_id} does not exist",
+        hint="lazyfs status lists your sandboxes",
     )
 
 

@@ -1,4 +1,4 @@
-"""Which system calls a sandbox may make: the profile that containers get where nobody says else.
+"""Which system calls a sandbox may make: the default profile of containers.
 
 An allow-list, no wider than what container engines have by default, in the form that OCI
 configs have (runtime-spec, config-linux.md, "Seccomp").  What is known and not in it fails with

@@ -47,7 +47,7 @@ def parse_profile(
         return TemplateInvalid(f"seccomp profile {what}: {text}")
 
     if len(data) > FILE_LIMIT:
-        raise complain(f"it has more than {FILE_LIMIT} bytes")
+        raise complain(f"longer than {FILE_LIMIT} bytes")
     document = parse_json(data, complain)
     try:
         profile: dict[str, Any] = {"defaultAction": str(document["defaultAction"])}
@@ -62,7 +62,7 @@ def parse_profile(
             if _holds(each, set(capabilities), ARCHES.get(machine, machine), release)
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise complain(f"{exc!r:.80}: it is no profile of seccomp") from exc
+        raise complain(f"not a valid seccomp profile: {exc!r:.80}") from exc
     return profile
 
 
@@ -81,7 +81,7 @@ def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:
     if "names" not in found:
         found["names"] = [entry["name"]]
     if not all(isinstance(name, str) for name in found["names"]):
-        raise ValueError("names of system calls")
+        raise ValueError("names must be a list of system calls")
     str(found["action"])
     return found
 

@@ -1,6 +1,6 @@
-"""What a template says of confinement: what is turned off by name, what is lent, what is limited.
+"""Confinement in a template: protections turned off by name, devices given, limits.
 
-The defaults close all that can be closed.  Contract: docs/reference/template.md.
+The default is as much confinement as possible.  Contract: docs/reference/template.md.
 """
 
 import re

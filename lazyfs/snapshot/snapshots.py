@@ -117,19 +117,19 @@ class Snapshots:
         if expected is not None and digest != expected:
             raise OtherManifest(
                 f"snapshot {snapshot_id}: got a manifest {digest}, expected {expected}",
-                hint="the name means another snapshot now, or its manifest was changed",
+                hint="the name now means another snapshot, or its manifest was changed",
                 details={"id": snapshot_id, "got": digest, "expected": expected},
             )
         if pointer is not None and digest != pointer.manifest_digest:
             raise ManifestInvalid(
                 f"snapshot {snapshot_id}: got a manifest {digest}, expected "
                 f"{pointer.manifest_digest}, as pointer {name[1:]} says",
-                hint="the manifest was overwritten, or tampered with, after the pointer had moved",
+                hint="the manifest was overwritten, or tampered with, after the pointer was set",
             )
         manifest = decode_manifest(data)
         if manifest.snapshot.id != snapshot_id:
             raise ManifestInvalid(
-                f"snapshot {snapshot_id}: got the manifest of {manifest.snapshot.id}, expected its"
+                f"snapshot {snapshot_id} has the manifest of {manifest.snapshot.id}, not its"
             )
         return Loaded(snapshot_id, manifest, digest, data)
 
@@ -148,7 +148,10 @@ class Snapshots:
         with local_errors(target_dir, "make"):
             room = os.statvfs(target_dir.parent)
             if (free := room.f_bavail * room.f_frsize) < needed:
-                raise NoSpace(f"{target_dir.parent}: got {free} bytes free, expected {needed}")
+                raise NoSpace(
+                    f"{target_dir.parent}: the disk is full: {needed} bytes needed, {free} "
+                    "bytes free"
+                )
             temporary.mkdir(mode=0o700)
         try:
             self._each(files, lambda file, stop: self._fetch(loaded.id, file, temporary, stop))
@@ -207,7 +210,7 @@ class Snapshots:
             is_stored = True
         if not is_stored and not self._has(key, data):
             raise StoreConflict(
-                f"snapshot {snapshot_id}: got another manifest in the store, expected none",
+                f"snapshot {snapshot_id} already has a different manifest in the store",
                 details={"id": snapshot_id},
             )
         return str(digest_of(data))
@@ -221,8 +224,8 @@ class Snapshots:
         named = [name for name, each in self.pointers().items() if each.id == snapshot_id]
         if named:
             raise StoreConflict(
-                f"snapshot {snapshot_id}: got pointer {', '.join(named)} to it, expected none",
-                hint=f"move it, or remove it: lazyfs snapshot rm STORE@{named[0]}",
+                f"snapshot {snapshot_id} is named by pointer {', '.join(named)}",
+                hint=f"move the pointer, or remove it: lazyfs snapshot rm STORE@{named[0]}",
                 details={"id": snapshot_id, "pointers": named},
             )
         state = self.state(snapshot_id)
@@ -287,8 +290,7 @@ class Snapshots:
                 pass  # what somebody left: this is better
         if self.objects.size(manifest_key(snapshot_id)) is not None:
             raise StoreConflict(
-                f"snapshot {snapshot_id}: got a committed one, expected none: "
-                f"{file.name} is not written over",
+                f"snapshot {snapshot_id} is already complete: {file.name} is not overwritten",
                 details={"id": snapshot_id},
             )
         self.objects.put_file(key, path)
@@ -358,8 +360,8 @@ class Snapshots:
         if pointer is None:
             have = ", ".join(sorted(self.pointers())[:10]) or "none"
             raise ManifestMissing(
-                f"pointer {name} in {self.objects.url}: got none of that name, expected one",
-                hint=f"pointers there: {have}",
+                f"pointer {name} does not exist in {self.objects.url}",
+                hint=f"the store has these pointers: {have}",
                 details={"pointer": name},
             )
         return pointer
@@ -372,8 +374,7 @@ class Snapshots:
             raise no_manifest(self.objects, snapshot_id, pointer, self.ids) from error
         if len(data) > MANIFEST_LIMIT:
             raise ManifestInvalid(
-                f"snapshot {snapshot_id}: got a manifest of over {MANIFEST_LIMIT} bytes, "
-                "expected a shorter one"
+                f"snapshot {snapshot_id}: its manifest is longer than {MANIFEST_LIMIT} bytes"
             )
         return data
 
@@ -400,7 +401,7 @@ class _Opened:
 
     def read(self, size: int) -> bytes:
         if self._stop.is_set():
-            raise StoreFailed("download: got told to stop, since another file failed")
+            raise StoreFailed("the download was stopped because another file failed")
         return self._stream.read(size)
 
 
@@ -418,7 +419,6 @@ def key_of(snapshot_id: str, file: File) -> str:
 def missing_file(snapshot_id: str, file: File) -> FileMissing:
     """Return the error for a file that is not there."""
     return FileMissing(
-        f"file {file.object} of {snapshot_id}: got none in the store, expected "
-        f"{file.stored_size} bytes",
+        f"file {file.object} of {snapshot_id} is not in the store ({file.stored_size} bytes)",
         details={"id": snapshot_id, "file": file.name, "object": file.object},
     )

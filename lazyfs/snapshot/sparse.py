@@ -39,7 +39,7 @@ def copy_sparse(source: int, target: int) -> int:
         while start < end:
             copied = _copy(source, target, start, min(end - start, COPY_SIZE))
             if copied == 0:
-                raise OSError(errno.EIO, "the file shrank while it was copied")
+                raise OSError(errno.EIO, "the file became shorter while it was copied")
             start += copied
     os.ftruncate(target, size)
     return size

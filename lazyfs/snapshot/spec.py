@@ -147,8 +147,7 @@ def command_of(container: Container, image: Mapping[str, Any]) -> list[str]:
         words = _words(image, "Entrypoint") + list(container.args or _words(image, "Cmd"))
     if not words or not words[0]:
         raise TemplateInvalid(
-            f"containers.{container.name}.command: got nothing, and the image has no command,"
-            " expected one of them"
+            f"containers.{container.name}.command: missing, and the image has no command either"
         )
     return words
 
@@ -236,7 +235,7 @@ def _user(container: Container, image: Mapping[str, Any], lookup: Lookup) -> Use
         group = "" if security.run_as_group is None else f":{security.run_as_group}"
         text, what = f"{security.run_as_user}{group}", f"containers.{container.name}.runAsUser"
     if not isinstance(text, str):
-        raise TemplateInvalid(f"{what}: got {text!r}, expected text")
+        raise TemplateInvalid(f"{what}: must be text, not {text!r}")
     user = find_user(text, lookup, what)
     groups = sorted({*user.groups, *security.supplemental_groups} - {user.gid})
     return User(user.uid, user.gid, tuple(groups), user.home)
@@ -251,7 +250,7 @@ def _directory(container: Container, image: Mapping[str, Any]) -> str:
     directory = container.working_dir or image.get("WorkingDir") or "/"
     if not isinstance(directory, str) or "\0" in directory:
         raise TemplateInvalid(
-            f"image of {container.name}: WorkingDir: got {directory!r}, expected a path"
+            f"image of {container.name}: WorkingDir: must be a path, not {directory!r}"
         )
     return posixpath.normpath(posixpath.join("/", directory.lstrip("/")))
 
@@ -265,8 +264,8 @@ def _capabilities(container: Container, user: User, what: str) -> dict[str, list
             name = "CAP_" + word.removeprefix("CAP_")
             if name != "CAP_ALL" and name not in ALL_CAPABILITIES:
                 raise TemplateInvalid(
-                    f"{what}.securityContext.capabilities.{field}: got {word!r},"
-                    " expected a capability of Linux"
+                    f"{what}.securityContext.capabilities.{field}: {word!r} is not a capability "
+                    "of Linux"
                 )
             chosen = set(ALL_CAPABILITIES) if name == "CAP_ALL" else {name}
             names = names - chosen if field == "drop" else names | chosen
@@ -301,9 +300,9 @@ def _mappings(rootless: Rootless, user: User, what: str) -> dict[str, Any]:
             following += count
         if too_high := sorted(number for number in ids if number >= following):
             raise TemplateInvalid(
-                f"{what}: user: got id {too_high[0]}, expected one below {following}:"
-                " there are no more without root",
-                hint="/etc/subuid and /etc/subgid lend ids to a user",
+                f"{what}: user: id {too_high[0]} is not available without root; it must be below"
+                f" {following}",
+                hint="/etc/subuid and /etc/subgid give more ids to a user",
             )
         maps[key] = mapped
     return maps
@@ -321,7 +320,7 @@ def _volume_mounts(
             source = durable[volume.name]
         else:
             raise TemplateInvalid(
-                f"volumes.{volume.name}: got no place for a durable directory, expected one"
+                f"volumes.{volume.name}: a durable directory is not possible here"
             )
         mounts.append(_bind(mount.mount_path, source, is_read_only=mount.read_only))
     return mounts
@@ -348,7 +347,7 @@ def _words(image: Mapping[str, Any], key: str) -> list[str]:
     if not isinstance(words, list | tuple) or not all(
         isinstance(word, str) and "\0" not in word for word in words
     ):
-        raise TemplateInvalid(f"image config: {key}: got {words!r:.80}, expected a list of text")
+        raise TemplateInvalid(f"image config: {key}: must be a list of text, not {words!r:.80}")
     return list(words)
 
 

@@ -147,7 +147,7 @@ class Staged:
             self.delete(plan)
             raise RuntimeFailed(
                 f"{self.name}: {reason or 'it ended before the container began'}",
-                hint=f"all that it said is in {plan.log_dir}",
+                hint=f"its full output is in {plan.log_dir}",
             )
         known.pid, known.pid_start = pid, start_time(pid) or 0
         _save(plan, container, known)
@@ -190,7 +190,7 @@ class Staged:
         known = _load(plan, container)
         if known is None:
             raise RuntimeFailed(
-                f"{self.name} wait: {container.container_id}: got no such container"
+                f"{self.name} wait: container {container.container_id} does not exist"
             )
         limit = LONG if seconds is None else min(seconds, LONG)
         while start_time(known.shell) == known.shell_start:
@@ -201,8 +201,8 @@ class Staged:
             return int(_path(plan, container, "status").read_text())
         except (OSError, ValueError) as exc:
             raise RuntimeFailed(
-                f"{self.name} wait: {container.container_id}: its exit status is not known: it, or "
-                "who waited for it, was killed"
+                f"{self.name} wait: {container.container_id}: the exit status is not known: the "
+                "container, or the shell that waited for it, was killed"
             ) from exc
 
     def delete(self, plan: SandboxPlan) -> None:
@@ -232,9 +232,7 @@ class Staged:
             and (found == start or (number == pid and not known.pid))
         ]
         if not kill_processes(alive):
-            raise RuntimeFailed(
-                f"{self.name} delete: got processes {alive} that go on, expected their end"
-            )
+            raise RuntimeFailed(f"{self.name} delete: processes {alive} are still running")
         reap(known.shell)
 
     def _end(self, plan: SandboxPlan, container: ContainerPlan, known: _Known) -> None:
@@ -250,24 +248,22 @@ class Staged:
 
     def _cannot(self, what: str) -> Unsupported:
         return Unsupported(
-            f"{self.name}: got no {what}, expected a runtime that can",
-            hint="start the sandbox with --runtime runsc: gVisor saves and restores",
+            f"{self.name} cannot {what}",
+            hint="start the sandbox with --runtime runsc (gVisor), which can",
         )
 
     def _check(self, plan: SandboxPlan) -> ContainerPlan:
         if len(plan.containers) != 1:
             raise Unsupported(
-                f"{self.name}: got {len(plan.containers)} containers, expected 1: only runsc runs "
-                "several in one sandbox",
-                hint="take --runtime runsc, or a template of one container without pauseImage",
+                f"{self.name} cannot run {len(plan.containers)} containers in one sandbox, only 1",
+                hint="use --runtime runsc, or a template of one container without pauseImage",
             )
         container = plan.root
         if shutil.which(UNSHARE[0]) is None:
-            raise Unsupported(f"{self.name}: got no unshare (util-linux), expected it")
+            raise Unsupported(f"{self.name}: unshare (util-linux) is not installed")
         if _load(plan, container) is not None:
             raise RuntimeFailed(
-                f"{self.name}: container {container.container_id}: got one of that name, expected "
-                "none",
+                f"{self.name}: container {container.container_id} already exists",
                 hint=f"lazyfs delete {plan.sandbox_id}",
             )
         return container
@@ -288,8 +284,8 @@ class Staged:
             folder = medium.removeprefix("dir=")
             if where not in ("root", "all") or not (medium == "memory" or folder.startswith("/")):
                 raise Unsupported(
-                    f"{self.name}: got overlay {plan.overlay!r}, expected root:memory, "
-                    "root:dir=PATH or none"
+                    f"{self.name}: overlay must be root:memory, root:dir=PATH or none, "
+                    f"not {plan.overlay!r}"
                 )
             scratch = plan.state_dir / "stage" if medium == "memory" else Path(folder)
             make_folder(Path(scratch))
@@ -297,8 +293,8 @@ class Staged:
         size = plan.limits.storage or STORAGE
         if plan.limits.storage is not None and medium != "memory":
             raise Unsupported(
-                f"limits: the storage of a sandbox cannot be limited with overlay {plan.overlay}",
-                hint="take --overlay root:memory, or leave the limit out",
+                f"limits: storage cannot be limited with overlay {plan.overlay}",
+                hint="use --overlay root:memory, or leave the limit out",
             )
         words += [str(size) if medium == "memory" else "", "" if is_root else ",userxattr"]
         words += ["cgroup2" if self.needs_cgroup2 else "", status_path or ""]
@@ -390,4 +386,4 @@ def _load(plan: SandboxPlan, container: ContainerPlan) -> _Known | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as exc:
-        raise RuntimeFailed(f"{path}: {exc}, expected what lazyfs wrote") from exc
+        raise RuntimeFailed(f"{path} is not what lazyfs wrote: {exc}") from exc

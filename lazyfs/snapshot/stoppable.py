@@ -1,4 +1,4 @@
-"""A store whose readers can be told to stop: when what they fetch is not wanted any more."""
+"""A store whose downloads can be stopped when their result is no longer needed."""
 
 import threading
 from collections.abc import Iterator
@@ -40,5 +40,5 @@ class _Stream:
 
     def read(self, size: int = -1) -> bytes:
         if self._is_stopped.is_set():
-            raise StoreFailed("download: got told to stop, since something else failed")
+            raise StoreFailed("the download was stopped because something else failed")
         return self._stream.read(size)

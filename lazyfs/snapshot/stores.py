@@ -1,4 +1,4 @@
-"""What users call stores and snapshots: ``/path``, ``file:///path``, ``s3://bucket/prefix``.
+"""How users name stores and snapshots: ``/path``, ``file:///path``, ``s3://bucket/prefix``.
 
 A snapshot is ``STORE/ID`` or ``STORE@POINTER``.
 """
@@ -19,7 +19,7 @@ from lazyfs.snapshot.s3_store import S3Store
 
 SCHEME_RE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):", re.ASCII)
 BUCKET_RE = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
-EXPECTED = "expected /path, file:///path or s3://bucket/prefix"
+EXPECTED = "must be /path, file:///path or s3://bucket/prefix"
 
 
 class BadStore(UsageError):
@@ -50,8 +50,8 @@ def parse_snapshot_name(text: str) -> SnapshotName:
         is_name = WORD_RE.fullmatch(last) is not None
     if not is_name or not store or store.endswith(":/"):
         raise BadStore(
-            f"snapshot: got {_shown(text)}, expected STORE/ID or STORE@POINTER",
-            hint="`lazyfs snapshot list STORE` shows which there are",
+            f"snapshot: must be STORE/ID or STORE@POINTER, not {_shown(text)}",
+            hint="`lazyfs snapshot list STORE` lists the snapshots and pointers of a store",
         )
     return SnapshotName(store, name)
 
@@ -66,31 +66,31 @@ def open_objects(
     scheme = SCHEME_RE.match(url)
     if scheme is None:
         if not url:
-            raise BadStore(f"store: got nothing, {EXPECTED}")
+            raise BadStore(f"store: {EXPECTED}, not empty")
         return _directory(Path(url), must_exist=must_exist)
     parts = urlsplit(url)
     if parts.query or parts.fragment or "@" in parts.netloc:
         raise BadStore(
-            f"store: got {_shown(url)}, {EXPECTED}, without user, query and fragment",
-            hint="credentials come from the environment, or from AWS' usual files",
+            f"store: {EXPECTED}, without user, query and fragment, not {_shown(url)}",
+            hint="credentials come from the environment or from the usual AWS files",
         )
     if scheme[1] == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
         return _directory(Path(unquote(parts.path)), must_exist=must_exist)
     if scheme[1] == "s3":
         return _s3(parts.netloc, parts.path.strip("/"), s3_endpoint, url)
-    raise BadStore(f"store: got {_shown(url)}, {EXPECTED}")
+    raise BadStore(f"store: {EXPECTED}, not {_shown(url)}")
 
 
 def _directory(path: Path, *, must_exist: bool) -> ObjectStore:
     path = Path(os.path.abspath(path))
     if must_exist and not path.is_dir():
-        raise StoreFailed(f"store {path}: got no directory, expected one")
+        raise StoreFailed(f"store {path} is not a directory")
     return DirectoryStore(path)
 
 
 def _s3(bucket: str, prefix: str, endpoint: str | None, url: str) -> ObjectStore:
     if BUCKET_RE.fullmatch(bucket) is None:
-        raise BadStore(f"store: got {_shown(url)}, expected s3://BUCKET/PREFIX")
+        raise BadStore(f"store: must be s3://BUCKET/PREFIX, not {_shown(url)}")
     if prefix:
         check_key(prefix)
     return S3Store(bucket, prefix, endpoint=endpoint)

@@ -32,7 +32,7 @@ FLAG = r"^--?[a-z][a-z0-9-]*(=[^\x00]*)?\Z"
 CAPABILITY = r"^(CAP_)?[A-Z_]+\Z"
 HOST_PATH_TYPE = r"^(Directory|File)?\Z"
 MEANINGS = {
-    LABEL: "1 to 63 of a-z, 0-9 and '-' with no dash at an end",
+    LABEL: "1 to 63 of a-z, 0-9 and '-', with no '-' at either end",
     TEMPLATE_NAME: "a name of a-z, 0-9, '-' and '.'",
     VARIABLE: "a name without '='",
     NO_NUL: "text without NUL",

@@ -21,17 +21,17 @@ KIND = "ActorTemplate"
 
 # Fields that other systems have, and what there is here.
 INSTEAD = {
-    "imagePullPolicy": "--pull missing|always|never says it for one run",
-    "mounts": "a container has volumeMounts, the template volumes",
+    "imagePullPolicy": "use --pull missing, always or never for each run",
+    "mounts": "use volumeMounts in a container, and volumes in the template",
     "environment": "the field is env",
     "entrypoint": "command replaces the image's entrypoint, args its arguments",
     "cmd": "command replaces the image's entrypoint, args its arguments",
-    "ports": "there is no port mapping: a sandbox without a network has no ports",
+    "ports": "there is no port mapping; a sandbox without a network has no ports",
     "limits": "resources has memory, cpus and pids, for the whole sandbox",
     "requests": "resources has memory, cpus and pids, for the whole sandbox",
-    "seccompProfile": "security.seccomp says it, for the whole sandbox",
-    "allowPrivilegeEscalation": "security.noNewPrivileges says it, for the whole sandbox",
-    "privileged": "capabilities.add and security say one by one what is opened",
+    "seccompProfile": "use security.seccomp, which holds for the whole sandbox",
+    "allowPrivilegeEscalation": "use security.noNewPrivileges, which holds for the whole sandbox",
+    "privileged": "name each privilege in capabilities.add and security",
     "readinessProbe": "the field is readyz",
 }
 
@@ -61,13 +61,13 @@ def decode_template(
         return TemplateInvalid(f"{what}: {text}")
 
     if len(data) > TEMPLATE_LIMIT:
-        raise complain(f"got more than {TEMPLATE_LIMIT} bytes, expected at most that")
+        raise complain(f"longer than {TEMPLATE_LIMIT} bytes")
     if is_json:
         return template_of_document(parse_json(data, complain), what=what, name=name)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
-        raise complain(f"got bytes that are not UTF-8 at {exc.start}, expected text") from exc
+        raise complain(f"not valid UTF-8 at byte {exc.start}") from exc
     # A restore reads none.
     from lazyfs.snapshot.yaml_documents import parse_yaml  # noqa: PLC0415
 
@@ -82,7 +82,7 @@ def template_of_document(
     Kubernetes' shape (apiVersion, kind, metadata, spec) is accepted.  Raises TemplateInvalid.
     """
     if not isinstance(document, dict):
-        raise TemplateInvalid(f"{what}: got {quote(document)}, expected fields")
+        raise TemplateInvalid(f"{what}: must be an object with fields, not {quote(document)}")
     prefix = ""
     if "spec" in document or "kind" in document:
         document, prefix = _spec_of(document, what), "spec."
@@ -130,8 +130,8 @@ def require_pinned(template: Template, what: str = "template") -> None:
     for place, ref in _image_places(template):
         if parse_reference(ref).digest is None:
             raise TemplateInvalid(
-                f"{what}: {place}: got {quote(ref)}, expected a digest (--require-pinned)",
-                hint=f"lazyfs resolve {what} --write puts in what the tags mean now",
+                f"{what}: {place}: {quote(ref)} has no digest (--require-pinned)",
+                hint=f"lazyfs resolve {what} --write adds the current digests",
                 details={"field": place},
             )
 
@@ -140,7 +140,7 @@ def notes_of(template: Template) -> list[str]:
     """Return what the user should know of the references, each said once."""
     parsed = {ref: parse_reference(ref) for ref in template.images.values()}
     return [
-        f"{ref}: tag {quote(each.tag)} ignored: the digest decides"
+        f"{ref}: tag {quote(each.tag)} is ignored because there is a digest"
         for ref, each in parsed.items()
         if each.digest is not None and each.tag is not None
     ]
@@ -171,17 +171,17 @@ def _spec_of(document: dict[str, Any], what: str) -> dict[str, Any]:
     known = {"apiVersion", "kind", "metadata", "spec", "status"}
     for key in document.keys() - known:
         raise TemplateInvalid(
-            f"{what}: {key}: got an unknown field, expected one of {', '.join(sorted(known))}"
+            f"{what}: {key}: unknown field; known fields: {', '.join(sorted(known))}"
         )
     if document.get("kind") != KIND:
-        raise TemplateInvalid(f"{what}: kind: got {quote(document.get('kind'))}, expected {KIND}")
+        raise TemplateInvalid(f"{what}: kind: must be {KIND}, not {quote(document.get('kind'))}")
     metadata, spec = document.get("metadata"), document.get("spec")
     if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
-        raise TemplateInvalid(f"{what}: metadata.name: got nothing, expected a name")
+        raise TemplateInvalid(f"{what}: metadata.name: missing")
     if not isinstance(spec, dict):
-        raise TemplateInvalid(f"{what}: spec: got {quote(spec)}, expected fields")
+        raise TemplateInvalid(f"{what}: spec: must be an object with fields, not {quote(spec)}")
     if "name" in spec:
-        raise TemplateInvalid(f"{what}: spec.name: got a name, expected it in metadata.name only")
+        raise TemplateInvalid(f"{what}: spec.name: the name belongs in metadata.name only")
     return {**spec, "name": metadata["name"]}
 
 

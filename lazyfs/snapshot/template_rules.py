@@ -1,6 +1,6 @@
 """What a template must keep beyond the shapes of its fields.
 
-Each rule yields what is wrong as "PLACE: got, expected".
+Each rule yields what is wrong as "PLACE: must be …, not …" or the like.
 """
 
 import posixpath
@@ -23,10 +23,10 @@ def reference_fault(text: str) -> str | None:
     _, at, behind = text.partition("@")
     if at and not text.startswith("oci:") and not behind.startswith(("sha256:", "sha512:")):
         if "/" in behind:
-            return "got credentials before '@' (not shown), expected HOST[:PORT]/NAME without them"
-        return f"got {quote(behind)} after '@', expected a digest: sha256:…"
+            return "must be HOST[:PORT]/NAME without credentials before '@' (not shown)"
+        return f"must have a digest (sha256:…) after '@', not {quote(behind)}"
     if len(text) > REFERENCE_LIMIT:
-        return f"got {len(text)} characters, expected at most {REFERENCE_LIMIT}"
+        return f"must have at most {REFERENCE_LIMIT} characters, not {len(text)}"
     try:
         parse_reference(text)
     except BadReference as exc:
@@ -48,19 +48,14 @@ def _images(template: Template) -> Iterator[str]:
         if fault := reference_fault(container.image):
             yield f"{place}.image: {fault}"
     if template.pause_image is None and len(template.containers) > 1:
-        yield (
-            f"pauseImage: got nothing, expected an image for {len(template.containers)} containers"
-        )
+        yield (f"pauseImage: missing; it is needed for {len(template.containers)} containers")
 
 
 def _names(template: Template) -> Iterator[str]:
     """Names are unique, and those of the pause container are taken."""
     for place, container in _containers(template):
         if container.name in RESERVED:
-            yield (
-                f"{place}.name: got {quote(container.name)},"
-                " expected another name: this one is reserved for the pause image"
-            )
+            yield (f"{place}.name: {quote(container.name)} is reserved for the pause image")
     yield from _twice("containers", "name", [each.name for each in template.containers])
     yield from _twice("volumes", "name", [each.name for each in template.volumes])
 
@@ -71,7 +66,7 @@ def _environment(template: Template) -> Iterator[str]:
         for number, variable in enumerate(container.env):
             if (variable.value is None) == (variable.value_from is None):
                 got = "neither" if variable.value is None else "both"
-                yield f"{place}.env[{number}]: got {got}, expected value or valueFrom"
+                yield f"{place}.env[{number}]: must have one of value and valueFrom; it has {got}"
         yield from _twice(f"{place}.env", "name", [each.name for each in container.env])
 
 
@@ -82,13 +77,13 @@ def _users(template: Template) -> Iterator[str]:
         if container.user is not None and (
             security.run_as_user is not None or security.run_as_group is not None
         ):
-            yield f"{place}.user: got {quote(container.user)} beside runAsUser, expected one only"
+            yield f"{place}.user: cannot be {quote(container.user)} when runAsUser is set too"
         if container.user == "":
-            yield f'{place}.user: got "", expected a name or a number'
+            yield f'{place}.user: must be a name or a number, not ""'
         if security.run_as_group is not None and security.run_as_user is None:
             yield (
-                f"{place}.securityContext.runAsGroup: got {security.run_as_group} alone,"
-                " expected runAsUser with it"
+                f"{place}.securityContext.runAsGroup: {security.run_as_group} is set without"
+                " runAsUser"
             )
 
 
@@ -97,15 +92,16 @@ def _volumes(template: Template) -> Iterator[str]:
     for place, volume in enumerate(template.volumes):
         if (volume.durable_dir is None) == (volume.host_path is None):
             got = "neither" if volume.durable_dir is None else "both"
-            yield f"volumes[{place}]: got {got}, expected durableDir or hostPath"
+            yield f"volumes[{place}]: must have one of durableDir and hostPath; it has {got}"
         if volume.host_path is not None and not _is_plain(volume.host_path.path):
             yield (
-                f"volumes[{place}].hostPath.path: got {quote(volume.host_path.path)},"
-                f" expected {quote(posixpath.normpath(volume.host_path.path))}"
+                f"volumes[{place}].hostPath.path: must be"
+                f" {quote(posixpath.normpath(volume.host_path.path))},"
+                f" not {quote(volume.host_path.path)}"
             )
     durable = [each.name for each in template.volumes if each.durable_dir is not None]
     if len(durable) > 1:
-        yield f"volumes: got {len(durable)} of durableDir ({', '.join(durable)}), expected one"
+        yield f"volumes: {len(durable)} have durableDir ({', '.join(durable)}); at most one may"
 
 
 def _mounts(template: Template) -> Iterator[str]:
@@ -117,11 +113,11 @@ def _mounts(template: Template) -> Iterator[str]:
             where = f"{place}.volumeMounts[{number}]"
             if mount.name not in known:
                 yield (
-                    f"{where}.name: got {quote(mount.name)},"
-                    f" expected one of volumes: {', '.join(known) or 'there are none'}"
+                    f"{where}.name: there is no volume {quote(mount.name)};"
+                    f" volumes: {', '.join(known) or 'none'}"
                 )
             if mount.mount_path == "/" or not _is_plain(mount.mount_path):
-                yield f"{where}.mountPath: got {quote(mount.mount_path)}, expected a plain path"
+                yield f"{where}.mountPath: must be a plain path, not {quote(mount.mount_path)}"
         mounts = container.volume_mounts
         yield from _twice(f"{place}.volumeMounts", "mountPath", [m.mount_path for m in mounts])
         mounted = [each.name for each in mounts if each.name in durable]
@@ -133,14 +129,14 @@ def _snapshots(template: Template) -> Iterator[str]:
     config = template.snapshots_config
     if config.location is not None:
         if "@" in config.location.partition("://")[2].partition("/")[0]:
-            yield "snapshotsConfig.location: got credentials (not shown), expected none"
+            yield "snapshotsConfig.location: must have no credentials (not shown)"
         elif not LOCATION_RE.fullmatch(config.location):
             yield (
-                f"snapshotsConfig.location: got {quote(config.location)},"
-                " expected /PATH, file:///PATH or s3://BUCKET/PREFIX"
+                "snapshotsConfig.location: must be /PATH, file:///PATH or s3://BUCKET/PREFIX,"
+                f" not {quote(config.location)}"
             )
     if config.on_pause == "Data" and config.on_commit == "Full":
-        yield 'snapshotsConfig.onCommit: got "Full", expected "Data" where onPause is "Data"'
+        yield 'snapshotsConfig.onCommit: must be "Data" where onPause is "Data", not "Full"'
 
 
 def _platform(template: Template) -> Iterator[str]:
@@ -167,4 +163,4 @@ def _is_plain(path: str) -> bool:
 def _twice(place: str, field: str, names: list[str]) -> Iterator[str]:
     for name, count in Counter(names).items():
         if count > 1:
-            yield f"{place}: got the {field} {quote(name)} more than once, expected it once"
+            yield f"{place}: the {field} {quote(name)} appears more than once"

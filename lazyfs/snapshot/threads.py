@@ -1,4 +1,4 @@
-"""Threads that have all ended before anybody cleans up after them."""
+"""Threads that have all ended before the cleanup after them begins."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait

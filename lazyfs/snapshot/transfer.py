@@ -91,8 +91,7 @@ def _copy_image(
             paths[text] = _opened(stream)
     except ObjectMissing as error:
         raise BaseUnavailable(
-            f"image {image.name} of {loaded.id}: got no {text} beside the snapshot, expected to "
-            "copy it",
+            f"image {image.name} of {loaded.id}: blob {text} to copy is missing from the store",
             details={"container": image.name, "missing": [text]},
         ) from error
     target.embed(

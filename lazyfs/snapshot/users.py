@@ -45,8 +45,7 @@ def find_user(text: str, lookup: Lookup, what: str) -> User:
         entry = entry or _Entry("", number, 0, "/root" if number == 0 else "/")
     if entry is None:
         raise TemplateInvalid(
-            f"{what}: got user {quote(name)}, expected a number or a name in the image's"
-            " /etc/passwd"
+            f"{what}: user {quote(name)} is neither a number nor a name in the image's /etc/passwd"
         )
     groups = list(_groups(lookup("/etc/group")))
     gid = _gid(group, groups, what) if colon and group else entry.gid
@@ -59,8 +58,7 @@ def _gid(text: str, groups: list[tuple[str, int, list[str]]], what: str) -> int:
     gid = _number(text) if named is None else named
     if gid is None:
         raise TemplateInvalid(
-            f"{what}: got group {quote(text)}, expected a number or a name in the image's"
-            " /etc/group"
+            f"{what}: group {quote(text)} is neither a number nor a name in the image's /etc/group"
         )
     return gid
 

@@ -52,7 +52,7 @@ def scalars(text: str, complain: Complaint) -> dict[str, Scalar]:
     found: dict[str, Scalar] = {}
     for place, scalar in _scalars(node, "", complain, 0):
         if len(found) >= NODES_LIMIT:
-            raise complain(f"got more than {NODES_LIMIT} values, expected at most that")
+            raise complain(f"more than {NODES_LIMIT} values")
         start, end = scalar.start_mark.index, scalar.end_mark.index
         if properties := PROPERTIES_RE.match(text, start, end):
             start = properties.end()
@@ -72,8 +72,8 @@ class _Reading:
         self._nodes += 1
         if self._nodes > NODES_LIMIT or depth > DEPTH_LIMIT:
             raise self._complain(
-                f"{_line(node)}: got more than {NODES_LIMIT} values or {DEPTH_LIMIT} levels"
-                " (aliases count each time), expected at most that"
+                f"{_line(node)}: more than {NODES_LIMIT} values or {DEPTH_LIMIT} levels"
+                " (aliases count each time)"
             )
         if isinstance(node, MappingNode):
             return self._object(node, depth)
@@ -92,7 +92,7 @@ class _Reading:
             key = self._key(key_node)
             if key in members:
                 raise self._complain(
-                    f"{_line(key_node)}: got the key {quote(key)} more than once, expected it once"
+                    f"{_line(key_node)}: the key {quote(key)} appears more than once"
                 )
             members[key] = self.value(value_node, depth + 1)
         return merged | members
@@ -103,14 +103,14 @@ class _Reading:
         for source in sources:
             value = self.value(source, depth + 1)
             if not isinstance(value, dict):
-                raise self._complain(f"{_line(node)}: got {quote(value)} to merge, expected keys")
+                raise self._complain(f"{_line(node)}: only keys can be merged, not {quote(value)}")
             merged = value | merged
         return merged
 
     def _key(self, node: Node) -> str:
         value = self._scalar(node) if isinstance(node, ScalarNode) else None
         if not isinstance(value, str):
-            raise self._complain(f"{_line(node)}: got {quote(value)} as a key, expected text")
+            raise self._complain(f"{_line(node)}: a key must be text, not {quote(value)}")
         return value
 
     def _scalar(self, node: ScalarNode) -> Any:
@@ -124,12 +124,12 @@ class _Reading:
                 return self._constructor.construct_yaml_int(node)
         except (ValueError, KeyError, yaml.YAMLError) as exc:
             raise self._complain(
-                f"{_line(node)}: got {quote(node.value)}: {cut(str(exc))}"
+                f"{_line(node)}: {quote(node.value)} is not valid: {cut(str(exc))}"
             ) from exc
         if kind not in ("str", "timestamp"):
             raise self._complain(
-                f"{_line(node)}: got {quote(node.value)} ({cut(kind, 40)}), expected text,"
-                " an integer, true, false or null"
+                f"{_line(node)}: must be text, an integer, true, false or null, not"
+                f" {quote(node.value)} ({cut(kind, 40)})"
             )
         return node.value
 
@@ -140,9 +140,9 @@ def _compose(text: str, complain: Complaint) -> Node | None:
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark
         where = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
-        raise complain(f"{where}got {cut(exc.problem or str(exc))}, expected YAML") from exc
+        raise complain(f"{where}not valid YAML: {cut(exc.problem or str(exc))}") from exc
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
-        raise complain(f"got {cut(str(exc))}, expected YAML") from exc
+        raise complain(f"not valid YAML: {cut(str(exc))}") from exc
     return node
 
 
@@ -150,7 +150,7 @@ def _scalars(
     node: Node, place: str, complain: Complaint, depth: int
 ) -> Iterator[tuple[str, ScalarNode]]:
     if depth > DEPTH_LIMIT:
-        raise complain(f"{_line(node)}: got more than {DEPTH_LIMIT} levels, expected at most that")
+        raise complain(f"{_line(node)}: nested more than {DEPTH_LIMIT} levels deep")
     if isinstance(node, ScalarNode):
         yield place, node
     elif isinstance(node, SequenceNode):

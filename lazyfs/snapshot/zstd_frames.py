@@ -49,7 +49,7 @@ def read_header(read: Read) -> FrameHeader | None:
             _skip(read, int.from_bytes(_exactly(read, 4), "little"))
             continue
         if len(start) < 4 or magic != MAGIC:
-            raise BadFrame(f"zstd: got {start.hex()}, expected a frame")
+            raise BadFrame(f"zstd: {start.hex()} is not the start of a frame")
         return _rest_of_header(read, start)
 
 
@@ -60,10 +60,10 @@ def _rest_of_header(read: Read, start: bytes) -> FrameHeader:
     dictionary_bytes = (0, 1, 2, 4)[flags & 3]
     size_bytes = (1 if is_single else 0, 2, 4, 8)[flags >> 6]
     if flags & 0x08:
-        raise BadFrame("zstd: got a frame with a reserved bit, expected none")
+        raise BadFrame("zstd: a reserved bit of a frame is set")
     rest = _exactly(read, (0 if is_single else 1) + dictionary_bytes + size_bytes)
     if any(rest[len(rest) - size_bytes - dictionary_bytes : len(rest) - size_bytes]):
-        raise BadFrame("zstd: got a frame that needs a dictionary, expected none")
+        raise BadFrame("zstd: a frame needs a dictionary")
     content_size: int | None = None
     if size_bytes:
         content_size = int.from_bytes(rest[-size_bytes:], "little")
@@ -83,7 +83,7 @@ def read_block(read: Read) -> tuple[bytes, bool]:
     value = int.from_bytes(header, "little")
     kind, size = value >> 1 & 3, value >> 3
     if kind == 3 or size > LARGEST_BLOCK:
-        raise BadFrame(f"zstd: got a block of kind {kind}, {size} bytes; expected a smaller one")
+        raise BadFrame(f"zstd: a block of type {kind} and {size} bytes is not valid")
     return header + _exactly(read, 1 if kind == 1 else size), bool(value & 1)
 
 
@@ -95,7 +95,10 @@ def read_frame(read: Read, header: FrameHeader, limit: int) -> bytes:
         pieces.append(block)
         size += len(block)
         if size > limit:
-            raise BadFrame(f"zstd: got a frame of over {limit} bytes for its {header.content_size}")
+            raise BadFrame(
+                f"zstd: a frame is longer than {limit} bytes"
+                f" for {header.content_size} bytes of content"
+            )
     if header.has_checksum:
         pieces.append(_exactly(read, 4))
     return b"".join(pieces)
@@ -114,5 +117,5 @@ def _skip(read: Read, size: int) -> None:
 def _exactly(read: Read, size: int) -> bytes:
     data = read(size) if size else b""
     if len(data) != size:
-        raise BadFrame(f"zstd: got {len(data)} bytes and the end, expected {size}")
+        raise BadFrame(f"zstd: the file ends after {len(data)} of {size} bytes")
     return data

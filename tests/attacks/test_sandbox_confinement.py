@@ -125,7 +125,7 @@ def test_a_protection_that_cannot_be_turned_off(hostile):
     options = ("--security-opt", "no-new-privileges=false")
     done = hostile.run("bwrap", "root", "euid", options=options)
     assert done.returncode == 54
-    assert "bwrap gives no program new privileges" in done.stderr
+    assert "bwrap never lets programs gain privileges" in done.stderr
 
 
 @pytest.mark.parametrize("runtime", ["crun", "runc"])
@@ -169,7 +169,7 @@ def test_a_device_that_is_lent_for_reading_only(hostile, runtime, said):
     assert done.stdout.strip() == said, done.stderr
     if not said:
         assert done.returncode == 54
-        assert "for reading and writing only" in done.stderr
+        assert "for both reading and writing" in done.stderr
 
 
 @pytest.mark.parametrize("runtime", KERNEL)

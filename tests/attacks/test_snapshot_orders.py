@@ -281,7 +281,7 @@ def test_records_that_others_can_write_are_nobodys_word(
 ) -> None:
     path = local.sandbox().folder / name
     path.chmod(mode | (0o111 if path.is_dir() else 0))
-    with pytest.raises(SandboxBroken, match="nobody else can write"):
+    with pytest.raises(SandboxBroken, match="other users can write"):
         resumed(local)
     with pytest.raises(SandboxBroken):
         local.checkpoint()
@@ -326,7 +326,7 @@ def test_what_a_checkpoint_goes_on_with_is_ones_own(local: Machine, name: str) -
     go_on = local.resume if name == "draft-manifest.json" else local.checkpoint
     with pytest.raises((SandboxBroken, RecordMissing)) as told:
         go_on()
-    assert "nobody else can write" in told.value.message
+    assert "other users can write" in told.value.message
 
 
 def test_a_sandbox_of_ones_own_goes_on_without_asking(tmp_path: Path) -> None:
@@ -393,7 +393,7 @@ def test_a_policy_that_others_can_write_is_none(tmp_path: Path, mode: int) -> No
     path = tmp_path / "policy.yaml"
     write_policy(path)
     path.chmod(mode)
-    with pytest.raises(BadPolicy, match="nobody else can write"):
+    with pytest.raises(BadPolicy, match="other users can write"):
         load_policy(path, {})
 
 

@@ -22,6 +22,9 @@ ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
     ROOT / "docs/getting-started.md",
+    ROOT / "docs/howto/sandboxes.md",
+    ROOT / "docs/howto/snapshots.md",
+    ROOT / "docs/howto/snapshot-stores.md",
 ]
 LANGUAGES = {"sh", "text", "json", "yaml", "toml", "python", "console", "ini"}
 HOSTS = ("docker.io", "registry.example", "ghcr.io")

@@ -196,7 +196,7 @@ def test_an_old_one_refuses_to_checkpoint_what_it_cannot_restore(sandbox, tmp_pa
     plan = sandbox(runsc, "pod", POD)
     runsc.start(plan)
     wait_until(lambda: lines_of(plan, "two"))
-    with pytest.raises(Unsupported, match="got 3 containers, expected 1"):
+    with pytest.raises(Unsupported, match="3 containers"):
         runsc.checkpoint(plan, empty(tmp_path / "image"))
     assert set(runsc.states(plan).values()) == {ContainerState.RUNNING}
 
@@ -217,7 +217,7 @@ def test_a_damaged_image_is_refused_and_leaves_nothing(runsc, sandbox, tmp_path)
 def test_a_used_folder_is_refused(runsc, sandbox, tmp_path):
     plan = sandbox(runsc, "one")
     runsc.start(plan)
-    with pytest.raises(RuntimeFailed, match="expected an empty folder"):
+    with pytest.raises(RuntimeFailed, match="is not empty"):
         runsc.checkpoint(plan, tmp_path)
     assert runsc.states(plan) == {"main": ContainerState.RUNNING}
 
@@ -226,7 +226,7 @@ def test_a_name_that_runs_goes_on(runsc, sandbox):
     """The program itself would end the one that runs."""
     plan = sandbox(runsc, "one")
     runsc.start(plan)
-    with pytest.raises(RuntimeFailed, match="got one of that name"):
+    with pytest.raises(RuntimeFailed, match="already exists"):
         runsc.start(plan)
     assert runsc.states(plan) == {"main": ContainerState.RUNNING}
 

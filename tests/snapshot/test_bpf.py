@@ -113,7 +113,7 @@ def test_other_architectures_and_unknown_numbers():
     assert execute(program, AUDIT[X86_64], 5000) == errno.ENOSYS
     assert execute(program, AUDIT[X86_64], 0x40000000) == errno.ENOSYS  # read of x32
     assert execute(program, AUDIT[X86_64], 0xFFFFFFFF) == errno.ENOSYS
-    with pytest.raises(Unsupported, match="riscv64 are not known"):
+    with pytest.raises(Unsupported, match="not of riscv64"):
         compile_profile(default_profile((), "riscv64"), "riscv64")
 
 
@@ -205,5 +205,5 @@ def test_a_program_that_is_too_long_is_refused():
     entry = {"names": ["read"], "action": "SCMP_ACT_ALLOW", "args": condition}
     entries = [entry | {"args": [condition[0] | {"value": number}]} for number in range(1000)]
     profile = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": entries}
-    with pytest.raises(Unsupported, match="expected at most 4096"):
+    with pytest.raises(Unsupported, match="limit of 4096"):
         compile_profile(profile, "x86_64")

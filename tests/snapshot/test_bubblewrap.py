@@ -87,7 +87,7 @@ def test_mounts():
     assert (f"{BUNDLE}/near", "/out") in triples(options, "--bind")
     assert not [word for word in options if "cgroup" in word and word != "--unshare-cgroup-try"]
     spec["mounts"].append({"destination": "/x", "type": "ext4", "source": "/dev/sda"})
-    with pytest.raises(Unsupported, match="mount on /x: got type 'ext4'"):
+    with pytest.raises(Unsupported, match="mount on /x: type 'ext4'"):
         options_of(spec)
 
 
@@ -100,7 +100,7 @@ def test_only_the_capabilities_of_the_config():
 
 def test_users():
     assert "--uid" not in options_of(spec_of())
-    with pytest.raises(Unsupported, match="bwrap as root: got user 1000:1000, expected 0:0"):
+    with pytest.raises(Unsupported, match="cannot run programs as user 1000:1000"):
         options_of(spec_of(user="1000:1000"))
     options = options_of(spec_of(user="1000:1001"), is_root=False)
     assert (pairs(options, "--uid"), pairs(options, "--gid")) == (["1000"], ["1001"])
@@ -125,7 +125,7 @@ def test_hidden_paths_are_covered_where_they_are():
 def test_what_is_no_config():
     odd = {"process": {"args": ["x"], "user": {"uid": "root"}}}
     for spec in (odd, {}, {"process": {}}, {"process": {"args": 1}}, {"process": None}):
-        with pytest.raises(RuntimeFailed, match=r"bwrap: got a config.json"):
+        with pytest.raises(RuntimeFailed, match=r"bwrap: config.json is not valid"):
             options_of(spec)
 
 

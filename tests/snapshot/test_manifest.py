@@ -118,7 +118,7 @@ def test_white_space_and_order_do_not_matter_to_readers() -> None:
 
 def test_what_breaks_a_rule_is_not_written() -> None:
     manifest = decode_manifest(data_of(EXAMPLE))
-    with pytest.raises(ManifestInvalid, match="files: got"):
+    with pytest.raises(ManifestInvalid, match=r"files: checkpoint.img is missing"):
         encode_manifest(msgspec.structs.replace(manifest, files=manifest.files[1:]))
     with pytest.raises(ManifestInvalid, match=r"snapshot.sandboxId: got"):
         encode_manifest(
@@ -126,7 +126,7 @@ def test_what_breaks_a_rule_is_not_written() -> None:
                 manifest, snapshot=msgspec.structs.replace(manifest.snapshot, sandbox_id="")
             )
         )
-    with pytest.raises(ManifestInvalid, match="expected at most"):
+    with pytest.raises(ManifestInvalid, match="longer than"):
         encode_manifest(msgspec.structs.replace(manifest, extensions={"x": "y" * MANIFEST_LIMIT}))
     with pytest.raises(ManifestInvalid, match="cannot say"):
         encode_manifest(msgspec.structs.replace(manifest, extensions={"x": float("nan")}))
@@ -136,9 +136,9 @@ def test_what_can_be_told_before_there_are_files() -> None:
     manifest = msgspec.structs.replace(decode_manifest(data_of(EXAMPLE)), files=())
     check_unfinished(manifest)
     on_host = msgspec.structs.replace(manifest.runtime, network="host")
-    with pytest.raises(ManifestInvalid, match=r'runtime.network: got "host", expected "none"'):
+    with pytest.raises(ManifestInvalid, match=r'runtime.network: must be "none".*, not "host"'):
         check_unfinished(msgspec.structs.replace(manifest, runtime=on_host))
-    with pytest.raises(ManifestInvalid, match="expected at most"):
+    with pytest.raises(ManifestInvalid, match="longer than"):
         check_unfinished(msgspec.structs.replace(manifest, host={"x": "y" * MANIFEST_LIMIT}))
 
 
@@ -164,7 +164,7 @@ def test_another_version_is_found_before_anything_else(document: dict[str, Any])
 
 @pytest.mark.parametrize("version", [None, "1", True, [1], {}])
 def test_a_version_is_a_number(version: object) -> None:
-    with pytest.raises(ManifestInvalid, match=r"version: got .*, expected an integer"):
+    with pytest.raises(ManifestInvalid, match=r"version: must be an integer, not"):
         decode_manifest(data_of(EXAMPLE | {"version": version}))
 
 
@@ -178,7 +178,9 @@ def test_an_unknown_extension_is_kept_and_ignored() -> None:
 
 def test_an_unknown_critical_extension_is_refused_before_the_rest_is_judged() -> None:
     document = {"version": 1, "critical": ["known", "other"], "images": "?"}
-    with pytest.raises(VersionUnsupported, match='critical: got "other", expected known') as caught:
+    with pytest.raises(
+        VersionUnsupported, match=r'critical: unknown extensions "other".*knows known'
+    ) as caught:
         decode_manifest(data_of(document), known=frozenset({"known"}))
     assert caught.value.exit_code == 12
     with pytest.raises(VersionUnsupported):
@@ -295,11 +297,15 @@ def twice(field: str) -> Change:
 INDEX = EXAMPLE["images"][0]["indexDigest"]
 MANIFEST = EXAMPLE["images"][0]["manifestDigest"]
 RULES: list[tuple[str, Change, str]] = [
-    ("1", twice("images"), 'images: got the name "counter" more than once'),
-    ("1", twice("files"), 'files: got the name "checkpoint.img" more than once'),
-    ("1", put("runtime", "containers", 0, "name", to="pause"), "runtime.containers: got the name"),
-    ("1", put("runtime", "containers", 0, "name", to="web"), "got pause, web, expected those of"),
-    ("1", put("images", 0, "name", to="web"), "expected those of images: pause, web"),
+    ("1", twice("images"), 'images: the name "counter" appears more than once'),
+    ("1", twice("files"), 'files: the name "checkpoint.img" appears more than once'),
+    ("1", put("runtime", "containers", 0, "name", to="pause"), "runtime.containers: the name"),
+    (
+        "1",
+        put("runtime", "containers", 0, "name", to="web"),
+        "must be those of images .*not pause, web",
+    ),
+    ("1", put("images", 0, "name", to="web"), "those of images .*pause, web"),
     ("2", put("images", 0, "manifestDigest", to=OTHER), r"images\[0\].resolvedRef: got digest"),
     ("2", put("images", 0, "resolvedRef", to="a@" + OTHER), r"expected images\[0\].manifestDigest"),
     ("2", put("images", 0, "resolvedRef", to="x/Y@" + MANIFEST), "in the repository"),
@@ -308,17 +314,21 @@ RULES: list[tuple[str, Change, str]] = [
     ("3", put("images", 1, "originalRef", to="p@" + OTHER), r"\[1\].originalRef: got digest"),
     ("3", put("images", 1, "indexDigest", to=None), r"expected indexDigest or manifestDigest: -"),
     ("3", put("images", 0, "originalRef", to="Bad Name"), r"images\[0\].originalRef: reference"),
-    ("4", put("images", 0, "platform", "architecture", to="arm64"), 'architecture: got "arm64"'),
+    ("4", put("images", 0, "platform", "architecture", to="arm64"), 'architecture: "arm64"'),
     ("4", put("images", 1, "platform", "os", to="plan9"), r"images\[1\].platform: got plan9/amd64"),
-    ("4", put("runtime", "arch", to="s390x"), 'expected what runtime.arch can run: "s390x"'),
-    ("5", put("snapshot", "parent", to=None), "got null, expected a snapshot for generation 2"),
-    ("5", put("snapshot", "generation", to=1), "expected null for generation 1"),
-    ("5", put("runtime", "containers", 0, "root", to=True), "got 2 with root: true"),
-    ("5", put("runtime", "containers", 1, "root", to=False), "got 0 with root: true"),
+    ("4", put("runtime", "arch", to="s390x"), 'runtime.arch "s390x"'),
+    ("5", put("snapshot", "parent", to=None), "must be a snapshot for generation 2, not null"),
+    ("5", put("snapshot", "generation", to=1), "must be null for generation 1"),
+    ("5", put("runtime", "containers", 0, "root", to=True), "2 have root: true"),
+    ("5", put("runtime", "containers", 1, "root", to=False), "0 have root: true"),
     ("6", put("files", 0, "compression", to="none"), r"files\[0\].storedSize: got 402111"),
-    ("7", put("files", 0, "object", to="pages.img.zstd"), "files: got the object"),
-    ("7", put("files", 0, "object", to="snapshot-manifest.json"), r"files\[0\].object: got"),
-    ("8", put("files", 0, "name", to="other.img"), "expected checkpoint.img among them"),
+    ("7", put("files", 0, "object", to="pages.img.zstd"), "files: the object"),
+    (
+        "7",
+        put("files", 0, "object", to="snapshot-manifest.json"),
+        r"files\[0\].object: .* is reserved",
+    ),
+    ("8", put("files", 0, "name", to="other.img"), "checkpoint.img is missing"),
     ("time", put("snapshot", "createdAt", to="2026-13-01T00:00:00Z"), "a time that exists"),
     ("time", put("images", 0, "resolvedAt", to="2026-02-30T00:00:00Z"), r"images\[0\].resolvedAt"),
 ]
@@ -386,28 +396,28 @@ def test_a_data_snapshot_needs_no_checkpoint_and_no_containers() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "expected JSON"),
-        (b"\xff\xfe", "expected JSON"),
-        (b"\xef\xbb\xbf{}", "expected JSON"),
-        (b"[]", "expected an object"),
-        (b"null", "expected an object"),
-        (b'{"version": 1} x', "expected JSON"),
-        (b'{"version": 1, "version": 1}', 'document: got the key "version" more than once'),
-        (b'{"version": 1, "host": {"a": [{"b": 1, "b": 1}]}}', r"host.a\[0\]: got the key \"b\""),
-        (b'{"version": NaN}', "version: got NaN, expected an integer"),
-        (b'{"host": {"x": -Infinity}}', "host.x: got -Infinity"),
-        (b'{"host": {"x": 1e400}}', "host.x: got 1e400"),
-        (b'{"host": {"x": 1.5}}', "host.x: got 1.5, expected an integer"),
-        (b'{"host": {"x": 9007199254740992}}', "host.x: got an integer of 54 bits"),
-        (b'{"host": {"x": -9007199254740992}}', "host.x: got an integer of 54 bits"),
-        (b'{"host": {"x": ' + b"9" * 100_000 + b"}}", "host.x: got an integer of 100000 digits"),
-        (b'{"version": ' + b"9" * 5000 + b"}", "version: got an integer of 5000 digits"),
-        (rb'{"host": {"x": "\ud800"}}', "host.x: got text with half a character"),
-        (rb'{"host": {"\udfff": 1}}', "host: got text with half a character"),
-        (b"[" * 100_000, "expected JSON"),
-        (b'{"a":' * 50_000, "expected JSON"),
-        (b'{"host":' + b"[" * 100 + b"]" * 100 + b"}", "more levels than 64"),
-        (b'{"host":"' + b"x" * MANIFEST_LIMIT + b'"}', "expected at most that"),
+        (b"", "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"\xef\xbb\xbf{}", "not valid JSON"),
+        (b"[]", "must be an object"),
+        (b"null", "must be an object"),
+        (b'{"version": 1} x', "not valid JSON"),
+        (b'{"version": 1, "version": 1}', 'document: the key "version" appears more than once'),
+        (b'{"version": 1, "host": {"a": [{"b": 1, "b": 1}]}}', r"host.a\[0\]: the key \"b\""),
+        (b'{"version": NaN}', "version: must be an integer, not NaN"),
+        (b'{"host": {"x": -Infinity}}', "host.x: must be an integer, not -Infinity"),
+        (b'{"host": {"x": 1e400}}', "host.x: must be an integer, not 1e400"),
+        (b'{"host": {"x": 1.5}}', "host.x: must be an integer, not 1.5"),
+        (b'{"host": {"x": 9007199254740992}}', "host.x: an integer of 54 bits"),
+        (b'{"host": {"x": -9007199254740992}}', "host.x: an integer of 54 bits"),
+        (b'{"host": {"x": ' + b"9" * 100_000 + b"}}", "host.x: an integer of 100000 digits"),
+        (b'{"version": ' + b"9" * 5000 + b"}", "version: an integer of 5000 digits"),
+        (rb'{"host": {"x": "\ud800"}}', "host.x: text is not valid Unicode"),
+        (rb'{"host": {"\udfff": 1}}', "host: text is not valid Unicode"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b'{"a":' * 50_000, "not valid JSON"),
+        (b'{"host":' + b"[" * 100 + b"]" * 100 + b"}", "more than 64 levels"),
+        (b'{"host":"' + b"x" * MANIFEST_LIMIT + b'"}', "longer than"),
     ],
 )  # fmt: skip
 def test_hostile_documents(data: bytes, message: str) -> None:
@@ -443,7 +453,7 @@ def test_a_long_name_above_many_values_is_no_work() -> None:
 
 def test_many_names_one_of_them_twice() -> None:
     names = ",".join(f'"{number}":0' for number in range(80_000))
-    with pytest.raises(ManifestInvalid, match='"79999" more than once'):
+    with pytest.raises(ManifestInvalid, match='"79999" appears more than once'):
         decode_manifest(f'{{{names},"79999":0}}'.encode())
 
 

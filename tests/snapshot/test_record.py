@@ -126,7 +126,7 @@ def test_what_no_manifest_could_say_is_not_recorded(tmp_path: Path) -> None:
     wrong = msgspec.structs.replace(COUNTER, manifest_digest=OTHER)
     with pytest.raises(BaseUnresolved, match=r"images\[0\].image.resolvedRef: got digest"):
         save_record(path, record_of(wrong))
-    with pytest.raises(BaseUnresolved, match="each name once"):
+    with pytest.raises(BaseUnresolved, match="a name appears more than once"):
         save_record(path, record_of(COUNTER, COUNTER))
     assert list(tmp_path.iterdir()) == []
 
@@ -219,7 +219,7 @@ def test_the_record_there_and_a_mount_dead_or_gone() -> None:
         if dead:
             put("health", "unknown: the server has ended")(dead)
         witnesses = identities() | {"counter": dead}
-        with pytest.raises(BaseUnresolved, match="counter: got no live mount on /m/counter") as no:
+        with pytest.raises(BaseUnresolved, match="/m/counter is dead or gone") as no:
             compare_witnesses(record_of(), witnesses)
         assert no.value.exit_code == 23
         found = compare_witnesses(record_of(), witnesses, allow_dead_mount=True)
@@ -230,14 +230,14 @@ def test_the_record_there_and_a_mount_dead_or_gone() -> None:
 
 
 def test_the_record_missing_and_the_mounts_there() -> None:
-    with pytest.raises(RecordMissing, match="got none, expected that of counter, pause") as caught:
+    with pytest.raises(RecordMissing, match="base record of counter, pause is missing") as caught:
         compare_witnesses(None, identities(), allow_dead_mount=True)
     assert (caught.value.code, caught.value.exit_code) == ("E_RECORD_MISSING", 23)
 
 
 @pytest.mark.parametrize("witnesses", [{}, {"counter": None, "pause": None}])
 def test_both_missing(witnesses: dict[str, None]) -> None:
-    with pytest.raises(BaseUnresolved, match="got no record and no live mount") as caught:
+    with pytest.raises(BaseUnresolved, match="neither a record nor a live mount") as caught:
         compare_witnesses(None, witnesses, allow_dead_mount=True)
     assert (caught.value.code, caught.value.exit_code) == ("E_BASE_UNRESOLVED", 23)
 
@@ -249,14 +249,14 @@ def test_any_record_and_ill_health(record: BaseRecord | None, health: str, allow
     witnesses = identities()
     assert witnesses["pause"] is not None
     put("health", health)(witnesses["pause"])
-    with pytest.raises(BaseCorrupt, match="pause: health of the mount: got") as caught:
+    with pytest.raises(BaseCorrupt, match="pause: health of the mount is") as caught:
         compare_witnesses(record, witnesses, allow_dead_mount=allow)
     assert caught.value.exit_code == 21
 
 
 def test_a_mount_that_the_record_does_not_know() -> None:
     witnesses = identities() | {"web": identity(COUNTER, "x")}
-    with pytest.raises(BaseDrift, match="got counter, pause, expected web also"):
+    with pytest.raises(BaseDrift, match="it has counter, pause, but not web"):
         compare_witnesses(record_of(), witnesses)
 
 
@@ -326,7 +326,7 @@ def test_what_a_mount_by_the_manifest_says_of_an_index() -> None:
 def test_layers_that_are_too_many_for_an_attribute() -> None:
     attributes = identity(COUNTER, "x")
     drop("layers")(attributes)
-    with pytest.raises(BaseUnresolved, match="no list of layers"):
+    with pytest.raises(BaseUnresolved, match="lists the layers"):
         image_of_identity("counter", attributes, "busybox")
     layers = (Layer(OTHER, OTHER, "x", 3),)
     assert image_of_identity("counter", attributes, "busybox", layers=layers).layers == layers
@@ -335,10 +335,10 @@ def test_layers_that_are_too_many_for_an_attribute() -> None:
 @pytest.mark.parametrize(
     ("change", "ref", "message"),
     [
-        (drop("manifest.digest"), "a", "got no user.lazyfs.manifest.digest"),
-        (drop("platform"), "a", "got no user.lazyfs.platform"),
+        (drop("manifest.digest"), "a", "the mount has no user.lazyfs.manifest.digest"),
+        (drop("platform"), "a", "the mount has no user.lazyfs.platform"),
         (put("platform", "a b"), "a", "platform: got"),
-        (put("layers", "{"), "a", "user.lazyfs.layers: got"),
+        (put("layers", "{"), "a", "user.lazyfs.layers: not valid JSON"),
         (put("layers", '[{"digest": 1}]'), "a", "user.lazyfs.layers: layers"),
         (put("manifest.digest", OTHER), "a", "resolvedRef: got digest"),
         (put("x", "y"), "a@b", "got 'b'"),

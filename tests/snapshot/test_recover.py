@@ -162,7 +162,7 @@ def test_a_folder_without_a_journal_is_nothing(machine: Machine) -> None:
 
 def test_what_runs_is_deleted_only_by_force(machine: Machine) -> None:
     sandbox = machine.run()
-    with pytest.raises(InUse, match="got one that runs") as refused:
+    with pytest.raises(InUse, match="is running") as refused:
         deleted(machine, sandbox)
     assert refused.value.hint == "lazyfs delete --force c1 kills it"
     plan = sandbox.plan()
@@ -176,7 +176,7 @@ def test_a_runtime_that_was_removed_needs_force(machine: Machine) -> None:
     sandbox = machine.run()
 
     def choose(*words: object, **named: object) -> None:
-        raise Unsupported("got no runsc, expected it")
+        raise Unsupported("runsc is not installed")
 
     tools = machine.checkpoint_tools()
     broken = recovering.Tools(tools.mounts, choose, tools.objects, tools.say)  # type: ignore[arg-type]

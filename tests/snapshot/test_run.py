@@ -76,8 +76,8 @@ def test_a_run_locks_what_the_tag_means(node: Node) -> None:
     (made,) = started.images
     assert (made.original_ref, made.manifest_digest) == (TAG, node.a.manifest)
     assert node.said == [
-        f"counter: {TAG} -> docker.io/library/busybox@{node.a.manifest} (linux/amd64), locked for "
-        "this sandbox and its snapshots"
+        f"counter: {TAG} -> docker.io/library/busybox@{node.a.manifest} (linux/amd64), recorded "
+        "for this sandbox and its snapshots"
     ]
     journal = started.sandbox.journal()
     assert journal is not None
@@ -155,7 +155,7 @@ def test_an_index_pin_is_recorded_as_typed(node: Node) -> None:
     assert (made.original_ref, made.index_digest) == (pinned, many.index)
     assert made.pinned
     assert made.resolved_ref.endswith(many.manifest)
-    assert "as it is pinned" in node.said[0]
+    assert "pinned for this" in node.said[0]
 
 
 def test_never_and_unknown_mounts_nothing(node: Node) -> None:
@@ -280,7 +280,7 @@ def test_a_container_that_ends_at_once_is_not_ready(node: Node, monkeypatch: Any
         (plan.log_dir / "counter.log").write_text("sh: no such thing\n")
 
     monkeypatch.setattr(node.runtime, "start", start)
-    with pytest.raises(NotReady, match="it said: sh: no such thing"):
+    with pytest.raises(NotReady, match="its output ends with: sh: no such thing"):
         node.run()
     assert_nothing_left(node)
     with pytest.raises(NotReady):

@@ -133,7 +133,7 @@ def test_an_image_is_run_and_nothing_stays(lazyfs: Lazyfs, image: str, runtime: 
     assert done.stdout == "upperwrote\nvalue\n", done.stderr
     assert done.returncode == 7
     assert f"box: {image} -> {image.removesuffix(':latest')}@sha256:" in done.stderr
-    assert "locked for this sandbox and its snapshots" in done.stderr
+    assert "recorded for this sandbox and its snapshots" in done.stderr
     assert_nothing_left(lazyfs)
 
 

@@ -307,7 +307,7 @@ def test_an_upload_that_is_interrupted_is_aborted(service, objects, client, smal
     service.faults.append(Fault(lambda *request: stop.set() or False, times=99))
     token = stopping.set(stop)
     try:
-        with pytest.raises(StoreFailed, match="told to stop"):
+        with pytest.raises(StoreFailed, match="was stopped"):
             objects.put_file("a", large)
     finally:
         stopping.reset(token)

@@ -55,7 +55,7 @@ def test_a_sandbox_is_private_and_found_again(sandboxes: Sandboxes) -> None:
 
 @pytest.mark.parametrize("wrong", ["", "..", "a/b", "A", "-a", "a-", "a.b", "x" * 64, "a\n", "é"])
 def test_an_id_is_a_label(sandboxes: Sandboxes, wrong: str) -> None:
-    with pytest.raises(BadSandboxId, match="expected 1 to 63"):
+    with pytest.raises(BadSandboxId, match="must be 1 to 63"):
         sandboxes.create(wrong)
     with pytest.raises(BadSandboxId):
         sandboxes.open(wrong)
@@ -80,7 +80,7 @@ def test_one_works_on_it_and_another_is_told_who(sandboxes: Sandboxes, sandbox: 
     assert holder.stdout is not None
     try:
         assert holder.stdout.readline() == b"locked\n"
-        with pytest.raises(Busy, match=f"process {holder.pid}, since 20") as busy, sandbox.lock():
+        with pytest.raises(Busy, match=f"process {holder.pid} since 20") as busy, sandbox.lock():
             pass
         assert busy.value.exit_code == 50
         assert busy.value.details["pid"] == holder.pid
@@ -133,7 +133,7 @@ def test_a_journal_goes_through_states(sandbox: Sandbox) -> None:
     assert plan.containers[1].bundle == sandbox.folder / "bundles" / "app"
     assert plan.network == "sandbox"
     assert plan.state_dir == sandbox.folder / "runtime"
-    with pytest.raises(SandboxBroken, match="got COMMITTED after RUNNING"):
+    with pytest.raises(SandboxBroken, match="COMMITTED cannot follow RUNNING"):
         sandbox.step(running, State.COMMITTED)
     failed = sandbox.fail(running, ManifestMissing("gone"))
     assert failed.error is not None
@@ -156,10 +156,10 @@ def test_every_state_can_be_reached_and_left() -> None:
 
 
 def test_a_journal_that_does_not_fit_is_refused(sandbox: Sandbox) -> None:
-    with pytest.raises(SandboxBroken, match="got CHECKPOINTING after nothing"):
+    with pytest.raises(SandboxBroken, match="CHECKPOINTING cannot follow nothing"):
         sandbox.begin(State.CHECKPOINTING)
     journal = sandbox.begin(State.RESTORING)
-    with pytest.raises(SandboxBroken, match="without containers"):
+    with pytest.raises(SandboxBroken, match="lists no containers"):
         sandbox.plan()
     data = encode_journal(journal)
     newer = data.replace(b'"state"', b'"version": 2, "state"', 1)
@@ -189,7 +189,7 @@ def test_what_is_removed_and_what_is_not(sandbox: Sandbox, monkeypatch: pytest.M
 
     entry = point.MountEntry(1, 0, "0:1", os.fsencode(sandbox.rootfs("app")), "fuse", b"x")
     monkeypatch.setattr("lazyfs.snapshot.sandbox.load_mountinfo", lambda: [entry])
-    with pytest.raises(SandboxBroken, match="bundles: got a mount"):
+    with pytest.raises(SandboxBroken, match="bundles cannot be removed"):
         sandbox.remove()
     assert sandbox.rootfs("app").is_dir()
     monkeypatch.undo()

@@ -237,7 +237,7 @@ def test_a_checkpoint_can_be_continued_under_another_pointer(tmp_path: Path) -> 
     here.run()
     with _failing_store(here, tmp_path / "failing"), pytest.raises(StoreFailed):
         here.checkpoint()
-    with pytest.raises(UsageError, match="pointer: got 'a b'"):
+    with pytest.raises(UsageError, match="not 'a b'"):
         here.resume(store=here.store, pointer="a b")
     made = here.resume(store=here.store, pointer="latest")
     assert made is not None
@@ -268,7 +268,7 @@ def test_a_store_that_cannot_be_written_ends_no_sandbox(tmp_path: Path) -> None:
     here.run()
     here.count(times=2)
     (tmp_path / "file").write_text("no directory")
-    with pytest.raises(StoreFailed, match="expected to write it"):
+    with pytest.raises(StoreFailed, match="cannot write"):
         here.checkpoint(store=str(tmp_path / "file" / "store"))
     assert here.state() is State.RUNNING
     assert "checkpoint" not in here.runtime.names()
@@ -466,7 +466,7 @@ def test_a_sandbox_that_cannot_go_on_still_leaves_its_snapshot(tmp_path: Path) -
     here = machine(tmp_path)
     here.run()
     here.runtime.fail = {"restore": None}
-    with pytest.raises(RuntimeFailed, match="could not go on"):
+    with pytest.raises(RuntimeFailed, match="could not be resumed"):
         here.checkpoint(leave_running=True, pointer="latest")
     assert here.state() is State.STOPPED
     assert here.snapshots.load("@latest")
@@ -591,7 +591,7 @@ def test_what_no_manifest_could_say_is_found_before_the_sandbox_ends(tmp_path: P
     here = machine(tmp_path)
     here.run(network="host")
     # when it is checkpointed, then it is refused and goes on; nothing is in the store.
-    with pytest.raises(ManifestInvalid, match=r'runtime.network: got "host"'):
+    with pytest.raises(ManifestInvalid, match=r'runtime.network: must be .*, not "host"'):
         here.checkpoint()
     assert here.state() is State.RUNNING
     assert list(here.snapshots.ids()) == []

@@ -86,7 +86,7 @@ def test_a_new_golden_asks_anew_and_says_what_moved(tmp_path: Path) -> None:
     second = builder.build()
     # then the output shows A → B and the new one uses B,
     assert any(was in line and now.manifest in line for line in here.said)
-    assert any("0 layers stay, 1 go, 2 come" in line for line in here.said)
+    assert any("layers: 0 kept, 1 removed, 2 added" in line for line in here.said)
     there.restore("@golden-counter", "after")
     assert there.base_seen("after") == "new"
     # and sandboxes of the old golden still restore with A.

@@ -421,7 +421,7 @@ def test_data_goes_on_with_another_image(tmp_path: Path) -> None:
     # when it is restored with what the template says now, then it works with a notice;
     there.restore(snapshot_id, template=counter())
     assert there.base_seen("r1") == "new"
-    assert any("it goes on with" in line for line in there.said)
+    assert any("it is now used with" in line for line in there.said)
     # the same with --rebase, which the next generation remembers;
     there.restore(snapshot_id, "r2", rebase=TAG)
     made = there.checkpoint("r2")

@@ -201,7 +201,7 @@ def test_no_manifest_but_files(snapshots, objects, made):
 def test_nothing_there_at_all(snapshots, objects, made):
     """F2: the nearest are named."""
     store(objects, made)
-    with pytest.raises(ManifestMissing, match="nothing of it") as caught:
+    with pytest.raises(ManifestMissing, match="does not exist") as caught:
         snapshots.load(ID[:-1] + "0")
     assert ID in caught.value.hint
     assert caught.value.details["nearest"] == [ID]
@@ -211,7 +211,7 @@ def test_a_store_in_place_of_a_snapshot(objects, made):
     """``restore STORE``: what is above it would be the store, and it the snapshot."""
     store(objects, made)
     above = Snapshots(DirectoryStore(objects.path.parent))
-    with pytest.raises(ManifestMissing, match="got a store of snapshots, expected STORE/ID") as got:
+    with pytest.raises(ManifestMissing, match=r"is a store of snapshots.*STORE/ID") as got:
         above.load(objects.path.name)
     assert f"lazyfs snapshot list {objects.path}`" in got.value.hint
 
@@ -246,13 +246,13 @@ def test_a_pointer_to_what_is_gone(snapshots, objects, made):
         snapshots.load("@latest")
     with pytest.raises(ManifestMissing) as caught:
         snapshots.load("@other")
-    assert caught.value.hint == "pointers there: latest"
+    assert caught.value.hint == "the store has these pointers: latest"
 
 
 def test_the_manifest_of_another(snapshots, objects, made):
     store(objects, made)
     objects.put_if_absent(manifest_key(LATER_ID), made.data)
-    with pytest.raises(ManifestInvalid, match=f"got the manifest of {ID}"):
+    with pytest.raises(ManifestInvalid, match=f"has the manifest of {ID}"):
         snapshots.load(LATER_ID)
 
 
@@ -263,7 +263,7 @@ def test_manifests_that_cannot_be_read(snapshots, objects, made):
         snapshots.load(ID)
     assert json.loads(snapshots.load_raw(ID))["version"] == 2
     objects.put_if_absent(manifest_key(LATER_ID), b" " * (2 << 20))
-    with pytest.raises(ManifestInvalid, match="over 1048576 bytes"):
+    with pytest.raises(ManifestInvalid, match="longer than 1048576 bytes"):
         snapshots.load(LATER_ID)
 
 
@@ -333,7 +333,7 @@ def test_too_little_room(snapshots, objects, made, tmp_path, monkeypatch):
     short = os.statvfs_result([*real[:4], (needed - 1) // real.f_frsize, *real[5:]])
     monkeypatch.setattr(os, "statvfs", lambda path: short)
     monkeypatch.setattr(objects, "open", None)
-    with pytest.raises(NoSpace, match=f"expected {needed}"):
+    with pytest.raises(NoSpace, match=f"{needed} bytes needed"):
         snapshots.download(loaded, tmp_path / "back")
     assert not (tmp_path / "back").exists()
 

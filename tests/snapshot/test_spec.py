@@ -93,7 +93,7 @@ def test_command_and_args_replace_the_images(
 def test_an_image_without_a_command() -> None:
     assert spec_of(image={"config": {"Cmd": ["x"]}})["process"]["args"] == ["x"]
     for config in ({}, {"config": None}, {"config": {"Cmd": None}}, {"config": {"Cmd": [""]}}):
-        with pytest.raises(TemplateInvalid, match=r"containers.web.command: got nothing"):
+        with pytest.raises(TemplateInvalid, match=r"containers.web.command: missing"):
             spec_of(image=config or {"x": 1})
 
 
@@ -163,10 +163,10 @@ def test_users_of_an_image_without_files() -> None:
     assert find_user("5:6", lambda path: None, "user") == User(5, 6, (), "/")
     assert find_user("", lambda path: None, "user") == User(0, 0, (), "/root")
     for text in ("app", "1:app", "-1", "4294967295", "99999999999", "٣"):
-        with pytest.raises(TemplateInvalid, match=r"user: got (user|group)"):
+        with pytest.raises(TemplateInvalid, match=r"user: (user|group) .* is neither"):
             find_user(text, lambda path: None, "user")
     for text in ("odd", "short", "# a comment", "app:bad"):
-        with pytest.raises(TemplateInvalid, match=r"user: got (user|group)"):
+        with pytest.raises(TemplateInvalid, match=r"user: (user|group) .* is neither"):
             find_user(text, FILES.get, "user")
 
 
@@ -188,7 +188,7 @@ def test_the_user_of_a_container() -> None:
     numbers = {"runAsUser": 5, "runAsGroup": 6, "supplementalGroups": [9, 6, 7]}
     user = spec_of(template_of(securityContext=numbers))["process"]["user"]
     assert user == {"uid": 5, "gid": 6, "additionalGids": [7, 9]}
-    with pytest.raises(TemplateInvalid, match=r"containers.web.user: got user \"nobody\""):
+    with pytest.raises(TemplateInvalid, match=r"containers.web.user: user \"nobody\""):
         spec_of(template_of(user="nobody"))
 
 
@@ -206,7 +206,7 @@ def test_capabilities() -> None:
     assert all_["process"]["capabilities"]["bounding"] == sorted(ALL_CAPABILITIES)
     assert len(set(ALL_CAPABILITIES)) == 41
     assert "CAP_MKNOD" not in DEFAULT_CAPABILITIES
-    with pytest.raises(TemplateInvalid, match=r"capabilities.drop: got 'FLY'"):
+    with pytest.raises(TemplateInvalid, match=r"capabilities.drop: 'FLY'"):
         spec_of(template_of(securityContext={"capabilities": {"drop": ["FLY"]}}))
 
 
@@ -294,7 +294,7 @@ def test_volumes() -> None:
         },
         {"destination": "/host", "type": "bind", "source": "/srv", "options": ["rbind", "ro"]},
     ]
-    with pytest.raises(TemplateInvalid, match=r"volumes.data: got no place"):
+    with pytest.raises(TemplateInvalid, match=r"volumes.data: a durable directory"):
         spec_of(template)
 
 
@@ -347,7 +347,7 @@ def test_what_is_opened_by_name() -> None:
         {"allow": False, "access": "rwm"},
         {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "r"},
     ]
-    with pytest.raises(Unsupported, match="runsc cannot lend devices"):
+    with pytest.raises(Unsupported, match="runsc cannot give a sandbox devices"):
         spec_of(template)
     everything = template_of_document(
         {"containers": [{"name": "a", "image": "b"}], "security": {"unmask": ["ALL"]}}
@@ -425,7 +425,7 @@ def test_without_root() -> None:
 @pytest.mark.parametrize("user", ["app", "0:1", "65537"])
 def test_ids_that_nobody_lent(user: str) -> None:
     lent = ((100_000, 65_536),) if user == "65537" else ()
-    with pytest.raises(TemplateInvalid, match=r"containers.web: user: got id \d+, expected one"):
+    with pytest.raises(TemplateInvalid, match=r"containers.web: user: id \d+ is not available"):
         spec_of(
             template_of(user=user), rootless=Rootless(1000, 1000, lent, lent), runtime_name="crun"
         )
@@ -455,13 +455,13 @@ def test_secrets_are_in_the_process_and_nowhere_else() -> None:
 
 
 def test_a_secret_that_nobody_has() -> None:
-    with pytest.raises(TemplateInvalid, match=r"env.TOKEN: got no secret \"api\"") as caught:
+    with pytest.raises(TemplateInvalid, match=r"env.TOKEN: there is no secret \"api\"") as caught:
         spec_of(with_secret())
     assert caught.value.hint == "set LAZYFS_SECRET_API_TOKEN, or name a file with --secrets"
     assert "TOKEN" not in env_of(spec_of(with_secret(optional=True), secrets=Secrets()))
     with pytest.raises(TemplateInvalid, match="NUL") as caught:
         spec_of(with_secret(), secrets={SecretKey("api", "token"): "hu\0sh"})
-    assert "sh" not in caught.value.message.replace("expected", "")
+    assert "sh" not in caught.value.message
 
 
 FREE: list[Change] = [

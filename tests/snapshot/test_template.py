@@ -151,7 +151,7 @@ def test_tags_and_digests_are_references(image: str) -> None:
 def test_one_container_needs_no_pause_image_and_several_do() -> None:
     assert template_of_document(SMALL).root_name == "web"
     two = {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "x"}]}
-    refused(two, "pauseImage: got nothing, expected an image for 2 containers")
+    refused(two, "pauseImage: missing; it is needed for 2 containers")
     assert template_of_document({**two, "pauseImage": "p"}).root_name == "pause"
 
 
@@ -178,7 +178,7 @@ def test_a_container_of_an_image() -> None:
     assert template_of_image("registry.k8s.io/pause:3").root_name == "main"
     assert template_of_image("oci:/srv/My Image_2:x").root_name == "my-image-2"
     assert template_of_image("a", platform="linux/arm64").platform == "linux/arm64"
-    with pytest.raises(TemplateInvalid, match='image: got "x" after'):
+    with pytest.raises(TemplateInvalid, match="must have a digest"):
         template_of_image("a@x")
 
 
@@ -195,15 +195,15 @@ def test_other_references_for_the_same_template() -> None:
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        ("busybox@latest", "got \"latest\" after '@', expected a digest"),
+        ("busybox@latest", "after '@', not \"latest\""),
         ("busybox@sha256:12", "got 'sha256:12'|expected 64 lower-case hex digits"),
-        ("busybox@md5:" + "a" * 32, "after '@', expected a digest"),
+        ("busybox@md5:" + "a" * 32, "must have a digest"),
         ("Busy", "repositories are lower case"),
         ("", "in the repository"),
         ("a b", "in the repository"),
         ("a:", "got tag ''"),
         ("ab" * 32, "got a bare digest"),
-        ("a" * 600, "got 600 characters, expected at most 512"),
+        ("a" * 600, "at most 512 characters, not 600"),
         ("a/" + "b" * 300, "at most 255"),
     ],
 )
@@ -218,8 +218,8 @@ def test_what_is_no_reference(image: str, message: str) -> None:
     "image", ["me:hush@host/x", "me:hush@host:5000/x:1", "https://me:hush@host/x", "me:hush@x"]
 )
 def test_credentials_are_refused_and_not_shown(image: str) -> None:
-    assert "hush" not in str(refused(small(image=image), r"containers\[0\].image: got"))
-    assert "hush" not in str(refused(SMALL | {"pauseImage": image}, "pauseImage: got"))
+    assert "hush" not in str(refused(small(image=image), r"containers\[0\].image: must"))
+    assert "hush" not in str(refused(SMALL | {"pauseImage": image}, "pauseImage: must"))
 
 
 @pytest.mark.parametrize(
@@ -233,97 +233,97 @@ def test_a_device_is_below_dev(device: str) -> None:
 @pytest.mark.parametrize("name", ["pause", "_pause"])
 def test_the_name_of_the_pause_container_is_reserved(name: str) -> None:
     """Scenario 4."""
-    refused(small(name=name), r"containers\[0\].name: got \"_?pause\", expected")
+    refused(small(name=name), r"containers\[0\].name: .*\"_?pause\"")
 
 
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        (None, "template: got null, expected fields"),
-        ([], r"got \[\], expected fields"),
-        ({}, "containers: got nothing, expected a value"),
-        ({"containers": []}, "containers: got .*, expected array of length >= 1"),
-        ({"containers": [{"image": "a"}]}, r"containers\[0\].name: got nothing"),
-        ({"containers": [{"name": "a"}]}, r"containers\[0\].image: got nothing"),
-        (small(name="A"), r'containers\[0\].name: got "A", expected 1 to 63 of a-z'),
+        (None, "template: must be an object with fields, not null"),
+        ([], r"an object with fields, not \[\]"),
+        ({}, "containers: missing"),
+        ({"containers": []}, "containers: must be a list of length >= 1"),
+        ({"containers": [{"image": "a"}]}, r"containers\[0\].name: missing"),
+        ({"containers": [{"name": "a"}]}, r"containers\[0\].image: missing"),
+        (small(name="A"), r'containers\[0\].name: must be 1 to 63 of a-z.*, not "A"'),
         (small(name="a" * 64), r"containers\[0\].name"),
         (small(name="a\n"), r"containers\[0\].name"),
-        (small(comand=["x"]), r"\[0\].comand: got an unknown field.*; did you mean command\?"),
-        (small(imagePullPolicy="Always"), "(?s)imagePullPolicy: got an unknown.*--pull"),
-        (small(mounts=[]), "(?s)mounts: got an unknown field.*volumeMounts"),
-        (SMALL | {"pausImage": "x"}, "pausImage: got an unknown.*did you mean pauseImage"),
-        (small(command="sh"), r'containers\[0\].command: got "sh", expected array'),
-        (small(command=["x"] * 65), "expected array of length <= 64"),
-        (small(command=["a\0b"]), r"command\[0\]: got .*expected text without NUL"),
-        (small(args=[1]), r"args\[0\]: got 1, expected str"),
-        (small(env=[{"name": "A"}]), r"env\[0\]: got neither, expected value or valueFrom"),
-        (small(env=[{"name": "A=B", "value": ""}]), r"env\[0\].name: got"),
-        (small(env=[{"name": "A", "value": True}]), r"env\[0\].value: got true, expected str"),
-        (small(env=[{"name": "A", "value": "1"}] * 2), "env: got the name \"A\" more than once"),
+        (small(comand=["x"]), r"\[0\].comand: unknown field; did you mean command\?"),
+        (small(imagePullPolicy="Always"), "(?s)imagePullPolicy: unknown field.*--pull"),
+        (small(mounts=[]), "(?s)mounts: unknown field.*volumeMounts"),
+        (SMALL | {"pausImage": "x"}, "pausImage: unknown field; did you mean pauseImage"),
+        (small(command="sh"), r'containers\[0\].command: must be a list.*, not "sh"'),
+        (small(command=["x"] * 65), "a list of length <= 64"),
+        (small(command=["a\0b"]), r"command\[0\]: must be text without NUL"),
+        (small(args=[1]), r"args\[0\]: must be text, not 1"),
+        (small(env=[{"name": "A"}]), r"env\[0\]: must have .*it has neither"),
+        (small(env=[{"name": "A=B", "value": ""}]), r"env\[0\].name: must"),
+        (small(env=[{"name": "A", "value": True}]), r"env\[0\].value: must be text.*not true"),
+        (small(env=[{"name": "A", "value": "1"}] * 2), "env: the name \"A\" appears"),
         (small(env=[{"name": f"A{n}", "value": ""} for n in range(33)]), "length <= 32"),
         (
             small(env=[{"name": "A", "valueFrom": {"configMapKeyRef": {}}}]),
-            r"valueFrom.configMapKeyRef: got an unknown field",
+            r"valueFrom.configMapKeyRef: unknown field",
         ),
         (
             small(env=[{"name": "A", "value": "1", "valueFrom": {
                 "secretKeyRef": {"name": "a", "key": "b"}}}]),
-            r"env\[0\]: got both",
+            r"env\[0\]: .* it has both",
         ),
-        (small(workingDir="srv"), 'workingDir: got "srv", expected an absolute path'),
-        (small(user=""), "user: got \"\""),
-        (small(user="a", securityContext={"runAsUser": 1}), "user: got \"a\" beside runAsUser"),
-        (small(securityContext={"runAsGroup": 1}), "runAsGroup: got 1 alone"),
-        (small(securityContext={"runAsUser": -1}), "runAsUser: got -1"),
-        (small(securityContext={"runAsUser": True}), "runAsUser: got true"),
-        (small(securityContext={"privileged": True}), "privileged: got an unknown field"),
-        (small(readyz={"httpGet": {"port": 0}}), r"readyz.httpGet.port: got 0"),
-        (small(readyz={"httpGet": {"port": 65536}}), r"readyz.httpGet.port: got 65536"),
-        (small(readyz={"exec": {}}), "readyz.exec: got an unknown field|readyz.httpGet"),
-        (small(volumeMounts=[{"name": "v", "mountPath": "/x"}]), "got \"v\", expected one of vol"),
+        (small(workingDir="srv"), 'workingDir: must be an absolute path.*, not "srv"'),
+        (small(user=""), "user: must be .*not \"\""),
+        (small(user="a", securityContext={"runAsUser": 1}), "user: cannot be \"a\" when runAsUser"),
+        (small(securityContext={"runAsGroup": 1}), "runAsGroup: 1 is set without runAsUser"),
+        (small(securityContext={"runAsUser": -1}), "runAsUser: must be .*not -1"),
+        (small(securityContext={"runAsUser": True}), "runAsUser: must be .*not true"),
+        (small(securityContext={"privileged": True}), "privileged: unknown field"),
+        (small(readyz={"httpGet": {"port": 0}}), r"readyz.httpGet.port: must be .*not 0"),
+        (small(readyz={"httpGet": {"port": 65536}}), r"readyz.httpGet.port: must be .*not 65536"),
+        (small(readyz={"exec": {}}), "readyz.exec: unknown field|readyz.httpGet"),
+        (small(volumeMounts=[{"name": "v", "mountPath": "/x"}]), "there is no volume \"v\""),
         ({"containers": [{"name": f"c{n}", "image": "a"} for n in range(11)]}, "length <= 10"),
         (
             {"pauseImage": "p", "containers": [{"name": "a", "image": "x"}] * 2},
-            'containers: got the name "a" more than once',
+            'containers: the name "a" appears more than once',
         ),
-        (SMALL | {"volumes": [{"name": "v"}]}, r"volumes\[0\]: got neither, expected durableDir"),
+        (SMALL | {"volumes": [{"name": "v"}]}, r"volumes\[0\]: .*it has neither"),
         (
             SMALL | {"volumes": [{"name": "v", "durableDir": {}, "hostPath": {"path": "/"}}]},
-            "got both",
+            "it has both",
         ),
         (
             SMALL | {"volumes": [{"name": n, "durableDir": {}} for n in "ab"]},
-            r"volumes: got 2 of durableDir \(a, b\), expected one",
+            r"volumes: 2 have durableDir \(a, b\)",
         ),
-        (SMALL | {"volumes": [{"name": "v", "durableDir": {}}] * 2}, "the name \"v\" more than"),
-        (SMALL | {"volumes": [{"name": "v", "hostPath": {"path": "/a/../b"}}]}, 'expected "/b"'),
-        (SMALL | {"snapshotsConfig": {"location": "gs://b"}}, "location: got \"gs://b\""),
-        (SMALL | {"snapshotsConfig": {"location": "s3://b/p?x=y"}}, "location: got"),
+        (SMALL | {"volumes": [{"name": "v", "durableDir": {}}] * 2}, "the name \"v\" appears"),
+        (SMALL | {"volumes": [{"name": "v", "hostPath": {"path": "/a/../b"}}]}, 'must be "/b"'),
+        (SMALL | {"snapshotsConfig": {"location": "gs://b"}}, "location: must be .*not \"gs://b\""),
+        (SMALL | {"snapshotsConfig": {"location": "s3://b/p?x=y"}}, "location: must be"),
         (
             SMALL | {"snapshotsConfig": {"onPause": "Data", "onCommit": "Full"}},
-            'onCommit: got "Full", expected "Data"',
+            'onCommit: must be "Data"',
         ),
-        (SMALL | {"snapshotsConfig": {"onPause": "full"}}, 'got "full", expected "Full" or "Data"'),
-        (SMALL | {"sandboxClass": "microvm"}, 'sandboxClass: got "microvm", expected "gvisor"'),
-        (SMALL | {"hostname": "a_b"}, "hostname: got"),
+        (SMALL | {"snapshotsConfig": {"onPause": "full"}}, 'must be "Full" or "Data", not "full"'),
+        (SMALL | {"sandboxClass": "microvm"}, 'sandboxClass: must be "gvisor", not "microvm"'),
+        (SMALL | {"hostname": "a_b"}, "hostname: must be"),
         (SMALL | {"platform": "a b"}, "platform: platform: got"),
-        (SMALL | {"runtime": {"name": "kata"}}, "runtime.name: got \"kata\""),
-        (SMALL | {"runtime": {"network": "bridge"}}, "runtime.network: got"),
-        (SMALL | {"runtime": {"flags": ["x y"]}}, r"runtime.flags\[0\]: got"),
-        ({"kind": "Pod", "metadata": {"name": "a"}, "spec": SMALL}, 'kind: got "Pod"'),
-        ({"kind": "ActorTemplate", "spec": SMALL}, "metadata.name: got nothing"),
+        (SMALL | {"runtime": {"name": "kata"}}, "runtime.name: must be .*not \"kata\""),
+        (SMALL | {"runtime": {"network": "bridge"}}, "runtime.network: must be"),
+        (SMALL | {"runtime": {"flags": ["x y"]}}, r"runtime.flags\[0\]: must be"),
+        ({"kind": "Pod", "metadata": {"name": "a"}, "spec": SMALL}, 'kind: must be .*not "Pod"'),
+        ({"kind": "ActorTemplate", "spec": SMALL}, "metadata.name: missing"),
         (
             {"kind": "ActorTemplate", "metadata": {"name": "A"}, "spec": SMALL},
-            'metadata.name: got "A"',
+            'metadata.name: must be .*not "A"',
         ),
-        ({"kind": "ActorTemplate", "metadata": {"name": "a"}}, "spec: got null"),
+        ({"kind": "ActorTemplate", "metadata": {"name": "a"}}, "spec: must be .*not null"),
         (
             {"kind": "ActorTemplate", "metadata": {"name": "a"}, "spec": SMALL, "more": 1},
-            "more: got an unknown field",
+            "more: unknown field",
         ),
         (
             {"kind": "ActorTemplate", "metadata": {"name": "a"}, "spec": SMALL | {"name": "b"}},
-            "spec.name: got a name",
+            "spec.name: the name belongs",
         ),
         (
             {"kind": "ActorTemplate", "metadata": {"name": "a"}, "spec": small(image="A")},
@@ -345,8 +345,8 @@ def test_mounts_of_a_container() -> None:
         return small(volumeMounts=listed) | volumes
 
     assert template_of_document(mounted(("d", "/a"), ("h", "/b"), ("h", "/c")))
-    refused(mounted(("d", "/a"), ("d", "/b")), 'durable volume "d" more than once')
-    refused(mounted(("h", "/a"), ("d", "/a")), 'mountPath "/a" more than once')
+    refused(mounted(("d", "/a"), ("d", "/b")), 'durable volume "d" appears more than once')
+    refused(mounted(("h", "/a"), ("d", "/a")), 'mountPath "/a" appears more than once')
     for path in ("/", "/a/", "//a", "/a/../b", "/a/./b"):
         refused(mounted(("h", path)), r"volumeMounts\[0\].mountPath: got")
 
@@ -354,7 +354,7 @@ def test_mounts_of_a_container() -> None:
 def test_pinned_is_a_policy() -> None:
     """Scenario 2."""
     template = decode_template(WHOLE.encode())
-    with pytest.raises(TemplateInvalid, match=r"containers\[0\].image: got \"busybox:") as caught:
+    with pytest.raises(TemplateInvalid, match=r"containers\[0\].image: \"busybox:") as caught:
         require_pinned(template, "c.yaml")
     assert caught.value.hint is not None
     assert "lazyfs resolve c.yaml --write" in caught.value.hint
@@ -369,8 +369,8 @@ def test_a_tag_before_a_digest_is_said_once() -> None:
         "containers": [{"name": n, "image": f"b:2@{DIGEST}"} for n in "xy"],
     }
     assert notes_of(template_of_document(twice)) == [
-        f'a:1@{DIGEST}: tag "1" ignored: the digest decides',
-        f'b:2@{DIGEST}: tag "2" ignored: the digest decides',
+        f'a:1@{DIGEST}: tag "1" is ignored because there is a digest',
+        f'b:2@{DIGEST}: tag "2" is ignored because there is a digest',
     ]
     assert notes_of(template_of_document(SMALL)) == []
 
@@ -394,45 +394,45 @@ def test_aliases_are_values_within_bounds() -> None:
     bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12)
     )
-    yaml_refused(bomb, "line 1: got more than 20000 values")
+    yaml_refused(bomb, "line 1: more than 20000 values")
     yaml_refused("a: &a [*a]", "32 levels")
     yaml_refused("&a {x: *a}", "32 levels")
     yaml_refused("a: *b", "undefined alias")
     merge = "<<: [{name: a}, {name: b, hostname: h}]\ncontainers: [{name: w, image: i}]\n"
     merged = decode_template(merge.encode())
     assert (merged.name, merged.hostname) == ("a", "h")
-    yaml_refused("<<: 3", "got 3 to merge, expected keys")
+    yaml_refused("<<: 3", "only keys can be merged, not 3")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3", 'line 3: got the key "a" more than once'),
-        ("containers:\n- {name: a, image: b, name: c}", 'line 2: got the key "name" more than'),
-        ("1: a", "line 1: got 1 as a key, expected text"),
-        ("[a]: b", "line 1: got null as a key"),
-        ("? {a: b}\n: c", "as a key"),
-        ("a: 1.5", r"got \"1.5\" \(float\), expected text"),
+        ("a: 1\nb: 2\na: 3", 'line 3: the key "a" appears more than once'),
+        ("containers:\n- {name: a, image: b, name: c}", 'line 2: the key "name" appears more than'),
+        ("1: a", "line 1: a key must be text, not 1"),
+        ("[a]: b", "line 1: a key must be text, not null"),
+        ("? {a: b}\n: c", "a key must be text"),
+        ("a: 1.5", r"must be text.* not \"1.5\" \(float\)"),
         ("a: .nan", "float"),
-        ("a: !!python/object/apply:os.system [x]", "got|expected"),
+        ("a: !!python/object/apply:os.system [x]", "must be text|unknown field"),
         ("a: !!binary aGk=", "binary"),
-        ("a: !mine x", "expected text"),
-        ("a: {", "line 1, column 5: got .*expected YAML"),
-        ("a: b\n---\nc: d", "expected YAML"),
-        ("a: \x00", "expected YAML"),
-        ("a: " + "9" * 5000, "line 1: got"),
-        ("a: 0x" + "f" * 100, "a: got an integer of 400 bits"),
+        ("a: !mine x", "must be text"),
+        ("a: {", "line 1, column 5: not valid YAML"),
+        ("a: b\n---\nc: d", "not valid YAML"),
+        ("a: \x00", "not valid YAML"),
+        ("a: " + "9" * 5000, "line 1: .* is not valid"),
+        ("a: 0x" + "f" * 100, "a: an integer of 400 bits"),
         ("[" * 40 + "]" * 40, "32 levels"),
-        ("[" * 5000, "expected YAML"),
-        (b"a: \xff", "not UTF-8 at 3"),
-        (b" " * (TEMPLATE_LIMIT + 1), "expected at most that"),
-        ("- a", r"got \[\"a\"\], expected fields"),
-        ("", "got null, expected fields"),
-        ("just text", "expected fields"),
-        ("!" * 200_000, "expected text"),
+        ("[" * 5000, "not valid YAML"),
+        (b"a: \xff", "not valid UTF-8 at byte 3"),
+        (b" " * (TEMPLATE_LIMIT + 1), "longer than"),
+        ("- a", r"an object with fields, not \[\"a\"\]"),
+        ("", "an object with fields, not null"),
+        ("just text", "an object with fields"),
+        ("!" * 200_000, "must be text"),
         ("*" + "a" * 200_000, "undefined alias"),
         ("a" * 1000 + ": 1", "unknown field"),
-        (f"containers: [{{name: w, image: {'a/' * 50_000}}}]", "got 100000 characters"),
+        (f"containers: [{{name: w, image: {'a/' * 50_000}}}]", "not 100000"),
     ],
 )
 def test_yaml_that_is_refused(text: str | bytes, message: str) -> None:
@@ -440,9 +440,9 @@ def test_yaml_that_is_refused(text: str | bytes, message: str) -> None:
 
 
 def test_json_that_is_refused() -> None:
-    yaml_refused('{"a": 1, "a": 2}', 'got the key "a" more than once', is_json=True)
-    yaml_refused("a: b", "expected JSON", is_json=True)
-    yaml_refused('{"a": 1.5}', "a: got 1.5", is_json=True)
+    yaml_refused('{"a": 1, "a": 2}', 'the key "a" appears more than once', is_json=True)
+    yaml_refused("a: b", "not valid JSON", is_json=True)
+    yaml_refused('{"a": 1.5}', "a: must be an integer, not 1.5", is_json=True)
 
 
 def test_times_and_byte_order_marks() -> None:
@@ -495,7 +495,7 @@ def test_a_file_of_secrets_that_cannot_be_read_is_not_quoted(tmp_path: Path, tex
     path.write_text(text)
     with pytest.raises(TemplateInvalid, match="secrets ") as caught:
         load_secrets(path, {})
-    assert "hush" not in str(caught.value).replace("hush: got no keys", "")
+    assert "hush" not in str(caught.value).replace("hush: must have the form", "")
 
 
 def test_a_template_keeps_where_a_secret_is_and_not_what_it_is() -> None:

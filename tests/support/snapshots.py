@@ -11,6 +11,7 @@ from lazyfs.snapshot import manifest as documents
 from lazyfs.snapshot.codec import store_file
 from lazyfs.snapshot.directory_store import DirectoryStore
 from lazyfs.snapshot.errors import StoreFailed
+from lazyfs.snapshot.manifest_json import encode_manifest
 from lazyfs.snapshot.objects import ObjectStore
 from lazyfs.snapshot.snapshots import Snapshots
 
@@ -36,7 +37,7 @@ class Draft:
 
     @property
     def data(self) -> bytes:
-        return documents.encode_manifest(self.manifest)
+        return encode_manifest(self.manifest)
 
     @property
     def digest(self) -> str:
