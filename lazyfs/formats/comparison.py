@@ -1,7 +1,7 @@
-"""Whether the tar of a layer and its table of contents tell of one tree.
+"""Whether the tar of a layer and its table of contents describe the same tree.
 
 A layer with a TOC says everything twice: readers that unpack take the tar's headers, lazy ones the
-TOC.  Digests vouch for both and not for their being the same, so that one image may be two.
+TOC.  Digests cover each of the two, but not that they agree, so one image may be two.
 ``Comparison`` takes the tar as it passes, plays it through as an unpacker would (arrange.py), and
 compares what is there in the end with what the TOC shows: names, kinds, modes, owners, times,
 links, devices, extended attributes, sizes, and by the TOC's chunk digests every byte.
@@ -28,7 +28,7 @@ from lazyfs.formats.tar import TarMember, TarScanner
 from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry
 
 SHOWN = 10
-"""So many differences are told; of the others only their number."""
+"""How many differences are listed; the others are only counted."""
 
 ESCAPED_RE = re.compile("[\udc80-\udcff]")
 HALF_SECOND = 500_000_000
@@ -124,13 +124,13 @@ class Comparison:
         for path, member in there.items():
             number = tree.find(path)
             if number is None or number in met:
-                yield f"{path!r}: in the tar, and not in the TOC"
+                yield f"{path!r}: in the tar, but not in the TOC"
                 continue
             met.add(number)
             yield from self._compare(member, number, there, names)
         for path, number in tree.last.items():
             if number not in met and not _is_reserved(path, tree.entries[number].kind):
-                yield f"{path!r}: in the TOC, and not in the tar"
+                yield f"{path!r}: in the TOC, but not in the tar"
 
     def _compare(
         self,
@@ -165,11 +165,11 @@ class Comparison:
         wrong = self._wrong.get(member.offset)
         if wrong is not None:
             yield (
-                f"{path!r}: bytes {wrong.offset} to {wrong.offset + wrong.size} are others in the"
-                " tar than in the TOC"
+                f"{path!r}: bytes {wrong.offset} to {wrong.offset + wrong.size} differ between the"
+                " tar and the TOC"
             )
         elif self._hashed.get(member.offset) != number:
-            yield f"{path!r}: the TOC has the bytes of another file for it"
+            yield f"{path!r}: the TOC gives it the bytes of another file"
 
     def _is_one_file(
         self,
