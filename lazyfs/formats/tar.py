@@ -252,13 +252,13 @@ class TarScanner:
         kind = KINDS.get(type_flag) or self._unknown(type_flag, name)
         size = fields.size
         if kind is Kind.REGULAR and size < 0:
-            raise ValueError(f"its size is {size}")
+            raise ValueError(f"size {size} is negative")
         if record := records.get(b"size"):
             size = integer(record, "size")
         if type_flag == b"\0" and name.endswith(b"/"):
             kind = Kind.DIRECTORY  # as V7 spelled it
         if kind is Kind.REGULAR and size < 0:
-            raise ValueError(f"its size is {size}")
+            raise ValueError(f"size {size} is negative")
         found: SparseMap | None = None
         if type_flag == b"S":
             if fields.dialect is not Dialect.GNU:

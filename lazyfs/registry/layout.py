@@ -244,9 +244,10 @@ class ImageLayout:
         elif len({entry.digest for entry in listed}) == 1:
             return listed[0]
         names = sorted(filter(None, (entry.name for entry in listed)))
-        have = f"{len(listed)} images" + (f" ({', '.join(names[:10])})" if names else "")
+        have = f"{len(listed)} {'image' if len(listed) == 1 else 'images'}"
+        have += f" ({', '.join(names[:10])})" if names else ""
         raise NotInLayout(
-            f"{self.repository} has no tag {tag}, but {have}"
+            f"{self.repository} has no tag {tag}; it has {have}"
             if tag
             else f"{self.repository} has {have}, and the reference does not say which",
             hint=None if tag else "name one of them: oci:DIR:TAG or oci:DIR@DIGEST",

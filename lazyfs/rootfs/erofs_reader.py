@@ -320,7 +320,7 @@ class ErofsIndex:
         inode = self.inode(nid)
         if inode.kind != kind:
             raise WrongKind(
-                f"inode {nid} is a {inode.kind.name.lower()}, not a {kind.name.lower()}"
+                f"inode {nid} is of kind {inode.kind.name.lower()}, not {kind.name.lower()}"
             )
         return inode
 
