@@ -124,13 +124,13 @@ class Comparison:
         for path, member in there.items():
             number = tree.find(path)
             if number is None or number in met:
-                yield f"{path!r}: in the tar, but not in the TOC"
+                yield f"{path!r}: in the tar, and not in the TOC"
                 continue
             met.add(number)
             yield from self._compare(member, number, there, names)
         for path, number in tree.last.items():
             if number not in met and not _is_reserved(path, tree.entries[number].kind):
-                yield f"{path!r}: in the TOC, but not in the tar"
+                yield f"{path!r}: in the TOC, and not in the tar"
 
     def _compare(
         self,

@@ -30,10 +30,10 @@ TAR_MAGIC = slice(257, 262)
 
 # Ordinary layers, and how a message says it.
 LAYERS = {
-    "gzip": "a plain gzip layer",
-    "zstd": "a plain zstd layer",
-    "tar": "a plain tar layer",
-    "unknown": "a plain layer (no footer)",
+    "gzip": "plain gzip",
+    "zstd": "plain zstd",
+    "tar": "a plain tar",
+    "unknown": "plain (no footer)",
 }
 
 
@@ -72,7 +72,7 @@ def find_toc(tail: bytes, blob_size: int, *, media_type: str | None = None) -> T
         name = format_of(tail, blob_size, media_type)
         looks = LAYERS.get(name) or TAILS[name]
         raise NotEstargz(
-            f"layer: not eStargz or zstd:chunked, but {looks}",
+            f"layer: {looks}, not eStargz or zstd:chunked",
             hint=_advice(name, exc.message),
         ) from exc
     end = blob_size - FOOTER_SIZE

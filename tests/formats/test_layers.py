@@ -192,7 +192,7 @@ class TestFormats:
 
     def test_a_plain_layer_that_claims_to_be_zstd(self):
         layer = replace(zstd_layer(FILES), blob=frame(b"tar"))
-        assert "it is a plain zstd layer" in refused(layer, BadAnnotation)
+        assert "it is plain zstd" in refused(layer, BadAnnotation)
 
     @pytest.mark.parametrize("dialect", [STARGZ, CONTAINERS])
     def test_the_other_dialects_annotations(self, dialect):
