@@ -158,7 +158,7 @@ EMPTY = {"no bytes": b"", "one block": bytes(512), "two": bytes(1024), "GNU tar"
 @pytest.mark.parametrize("data", NO_TARS.values(), ids=NO_TARS)
 @pytest.mark.parametrize("step", [100, 512, 1000, 1 << 21])
 def test_no_tar_is_an_empty_one(data: bytes, step: int) -> None:
-    with pytest.raises(BadTar, match="not a tar|an empty tar|few for a tar"):
+    with pytest.raises(BadTar, match=r"not a tar|an empty tar|few for a tar"):
         scan(data, step)
 
 

@@ -261,7 +261,7 @@ def test_records_that_are_some():
 def test_other_types_are_refused_by_name(kind: bytes):
     block = bytearray(build_header(TarMember(b"f", Kind.REGULAR)))
     block[156:157] = kind
-    with pytest.raises(BadTar, match="not a file|is not one of"):
+    with pytest.raises(BadTar, match=r"not a file|is not one of"):
         scan([summed(block)])
 
 
@@ -284,7 +284,7 @@ def test_other_types_are_refused_by_name(kind: bytes):
     ],
 )
 def test_what_linux_cannot_hold_is_refused(records: dict[bytes, bytes]):
-    with pytest.raises(BadTar, match="negative|bits|seconds|of the form LENGTH|at most"):
+    with pytest.raises(BadTar, match=r"negative|bits|seconds|of the form LENGTH|at most"):
         scan([extended(records)])
 
 
@@ -293,7 +293,7 @@ def test_links_need_targets(kind: Kind):
     member = TarMember(b"l", kind, link=b"t")
     block = bytearray(build_header(member))
     block[157:257] = bytes(100)
-    with pytest.raises(BadTar, match="link target .* is not valid"):
+    with pytest.raises(BadTar, match=r"link target .* is not valid"):
         scan([summed(block)])
 
 
@@ -302,7 +302,7 @@ def test_numbers_that_are_none_are_refused():
     for at, field in fields.items():
         block = bytearray(build_header(TarMember(b"f", Kind.REGULAR)))
         block[at : at + len(field)] = field
-        with pytest.raises(BadTar, match="octal number|bits"):
+        with pytest.raises(BadTar, match=r"octal number|bits"):
             scan([summed(block)])
 
 
@@ -459,7 +459,7 @@ def test_what_a_tar_cannot_say_is_refused():
         TarMember(b"a", Kind.REGULAR, xattrs=((b"user.a=b", b""),)),
         TarMember(b"a", Kind.CHAR, dev_minor=2**21),
     ):
-        with pytest.raises(BadTar, match="NUL|larger than"):
+        with pytest.raises(BadTar, match=r"NUL|larger than"):
             build_header(member)
 
 

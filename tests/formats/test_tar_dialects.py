@@ -108,7 +108,7 @@ def test_spellings_of_a_size(field: bytes):
     ],
 )
 def test_every_number_must_be_one(at: int, field: bytes):
-    with pytest.raises(BadTar, match="octal number|64 bits"):
+    with pytest.raises(BadTar, match=r"octal number|64 bits"):
         scan(with_field(at, field, Header(b"a", b"5")))
 
 
