@@ -43,10 +43,13 @@ def parse_digest(text: str) -> Digest:
     algorithm, colon, digits = text.partition(":")
     expected = HEX_LENGTH.get(algorithm)
     if not colon or expected is None:
-        raise BadDigest(f"digest: got {text[:100]!r}, expected sha256:… or sha512:…")
+        raise BadDigest(
+            f"{text[:100]!r} is not a digest: it does not begin with sha256: or sha512:"
+        )
     if len(digits) != expected or HEX_RE.fullmatch(digits) is None:
         raise BadDigest(
-            f"digest: got {text[:150]!r}, expected {expected} lower-case hex digits after the colon"
+            f"{text[:150]!r} is not a digest: it does not have {expected} lower-case hex digits "
+            "after the colon"
         )
     return Digest(algorithm, digits)
 

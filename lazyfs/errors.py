@@ -1,18 +1,18 @@
 """The families of errors; concrete classes live beside the code that raises them.
 
     LazyfsError
-    ├── UsageError            the caller's words: reference, option, template      exit 2
+    ├── UsageError            what the caller typed: reference, option, template   exit 2
     ├── NotFound              manifest, blob, tag, file                            exit 3
     ├── AccessDenied          401, 403                                             exit 4
     ├── Unavailable           connection, 429, 5xx                                 exit 5
     │   └── DeadlineExceeded  the same, because time ran out                       exit 5
-    ├── VerificationFailed    bytes that are not what their digest says            exit 6
-    ├── FormatError           bytes that are not what their format says            exit 7
-    ├── MountFailed           the kernel or fusermount3 said no                    exit 8
-    └── StoreError            the local store: full disk, rotten file              exit 1
+    ├── VerificationFailed    bytes that do not have their digest                  exit 6
+    ├── FormatError           bytes that break the rules of their format           exit 7
+    ├── MountFailed           the kernel or fusermount3 refused                    exit 8
+    └── StoreError            the local store: full disk, damaged file             exit 1
 
 Exactly two tables translate them: ``mount/errnos.py`` (to errno) and ``EXIT_CODES`` below.  A
-message reads *what: got, expected*; a hint stands on a line of its own.
+message is a plain sentence (docs/style.md); a hint stands on a line of its own.
 """
 
 
@@ -49,7 +49,7 @@ class NotFound(LazyfsError):
 
 
 class AccessDenied(LazyfsError):
-    """The registry knows us and refuses, or wants to know us."""
+    """The registry refuses access, or requires credentials."""
 
     code = "E_ACCESS_DENIED"
 
@@ -71,7 +71,7 @@ class DeadlineExceeded(Unavailable):
 
 
 class VerificationFailed(LazyfsError):
-    """Bytes do not have the digest or the size that a verified parent promised."""
+    """Bytes do not have the digest or the size that a verified parent states."""
 
     code = "E_VERIFICATION"
 

@@ -60,7 +60,7 @@ def _check(document: Any, names: Names | None) -> None:
 def _check_object(found: Sequence[str], known: Names | None) -> None:
     if len(set(found)) < len(found):
         twice = next(name for name in found if found.count(name) > 1)
-        raise AmbiguousKeys(f"got {twice[:100]!r} twice in one object, expected it once")
+        raise AmbiguousKeys(f"the key {twice[:100]!r} occurs twice in one object")
     if known is None:
         return
     folded = {name.casefold(): name for name in known}
@@ -68,5 +68,5 @@ def _check_object(found: Sequence[str], known: Names | None) -> None:
         meant = folded.get(name.casefold(), name)
         if meant != name:
             raise AmbiguousKeys(
-                f"got {name[:100]!r}, expected {meant!r}: some readers take one for the other"
+                f"got the key {name[:100]!r}, expected {meant!r}: some readers ignore the case"
             )

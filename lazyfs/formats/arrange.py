@@ -65,7 +65,7 @@ def _is_reserved(member: TarMember) -> bool:
     if top not in RESERVED:
         return False
     if member.kind is Kind.DIRECTORY or top != member.path:
-        raise BadTar(f"{member.path!r}: got a directory, expected a file of an eStargz layer")
+        raise BadTar(f"{member.path!r} is a directory; eStargz layers have a file of that name")
     return True
 
 

@@ -93,14 +93,12 @@ def claims_of(annotations: Mapping[str, str]) -> Claims:
     for other in (each for _, each in others):
         if (other.checksum, other.place) != (claims.checksum, claims.place):
             raise BadAnnotation(
-                f"zstd:chunked: got checksum {claims.checksum} by {PREFIXES[STARGZ]}* and"
-                f" {other.checksum} by {PREFIXES[CONTAINERS]}*, expected one TOC"
+                f"zstd:chunked: {PREFIXES[STARGZ]}* and {PREFIXES[CONTAINERS]}* state different"
+                f" TOCs, with checksums {claims.checksum} and {other.checksum}"
             )
         claims = other  # the dialect that knows of tar-split
     if claims.checksum is None:
-        raise BadAnnotation(
-            f"zstd:chunked: got {PREFIXES[dialect]}* without {CHECKSUM}, expected a digest"
-        )
+        raise BadAnnotation(f"zstd:chunked: the annotations {PREFIXES[dialect]}* lack {CHECKSUM}")
     return Claims(
         toc_digest,
         claims.checksum,
@@ -122,7 +120,7 @@ def toc_digest_of(annotations: Mapping[str, str]) -> Digest | None:
             found[key] = _digest(annotations, key)
     if len(set(found.values())) > 1:
         spelled = ", ".join(f"{key}={digest}" for key, digest in found.items())
-        raise BadAnnotation(f"TOC digest: got {spelled}, expected one digest")
+        raise BadAnnotation(f"the annotations state different TOC digests: {spelled}")
     return next(iter(found.values()), None)
 
 
@@ -155,5 +153,5 @@ def _place(annotations: Mapping[str, str], key: str, count: int) -> Place:
     numbers = [int(word) for word in text.split(":")] if NUMBERS_RE.fullmatch(text) else []
     if len(numbers) != count or (count == 4 and numbers[3] != TOC_TYPE):
         expected = "offset:size:size" + (f":{TOC_TYPE}" if count == 4 else "")
-        raise BadAnnotation(f"annotation {key}: got {text[:100]!r}, expected {expected}")
+        raise BadAnnotation(f"annotation {key}: {text[:100]!r} is not of the form {expected}")
     return Place(*numbers[:3])

@@ -1,4 +1,4 @@
-"""Whether the tar of a layer and its table of contents tell of one tree.
+"""Whether the tar of a layer and its table of contents describe the same tree.
 
 A layer with a TOC says everything twice: readers that unpack take the tar's headers, lazy ones the
 TOC.  Digests vouch for both and not for their being the same, so that one image may be two.
@@ -30,7 +30,7 @@ from lazyfs.formats.tar_sparse import MAX_ZEROS
 from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry
 
 SHOWN = 10
-"""So many differences are told; of the others only their number."""
+"""How many differences are listed; the others are only counted."""
 
 ESCAPED_RE = re.compile("[\udc80-\udcff]")
 HALF_SECOND = 500_000_000
@@ -180,11 +180,11 @@ class Comparison:
         wrong = self._wrong.get(member.offset)
         if wrong is not None:
             yield (
-                f"{path!r}: bytes {wrong.offset} to {wrong.offset + wrong.size} are others in the"
-                " tar than in the TOC"
+                f"{path!r}: bytes {wrong.offset} to {wrong.offset + wrong.size} differ between the"
+                " tar and the TOC"
             )
         elif self._hashed.get(member.offset) != number:
-            yield f"{path!r}: the TOC has the bytes of another file for it"
+            yield f"{path!r}: the TOC gives it the bytes of another file"
 
     def _is_one_file(
         self,

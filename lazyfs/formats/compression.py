@@ -43,4 +43,4 @@ def check_head(head: bytes) -> None:
     """Raise NotALayer where *head* begins what nobody takes for a layer, and name it."""
     for magic, name in OTHERS.items():
         if head.startswith(magic):
-            raise NotALayer(f"layer: got {name}, expected tar, gzip or zstd")
+            raise NotALayer(f"layer: not tar, gzip or zstd, but {name}")

@@ -97,7 +97,7 @@ class RangeDecoder:
                 self._position += skipped
                 continue
             if offset < self._position or end <= offset:
-                self._refuse(after, "got a stream outside the range that was read", decoded)
+                self._refuse(after, "its stream is outside the range that was read", decoded)
                 continue
             rest = size - at
             length = end - offset
@@ -121,7 +121,7 @@ class RangeDecoder:
         if self._stream is not None:
             self._stream.end(decoded)
             self._stream = None
-        self._refuse(len(self._pieces), "got a range that ended before the chunk", decoded)
+        self._refuse(len(self._pieces), "the range that was read ends before it", decoded)
 
     def close(self) -> None:
         """Drop what is half decoded; nothing may be fed afterwards.  Idempotent."""

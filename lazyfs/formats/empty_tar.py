@@ -19,9 +19,9 @@ MAX_EMPTY_SIZE = 1 << 20
 def why_no_tar(size: int, rest: bytes | memoryview) -> str | None:
     """Say why *size* bytes that are zeros, and end with *rest*, are no empty tar; None if not."""
     if any(rest):
-        return "layer: got zeros and then other bytes, expected a tar, empty or with members"
+        return "layer: zeros and then other bytes, which is not a tar"
     if size > MAX_EMPTY_SIZE:
-        return f"layer: got {size} zeros, expected a tar; an empty one has {MAX_EMPTY_SIZE} at most"
+        return f"layer: got {size} zeros, expected at most {MAX_EMPTY_SIZE} in an empty tar"
     return None
 
 

@@ -30,10 +30,10 @@ TAR_MAGIC = slice(257, 262)
 
 # Ordinary layers, and how a message says it.
 LAYERS = {
-    "gzip": "a plain gzip layer",
-    "zstd": "a plain zstd layer",
-    "tar": "a plain tar layer",
-    "unknown": "a plain layer (no footer)",
+    "gzip": "plain gzip",
+    "zstd": "plain zstd",
+    "tar": "a plain tar",
+    "unknown": "plain (no footer)",
 }
 
 
@@ -72,7 +72,7 @@ def find_toc(tail: bytes, blob_size: int, *, media_type: str | None = None) -> T
         name = format_of(tail, blob_size, media_type)
         looks = LAYERS.get(name) or TAILS[name]
         raise NotEstargz(
-            f"layer: got {looks}, expected eStargz or zstd:chunked",
+            f"layer: {looks}, not eStargz or zstd:chunked",
             hint=_advice(name, exc.message),
         ) from exc
     end = blob_size - FOOTER_SIZE
@@ -158,18 +158,15 @@ def _inflate(member: bytes, limits: Limits) -> bytes:
             size += len(piece)
             if size > allowed:
                 raise BadToc(
-                    f"TOC: got more than {allowed} bytes from {len(member)} compressed ones,"
-                    " expected less"
+                    f"TOC: {len(member)} compressed bytes expand to more than {allowed} bytes"
                 )
             if not piece and not rest and not inflater.eof:
-                raise BadToc(f"TOC: got a gzip member cut off after {len(member)} bytes")
+                raise BadToc(f"TOC: the gzip member is cut off after {len(member)} bytes")
             pieces.append(piece)
     except INFLATE_ERRORS as exc:
-        raise BadToc(f"TOC: got bad gzip data ({exc}), expected one gzip member") from exc
+        raise BadToc(f"TOC: the gzip data are damaged: {exc}") from exc
     if inflater.unused_data:
-        raise BadToc(
-            f"TOC: got {len(inflater.unused_data)} bytes after its gzip member, expected none"
-        )
+        raise BadToc(f"TOC: {len(inflater.unused_data)} bytes follow its gzip member")
     return b"".join(pieces)
 
 
@@ -177,12 +174,12 @@ def _only_file(tar: bytes) -> bytes:
     """Return the contents of the file that a tar starts with, which must be the TOC."""
     header = tar[:BLOCK_SIZE]
     if len(header) < BLOCK_SIZE:
-        raise BadToc(f"TOC: got a tar of {len(tar)} bytes, expected a header of {BLOCK_SIZE}")
+        raise BadToc(f"TOC: got a tar of {len(tar)} bytes, expected at least {BLOCK_SIZE}")
     name = header[:100].rstrip(b"\0")
     if name != TOC_NAME or header[156:157] not in b"0\0":
-        raise BadToc(f"TOC: got tar entry {name!r}, expected regular file {TOC_NAME!r}")
+        raise BadToc(f"TOC: its tar begins with {name!r}, not with the regular file {TOC_NAME!r}")
     if _octal(header[148:156]) != sum(header) - sum(header[148:156]) + 8 * ord(" "):
-        raise BadToc("TOC: got a tar header with a wrong checksum")
+        raise BadToc("TOC: the checksum of its tar header is wrong")
     size = _octal(header[124:136])
     if size is None or size > len(tar) - BLOCK_SIZE:
         raise BadToc(
@@ -200,7 +197,7 @@ def _octal(field: bytes) -> int | None:
 
 def _advice(name: str, detail: str) -> str:
     if name == "estargz-external-toc":
-        return "its TOC lies in a second image, whose tag ends with -esgztoc"
+        return "its TOC is in a second image, whose tag ends with -esgztoc"
     if name == "estargz-damaged":
         return detail
     return "convert the image first: lazyfs convert SRC DST"

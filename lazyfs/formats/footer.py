@@ -64,11 +64,11 @@ def parse_footer(data: bytes) -> Footer:
     if len(data) != FOOTER_SIZE:
         raise BadFooter(f"footer: got {len(data)} bytes, expected {FOOTER_SIZE}")
     if not data.startswith(ESTARGZ_HEAD) or not data.endswith(EMPTY_MEMBER_END):
-        raise BadFooter(f"footer: got {TAILS[format_of_tail(data)]}, expected an eStargz footer")
+        raise BadFooter(f"footer: not that of an eStargz layer ({TAILS[format_of_tail(data)]})")
     payload = data[len(ESTARGZ_HEAD) : -len(EMPTY_MEMBER_END)]
     match = PAYLOAD_RE.fullmatch(payload)
     if match is None:
-        raise BadFooter(f"footer: got payload {payload!r}, expected 16 hex digits and STARGZ")
+        raise BadFooter(f"footer: its payload {payload!r} is not 16 hex digits and STARGZ")
     toc_offset = int(match[1], 16)
     if toc_offset > MAX_TOC_OFFSET:
         raise BadFooter(f"footer: got TOC offset {toc_offset}, expected at most {MAX_TOC_OFFSET}")
@@ -90,7 +90,7 @@ def parse_legacy_footer(data: bytes) -> Footer:
     data = data[-LEGACY_SIZE:]
     match = PAYLOAD_RE.fullmatch(data[len(LEGACY_HEAD) : -len(EMPTY_MEMBER_END)])
     if not data.startswith(LEGACY_HEAD) or not data.endswith(EMPTY_MEMBER_END) or match is None:
-        raise BadFooter(f"footer: got {data!r}, expected a legacy stargz footer")
+        raise BadFooter(f"footer: {data!r} is not a legacy stargz footer")
     return Footer(int(match[1], 16))
 
 

@@ -87,13 +87,13 @@ def encode_index(index: LayerIndex) -> bytes:
 def decode_index(data: bytes, limits: Limits = DEFAULT_LIMITS) -> LayerIndex:
     """Return the index in *data*; raises BadLayerIndex.  Its TOC is checked to have its digest."""
     if len(data) < HEADER.size:
-        raise BadLayerIndex(f"layer index: got {len(data)} bytes, expected {HEADER.size} or more")
+        raise BadLayerIndex(f"layer index: got {len(data)} bytes, expected at least {HEADER.size}")
     magic, version, codec, *rest = HEADER.unpack_from(data)
     numbers, (blob_size, plain_size, *raw, toc_raw, toc_size, spans_size) = rest[:2], rest[2:]
     if magic != MAGIC or version != VERSION:
         raise BadLayerIndex(
             f"layer index: got {magic!r} version {version}, expected {MAGIC!r} version {VERSION}",
-            hint="`lazyfs index push` publishes one that this release reads",
+            hint="publish a current one with `lazyfs index push`",
         )
     if codec not in (Codec.RAW, Codec.GZIP, Codec.ZSTD):
         raise BadLayerIndex(f"layer index: got codec {codec}, expected 0, 1 or 3")
@@ -106,7 +106,9 @@ def decode_index(data: bytes, limits: Limits = DEFAULT_LIMITS) -> LayerIndex:
         )
     toc = _unpack(data[HEADER.size : HEADER.size + toc_size], limits.toc_size, "TOC")
     if digest_of(toc) != toc_digest:
-        raise BadLayerIndex(f"layer index: got a TOC of {digest_of(toc)}, expected {toc_digest}")
+        raise BadLayerIndex(
+            f"layer index: got a TOC with digest {digest_of(toc)}, expected {toc_digest}"
+        )
     spans = decode_spans(data[HEADER.size + toc_size :], blob_size)
     return LayerIndex(blob, blob_size, diff_id, plain_size, toc_digest, toc, Codec(codec), spans)
 
@@ -117,7 +119,7 @@ def _digest(number: int, raw: bytes) -> Digest:
         size = HEX_LENGTH[algorithm] // 2
         if number == known and not any(raw[size:]):
             return Digest(algorithm, raw[:size].hex())
-    raise BadLayerIndex(f"layer index: got a digest of kind {number}, expected one of kind 0 or 1")
+    raise BadLayerIndex(f"layer index: got a digest of kind {number}, expected 0 or 1")
 
 
 def encode_spans(spans: Sequence[Span]) -> bytes:
@@ -132,10 +134,10 @@ def encode_spans(spans: Sequence[Span]) -> bytes:
 def decode_spans(data: bytes, blob_size: int) -> tuple[Span, ...]:
     """Return the spans in *data*, which are sorted by both offsets; raises BadLayerIndex."""
     if len(data) < COUNT.size:
-        raise BadLayerIndex(f"spans: got {len(data)} bytes, expected {COUNT.size} or more")
+        raise BadLayerIndex(f"spans: got {len(data)} bytes, expected at least {COUNT.size}")
     (count,) = COUNT.unpack_from(data)
     if count * RECORD.size > len(data) - COUNT.size:
-        raise BadLayerIndex(f"spans: got {len(data)} bytes for {count} spans, expected more")
+        raise BadLayerIndex(f"spans: {len(data)} bytes are too few for {count} spans")
     return tuple(_spans(data, count, blob_size))
 
 
@@ -154,7 +156,7 @@ def _spans(data: bytes, count: int, blob_size: int) -> Iterator[Span]:
             and size <= (PACKED_SIZE if codec == Codec.DEFLATE else 0)
             and windows + size <= len(data)
         ):
-            raise BadLayerIndex(f"spans: got number {number} that cannot be, expected a span")
+            raise BadLayerIndex(f"spans: span {number} is not valid")
         before = (blob_offset, plain_offset)
         window = data[windows : windows + size]
         windows += size
@@ -168,7 +170,9 @@ def _unpack(frame: bytes, limit: int, what: str) -> bytes:
     try:
         size = zstandard.frame_content_size(frame)
         if not 0 <= size <= limit:
-            raise BadLayerIndex(f"layer index: got {what} of {size} bytes, expected up to {limit}")
+            raise BadLayerIndex(
+                f"layer index: got {what} of {size} bytes, expected at most {limit}"
+            )
         return zstandard.ZstdDecompressor().decompress(frame, max_output_size=limit)
     except zstandard.ZstdError as exc:
-        raise BadLayerIndex(f"layer index: got {what} that cannot be unpacked: {exc}") from exc
+        raise BadLayerIndex(f"layer index: cannot decompress {what}: {exc}") from exc

@@ -153,13 +153,13 @@ class LayerPass:
         """Say that the blob is complete; return what was found."""
         if self._stream is None:
             if self._head:
-                raise BadTar(f"layer: got {len(self._head)} bytes, expected a tar")
+                raise BadTar(f"layer: {len(self._head)} bytes are too few for a tar")
             self._stream = open_stream(b"", self._span_size)  # a tar of nothing is one
         self._stream.finish()
         self.close()
         self._scanner.finish()
         if self._files:
-            raise BadTar(f"layer: got a tar that ends within {self._files[0].member.path!r}")
+            raise BadTar(f"layer: the tar ends within {self._files[0].member.path!r}")
         arrangement = arrange(self._members)
         speller = TocSpeller()
         for member in arrangement.members:
@@ -232,8 +232,8 @@ class LayerPass:
         self._device_size += -(-member.size // block) * block
         if self._device_size > self._limits.device_size:
             raise BadTar(
-                f"layer: got more than {self._limits.device_size} bytes of files,"
-                " expected a layer that fits an EROFS device"
+                f"layer: its files have more than {self._limits.device_size} bytes, the size of"
+                " an EROFS device"
             )
         self._parts[member.offset] = []
         for tar_offset, size, offset in member.extents():

@@ -68,8 +68,9 @@ class WriterOptions(msgspec.Struct, frozen=True):
         ):
             levels = self.target.levels
             raise ValueError(
-                f"writer options: got {self}, expected sizes, a level of {levels[0]} to"
-                f" {levels[-1]}, and a TOC elsewhere or chunks together in eStargz only"
+                f"writer options {self} are not valid: sizes are positive, the level is"
+                f" {levels[0]} to {levels[-1]}, and only eStargz can have an external TOC or"
+                " several chunks in one stream"
             )
 
     @property
@@ -229,7 +230,7 @@ class LayerWriter(ABC):
                 if not left:
                     left = min(self._options.chunk_size, member.size - written)
                     if not left:
-                        raise BadTar(f"{member.path!r}: got more than {member.size} bytes")
+                        raise BadTar(f"{member.path!r} has more than {member.size} bytes")
                     place = self._start_chunk(left, own_stream=own_stream)
                     chunk_digest, chunk_offset = hashlib.sha256(), written
                 taken, view = view[:left], view[left:]

@@ -122,7 +122,7 @@ def find_layer_toc(
         return TocPlace(DIALECTS[footer.dialect], place.offset, place.end, payload_end, footer)
     if claims.is_zstd:
         looks = LAYERS.get(name) or TAILS.get(name, name)
-        raise BadAnnotation(f"layer: got {looks}, expected zstd:chunked as in the annotations")
+        raise BadAnnotation(f"layer: the annotations say zstd:chunked, but it is {looks}")
     if name == "estargz-external-toc":
         end = blob_size - EXTERNAL_SIZE
         return TocPlace(Format.EXTERNAL_TOC, end, end, end)

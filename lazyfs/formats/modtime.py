@@ -24,13 +24,13 @@ def parse_modtime(text: str) -> tuple[int, int]:
     """
     match = MODTIME_RE.fullmatch(text)
     if match is None:
-        raise ValueError(f"got time {text[:60]!r}, expected RFC 3339")
+        raise ValueError(f"time {text[:60]!r} is not in the form of RFC 3339")
     year, month, day, hour, minute, second = map(int, match.group(1, 2, 3, 4, 5, 6))
     leap = _is_leap(year)
     if not 1 <= month <= 12 or not 1 <= day <= DAYS_IN_MONTH[month - 1] + (month == 2 and leap):
-        raise ValueError(f"got time {text!r}, expected a day of the calendar")
+        raise ValueError(f"time {text!r} has a day that does not exist")
     if hour > 23 or minute > 59 or second > 60:  # 60 in a leap second
-        raise ValueError(f"got time {text!r}, expected a time of day")
+        raise ValueError(f"time {text!r} has a time of day that does not exist")
     before = year - 1
     days = before * 365 + before // 4 - before // 100 + before // 400 - EPOCH_DAY
     days += DAYS_BEFORE_MONTH[month - 1] + (month > 2 and leap) + day - 1

@@ -35,7 +35,7 @@ def is_below_whiteout(path: bytes) -> bool:
 def normalise_path(name: bytes, limits: Limits) -> bytes:
     """Return the normalised path of a tar entry's *name*, or raise ValueError saying why not."""
     if b"\0" in name:
-        raise ValueError("got a NUL byte in a name, expected none")
+        raise ValueError("its name contains a NUL byte")
     path = name.strip(b"/")
     if b"//" in path or b"/." in path or path.startswith(b"."):
         path = _collapse(path)
@@ -76,7 +76,7 @@ def _check_size(path: bytes, limits: Limits) -> None:
         raise ValueError(f"got a path of {len(path)} bytes, expected at most {limits.path_size}")
     components = path.split(b"/")
     if len(components) > limits.depth:
-        raise ValueError(f"got {len(components)} levels, expected at most {limits.depth}")
+        raise ValueError(f"got a path of {len(components)} levels, expected at most {limits.depth}")
     longest = max(map(len, components))
     if longest > limits.component_size:
         raise ValueError(

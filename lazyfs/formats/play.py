@@ -105,12 +105,10 @@ class _Play:
 
     def _no_target(self, member: TarMember) -> BadTar:
         if member.link in self._directories:
-            return BadTar(
-                f"{member.path!r}: got a hardlink to directory {member.link!r}, expected a file"
-            )
+            return BadTar(f"{member.path!r} is a hard link to a directory, {member.link!r}")
         return BadTar(
-            f"{member.path!r}: got a hardlink to {member.link!r}, expected a file before it in the"
-            " layer"
+            f"{member.path!r} is a hard link to {member.link!r}, which is not a file before it in"
+            " the layer"
         )
 
     def _note_whiteout(self, position: int, member: TarMember, path: bytes) -> bool:
@@ -121,7 +119,7 @@ class _Play:
         if not name.startswith(WHITEOUT_PREFIX):
             return False
         if is_bare_whiteout(name):
-            raise BadTar(f"{member.path!r}: got a whiteout of nothing, expected a name in it")
+            raise BadTar(f"{member.path!r} is a whiteout that names nothing")
         if member.kind in (Kind.HARDLINK, Kind.CHAR, Kind.BLOCK):
             # To whatever, and of whatever numbers: no reader need look at them.
             self._whiteouts[position] = replace(
@@ -158,8 +156,8 @@ class _Play:
             self._implied_size += len(directory) + IMPLIED_COST
             if self._implied_size > DEFAULT_LIMITS.implied_size:
                 raise BadTar(
-                    f"tar: got more than {DEFAULT_LIMITS.implied_size} bytes of directories that"
-                    " only names below them imply, expected less"
+                    "tar: directories without an entry of their own take more than"
+                    f" {DEFAULT_LIMITS.implied_size} bytes"
                 )
             if self._below is not None:
                 parent, _, name = directory.rpartition(b"/")
@@ -186,13 +184,13 @@ class _Play:
             above = self._member(self._file(position))
             if above.kind is not Kind.SYMLINK:
                 raise BadTar(
-                    f"{member!r}: got {above.kind.name.lower()} {step!r} above it,"
-                    " expected a directory"
+                    f"{member!r} lies below {step!r}, which is not a directory"
+                    f" ({above.kind.name.lower()})"
                 )
             links += 1
             self._steps += 1
             if links > MAX_LINKS or self._steps > MAX_STEPS:
-                raise BadTar(f"{member!r}: got too many symlinks above it, expected a directory")
+                raise BadTar(f"{member!r} lies below too many symlinks")
             start = [] if above.link.startswith(b"/") else real.split(b"/")
             names = _clean([*start, *above.link.split(b"/")]) + names[number:]
             real, number = b"", 0

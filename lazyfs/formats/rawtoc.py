@@ -89,7 +89,7 @@ def check_size(data: bytes, limits: Limits) -> None:
     # opens an entry, its xattrs, or stands in a name.
     most = 2 * limits.entries + 1024
     if len(data) > most and data.count(b"{") > most:
-        raise BadToc(f"TOC: got too many entries, expected at most {limits.entries}")
+        raise BadToc(f"TOC: more than {limits.entries} entries")
 
 
 def check_memory(data: bytes, limits: Limits, per_entry: int) -> None:
@@ -103,7 +103,7 @@ def check_memory(data: bytes, limits: Limits, per_entry: int) -> None:
     need = toc_memory(len(data), data.count(b"{"), per_entry)
     if need > limits.memory:
         raise TocTooLarge(
-            f"TOC: reading {len(data)} bytes of JSON takes {need >> 20} MiB of memory, "
+            f"TOC: reading {len(data)} bytes of JSON takes {need >> 20} MiB of memory, but only "
             f"{limits.memory >> 20} MiB are left for it"
         )
 
@@ -114,9 +114,9 @@ def decode_raw(data: bytes, limits: Limits) -> RawToc:
     try:
         toc = _DECODER.decode(data)
     except (msgspec.MsgspecError, ValueError) as exc:
-        raise BadToc(_culprit(data) or f"TOC: got {data[:60]!r}, expected entries: {exc}") from exc
+        raise BadToc(_culprit(data) or f"TOC: {data[:60]!r}… is not a valid TOC: {exc}") from exc
     except RecursionError as exc:
-        raise BadToc("TOC: got deeply nested JSON, expected entries") from exc
+        raise BadToc("TOC: its JSON is nested too deeply") from exc
     if toc.version != TOC_VERSION:
         raise BadToc(f"TOC: got version {toc.version}, expected {TOC_VERSION}")
     count = len(toc.entries or ())
@@ -131,7 +131,7 @@ def read_xattrs(raw: Mapping[str, bytes], limits: Limits) -> Xattrs:
     for name, value in xattrs:
         if not 0 < len(name) <= limits.xattr_name_size or b"\0" in name:
             raise ValueError(
-                f"got xattr name {name[:300]!r}, expected 1 to {limits.xattr_name_size} bytes"
+                f"xattr name {name[:300]!r} is not valid: 1 to {limits.xattr_name_size} bytes"
                 " without NUL"
             )
         if len(value) > limits.xattr_value_size:
@@ -159,9 +159,7 @@ def sha256_bytes(text: str) -> bytes:
         raw = b""
     # fromhex takes capitals and blanks; writing it out again does not.
     if len(raw) != 32 or raw.hex() != digits or not text.startswith("sha256:"):
-        raise ValueError(
-            f"got digest {text[:100]!r}, expected sha256: and 64 lower-case hex digits"
-        )
+        raise ValueError(f"{text[:100]!r} is not a digest of sha256: and 64 lower-case hex digits")
     return raw
 
 

@@ -215,12 +215,12 @@ class GzipStream:
                         self._window = b""
                         self._is_trailer = True
         except INFLATE_ERRORS as exc:
-            raise BadCompression(f"layer: got a damaged gzip stream: {exc}") from exc
+            raise BadCompression(f"layer: the gzip stream is damaged: {exc}") from exc
 
     def finish(self) -> None:
         """Raise BadCompression in the middle of a member."""
         if self._is_trailer or self._buffer or self._blocks is not None:
-            raise BadCompression("layer: got a gzip stream cut short, expected its end")
+            raise BadCompression("layer: the gzip stream is cut short")
 
     def close(self) -> None:
         """Give back what zlib holds."""
@@ -268,9 +268,7 @@ class GzipStream:
         size = gzip_header_size(whole)
         if size is None:
             if len(whole) >= MAX_GZIP_HEADER:
-                raise BadCompression(
-                    f"layer: got a gzip header of more than {MAX_GZIP_HEADER} bytes"
-                )
+                raise BadCompression(f"layer: a gzip header is longer than {MAX_GZIP_HEADER} bytes")
             self._buffer = whole
             return len(data)
         self._buffer = b""
@@ -300,7 +298,7 @@ class GzipStream:
 def gzip_header_size(data: bytes) -> int | None:
     """Return the size of the member's header that *data* begin with, None if more is needed."""
     if not GZIP_MAGIC.startswith(data[:2]) and data[:2] != GZIP_MAGIC:
-        raise BadCompression(f"layer: got {data[:4]!r} after a gzip member, expected another one")
+        raise BadCompression(f"layer: {data[:4]!r} after a gzip member is not another member")
     if len(data) < 10:
         return None
     if data[2] != 8:
@@ -322,7 +320,7 @@ def gzip_header_size(data: bytes) -> int | None:
             len(data) >= at
             and data[at - 2 : at] != zlib.crc32(data[: at - 2]).to_bytes(4, "little")[:2]
         ):
-            raise BadCompression("layer: got a gzip header with another CRC, expected its own")
+            raise BadCompression("layer: the CRC of a gzip header is wrong")
     return at if len(data) >= at else None
 
 
@@ -364,12 +362,12 @@ class ZstdStream:
                     self._produced += len(plain)
                     yield plain
         except zstandard.ZstdError as exc:
-            raise BadCompression(f"layer: got a damaged zstd stream: {exc}") from exc
+            raise BadCompression(f"layer: the zstd stream is damaged: {exc}") from exc
 
     def finish(self) -> None:
         """Raise BadCompression in the middle of a frame."""
         if self._skip or self._buffer or self._frame is not None:
-            raise BadCompression("layer: got a zstd stream cut short, expected its end")
+            raise BadCompression("layer: the zstd stream is cut short")
 
     def close(self) -> None:
         """Do nothing: the library frees what it holds."""
@@ -388,7 +386,7 @@ class ZstdStream:
                 return 5
             if not is_zstd(buffer):
                 raise BadCompression(
-                    f"layer: got {bytes(buffer[:4])!r} after a zstd frame, expected another one"
+                    f"layer: {bytes(buffer[:4])!r} after a zstd frame is not another frame"
                 )
             return _frame_header_size(buffer[4]) if buffer.startswith(ZSTD_MAGIC) else 8
         if self._is_last:
@@ -398,7 +396,9 @@ class ZstdStream:
         header = int.from_bytes(buffer[:3], "little")
         size = header >> 3
         if (header >> 1) & 3 != RLE_BLOCK and size > MAX_BLOCK:
-            raise BadCompression(f"layer: got a zstd block of {size} bytes, expected {MAX_BLOCK}")
+            raise BadCompression(
+                f"layer: got a zstd block of {size} bytes, expected at most {MAX_BLOCK}"
+            )
         return 3 + (1 if (header >> 1) & 3 == RLE_BLOCK else size)
 
     def _begin_frame(self) -> bool:

@@ -114,7 +114,7 @@ class Stream(ABC):
     def end(self, decoded: Sink) -> None:
         """Say that the stream ends here: what is not complete stays so."""
         if self._next < len(self._pieces):
-            self._fail(f"got a stream of {self._produced} bytes", decoded)
+            self._fail(f"its stream ends after {self._produced} bytes", decoded)
 
     def refuse(self, reason: str, decoded: Sink) -> None:
         """Give up all chunks."""
@@ -224,21 +224,23 @@ class GzipStream(Stream):
             try:
                 plain = self._inflater.decompress(rest, limit)
             except INFLATE_ERRORS as exc:
-                self._fail(f"got bad gzip data after {self._produced} bytes ({exc})", decoded)
+                self._fail(
+                    f"the gzip data are damaged after {self._produced} bytes: {exc}", decoded
+                )
                 return
             if plain:
                 self._carve(plain, decoded)
             if self._inflater.eof:
                 rest = self._inflater.unused_data
                 if self._members == MAX_MEMBERS:
-                    self._fail(f"got more than {MAX_MEMBERS} gzip members", decoded)
+                    self._fail(f"its stream has more than {MAX_MEMBERS} gzip members", decoded)
                     return
                 self._members += 1
                 self._inflater = open_member()
             else:
                 rest = self._inflater.unconsumed_tail
                 if rest and not plain:
-                    self._fail(f"got gzip data that stall after {self._produced} bytes", decoded)
+                    self._fail(f"the gzip data stall after {self._produced} bytes", decoded)
                     return
             # With all input taken, a full step may have left more inside the inflater.
             if not rest and len(plain) < limit:
@@ -267,7 +269,7 @@ class ZstdStream(Stream):
         except _Done:
             pass
         except ZSTD_ERRORS as exc:
-            self._fail(f"got bad zstd data after {self._produced} bytes ({exc})", decoded)
+            self._fail(f"the zstd data are damaged after {self._produced} bytes: {exc}", decoded)
 
     def _take(self, plain: bytes) -> None:
         self._carve(plain, self._decoded)
@@ -314,7 +316,7 @@ def open_stream(
     if isinstance(stream, DeflateStream):
         point = None if points is None else points(head.blob_offset)
         if point is None:
-            stream.refuse("got no restart point for it", decoded)
+            stream.refuse("there is no restart point for it", decoded)
         else:
             stream.begin(point)
     return stream
@@ -332,7 +334,7 @@ def _without_overlaps(pieces: Sequence[Piece], decoded: Sink) -> Sequence[Piece]
     for piece in pieces:
         last = kept[-1] if kept else None
         if piece.size <= 0 or piece.inner_offset < 0:
-            decoded.append(failed(piece, "got a chunk without bytes"))
+            decoded.append(failed(piece, "it has no bytes"))
         elif (
             last is None
             or piece.inner_offset >= last.inner_offset + last.size
@@ -340,7 +342,7 @@ def _without_overlaps(pieces: Sequence[Piece], decoded: Sink) -> Sequence[Piece]
         ):
             kept.append(piece)
         else:
-            decoded.append(failed(piece, f"got a chunk that overlaps one at {last.inner_offset}"))
+            decoded.append(failed(piece, f"it overlaps the chunk at {last.inner_offset}"))
     return kept
 
 

@@ -137,11 +137,13 @@ class TarScanner:
         """
         if self._skip > self._padding:
             missing = self._skip - self._padding
-            raise BadTar(f"tar: got {self._position} bytes, expected {missing} more of a file")
+            raise BadTar(
+                f"tar: it ends after {self._position} bytes, {missing} before the end of a file"
+            )
         if self._extended_type and len(self._buffer) >= self._extended_size:
             self._take_extended(self._extended_type, bytes(self._buffer[: self._extended_size]))
         elif self._buffer or self._extended_type or self._sparse is not None:
-            raise BadTar(f"tar: got {self._position} bytes, expected more of a header")
+            raise BadTar(f"tar: it ends after {self._position} bytes, within a header")
 
     def _take(self, content: bytes) -> TarMember | None:
         """Handle one header block, the content of an extended header, or a block of a map."""
@@ -156,7 +158,9 @@ class TarScanner:
                 self._zero_blocks += 1
                 return None
             if self._zero_blocks:
-                raise BadTar(f"tar: got a block at {where}, expected the second block of its end")
+                raise BadTar(
+                    f"tar: the block at {where} follows a block of zeros, which ends a tar"
+                )
             self._check_sum(content, where)
             self._note_count(1)
         kind = content[156:157]
@@ -183,8 +187,7 @@ class TarScanner:
         # A table of contents that told them would be refused: better before they fill the memory.
         if self._held_size > self._limits.toc_size:
             raise BadTar(
-                f"tar: got more than {self._limits.toc_size} bytes of names and extended headers,"
-                " expected fewer"
+                f"tar: names and extended headers take more than {self._limits.toc_size} bytes"
             )
         return member
 
@@ -194,16 +197,18 @@ class TarScanner:
             return
         if self._count or header[257:262] == b"ustar":
             raise BadTar(f"tar header at {where}: {problem}")
-        raise BadTar(f"layer: got {header[:16]!r}… at its start, expected a tar")
+        raise BadTar(f"layer: it is not a tar, it begins with {header[:16]!r}…")
 
     def _note_count(self, more: int) -> None:
         self._count += more
         if self._count > self._limits.entries:
-            raise BadTar(f"tar: got more than {self._limits.entries} members, expected fewer")
+            raise BadTar(f"tar: more than {self._limits.entries} members")
 
     def _start_extended(self, kind: bytes, size: int) -> None:
         if not 0 <= size <= MAX_EXTENDED_SIZE:
-            raise ValueError(f"got an extended header of {size} bytes, expected fewer")
+            raise ValueError(
+                f"got an extended header of {size} bytes, expected at most {MAX_EXTENDED_SIZE}"
+            )
         if kind == b"g":
             self._is_after_global = True
         self._pending_size += size
@@ -247,17 +252,17 @@ class TarScanner:
         kind = KINDS.get(type_flag) or self._unknown(type_flag, name)
         size = fields.size
         if kind is Kind.REGULAR and size < 0:
-            raise ValueError(f"got size {size}, expected more")
+            raise ValueError(f"size {size} is negative")
         if record := records.get(b"size"):
             size = integer(record, "size")
         if type_flag == b"\0" and name.endswith(b"/"):
             kind = Kind.DIRECTORY  # as V7 spelled it
         if kind is Kind.REGULAR and size < 0:
-            raise ValueError(f"got size {size}, expected more")
+            raise ValueError(f"size {size} is negative")
         found: SparseMap | None = None
         if type_flag == b"S":
             if fields.dialect is not Dialect.GNU:
-                raise ValueError("got a sparse file without GNU's magic, expected it")
+                raise ValueError("a sparse file of type S lacks the magic of GNU tar")
             found = old_map(header)
         elif records:
             found = pax_map(records, size)
@@ -266,7 +271,7 @@ class TarScanner:
         if found is None:
             return self._complete(kind, name, fields, header, size, size, None)
         if kind is not Kind.REGULAR:
-            raise ValueError(f"got a sparse {kind.name.lower()}, expected a file")
+            raise ValueError(f"a {kind.name.lower()} cannot be sparse")
         waiting = _Sparse(found, size, (name, fields, header))
         return self._sparse_member(waiting)
 
@@ -278,8 +283,8 @@ class TarScanner:
         if is_left_out(normalise_path(name, self._limits)):
             return Kind.REGULAR
         if type_flag in REFUSED:
-            raise ValueError(f"got {REFUSED[type_flag]}, expected a file")
-        raise ValueError(f"got type {type_flag!r}, expected one of 0 to 7, S, x, g, L, K")
+            raise ValueError(f"it is {REFUSED[type_flag]}, not a file")
+        raise ValueError(f"type {type_flag!r} is not one of 0 to 7, S, x, g, L, K")
 
     def _sparse_member(self, waiting: "_Sparse") -> TarMember | None:
         """Return the sparse file whose map is complete; None while it is not."""
@@ -365,7 +370,7 @@ class TarScanner:
         if kind is Kind.HARDLINK:
             link = normalise_link(link, self._limits)
         if not link or b"\0" in link or len(link) > self._limits.link_size:
-            raise ValueError(f"got a link to {link[:100]!r} ({len(link)} bytes), expected a target")
+            raise ValueError(f"link target {link[:100]!r} ({len(link)} bytes) is not valid")
         return link
 
     def _raw_link(self, header: bytes) -> bytes:
@@ -403,7 +408,7 @@ class _Sparse:
         """Take the next block of the map."""
         if self.map.is_in_payload:
             if self.stored_size < BLOCK_SIZE:
-                raise ValueError(f"got {self.stored_size} bytes of a sparse map, expected more")
+                raise ValueError(f"its sparse map ends after {self.stored_size} bytes of a block")
             self.stored_size -= BLOCK_SIZE
         self.map.take_block(block)
 
@@ -416,8 +421,8 @@ def _xattrs(records: dict[bytes, bytes], limits: Limits) -> tuple[tuple[bytes, b
         name = key[len(XATTR_PREFIX) :]
         if not 0 < len(name) <= limits.xattr_name_size or len(value) > limits.xattr_value_size:
             raise ValueError(
-                f"got an xattr of {len(name)} + {len(value)} bytes, expected a name of at most "
-                f"{limits.xattr_name_size} and a value of at most {limits.xattr_value_size}"
+                f"got an xattr with a name of {len(name)} and a value of {len(value)} bytes, "
+                f"expected at most {limits.xattr_name_size} and {limits.xattr_value_size}"
             )
         found.append((name, value))
     return tuple(sorted(found))
@@ -425,7 +430,7 @@ def _xattrs(records: dict[bytes, bytes], limits: Limits) -> tuple[tuple[bytes, b
 
 def _check_device(*numbers: int) -> None:
     if min(numbers) < 0 or max(numbers) > MAX_DEVICE:
-        raise ValueError(f"got device {numbers}, expected numbers of 0 to {MAX_DEVICE}")
+        raise ValueError(f"got device numbers {numbers}, expected 0 to {MAX_DEVICE}")
 
 
 def _padded(size: int) -> int:

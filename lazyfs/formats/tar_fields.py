@@ -144,7 +144,7 @@ def number(field: bytes, what: str) -> int:
     if field[0] & 0x40:
         value -= 1 << 8 * len(field) - 1
     if not -MAX_INTEGER - 1 <= value <= MAX_INTEGER:
-        raise ValueError(f"got {what} {value}, expected 64 bits")
+        raise ValueError(f"{what} {value} does not fit into 64 bits")
     return value
 
 
@@ -154,7 +154,7 @@ def _octal(field: bytes, what: str) -> int:
     if not digits:
         return 0
     if OCTAL_RE.fullmatch(digits) is None:
-        raise ValueError(f"got {what} {field!r}, expected octal digits")
+        raise ValueError(f"{what} {field!r} is not an octal number")
     return int(digits, 8)
 
 
@@ -163,7 +163,7 @@ def integer(record: bytes, key: str) -> int:
     match = INTEGER_RE.fullmatch(record)
     value = int(match[1] + match[2]) if match else MAX_INTEGER + 1
     if not -MAX_INTEGER - 1 <= value <= MAX_INTEGER:
-        raise ValueError(f"got {key} {record[:40]!r}, expected a number of 64 bits")
+        raise ValueError(f"{key} {record[:40]!r} is not a number of 64 bits")
     return value
 
 
@@ -171,7 +171,7 @@ def pax_time(record: bytes, key: str) -> tuple[int, int]:
     """Return (seconds, nanoseconds), the latter counting forward, also before 1970."""
     match = TIME_RE.fullmatch(record)
     if match is None or int(match[2]) > MAX_INTEGER:
-        raise ValueError(f"got {key} {record[:40]!r}, expected seconds")
+        raise ValueError(f"{key} {record[:40]!r} is not a time in seconds")
     seconds = int(match[2])
     nanoseconds = int((match[3] or b"").ljust(9, b"0")[:9])
     if match[1] == b"-":
@@ -182,7 +182,7 @@ def pax_time(record: bytes, key: str) -> tuple[int, int]:
 def owner(value: int, key: str) -> int:
     """Return a uid or gid as the kernel takes it: 32 bits; -1 leaves that of who unpacks, 0."""
     if not -(2**31) <= value < 2**32:
-        raise ValueError(f"got {key} {value}, expected 32 bits")
+        raise ValueError(f"{key} {value} does not fit into 32 bits")
     return 0 if value in (-1, 2**32 - 1) else value % 2**32
 
 
@@ -205,13 +205,13 @@ def parse_records(content: bytes) -> dict[bytes, bytes]:
         match = RECORD_RE.match(content, at)
         end = at + int(match[1]) if match else 0
         if match is None or end > len(content) or content[end - 1 : end] != b"\n":
-            raise ValueError(f"got {content[at : at + 40]!r}, expected LENGTH KEY=VALUE")
+            raise ValueError(f"{content[at : at + 40]!r} is not of the form LENGTH KEY=VALUE")
         key, equals, value = content[match.end() : end - 1].partition(b"=")
         if not key or not equals or b"\0" in (value if key in TEXT_KEYS else key):
-            raise ValueError(f"got {content[at : at + 40]!r}, expected LENGTH KEY=VALUE")
+            raise ValueError(f"{content[at : at + 40]!r} is not of the form LENGTH KEY=VALUE")
         if key in (SPARSE_OFFSET, SPARSE_SIZE):
             if key != (SPARSE_SIZE if len(sparse) % 2 else SPARSE_OFFSET) or b"," in value:
-                raise ValueError(f"got {key.decode()} out of turn, expected pairs")
+                raise ValueError(f"{key.decode()} is out of order: offsets and sizes alternate")
             sparse.append(value)
         else:
             records[key] = value

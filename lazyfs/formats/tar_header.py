@@ -50,14 +50,14 @@ def build_header(member: TarMember) -> bytes:
     size = _count(records, b"size", member.size, MAX_OCTAL_11)
     for xattr, value in member.xattrs:
         if not xattr or b"=" in xattr or b"\0" in xattr:
-            raise BadTar(f"{member.path!r}: got xattr {xattr!r}, expected a name without = and NUL")
+            raise BadTar(f"{member.path!r}: the name of xattr {xattr!r} contains = or NUL")
         records[XATTR_PREFIX + xattr] = value
     seconds = member.mtime_seconds
     if member.mtime_nanoseconds or not 0 <= seconds <= MAX_OCTAL_11:
         records[b"mtime"] = _time(seconds, member.mtime_nanoseconds)
         seconds = min(max(seconds, 0), MAX_OCTAL_11)
     if max(member.dev_major, member.dev_minor) > MAX_OCTAL_7:
-        raise BadTar(f"{member.path!r}: got a device beyond {MAX_OCTAL_7}, expected less")
+        raise BadTar(f"{member.path!r}: a device number is larger than {MAX_OCTAL_7}")
     block = _block(
         name=name,
         mode=member.mode,
@@ -82,7 +82,7 @@ def padding(size: int) -> bytes:
 def _spell(records: dict[bytes, bytes], key: bytes, text: bytes, room: int) -> bytes:
     """Return what the ustar field holds of *text*, leaving the whole in a record if need be."""
     if b"\0" in text:
-        raise BadTar(f"{key.decode()}: got {text[:100]!r}, expected no NUL")
+        raise BadTar(f"{key.decode()}: {text[:100]!r} contains a NUL byte")
     utf8 = _is_utf8(text)
     if len(text) <= room and (text.isascii() or not utf8):
         return text

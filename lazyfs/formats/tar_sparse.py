@@ -62,7 +62,7 @@ class SparseMap:
             return
         count = integer(bytes(first), "sparse map")
         if count < 0:
-            raise ValueError(f"got a sparse map of {count} pieces, expected some")
+            raise ValueError(f"its sparse map has {count} pieces")
         if self._text.count(b"\n") > 2 * count:
             self.wants_block = False
             self._take_numbers(bytes(self._text).split(b"\n", 2 * count + 1)[1:-1])
@@ -75,7 +75,7 @@ class SparseMap:
             if offset < end or size < 0 or offset > self.real_size - size:
                 raise ValueError(
                     f"got a piece of a sparse file at {offset} of {size} bytes,"
-                    f" expected one within {end} to {self.real_size}"
+                    f" expected it within {end} to {self.real_size}"
                 )
             if size and pieces and offset == sum(pieces[-1]):
                 pieces[-1] = pieces[-1][0], pieces[-1][1] + size
@@ -94,7 +94,7 @@ class SparseMap:
     def _note_size(self) -> None:
         self._map_size += BLOCK_SIZE
         if self._map_size > MAX_MAP_SIZE:
-            raise ValueError(f"got a sparse map of more than {MAX_MAP_SIZE} bytes, expected less")
+            raise ValueError(f"its sparse map is larger than {MAX_MAP_SIZE} bytes")
 
 
 def old_map(header: bytes) -> SparseMap:
@@ -127,5 +127,7 @@ def pax_map(records: Mapping[bytes, bytes], size: int) -> SparseMap | None:
 
 def _checked(found: SparseMap) -> SparseMap:
     if not 0 <= found.real_size <= MAX_INTEGER:
-        raise ValueError(f"got a sparse file of {found.real_size} bytes, expected more")
+        raise ValueError(
+            f"got a sparse file of {found.real_size} bytes, expected 0 to {MAX_INTEGER}"
+        )
     return found

@@ -57,7 +57,7 @@ def tar_parts(document: bytes, toc: Toc) -> Iterator[bytes | TocEntry]:
             raise BadTarSplit(f"tar-split: got type {line.type}, expected {ENTRY} or {SEGMENT}")
     rest = sum(1 for _ in entries)
     if rest:
-        raise BadTarSplit(f"tar-split: got {rest} entries fewer than the TOC, expected as many")
+        raise BadTarSplit(f"tar-split: {rest} entries of the TOC are missing")
 
 
 def rebuild_tar(
@@ -80,14 +80,14 @@ def _lines(document: bytes) -> Iterator[_Line]:
             yield _DECODER.decode(memoryview(document)[start:end])
         except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
             raise BadTarSplit(
-                f"tar-split: got {document[start : start + 60]!r}, expected an entry: {exc}"
+                f"tar-split: {document[start : start + 60]!r}… is not a valid entry: {exc}"
             ) from exc
         start = end + 1
 
 
 def _check_same(line: _Line, entry: TocEntry | None) -> None:
     if entry is None:
-        raise BadTarSplit(f"tar-split: got {line.name[:200]!r}, expected no more than in the TOC")
+        raise BadTarSplit(f"tar-split: {line.name[:200]!r} is not in the TOC")
     size = entry.size if entry.kind is Kind.REGULAR else 0
     # A name that is not UTF-8 is only here what it was; in the TOC it is spoilt.
     is_named = line.name_raw or _path(line.name) == entry.path

@@ -233,7 +233,7 @@ def _xattrs(member: TarMember) -> dict[str, str]:
         try:
             spelled[name.decode()] = b64encode(value).decode()
         except UnicodeDecodeError as exc:
-            raise BadTar(f"{member.path!r}: got xattr {name!r}, expected a UTF-8 name") from exc
+            raise BadTar(f"{member.path!r}: the name of xattr {name!r} is not UTF-8") from exc
     return spelled
 
 

@@ -79,11 +79,11 @@ def check_xattrs_keys(data: bytes, count: int) -> None:
 
 def _check_piece(data: bytes) -> None:
     if len(data) > 2 * MAX_PIECE:
-        raise BadToc(f"TOC: got {len(data)} bytes of JSON in one place, expected an entry")
+        raise BadToc(f"TOC: {len(data)} bytes of JSON in one place are too many for an entry")
     try:
         json.loads(data, object_pairs_hook=_check)
     except (ValueError, RecursionError) as exc:
-        raise BadToc(f"TOC: got {data[:60]!r}, expected JSON: {exc}") from exc
+        raise BadToc(f"TOC: {data[:60]!r}… is not valid JSON: {exc}") from exc
 
 
 def _check(pairs: list[tuple[str, Any]]) -> None:
@@ -91,13 +91,12 @@ def _check(pairs: list[tuple[str, Any]]) -> None:
     if len(keys) < len(pairs):
         names = [key for key, _ in pairs]
         twice = next(key for key in names if names.count(key) > 1)
-        raise AmbiguousToc(f"TOC: got the key {twice[:100]!r} twice in one object, expected once")
+        raise AmbiguousToc(f"TOC: the key {twice[:100]!r} occurs twice in one object")
     if keys <= KEYS:
         return
     for key in keys - KEYS:
         meant = FOLDED.get(key.casefold())
         if meant is not None:
             raise AmbiguousToc(
-                f"TOC: got the key {key[:100]!r}, expected {meant!r}: some readers take one for the"
-                " other"
+                f"TOC: got the key {key[:100]!r}, expected {meant!r}: some readers ignore the case"
             )

@@ -147,11 +147,11 @@ class _Reader:
         kind = KINDS.get(raw.type)
         if kind is None:
             if raw.type == "chunk":  # those that follow an entry came as its parts
-                raise ValueError("got a chunk before any file, expected its file first")
-            raise ValueError(f"got type {raw.type[:60]!r}, expected one of {', '.join(KINDS)}")
+                raise ValueError("it is a chunk, but no file comes before it")
+            raise ValueError(f"type {raw.type[:60]!r} is not one of {', '.join(KINDS)}")
         path = normalise_path(raw.name_bytes or raw.name.encode(), self._limits)
         if not path and kind is not Kind.DIRECTORY:
-            raise ValueError(f"got {raw.type} as the root, expected a directory")
+            raise ValueError(f"the root is not a directory (type {raw.type})")
         size, digest, link = 0, None, b""
         chunks: tuple[Chunk, ...] = ()
         if kind is Kind.REGULAR:
@@ -160,7 +160,7 @@ class _Reader:
             if size or parts:
                 chunks = self._payload(raw, parts, digest)
         elif parts:
-            raise ValueError(f"got chunks after a {raw.type}, expected them after a regular file")
+            raise ValueError(f"chunks follow it, but it is not a regular file (type {raw.type})")
         elif kind is Kind.SYMLINK or kind is Kind.HARDLINK:
             link = self._link(raw, kind)
         major, minor = _device(raw) if kind in DEVICES else (0, 0)
@@ -195,7 +195,7 @@ class _Reader:
                 f"got a symlink target of {len(link)} bytes, expected 1 to {self._limits.link_size}"
             )
         if b"\0" in link:
-            raise ValueError("got a NUL byte in a symlink target, expected none")
+            raise ValueError("its symlink target contains a NUL byte")
         return link
 
     def _payload(
@@ -204,13 +204,13 @@ class _Reader:
         """Return the chunks of a regular file: sorted, contiguous, as long as the file."""
         size = raw.size
         if not size:
-            raise ValueError("got chunks of an empty file, expected none")
+            raise ValueError("the file is empty, but has chunks")
         block_size = self._limits.block_size
         self._device_size += (size + block_size - 1) // block_size * block_size
         if self._device_size > self._limits.device_size:
             raise ValueError(
-                f"got more than {self._limits.device_size} bytes of files, expected a layer"
-                " that fits an EROFS device"
+                f"the files up to it have more than {self._limits.device_size} bytes, the size of"
+                " an EROFS device"
             )
         if not parts and not 0 < raw.chunk_size < size:
             # The whole file is one chunk; chunkSize may be absent, exact, or the producer's
@@ -218,7 +218,7 @@ class _Reader:
             if raw.chunk_digest and digest is not None and raw.chunk_digest != raw.digest:
                 raise ValueError(
                     f"got chunkDigest {raw.chunk_digest[:80]!r},"
-                    f" expected the digest of the file, {raw.digest!r}"
+                    f" expected {raw.digest!r}, the digest of the file"
                 )
             return (self._chunk(raw, 0, size, digest),)
         if digest is not None and not any(part.chunk_digest for part in (raw, *parts)):
@@ -246,7 +246,7 @@ class _Reader:
         would fail the digest.
         """
         if any(part.inner_offset or part.chunk_type for part in (raw, *parts)):
-            raise ValueError("got chunks without chunkDigest, expected one each to verify it by")
+            raise ValueError("its chunks have no chunkDigest, so they cannot be verified")
         return self._chunk(raw, 0, raw.size, digest)
 
     def _chunk(self, raw: RawEntry, position: int, size: int, digest: bytes | None) -> Chunk:
@@ -254,7 +254,7 @@ class _Reader:
             return self._hole(raw, position, size)
         if digest is None:
             if not raw.chunk_digest:
-                raise ValueError("got a chunk without chunkDigest, expected one to verify it by")
+                raise ValueError("a chunk has no chunkDigest, so it cannot be verified")
             digest = sha256_bytes(raw.chunk_digest)
         offset = raw.offset
         if raw.chunk_offset != position:
@@ -278,7 +278,7 @@ class _Reader:
     def _hole(raw: RawEntry, position: int, size: int) -> Chunk:
         """Return a chunk of zeros; that it is one, the TOC says, which is verified."""
         if raw.chunk_type != ZEROS:
-            raise ValueError(f"got chunkType {raw.chunk_type[:60]!r}, expected none or {ZEROS!r}")
+            raise ValueError(f"chunkType {raw.chunk_type[:60]!r} is not {ZEROS!r}")
         if raw.chunk_offset != position:
             raise ValueError(f"got chunkOffset {raw.chunk_offset}, expected {position}")
         return Chunk(position, size, 0, 0, NO_DIGEST, Codec.HOLE)
@@ -287,9 +287,7 @@ class _Reader:
 def _device(raw: RawEntry) -> tuple[int, int]:
     major, minor = raw.dev_major, raw.dev_minor
     if not (0 <= major <= MAX_MAJOR and 0 <= minor <= MAX_MINOR):
-        raise ValueError(
-            f"got device {major}:{minor}, expected numbers up to {MAX_MAJOR}:{MAX_MINOR}"
-        )
+        raise ValueError(f"got device {major}:{minor}, expected at most {MAX_MAJOR}:{MAX_MINOR}")
     return major, minor
 
 
@@ -308,7 +306,7 @@ def _check_parents(entries: Sequence[TocEntry], last: Mapping[bytes, int], limit
     implied_size = 0
     for path in last:
         if is_bare_whiteout(path):
-            raise BadToc(f"TOC entry {path!r}: got a whiteout of nothing, expected a name in it")
+            raise BadToc(f"TOC entry {path!r} is a whiteout that names nothing")
         parent = path.rpartition(b"/")[0]
         while parent not in sound:
             number = last.get(parent)
@@ -316,14 +314,14 @@ def _check_parents(entries: Sequence[TocEntry], last: Mapping[bytes, int], limit
                 implied_size += len(parent) + IMPLIED_COST
             elif entries[number].kind is not Kind.DIRECTORY:
                 raise BadToc(
-                    f"TOC entry {path!r}: got {entries[number].kind.name.lower()} {parent!r}"
-                    " above it, expected a directory"
+                    f"TOC entry {path!r} lies below {parent!r}, which is not a directory"
+                    f" ({entries[number].kind.name.lower()})"
                 )
             sound.add(parent)
             parent = parent.rpartition(b"/")[0]
         if implied_size > limits.implied_size:
             raise BadToc(
-                f"TOC: got more than {limits.implied_size} bytes of directories without entries"
+                f"TOC: directories without entries take more than {limits.implied_size} bytes"
             )
 
 
@@ -339,19 +337,18 @@ def _check_hardlinks(entries: Sequence[TocEntry], last: Mapping[bytes, int]) -> 
         chain: list[int] = []
         while number not in resolved and entries[number].kind is Kind.HARDLINK:
             if len(chain) > len(entries):
-                raise BadToc(f"TOC entry {path!r}: got hardlinks in a circle, expected a file")
+                raise BadToc(f"TOC entry {path!r}: its hard links lead in a circle")
             chain.append(number)
             target = last.get(entries[number].link)
             if target is None:
                 raise BadToc(
-                    f"TOC entry {entries[number].path!r}: got a hardlink to"
-                    f" {entries[number].link!r}, expected an entry of this layer"
+                    f"TOC entry {entries[number].path!r} is a hard link to"
+                    f" {entries[number].link!r}, which is not in this layer"
                 )
             number = target
         if entries[number].kind is Kind.DIRECTORY:
             raise BadToc(
-                f"TOC entry {path!r}: got a hardlink to directory {entries[number].path!r},"
-                " expected a file"
+                f"TOC entry {path!r} is a hard link to a directory, {entries[number].path!r}"
             )
         resolved.update(chain)
 

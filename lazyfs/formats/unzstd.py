@@ -62,10 +62,10 @@ def unzstd(data: bytes | memoryview, limit: int, what: str) -> bytes:
         open_frames(write)(data)
     except _Enough:
         raise BadFrame(
-            f"{what}: got more than {limit} bytes from {len(data)} compressed ones, expected less"
+            f"{what}: {len(data)} compressed bytes expand to more than {limit} bytes"
         ) from None
     except ZSTD_ERRORS as exc:
-        raise BadFrame(f"{what}: got bad zstd data ({exc}), expected a zstd frame") from exc
+        raise BadFrame(f"{what}: the zstd data are damaged: {exc}") from exc
     return b"".join(pieces)
 
 

@@ -37,29 +37,28 @@ def check_keepable(members: Sequence[TarMember], texts: Sequence[HeaderText]) ->
     names: set[bytes] = set()
     for member, text in zip(members, texts, strict=True):
         if member.path in names:
-            raise CannotKeep(f"{member.path!r}: got it twice, expected each name once")
+            raise CannotKeep(f"{member.path!r} is in the tar twice")
         if member.path in RESERVED:
-            raise CannotKeep(f"{member.path!r}: got it in the layer, expected no eStargz layer")
+            raise CannotKeep(f"{member.path!r} is in the tar, so the layer is eStargz already")
         if text.is_after_global:
-            raise CannotKeep(f"{member.path!r}: got a global PAX header before it, expected none")
+            raise CannotKeep(f"{member.path!r} follows a global PAX header")
         if member.kind is Kind.HARDLINK and member.link not in names:
             raise CannotKeep(
-                f"{member.path!r}: got a hardlink to {member.link!r}, expected that file before it"
+                f"{member.path!r} is a hard link to {member.link!r}, which does not come before it"
             )
         if text.mode < 0:
-            raise CannotKeep(f"{member.path!r}: got mode {text.mode}, expected one above 0")
+            raise CannotKeep(f"{member.path!r} has a negative mode, {text.mode}")
         if member.pieces is not None:
-            raise CannotKeep(f"{member.path!r}: got a sparse file, expected one with its zeros")
+            raise CannotKeep(f"{member.path!r} is a sparse file")
         names.add(member.path)
     arranged = arrange(members).members  # raises BadTar for a tree that cannot be
     if len(arranged) != len(members):
         raise CannotKeep(
-            f"tar: got {len(members)} members of which {len(arranged)} have a name in the end,"
-            " expected all"
+            f"tar: only {len(arranged)} of its {len(members)} members still have a name after"
+            " unpacking"
         )
     for member, found in zip(members, arranged, strict=True):
         if found != member and found != replace(member, link=found.link):
             raise CannotKeep(
-                f"{member.path!r}: got a tar by which it would be {found.path!r}, and not the same,"
-                " expected a member that stands for itself"
+                f"{member.path!r} would be unpacked as {found.path!r}, or with other attributes"
             )

@@ -77,8 +77,8 @@ def unpack_window(frame: bytes) -> bytes:
         size = zstandard.frame_content_size(frame)
         if not 0 <= size <= WINDOW_SIZE:
             raise BadCompression(
-                f"window: got a frame of {size} bytes, expected up to {WINDOW_SIZE}"
+                f"window: got a frame of {size} bytes, expected at most {WINDOW_SIZE}"
             )
         return zstandard.ZstdDecompressor().decompress(frame, max_output_size=WINDOW_SIZE)
     except zstandard.ZstdError as exc:
-        raise BadCompression(f"window: got one that cannot be unpacked: {exc}") from exc
+        raise BadCompression(f"window: cannot decompress it: {exc}") from exc

@@ -192,7 +192,7 @@ class EstargzWriter(LayerWriter):
         if self._options.is_toc_external:
             self._put_between(self._padding + END_OF_ARCHIVE if tail is None else tail)
         elif tail is not None:
-            raise ValueError("tail: got one, expected it with an external TOC only")
+            raise ValueError("tail: only a layer with an external TOC takes one")
         else:
             self._put_between(self._padding)
         self._end_streams()

@@ -62,7 +62,7 @@ def parse_zstd_footer(tail: bytes, blob_size: int) -> ZstdFooter:
             break
     else:
         raise BadZstdFooter(
-            f"footer: got {tail[-MAX_FOOTER_SIZE:]!r}, expected a skippable frame of"
+            f"footer: {tail[-MAX_FOOTER_SIZE:]!r} does not end with a skippable frame of"
             f" {SHORT.size - FRAME_HEADER_SIZE} or {LONG.size - FRAME_HEADER_SIZE} bytes"
         )
     numbers = form.unpack(data)[2:-1]
@@ -88,8 +88,8 @@ def check_claims(footer: ZstdFooter, claims: Claims) -> None:
     """Raise BadAnnotation where the annotations say otherwise than the blob."""
     if claims.dialect not in (None, footer.dialect):
         raise BadAnnotation(
-            f"zstd:chunked: got a footer in the dialect of {footer.dialect},"
-            f" expected that of {claims.dialect} as in the annotations"
+            f"zstd:chunked: got dialect {footer.dialect} in the footer,"
+            f" expected {claims.dialect} as in the annotations"
         )
     for what, got, expected in (
         ("TOC", footer.toc, claims.place),
@@ -115,8 +115,8 @@ def read_zstd_toc(
     allowed = min(limits.toc_size, max(limits.small_toc_size, len(frame) * limits.toc_ratio))
     if len(frame) > limits.member_size or place.raw_size > allowed:
         raise BadToc(
-            f"TOC: got {len(frame)} compressed bytes for {place.raw_size},"
-            f" expected at most {limits.member_size} for {allowed}"
+            f"TOC: got {len(frame)} compressed bytes that expand to {place.raw_size},"
+            f" expected at most {limits.member_size} and {allowed}"
         )
     try:
         data = unzstd(frame, place.raw_size, "TOC")

@@ -55,7 +55,7 @@ def no_platform(index: Index, wanted: Platform) -> NotFound:
         return NoPlatform("the index lists no image")
     return NoPlatform(
         f"no image for {wanted}; the index has {', '.join(offered)}",
-        hint="choose one of them with --platform",
+        hint="choose one of these with --platform",
     )
 
 

@@ -73,7 +73,7 @@ def decode_config(data: bytes) -> ImageConfig:
         raw = msgspec.json.decode(data, type=dict[str, Any])
         check_keys(data, CONFIG_KEYS)
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
-        raise BadConfig(f"config: got {data[:60]!r}, expected an image config: {exc}") from exc
+        raise BadConfig(f"config: {data[:60]!r}… is not a valid image config: {exc}") from exc
     if config.rootfs.type != "layers":
         raise BadConfig(f"config: got rootfs type {config.rootfs.type!r}, expected 'layers'")
     try:

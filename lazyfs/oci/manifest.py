@@ -125,9 +125,7 @@ def decode_manifest(data: bytes, media_type: str | None) -> Manifest | Index:
         document = msgspec.json.decode(data, type=_Document)
         check_keys(data, DOCUMENT_KEYS)
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
-        raise BadManifest(
-            f"manifest: got {data[:60]!r}, expected JSON of its schema: {exc}"
-        ) from exc
+        raise BadManifest(f"manifest: {data[:60]!r}… is not a valid manifest: {exc}") from exc
     if document.schema_version != 2:
         raise BadManifest(f"manifest: got schemaVersion {document.schema_version}, expected 2")
     actual = _type_of(document, media_type)
@@ -137,7 +135,7 @@ def decode_manifest(data: bytes, media_type: str | None) -> Manifest | Index:
             actual, _descriptors(document.manifests, "manifests", INDEX_LIMIT), annotations
         )
     if document.config is None:
-        raise BadManifest("manifest: got no config, expected a descriptor")
+        raise BadManifest("manifest: it has no config")
     return Manifest(
         actual,
         _descriptor(document.config, "config"),
@@ -183,8 +181,8 @@ def _refuse_schema1(data: bytes, media_type: str | None) -> None:
     called = (media_type or "", version.media_type)
     if version.schema_version == 1 or any(name.startswith(DOCKER_SCHEMA1) for name in called):
         raise BadManifest(
-            "manifest: got Docker schema 1, expected schema 2 or OCI",
-            hint="push the image again with a current tool; schema 1 cannot be verified",
+            "manifest: Docker schema 1 is not supported, since it cannot be verified",
+            hint="push the image again with a current tool",
         )
 
 
@@ -193,21 +191,21 @@ def _type_of(document: _Document, media_type: str | None) -> str:
     is_index = document.manifests is not msgspec.UNSET
     is_manifest = document.layers is not msgspec.UNSET or document.config is not None
     if is_index and is_manifest:
-        raise BadManifest("manifest: got both layers and manifests, expected one of them")
+        raise BadManifest("manifest: it has both layers and manifests")
     called = base_media_type(media_type or "")
     own = document.media_type
     if own and called in DOCUMENT_TYPES and own != called:
-        raise BadManifest(f"manifest: got mediaType {own!r}, expected {called!r} as it was called")
+        raise BadManifest(f"manifest: got mediaType {own!r}, expected {called!r} as served")
     actual = own or (called if called in DOCUMENT_TYPES else "")
     if not actual:
         actual = OCI_INDEX if is_index else OCI_MANIFEST
     if actual not in DOCUMENT_TYPES:
         raise BadManifest(
-            f"manifest: got mediaType {actual[:100]!r}, expected an OCI or Docker image or index"
+            f"manifest: mediaType {actual[:100]!r} is not that of an OCI or Docker image or index"
         )
     if (actual in INDEX_TYPES and not is_index) or (actual in MANIFEST_TYPES and not is_manifest):
         expected = "manifests" if actual in INDEX_TYPES else "config and layers"
-        raise BadManifest(f"manifest: got {actual} without {expected}")
+        raise BadManifest(f"manifest: a {actual} without {expected}")
     return actual
 
 

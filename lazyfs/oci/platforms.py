@@ -101,14 +101,14 @@ def parse_platform(text: str, *, host: Platform | None = None) -> Platform:
     """
     parts = text.split("/")
     if len(parts) > 3 or not all(COMPONENT_RE.fullmatch(part) for part in parts):
-        raise BadPlatform(f"platform: got {text!r}, expected OS/ARCH[/VARIANT]")
+        raise BadPlatform(f"platform {text!r} is not of the form OS/ARCH[/VARIANT]")
     if len(parts) > 1:
         return normalise(*parts)
     name = parts[0].lower()
     if OS_ALIASES.get(name, name) not in OPERATING_SYSTEMS:
         return normalise(DEFAULT_OS, name)
     if host is None:
-        raise BadPlatform(f"platform: got {text!r} without an architecture, expected {text}/ARCH")
+        raise BadPlatform(f"platform {text!r} has no architecture: {text}/ARCH")
     return normalise(name, host.architecture, host.variant)
 
 

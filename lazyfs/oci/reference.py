@@ -119,7 +119,7 @@ class LayoutReference(msgspec.Struct, frozen=True):
 def parse_reference(text: str) -> Reference | LayoutReference:
     """Return the image that *text* names, or raise BadReference."""
     if "\0" in text:
-        raise BadReference(f"reference: got {text!r}, expected no NUL")
+        raise BadReference(f"reference {text!r} contains a NUL byte")
     if text.startswith("oci:"):
         return _parse_layout(text)
     return _parse_registry(text.removeprefix("docker://"), text)
@@ -151,29 +151,32 @@ def _parse_layout(text: str) -> LayoutReference:
     before, colon, last = path.rpartition(":")
     tag = None
     if colon and not last:
-        raise BadReference(f"reference {text!r}: got an empty tag, expected one after the colon")
+        raise BadReference(f"reference {text!r} has no tag after the colon")
     if colon and TAG_RE.fullmatch(last):
         path, tag = before, last
     if not path:
-        raise BadReference(f"reference {text!r}: got no directory, expected oci:DIR[:TAG]")
+        raise BadReference(f"reference {text!r} has no directory: oci:DIR[:TAG]")
     return LayoutReference(path, tag, digest, text)
 
 
 def _parse_registry(name: str, text: str) -> Reference:
     if BARE_HEX_RE.fullmatch(name):
         raise BadReference(
-            f"reference {text!r}: got a bare digest, expected a name",
-            hint=f"to name an image by digest: NAME@sha256:{name}",
+            f"reference {text!r} is a digest without a name",
+            hint=f"name an image by its digest like this: NAME@sha256:{name}",
         )
     name, digest = _split_digest(name, text, is_optional=False)
     registry, path = _split_registry(name)
     path, colon, tag = path.partition(":")
     if colon and not TAG_RE.fullmatch(tag):
         raise BadReference(
-            f"reference {text!r}: got tag {tag!r}, expected 1 to 128 letters, digits, '_', '.', '-'"
+            f"reference {text!r}: tag {tag!r} is not valid: 1 to 128 letters, digits, '_', '.', "
+            "'-', of which the first is not '.' or '-'"
         )
     if not DOMAIN_RE.fullmatch(registry):
-        raise BadReference(f"reference {text!r}: got registry {registry!r}, expected HOST[:PORT]")
+        raise BadReference(
+            f"reference {text!r}: registry {registry!r} is not of the form HOST[:PORT]"
+        )
     if registry == DEFAULT_REGISTRY and "/" not in path:
         path = DEFAULT_NAMESPACE + path
     _check_repository(path, text)
@@ -212,9 +215,9 @@ def _check_repository(path: str, text: str) -> None:
         )
     for component in path.split("/"):
         if not PATH_COMPONENT_RE.fullmatch(component):
-            hint = "repositories are lower case" if component != component.lower() else None
+            hint = "write the repository in lower case" if component != component.lower() else None
             raise BadReference(
-                f"reference {text!r}: got {component!r} in the repository,"
-                " expected a-z, 0-9 and single '.', '_', '__' or dashes between them",
+                f"reference {text!r}: {component!r} is not valid in a repository:"
+                " a-z and 0-9, with single '.', '_', '__' or dashes between them",
                 hint=hint,
             )

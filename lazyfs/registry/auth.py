@@ -96,7 +96,7 @@ class Authorizer:
             if token is None or now >= token.expiry:
                 raise
             # Still good: whatever is wrong with the service or the credentials may be over later.
-            log.debug("%s: the token is not replaced yet: %s", scope, error.message)
+            log.debug("%s: cannot renew the token yet: %s", scope, error.message)
             slot.pause_end = now + PAUSE_SECONDS
             return token.authorization
 
@@ -198,7 +198,7 @@ class Authorizer:
         )
         if isinstance(error, AccessDenied) and credential is not None:
             return type(error)(
-                f"{error.message}; the credentials were those of {credential.source}",
+                f"{error.message}; the credentials came from {credential.source}",
                 hint=error.hint,
             )
         return error

@@ -206,9 +206,7 @@ class RegistryClient:
             if place.endpoint.is_origin and place.endpoint.can(PUSH):
                 await place.settle()
                 return Pusher(place, self._policy, self.statistics)
-        raise Blocked(
-            f"{self.repository}: got no endpoint with the capability push, expected the registry"
-        )
+        raise Blocked(f"{self.repository}: the registry is not configured with the capability push")
 
     async def has_blob(self, descriptor: Descriptor) -> bool:
         """Say whether the blob is there already."""

@@ -72,8 +72,8 @@ def _with_own_certificates(origins: tuple[Endpoint, ...], folder: Path) -> tuple
     if found is None:
         raise ConfigurationUnreadable(
             f"{folder} has no certificates",
-            hint="authorities are NAME.crt there; a client's certificate is NAME.cert beside "
-            "NAME.key",
+            hint="name certificate authorities NAME.crt, a client certificate NAME.cert and "
+            "its key NAME.key",
         )
     return tuple(
         replace(each, tls=replace(found, is_verified=each.tls.is_verified)) for each in origins
@@ -94,7 +94,7 @@ def _load_hosts(
     folders = [root / "containerd" / "certs.d" for root in roots]
     if options.hosts_dir is not None:
         if not options.hosts_dir.is_dir():
-            raise ConfigurationUnreadable(f"{options.hosts_dir}: got no directory, expected one")
+            raise ConfigurationUnreadable(f"{options.hosts_dir} is not a directory")
         folders.insert(0, options.hosts_dir)
     for folder in folders:
         for name in directory_names(reference.registry):
@@ -125,7 +125,7 @@ def _load_registries(environment: Mapping[str, str], roots: list[Path]) -> list[
     for path in [*main, *added]:
         data = _read(path)
         if data is None and path in main:
-            raise ConfigurationUnreadable(f"{path}: got no such file, expected one")
+            raise ConfigurationUnreadable(f"{path} does not exist")
         if data is not None:
             files.append(parse_registries(data, str(path)))
     return merge_registries(files)
@@ -153,7 +153,7 @@ def _certificates(folder: Path) -> Tls | None:
     for path in _listed(folder, ".cert"):
         key = path.with_suffix(".key")
         if not key.exists():
-            raise ConfigurationUnreadable(f"{path}: got no {key.name} beside it, expected one")
+            raise ConfigurationUnreadable(f"{path} has no {key.name} beside it")
         clients.append((str(path), str(key)))
     if not authorities and not clients:
         return None
@@ -166,9 +166,7 @@ def _listed(folder: Path, suffix: str) -> Iterator[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        raise ConfigurationUnreadable(
-            f"{folder}: got {error.strerror}, expected to read it"
-        ) from error
+        raise ConfigurationUnreadable(f"cannot read {folder}: {error.strerror}") from error
     for name in names:
         if PurePath(name).suffix == suffix:
             yield folder / name
@@ -180,6 +178,4 @@ def _read(path: Path) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise ConfigurationUnreadable(
-            f"{path}: got {error.strerror}, expected to read it"
-        ) from error
+        raise ConfigurationUnreadable(f"cannot read {path}: {error.strerror}") from error

@@ -32,5 +32,5 @@ def inflate(data: bytes, limit: int, what: str) -> bytes:
             if not data:
                 return b"".join(pieces)
     except zlib.error as error:
-        raise BadAnswer(f"{what}: got a body that is no gzip stream, expected one") from error
+        raise BadAnswer(f"{what}: the body is labelled gzip but is not valid gzip") from error
     raise BadAnswer(f"{what}: the gzip stream has more than {MEMBER_LIMIT} members")

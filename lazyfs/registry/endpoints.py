@@ -126,7 +126,7 @@ def parse_base(text: str, what: str) -> tuple[str, str]:
     except ValueError:
         is_good = False
     if match is None or not is_good:
-        raise BadEndpoint(f"{what}: got {text[:100]!r}, expected http(s)://HOST[:PORT][/PATH]")
+        raise BadEndpoint(f"{what}: {text[:100]!r} is not of the form http(s)://HOST[:PORT][/PATH]")
     return spelled.rstrip("/"), match[2].lower()
 
 
@@ -137,9 +137,9 @@ def checked_headers(
     for name, values in pairs:
         for value in [values] if isinstance(values, str) else values:
             if HEADER_RE.fullmatch(name) is None or name.lower() in RESERVED:
-                raise BadEndpoint(f"{what}: got header {name[:60]!r}, expected one that may be set")
+                raise BadEndpoint(f"{what}: header {name[:60]!r} cannot be set here")
             if VALUE_RE.fullmatch(value) is None:  # not shown: it may be a secret
-                raise BadEndpoint(f"{what}: header {name}: got no printable text, expected it")
+                raise BadEndpoint(f"{what}: header {name}: the value is not printable text")
             yield name.lower(), value
 
 

@@ -188,15 +188,13 @@ def error_for(
     """Return the error that an answer with *status* stands for; *registry* is named in hints."""
     faults = decode_faults(body)
     said = "; ".join(map(str, faults))
-    message = (
-        f"{method} {redact_url(url)}: got {status}{' ' if said else ''}{said}, expected success"
-    )
+    message = f"{method} {redact_url(url)}: HTTP status {status}{', ' if said else ''}{said}"
     if status in (401, 403):
-        return Denied(message, hint=f"{LOGIN_HINT.format(registry)}, or check the name")
+        return Denied(message, hint=f"check the image name, or {LOGIN_HINT.format(registry)}")
     if status in (404, 410):
-        return Missing(message, hint="check the name, the tag and the spelling of the registry")
+        return Missing(message, hint="check the registry, the repository and the tag")
     if status in (408, 429) or (status >= 500 and status != 501):
-        hint = "the registry limits requests; logging in may raise the limit"
+        hint = "the registry limits the rate of requests; logging in may raise the limit"
         return Overloaded(
             message,
             hint=hint if status == 429 else None,

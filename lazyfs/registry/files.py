@@ -29,12 +29,12 @@ def open_regular(path: str | Path, inside: Path | None = None) -> int:
     place = os.open(path, os.O_PATH | os.O_CLOEXEC)  # opens nothing yet
     try:
         if not stat.S_ISREG(os.fstat(place).st_mode):
-            raise NotRegular(path, "no regular file")
+            raise NotRegular(path, "it is not a regular file")
         link = f"/proc/self/fd/{place}"
         if inside is not None:
             found = os.readlink(link)
             if not found.startswith(os.path.join(os.path.realpath(inside), "")):
-                raise NotRegular(path, f"a link to {found}, outside of {inside}")
+                raise NotRegular(path, f"it is a symlink to {found}, outside {inside}")
         return os.open(link, os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(place)
@@ -81,4 +81,4 @@ def check_inside(folder: Path, inside: Path) -> None:
     place = os.path.realpath(folder)
     root = os.path.realpath(inside)
     if place != root and not place.startswith(os.path.join(root, "")):
-        raise NotRegular(folder, f"a link to {place}, outside of {inside}")
+        raise NotRegular(folder, f"it is a symlink to {place}, outside {inside}")

@@ -88,13 +88,13 @@ async def run_helper(
             )
     except trio.TooSlowError:
         raise HelperFailed(
-            f"{program}: got no answer in {limit_seconds:g} s, expected a credential",
-            hint=f"named in {call.source}",
+            f"{program} did not answer within {limit_seconds:g} s",
+            hint=f"this credential helper is configured in {call.source}",
         ) from None
     except OSError as error:
         raise HelperFailed(
-            f"{program}: got {error.strerror}, expected a program",
-            hint=f"named in {call.source}; install it, or remove it there",
+            f"cannot run {program}: {error.strerror}",
+            hint=f"install this credential helper, or remove it from {call.source}",
         ) from error
     return _understood(done, program, call)
 
@@ -103,7 +103,9 @@ def _understood(
     done: "subprocess.CompletedProcess[bytes]", program: str, call: HelperCall
 ) -> Credential | None:
     if len(done.stdout) > ANSWER_LIMIT:
-        raise HelperFailed(f"{program}: got {len(done.stdout)} bytes, expected a credential")
+        raise HelperFailed(
+            f"{program}: got {len(done.stdout)} bytes, expected at most {ANSWER_LIMIT}"
+        )
     if done.returncode == 0:
         return decode_helper_answer(done.stdout, call)
     if any(text in done.stdout + done.stderr for text in NOT_HERE):
@@ -111,8 +113,8 @@ def _understood(
     # Helpers print their errors to stdout.  A secret goes there only with exit code 0.
     said = printable((done.stdout or done.stderr)[:500].strip(), 200)
     raise HelperFailed(
-        f"{program}: got exit code {done.returncode} ({said}), expected a credential",
-        hint=f"named in {call.source}",
+        f"{program} failed with exit code {done.returncode}: {said}",
+        hint=f"this credential helper is configured in {call.source}",
     )
 
 

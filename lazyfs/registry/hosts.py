@@ -28,11 +28,11 @@ def origin_of(url: str) -> Origin:
         scheme, host = parts.scheme.lower(), parts.hostname
         port = parts.port or DEFAULT_PORTS.get(scheme)
     except ValueError as error:
-        raise BadAnswer(f"URL: got {redact_url(url)!r}, expected a valid one") from error
+        raise BadAnswer(f"{redact_url(url)!r} is not a valid URL") from error
     if scheme not in DEFAULT_PORTS or not host or port is None or "\\" in url:
-        raise BadAnswer(f"URL: got {redact_url(url)!r}, expected http or https and a host")
+        raise BadAnswer(f"{redact_url(url)!r} is not an http or https URL with a host")
     if AUTHORITY_RE.fullmatch(parts.netloc) is None:
-        raise BadAnswer(f"URL: got {redact_url(url)!r}, expected only a host and a port in it")
+        raise BadAnswer(f"{redact_url(url)!r} has more than a host and a port before its path")
     return scheme, host.lower(), port
 
 
@@ -43,26 +43,26 @@ def next_url(url: str, location: str | None) -> str:
     from https to http are refused.
     """
     if not location:
-        raise BadAnswer(f"{redact_url(url)}: redirect: got no Location, expected one")
+        raise BadAnswer(f"{redact_url(url)}: the redirect has no Location")
     if len(location) > URL_LIMIT:
         raise BadAnswer(
             f"{redact_url(url)}: Location: got {len(location)} bytes, expected at most {URL_LIMIT}"
         )
     if not location.isascii() or not location.isprintable() or " " in location:
         raise BadAnswer(
-            f"{redact_url(url)}: Location: got {printable(location, 100)!r}, expected a URL"
+            f"{redact_url(url)}: Location {printable(location, 100)!r} is not a valid URL"
         )
     try:
         target = urljoin(url, location).partition("#")[0]
     except ValueError as error:
         raise BadAnswer(
-            f"{redact_url(url)}: Location: got {printable(location, 100)!r}, expected a URL"
+            f"{redact_url(url)}: Location {printable(location, 100)!r} is not a valid URL"
         ) from error
     scheme, _, _ = origin_of(target)
     if scheme == "http" and origin_of(url)[0] == "https":
         raise BadAnswer(
-            f"{redact_url(url)}: redirect: got {redact_url(target)}, expected https",
-            hint="a redirect from https to http is refused: it would give up the encryption",
+            f"{redact_url(url)}: redirected from https to http: {redact_url(target)}",
+            hint="lazyfs does not follow it: the transfer would no longer be encrypted",
         )
     return target
 

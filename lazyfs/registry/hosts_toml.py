@@ -104,7 +104,7 @@ def decode_toml(data: bytes, path: str, kind: type[T]) -> T:
         return msgspec.convert(tomllib.loads(data.decode()), kind)
     except (ValueError, RecursionError) as error:  # of UTF-8, TOML and msgspec alike
         reason = printable(str(error), 150)
-        raise BadEndpoint(f"{path}: got {reason}, expected a configuration in TOML") from None
+        raise BadEndpoint(f"{path} is not a valid configuration in TOML: {reason}") from None
 
 
 def _endpoint(
@@ -134,8 +134,8 @@ def _configured(base: Endpoint, host: _Host, path: str) -> Endpoint:
     seconds = None if host.dial_timeout is None else parse_duration(host.dial_timeout)
     if host.dial_timeout is not None and seconds is None:
         raise BadEndpoint(
-            f"{path}: dial_timeout: got {printable(host.dial_timeout, 40)!r}, "
-            "expected a duration such as 3s"
+            f"{path}: dial_timeout {printable(host.dial_timeout, 40)!r} is not a duration "
+            "such as 3s"
         )
     url = base.url
     # As containerd does: a path that ends in /v2 is meant to be the whole one.
@@ -170,12 +170,12 @@ def _clients(
     for each in [value] if isinstance(value, str) else value:
         pair = [each] if isinstance(each, str) else each
         if not 1 <= len(pair) <= 2 or not pair[0]:
-            raise BadEndpoint(f"{path}: client: got {len(pair)} files, expected one or two")
+            raise BadEndpoint(f"{path}: client: got {len(pair)} files, expected 1 or 2")
         key = _absolute(pair[1], path) if len(pair) == 2 and pair[1] else None
         yield _absolute(pair[0], path), key
 
 
 def _absolute(name: str, path: str) -> str:
     if not name or "\0" in name:
-        raise BadEndpoint(f"{path}: got {name[:60]!r}, expected the name of a file")
+        raise BadEndpoint(f"{path}: {name[:60]!r} is not the name of a file")
     return str(PurePath(path).parent / name)

@@ -95,7 +95,7 @@ def candidates(
         if data is not None:
             yield from in_file(data, path, registry, repository)
         elif named:
-            raise BadAuthFile(f"auth file {path}: got no such file, expected one")
+            raise BadAuthFile(f"auth file {path} does not exist")
 
 
 def auth_paths(environment: Mapping[str, str], uid: int) -> list[str]:
@@ -169,7 +169,7 @@ def _decode(data: bytes, path: str) -> _File:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         # The message names types and paths in the document, never its values.
         reason = printable(str(error), 150)
-        raise BadAuthFile(f"auth file {path}: got {reason}, expected credentials in JSON") from None
+        raise BadAuthFile(f"auth file {path} is not valid: {reason}") from None
 
 
 def _credential(entry: _Entry, path: str, key: str) -> Credential | None:
@@ -191,18 +191,17 @@ def _decode_auth(text: str, source: str) -> tuple[str, str]:
     try:
         decoded = base64.b64decode(text, validate=True).decode()
     except (binascii.Error, UnicodeDecodeError, ValueError):
-        raise BadAuthFile(f"{source}: auth: got no base64 of UTF-8, expected it") from None
+        raise BadAuthFile(f"{source}: auth is not valid base64 of UTF-8 text") from None
     username, colon, password = decoded.rstrip("\0").partition(":")
     if not colon:
-        raise BadAuthFile(f"{source}: auth: got no colon, expected USER:PASSWORD")
+        raise BadAuthFile(f"{source}: auth is not of the form USER:PASSWORD")
     return username, password
 
 
 def _checked_helper(name: str, path: str) -> str:
     if HELPER_RE.fullmatch(name) is None:
         raise BadAuthFile(
-            f"auth file {path}: credential helper: got {printable(name, 60)!r}, "
-            "expected the end of a program's name"
+            f"auth file {path}: {printable(name, 60)!r} is not the name of a credential helper"
         )
     return name
 
@@ -218,8 +217,8 @@ def decode_helper_answer(data: bytes, call: HelperCall) -> Credential | None:
         answer = msgspec.json.decode(data, type=_Answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadAuthFile(
-            f"docker-credential-{call.name}: got an answer that is no JSON of a credential, "
-            "expected ServerURL, Username, Secret"
+            f"docker-credential-{call.name}: the answer is not a JSON object with ServerURL, "
+            "Username and Secret"
         ) from None
     source = f"docker-credential-{call.name}"
     if not answer.secret:

@@ -186,7 +186,7 @@ class ImageLayout:
         try:
             check_inside(path.parent, self._path)
         except OSError as error:
-            raise LayoutUnwritable(f"{path}: got {error.strerror}, expected a folder") from error
+            raise LayoutUnwritable(f"cannot create {path}: {error.strerror}") from error
         return path
 
     def open_blob(self, digest: Digest) -> int:
@@ -196,10 +196,10 @@ class ImageLayout:
             file = open_regular(path, self._path)
         except (FileNotFoundError, NotADirectoryError) as error:
             self.statistics.errors += 1
-            raise NotInLayout(f"{self.repository}: got no blob {digest}, expected one") from error
+            raise NotInLayout(f"{self.repository} has no blob {digest}") from error
         except OSError as error:
             self.statistics.errors += 1
-            raise LayoutUnreadable(f"{path}: got {error.strerror}, expected a blob") from error
+            raise LayoutUnreadable(f"cannot read blob {path}: {error.strerror}") from error
         self.statistics.requests += 1
         return file
 
@@ -209,7 +209,7 @@ class ImageLayout:
         with os.fdopen(file, "rb") as stream:
             data = stream.read(limit + 1)
         if len(data) > limit:
-            raise TooLarge(f"blob {digest}: got over {limit} bytes, expected at most {limit}")
+            raise TooLarge(f"blob {digest}: got more than {limit} bytes, expected at most {limit}")
         return data
 
     def _check(self, *, is_writing: bool = False) -> None:
@@ -222,11 +222,11 @@ class ImageLayout:
             data = read_regular(self._path / VERSION_FILE, 4096, self._path)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NoLayout(
-                f"{self.repository}: got no file {VERSION_FILE}, expected an OCI image layout"
+                f"{self.repository} is not an OCI image layout: it has no file {VERSION_FILE}"
             ) from error
         except OSError as error:
             raise LayoutUnreadable(
-                f"{self._path / VERSION_FILE}: got {error.strerror}, expected to read it"
+                f"cannot read {self._path / VERSION_FILE}: {error.strerror}"
             ) from error
         check_version(data, self.repository)
         self._is_checked = True
@@ -236,9 +236,9 @@ class ImageLayout:
         try:
             data = read_regular(path, INDEX_LIMIT + 1, self._path)
         except OSError as error:
-            raise LayoutUnreadable(f"{path}: got {error.strerror}, expected an index") from error
+            raise LayoutUnreadable(f"cannot read index {path}: {error.strerror}") from error
         if len(data) > INDEX_LIMIT:
-            raise BadLayout(f"{path}: got over {INDEX_LIMIT} bytes, expected fewer")
+            raise BadLayout(f"{path} is larger than {INDEX_LIMIT} bytes")
         return data
 
     def _find(self, tag: str) -> Listed:
@@ -251,10 +251,13 @@ class ImageLayout:
         elif len({entry.digest for entry in listed}) == 1:
             return listed[0]
         names = sorted(filter(None, (entry.name for entry in listed)))
-        have = f"{len(listed)} images" + (f" ({', '.join(names[:10])})" if names else "")
+        have = f"{len(listed)} {'image' if len(listed) == 1 else 'images'}"
+        have += f" ({', '.join(names[:10])})" if names else ""
         raise NotInLayout(
-            f"{self.repository}: got {have}, expected {f'tag {tag}' if tag else 'exactly one'}",
-            hint=None if tag else "say which: oci:DIR:TAG or oci:DIR@DIGEST",
+            f"{self.repository} has no tag {tag}; it has {have}"
+            if tag
+            else f"{self.repository} has {have}, and the reference does not say which",
+            hint=None if tag else "name one of them: oci:DIR:TAG or oci:DIR@DIGEST",
         )
 
 
@@ -304,12 +307,12 @@ class FileStream(AbstractAsyncContextManager["FileStream"], AsyncIterator[bytes]
         except OSError as error:
             self._layout.statistics.errors += 1
             raise LayoutUnreadable(
-                f"blob {self._descriptor.digest}: got {error.strerror}, expected to read it"
+                f"cannot read blob {self._descriptor.digest}: {error.strerror}"
             ) from error
         if not data:
             self._layout.statistics.errors += 1
             raise LayoutUnreadable(
-                f"blob {self._descriptor.digest}: got a file that has shrunk, expected its bytes"
+                f"blob {self._descriptor.digest}: the file shrank while it was read"
             )
         self._position += len(data)
         self._layout.statistics.received_size += len(data)

@@ -75,7 +75,7 @@ def check_version(data: bytes, what: str) -> None:
         version = msgspec.json.decode(data, type=_Version).image_layout_version
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadLayout(
-            f"{what}: {VERSION_FILE}: got {printable(str(error), 100)}, expected a version"
+            f"{what}: {VERSION_FILE} is not valid: {printable(str(error), 100)}"
         ) from None
     if version.partition(".")[0] != "1":
         raise BadLayout(f"{what}: got layout version {printable(version, 40)!r}, expected 1.0.0")
@@ -87,10 +87,10 @@ def decode_index(data: bytes, what: str) -> list[Listed]:
         index = msgspec.json.decode(data, type=_Index)
         check_keys(data, DOCUMENT_KEYS)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise BadLayout(f"{what}: got {printable(str(error), 150)}, expected an index") from None
+        raise BadLayout(f"{what} is not a valid index: {printable(str(error), 150)}") from None
     if len(index.manifests) > IMAGE_LIMIT:
         raise BadLayout(
-            f"{what}: got {len(index.manifests)} images, expected {IMAGE_LIMIT} at most"
+            f"{what}: got {len(index.manifests)} images, expected at most {IMAGE_LIMIT}"
         )
     for listed in index.manifests:
         try:
@@ -117,7 +117,7 @@ def create_layout(path: Path) -> None:
         if not (path / VERSION_FILE).exists():
             write_atomically(path / VERSION_FILE, VERSION_DOCUMENT)
     except OSError as error:
-        raise LayoutUnwritable(f"{path}: got {error.strerror}, expected to make it") from error
+        raise LayoutUnwritable(f"cannot create {path}: {error.strerror}") from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -189,7 +189,7 @@ def _replace(path: Path, pieces: Iterable[bytes]) -> None:
         temporary = None
         _sync_folder(path.parent)
     except OSError as error:
-        raise LayoutUnwritable(f"{path}: got {error.strerror}, expected to write it") from error
+        raise LayoutUnwritable(f"cannot write {path}: {error.strerror}") from error
     finally:
         if temporary is not None:
             os.unlink(temporary)

@@ -59,7 +59,7 @@ class FileBody(msgspec.Struct, frozen=True):
                 data = await stream.read(min(PIECE_SIZE, left))
                 if not data:
                     raise BlobUnreadable(
-                        f"{self.path}: got a file that has shrunk, expected {self.size} bytes"
+                        f"{self.path} shrank while it was read; it had {self.size} bytes"
                     )
                 left -= len(data)
                 yield data
@@ -274,4 +274,4 @@ async def _size_of(path: Path) -> int:
     try:
         return (await trio.Path(path).stat()).st_size
     except OSError as error:
-        raise BlobUnreadable(f"{path}: got {error.strerror}, expected a file to push") from error
+        raise BlobUnreadable(f"cannot read {path} to push it: {error.strerror}") from error

@@ -45,12 +45,12 @@ def parse_content_range(text: str) -> ContentRange:
     match = CONTENT_RANGE_RE.fullmatch(text.strip())
     if match is None:
         raise BadAnswer(
-            f"Content-Range: got {printable(text, 80)!r}, expected bytes FIRST-LAST/TOTAL"
+            f"Content-Range {printable(text, 80)!r} is not of the form bytes FIRST-LAST/TOTAL"
         )
     start, end = int(match[1]), int(match[2]) + 1
     total = None if match[3] == "*" else int(match[3])
     if end <= start or (total is not None and end > total):
-        raise BadAnswer(f"Content-Range: got {text.strip()!r}, expected FIRST <= LAST < TOTAL")
+        raise BadAnswer(f"Content-Range {text.strip()!r} does not have FIRST <= LAST < TOTAL")
     return ContentRange(start, end, total)
 
 
@@ -59,7 +59,7 @@ def parse_length(text: str | None) -> int | None:
     if text is None:
         return None
     if LENGTH_RE.fullmatch(text) is None:
-        raise BadAnswer(f"Content-Length: got {printable(text, 40)!r}, expected a number")
+        raise BadAnswer(f"Content-Length {printable(text, 40)!r} is not a number")
     return int(text)
 
 
@@ -83,7 +83,7 @@ def check_answer(
         return Extent(start, end - start, end == blob_size)
     spelled = headers.get("content-range")
     if spelled is None:
-        raise BadAnswer("Content-Range: got none with status 206, expected one")
+        raise BadAnswer("the answer with status 206 has no Content-Range")
     got = parse_content_range(spelled)
     if got.total != blob_size or length is None:
         refuse_encoding(headers)
@@ -104,4 +104,4 @@ def refuse_encoding(headers: Mapping[str, str]) -> None:
     """Refuse a body that something on the way has compressed: its offsets are not the blob's."""
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", ""):
-        raise BadAnswer(f"Content-Encoding: got {printable(encoding, 40)!r}, expected none")
+        raise BadAnswer(f"Content-Encoding {printable(encoding, 40)!r} was not asked for")

@@ -60,12 +60,12 @@ async def follow(
             await discard(answer)
         if is_secret and origin_of(url) != origin:
             raise Refused(
-                f"{method} {redact_url(first)}: redirected to {redact_url(url)}, and what was sent "
-                "is a secret of the first host",
+                f"{method} {redact_url(first)}: redirected to {redact_url(url)}, but the "
+                "request carries credentials for the first host only",
                 hint="nothing was sent there; the token service must answer at its own address",
                 status=answer.status,
             )
-    raise BadAnswer(f"{method} {redact_url(first)}: got over {HOPS} redirects, expected fewer")
+    raise BadAnswer(f"{method} {redact_url(first)}: more than {HOPS} redirects")
 
 
 async def discard(answer: Answer) -> bytes:

@@ -58,7 +58,7 @@ async def _ask_api(place: Place, subject: Digest, artifact_type: str | None) -> 
             await discard(answer)
             if page_number == 0:
                 return None
-            raise BadAnswer(f"{answer}: got {answer.status} for a later page, expected 200")
+            raise BadAnswer(f"{answer}: got status {answer.status} for a later page, expected 200")
         try:
             data = await answer.read(SIZE_LIMIT)
         finally:
@@ -71,7 +71,7 @@ async def _ask_api(place: Place, subject: Digest, artifact_type: str | None) -> 
             return Referrers(tuple(found[:ENTRY_LIMIT]), Support.API, len(found) > ENTRY_LIMIT)
         url = next_url(url, target)
         if origin_of(url) != origin_of(place.endpoint.url):
-            raise BadAnswer(f"{answer}: got a next page on another host, expected the same one")
+            raise BadAnswer(f"{answer}: the next page is on another host")
         if size > SIZE_LIMIT or len(found) > ENTRY_LIMIT:
             break
     return Referrers(tuple(found[:ENTRY_LIMIT]), Support.API, is_truncated=True)
@@ -112,9 +112,9 @@ async def add_to_tag(place: Place, referrer: Referrer, scope: str) -> None:
     data, _ = await _read_tag(place, referrer.subject, scope)
     if not lists(data, referrer.digest):
         raise Unsettled(
-            f"referrers of {referrer.subject}: got an index without {referrer.digest} "
-            f"{ADD_TRIES} times, expected it to stay",
-            hint="others write the same tag all the time: push again",
+            f"referrers of {referrer.subject}: the index lost {referrer.digest} again after each "
+            f"of {ADD_TRIES} tries to add it",
+            hint="other clients are writing the same tag; push again",
         )
 
 
@@ -130,4 +130,4 @@ async def _write_tag(
     )
     await discard(answer)
     if answer.status == 412:
-        log.debug("%s: changed meanwhile", answer)
+        log.debug("%s: the index has changed in the meantime", answer)

@@ -54,7 +54,7 @@ def decode_page(data: bytes, media_type: str | None, what: str) -> Index:
     except FormatError as error:
         raise BadAnswer(f"{what}: {error.message}") from error
     if not isinstance(page, Index) or page.media_type != OCI_INDEX:
-        raise BadAnswer(f"{what}: got {page.media_type}, expected {OCI_INDEX}")
+        raise BadAnswer(f"{what}: got media type {page.media_type}, expected {OCI_INDEX}")
     return page
 
 

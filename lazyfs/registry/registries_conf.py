@@ -68,14 +68,18 @@ def parse_registries(data: bytes, path: str) -> list[Registry]:
         raise BadEndpoint(f"{path}: got {len(data)} bytes, expected at most {FILE_LIMIT}")
     found = decode_toml(data, path, _File).registry
     if len(found) > REGISTRY_LIMIT:
-        raise BadEndpoint(f"{path}: got {len(found)} registries, expected fewer")
+        raise BadEndpoint(f"{path}: got {len(found)} registries, expected at most {REGISTRY_LIMIT}")
     for registry in found:
         if not registry.key:
-            raise BadEndpoint(f"{path}: registry: got no prefix or location, expected one")
+            raise BadEndpoint(f"{path}: a registry has neither prefix nor location")
         if registry.prefix.startswith("*.") and registry.location.startswith("*"):
-            raise BadEndpoint(f"{path}: registry {registry.prefix}: got a location with a wildcard")
+            raise BadEndpoint(
+                f"{path}: registry {registry.prefix}: a location cannot have a wildcard"
+            )
         if len(registry.mirror) > MIRROR_LIMIT:
-            raise BadEndpoint(f"{path}: registry {registry.key}: got over {MIRROR_LIMIT} mirrors")
+            raise BadEndpoint(
+                f"{path}: registry {registry.key} has more than {MIRROR_LIMIT} mirrors"
+            )
         registry.source = path
     return found
 
@@ -118,8 +122,8 @@ def endpoints_in(
     """
     if registry.blocked:
         raise Blocked(
-            f"registry {registry.key}: got blocked = true, expected to be allowed",
-            hint=f"as {registry.source} says",
+            f"registry {registry.key} is blocked",
+            hint=f"{registry.source} has blocked = true for it",
         )
     mirrors: list[Endpoint] = []
     for mirror in registry.mirror:
@@ -154,16 +158,16 @@ def _located(
     """Return the endpoint at *location*: two if it is insecure, encrypted before plain."""
     if "://" in location:
         raise BadEndpoint(
-            f"{registry.source}: location {location[:100]!r}: got a URL, "
-            "expected HOST[:PORT][/PATH]"
+            f"{registry.source}: location {location[:100]!r} is a URL, "
+            "not of the form HOST[:PORT][/PATH]"
         )
     parse_base(location, registry.source)
     rest = name[_covered(registry.key, name) :]
     host, _, repository = (location.rstrip("/") + rest).partition("/")
     if not all(PATH_COMPONENT_RE.fullmatch(part) for part in repository.split("/")):
         raise BadEndpoint(
-            f"{registry.source}: location {location[:100]!r}: got repository {repository[:100]!r}, "
-            "expected a valid name"
+            f"{registry.source}: location {location[:100]!r}: "
+            f"{repository[:100]!r} is not a valid repository name"
         )
     found = endpoint_of(host, repository, plain_http=False)
     found = replace(

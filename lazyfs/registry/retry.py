@@ -109,7 +109,7 @@ class Patience:
         if not isinstance(error, TEMPORARY) or self._failures >= tries or is_over:
             return False
         self._statistics.retries += 1
-        log.debug("%s; trying again in %.2f s", error.message, wait)
+        log.debug("%s; retrying in %.2f s", error.message, wait)
         await trio.sleep(wait)
         return True
 

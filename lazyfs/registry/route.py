@@ -43,7 +43,7 @@ class Route:
         statistics: SourceStatistics,
     ) -> None:
         if not places:
-            raise BadEndpoint("endpoints: got none that may be asked for this, expected one")
+            raise BadEndpoint("no configured endpoint may be asked for this")
         # Sorting is stable: where nothing is wrong the order stays as configured.
         self._places = sorted(places, key=lambda place: place.rank(subject))
         self._subject = subject
@@ -77,7 +77,7 @@ class Route:
             self._statistics.errors += 1
             raise verdict(self._errors)
         self._begin()
-        log.info("%s; going on at %s", error.message, redact_url(self.place.endpoint.url))
+        log.info("%s; continuing with %s", error.message, redact_url(self.place.endpoint.url))
 
     def renew(self) -> None:
         """Something came of the last try: start counting again."""

@@ -145,7 +145,9 @@ class BlobStream(AbstractAsyncContextManager["BlobStream"], AsyncIterator[bytes]
                 except TEMPORARY:
                     pass  # all is here; only the body's end got lost
             if excess:
-                raise BadAnswer(f"{answer}: got a longer body, expected {self._extent.size} bytes")
+                raise BadAnswer(
+                    f"{answer}: the body is longer than the {self._extent.size} bytes asked for"
+                )
         if self._position + self._left == self._end:
             await self._close(self._end)
         return data[: self._left]
@@ -154,8 +156,8 @@ class BlobStream(AbstractAsyncContextManager["BlobStream"], AsyncIterator[bytes]
         """A body has ended before the range has: go on behind it."""
         if self._left:
             raise ConnectionTrouble(
-                f"{answer}: got a body {self._skip + self._left} bytes too short, "
-                f"expected {self._extent.skip + self._extent.size} bytes"
+                f"{answer}: the body ended {self._skip + self._left} bytes short of "
+                f"{self._extent.skip + self._extent.size} bytes"
             )
         if self._progress < PROGRESS_SIZE:
             raise BadAnswer(f"{answer}: got {self._extent.size} bytes, expected the whole range")
@@ -206,7 +208,9 @@ class BlobStream(AbstractAsyncContextManager["BlobStream"], AsyncIterator[bytes]
         answer = await place.exchanger.request("GET", url, place.scope, EXPECTED, headers=headers)
         try:
             if answer.status == 416:
-                raise SizeMismatch(f"got 416, expected a blob of {self._blob_size} bytes")
+                raise SizeMismatch(
+                    f"HTTP status 416 for a range of a blob of {self._blob_size} bytes"
+                )
             self._extent = check_answer(
                 answer.status, answer.headers, self._position, self._end, self._blob_size
             )

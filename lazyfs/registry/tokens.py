@@ -119,10 +119,10 @@ def decode_token(body: bytes, now: float) -> Token:
         answer = msgspec.json.decode(body.removeprefix(BOM), type=_Answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # Neither the body nor what the decoder says about it: it may hold a token.
-        raise BadAnswer("token service: got an answer that is no JSON, expected a token") from None
+        raise BadAnswer("token service: the answer is not valid JSON") from None
     text = answer.token or answer.access_token or ""
     if TOKEN_RE.fullmatch(text) is None:
-        raise BadAnswer("token service: got no usable token, expected one")
+        raise BadAnswer("token service: the answer has no usable token")
     seconds = _seconds(answer.expires_in)
     seconds = min(max(seconds, 1.0), LONGEST_SECONDS) if seconds == seconds else DEFAULT_SECONDS
     return Token(text, now, now + seconds * DUE, now + seconds)

@@ -238,7 +238,7 @@ class Transport:
                 with trio.fail_after(limit):
                     response = await pool.handle_async_request(request)
             except trio.TooSlowError:
-                raise Silent(f"{what}: got no whole head in {limit:g} s, expected one") from None
+                raise Silent(f"{what}: no complete response head within {limit:g} s") from None
         return Answer(method, url, response, self._received, self._rate)
 
     def _received(self, size: int) -> None:
@@ -254,7 +254,7 @@ class Transport:
             try:
                 parsed = httpx.URL(url)
             except httpx.InvalidURL as error:
-                raise BadAnswer(f"URL: got {redact_url(url)!r}, expected a valid one") from error
+                raise BadAnswer(f"{redact_url(url)!r} is not a valid URL") from error
             if len(self._routes) >= KNOWN_URLS:
                 self._routes.clear()
             route = self._routes[url] = (parsed, self._pool(origin, proxy))
@@ -312,7 +312,7 @@ def _naming(path: str) -> Iterator[None]:
         yield
     except OSError as error:  # of ssl too
         said = printable(error.strerror or str(error), 120)
-        raise BadCertificate(f"{path}: got {said}, expected a certificate or key in PEM") from error
+        raise BadCertificate(f"{path} is not a usable certificate or key in PEM: {said}") from error
 
 
 @contextmanager
@@ -330,30 +330,37 @@ def translated(
     """Return our error for one of httpx; *is_answered*: it was met in the body of an answer."""
     said = printable(_reason(error), 200) or type(error).__name__
     if isinstance(error, httpx.ConnectTimeout):
-        return Silent(f"{what}: got no connection within the time limit, expected one")
+        return Silent(f"{what}: no connection within the time limit")
     if isinstance(error, httpx.TimeoutException):
-        return Silent(f"{what}: got nothing within the idle limit, expected an answer")
+        return Silent(f"{what}: no data within the idle limit")
     if isinstance(error, httpx.ConnectError | httpx.ProxyError):
         hint = None
         is_garbled = any(text in said for text in NO_TLS)
         if is_garbled:
-            hint = "if the registry speaks plain http, use --plain-http"
+            hint = "if the registry speaks plain HTTP, use --plain-http"
         elif "CERTIFICATE_VERIFY_FAILED" in said:
             hint = (
-                "put the registry's own authority into ~/.config/containers/certs.d/HOST/ca.crt, "
-                "or name it in SSL_CERT_FILE"
+                "put the certificate of the registry's authority into "
+                "~/.config/containers/certs.d/HOST/ca.crt, or name it in SSL_CERT_FILE"
             )
         return ConnectionTrouble(
-            f"{what}: got no connection ({said}), expected one", hint=hint, is_garbled=is_garbled
+            f"cannot reach {_host(what)}: {said[:1].lower()}{said[1:]} ({what})",
+            hint=hint,
+            is_garbled=is_garbled,
         )
     if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError):
         is_stale = "without sending a response" in said or isinstance(error, httpx.ReadError)
         return ConnectionTrouble(
-            f"{what}: got a broken connection ({said}), expected an answer",
+            f"{what}: the connection broke: {said}",
             is_stale=is_stale,
             is_garbled=not is_answered,
         )
-    return BadAnswer(f"{what}: got {type(error).__name__} ({said}), expected an HTTP answer")
+    return BadAnswer(f"{what}: not a valid HTTP answer: {said} ({type(error).__name__})")
+
+
+def _host(what: str) -> str:
+    """Return the host and port in *what*, a method and a URL, redacted."""
+    return what.partition("://")[2].partition("/")[0].partition("?")[0]
 
 
 def _reason(error: BaseException) -> str:

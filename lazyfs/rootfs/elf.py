@@ -85,7 +85,7 @@ def is_elf(data: bytes) -> bool:
 def parse_header(page: bytes) -> Header:
     """Return what the first page of an ELF file, or all of a shorter one, says."""
     if not is_elf(page) or len(page) < 52 or page[4] not in (1, 2) or page[5] not in (1, 2):
-        raise BadElf(f"ELF header: got {page[:16]!r}, expected one of 32 or 64 bits")
+        raise BadElf(f"ELF header: {page[:16]!r} does not begin one of 32 or 64 bits")
     is_wide, is_big = page[4] == 2, page[5] == 2
     order = ">" if is_big else "<"
     try:
@@ -98,7 +98,7 @@ def parse_header(page: bytes) -> Header:
             entry_size, count = struct.unpack_from(order + "HH", page, 42)
             entry = struct.Struct(order + "IIIIIII")
         if count > MAX_SEGMENTS or entry_size < entry.size:
-            raise BadElf(f"ELF header: got {count} segments of {entry_size} bytes")
+            raise BadElf(f"ELF header: {count} segments of {entry_size} bytes are not valid")
         segments = []
         interpreter = dynamic = None
         for number in range(count):
@@ -136,7 +136,7 @@ def parse_dynamic(data: bytes, header: Header) -> Dynamic:
             single[tag] = value
     names = header.place(single.get(DT_STRTAB, -1))
     if names is None:
-        raise BadElf("ELF dynamic section: got no names, expected a table of them")
+        raise BadElf("ELF dynamic section: it has no table of names")
     ranges = [
         (segment.offset, segment.size)
         for segment in header.segments

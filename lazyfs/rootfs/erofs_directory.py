@@ -33,8 +33,8 @@ def directory_size(names: list[bytes]) -> int:
     if b"\0" in joined or (len(joined) > MAX_NAME_SIZE and max(map(len, names)) > MAX_NAME_SIZE):
         bad = next(name for name in names if len(name) > MAX_NAME_SIZE or b"\0" in name)
         raise UnsupportedByErofs(
-            f"file name {bad[:300]!r}: got {len(bad)} bytes, "
-            f"expected at most {MAX_NAME_SIZE} and no NUL"
+            f"file name {bad[:300]!r} ({len(bad)} bytes) is not valid: "
+            f"at most {MAX_NAME_SIZE} bytes and no NUL"
         )
     if used <= BLOCK_SIZE:
         return used

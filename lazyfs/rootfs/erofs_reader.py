@@ -134,7 +134,7 @@ class ErofsIndex:
         self._check_sum(checksum, compatible)
         if features not in FEATURES:
             raise IndexCorrupt(
-                f"rootfs index: got features {features:#x}, expected a device table and chunks only"
+                f"rootfs index: features {features:#x} are not a device table and chunks only"
             )
         if blocks << block_bits != self._size:
             raise IndexCorrupt(
@@ -144,7 +144,7 @@ class ErofsIndex:
         self._metadata: int = metadata_block << block_bits
         self.devices = self._read_devices(device_count, device_slot)
         if self.inode(self.root_nid).kind != Kind.DIRECTORY:
-            raise IndexCorrupt("root inode: got another kind, expected a directory")
+            raise IndexCorrupt("root inode: it is not a directory")
 
     @property
     def buffer(self) -> bytes | bytearray | mmap:
@@ -163,7 +163,7 @@ class ErofsIndex:
     def _read_devices(self, count: int, slot: int) -> tuple[Device, ...]:
         start = slot * erofs.DEVICE_SLOT_SIZE
         if start + count * erofs.DEVICE_SLOT_SIZE > self._size:
-            raise IndexCorrupt(f"device table: got {count} devices at {start}, behind the end")
+            raise IndexCorrupt(f"device table: {count} devices at {start} lie beyond the end")
         devices = []
         for number in range(count):
             tag, blocks, _ = erofs.DEVICE_SLOT.unpack_from(
@@ -177,13 +177,13 @@ class ErofsIndex:
         """Return inode *nid*; raises IndexCorrupt where there is none."""
         position = self._metadata + nid * SLOT_SIZE
         if nid <= 0 or position + INODE_SIZE > self._size:
-            raise IndexCorrupt(f"inode {nid}: got a place outside of the index")
+            raise IndexCorrupt(f"inode {nid} lies outside the index")
         layout, xattr_words, mode, high, size, union, _, uid, gid, seconds, nanoseconds, nlink = (
             unpack_inode(self._buffer, position)
         )
         kind = KINDS.get(mode & 0o170000)
         if layout not in FORMATS or kind is None or high:
-            raise IndexCorrupt(f"inode {nid}: got format {layout:#x} and mode {mode:#o}")
+            raise IndexCorrupt(f"inode {nid}: format {layout:#x} with mode {mode:#o} is not valid")
         return Inode(
             nid, kind, mode, uid, gid, nlink, size, seconds, nanoseconds, layout, union, xattr_words
         )
@@ -239,7 +239,9 @@ class ErofsIndex:
                 name = self._name(position, number, count, end)
                 kind = DIRENT_KINDS.get(raw_kind)
                 if kind is None or not name:
-                    raise IndexCorrupt(f"directory {nid}: got name {name!r} of kind {raw_kind}")
+                    raise IndexCorrupt(
+                        f"directory {nid}: name {name!r} of kind {raw_kind} is not valid"
+                    )
                 number += 1
                 next_offset = base + (number * DIRENT_SIZE if number < count else block_size)
                 yield DirEntry(name, child, kind, next_offset)
@@ -250,7 +252,7 @@ class ErofsIndex:
         """Return the target of symlink *nid*; raises WrongKind if it is none."""
         inode = self._inode_of(nid, Kind.SYMLINK)
         if inode.size > erofs.MAX_SYMLINK_SIZE:
-            raise IndexCorrupt(f"symlink {nid}: got a target of {inode.size} bytes")
+            raise IndexCorrupt(f"symlink {nid}: a target of {inode.size} bytes is not valid")
         # Less than a block, so all of it is in one place.
         start, end = self._data_block(inode, 0)
         return bytes(self._buffer[start:end])
@@ -267,7 +269,7 @@ class ErofsIndex:
         start = self._metadata + inode.nid * SLOT_SIZE + INODE_SIZE
         end = self._xattr_end(inode)
         if end > self._size or buffer[start + 4]:
-            raise IndexCorrupt(f"inode {inode.nid}: got xattrs behind the end, or shared ones")
+            raise IndexCorrupt(f"inode {inode.nid}: its xattrs lie beyond the end, or are shared")
         position = start + erofs.XATTR_HEADER_SIZE
         while position < end:
             name_size, index, value_size = unpack_xattr(buffer, position)
@@ -276,7 +278,7 @@ class ErofsIndex:
             position = value_start + value_size
             prefix = erofs.XATTR_PREFIXES.get(index)
             if prefix is None or position > end:
-                raise IndexCorrupt(f"inode {inode.nid}: got a broken xattr, prefix {index}")
+                raise IndexCorrupt(f"inode {inode.nid}: an xattr with prefix {index} is damaged")
             name = prefix + buffer[name_start:value_start]
             xattrs[name] = bytes(buffer[value_start:position])
             position += -position & 3
@@ -303,7 +305,7 @@ class ErofsIndex:
             or size > self.block_size << (chunk_format & erofs.CHUNK_BITS_MASK)
             or position + erofs.CHUNK_INDEX.size > self._size
         ):
-            raise IndexCorrupt(f"file {inode.nid}: got more than one chunk, or none")
+            raise IndexCorrupt(f"file {inode.nid}: it has more than one chunk, or none")
         high, device, block = unpack_chunk(self._buffer, position)
         offset = block * self.block_size
         if high or not 0 < device <= len(self.devices):
@@ -311,14 +313,14 @@ class ErofsIndex:
                 f"file {inode.nid}: got device {device}, expected 1 to {len(self.devices)}"
             )
         if offset + size > self.devices[device - 1].size:
-            raise IndexCorrupt(f"file {inode.nid}: got bytes behind the end of device {device}")
+            raise IndexCorrupt(f"file {inode.nid}: its bytes lie beyond the end of device {device}")
         return Extent(device, offset, size)
 
     def _inode_of(self, nid: int, kind: Kind) -> Inode:
         inode = self.inode(nid)
         if inode.kind != kind:
             raise WrongKind(
-                f"inode {nid}: got a {inode.kind.name.lower()}, expected a {kind.name.lower()}"
+                f"inode {nid} is of kind {inode.kind.name.lower()}, not {kind.name.lower()}"
             )
         return inode
 
@@ -338,10 +340,10 @@ class ErofsIndex:
         elif inode.layout != erofs.FORMAT_CHUNKED:
             start = inode.union * block_size + offset
         else:
-            raise IndexCorrupt(f"inode {inode.nid}: got chunks, expected flat data")
+            raise IndexCorrupt(f"inode {inode.nid}: it has chunks instead of flat data")
         end = start + size
         if size <= 0 or end > self._size:
-            raise IndexCorrupt(f"inode {inode.nid}: got data behind the end of the index")
+            raise IndexCorrupt(f"inode {inode.nid}: its data lie beyond the end of the index")
         return start, end
 
     def _directory_block(self, inode: Inode, block: int) -> tuple[int, int, int]:
@@ -352,7 +354,9 @@ class ErofsIndex:
             first = unpack_name_offset(self._buffer, start)[0]
         count, rest = divmod(first, DIRENT_SIZE)
         if not count or rest or first > end - start:
-            raise IndexCorrupt(f"directory {inode.nid}: got name offset {first} in block {block}")
+            raise IndexCorrupt(
+                f"directory {inode.nid}: name offset {first} in block {block} is not valid"
+            )
         return start, count, end
 
     def _name(self, start: int, number: int, count: int, end: int) -> bytes:
@@ -363,10 +367,10 @@ class ErofsIndex:
             last += start
             first += start
             if not start < first <= last <= end:
-                raise IndexCorrupt(f"directory block at {start}: got name offsets out of order")
+                raise IndexCorrupt(f"directory block at {start}: its name offsets are out of order")
             return bytes(self._buffer[first:last])
         first = start + unpack_name_offset(self._buffer, position)[0]
         if first > end:
-            raise IndexCorrupt(f"directory block at {start}: got a name behind its end")
+            raise IndexCorrupt(f"directory block at {start}: a name lies beyond its end")
         # The last name of a block ends at its first NUL: the rest is padding.
         return bytes(self._buffer[first:end]).partition(b"\0")[0]

@@ -56,7 +56,7 @@ def build_index(
     if len(device_tags) != len(tocs) or len(tocs) > MAX_DEVICES:
         raise UnsupportedByErofs(
             f"devices: got {len(tocs)} layers and {len(device_tags)} tags, "
-            f"expected as many tags as layers, at most {MAX_DEVICES}"
+            f"expected as many tags as layers and at most {MAX_DEVICES}"
         )
     devices = [
         (tag, device_size(toc) // BLOCK_SIZE) for tag, toc in zip(device_tags, tocs, strict=True)
@@ -192,8 +192,8 @@ def _is_inline(size: int, tail: int) -> bool:
 def _check_symlink(entry: TocEntry) -> None:
     if not 0 < len(entry.link) <= erofs.MAX_SYMLINK_SIZE or b"\0" in entry.link:
         raise UnsupportedByErofs(
-            f"symlink {entry.path[:200]!r}: got a target of {len(entry.link)} bytes, "
-            f"expected 1 to {erofs.MAX_SYMLINK_SIZE} and no NUL"
+            f"symlink {entry.path[:200]!r}: a target of {len(entry.link)} bytes is not valid: "
+            f"1 to {erofs.MAX_SYMLINK_SIZE} bytes and no NUL"
         )
 
 
@@ -247,8 +247,8 @@ def _emit(numbering: _Numbering) -> bytearray:
             )  # fmt: skip
         except struct.error as exc:
             raise UnsupportedByErofs(
-                f"entry {entry.path[:200]!r}: got owner {entry.uid}:{entry.gid}, mtime "
-                f"{entry.mtime_seconds}, expected 32-bit owners and a 64-bit time"
+                f"entry {entry.path[:200]!r}: owner {entry.uid}:{entry.gid} or mtime "
+                f"{entry.mtime_seconds} does not fit (owners have 32 bits, times 64)"
             ) from exc
     return image
 

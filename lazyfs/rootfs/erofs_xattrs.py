@@ -78,7 +78,7 @@ class XattrBodies:
         for name in added:
             if _prefix_index(name) is None:
                 raise UnsupportedByErofs(
-                    f"xattr of the root: got name {name[:80]!r}, expected one that EROFS has"
+                    f"xattr of the root: EROFS has no prefix for the name {name[:80]!r}"
                 )
         return _build(b"/", (wanted | dict(added)).items())
 

@@ -65,14 +65,14 @@ def imports_of_bytecode(data: bytes) -> list[bytes]:
     Modules, and names from modules, which may be modules too; each once.  Raises BadBytecode.
     """
     if len(data) < PYC_HEADER_SIZE + 1 or data[2:4] != b"\r\n":
-        raise BadBytecode(f"bytecode: got {data[:4]!r}, expected a magic number")
+        raise BadBytecode(f"bytecode: {data[:4]!r} is not a magic number")
     magic = int.from_bytes(data[:2], "little")
     if magic not in OLD_CODE and magic not in NEW_CODE:
-        raise BadBytecode(f"bytecode: got magic number {magic}, expected one of 3.8 or later")
+        raise BadBytecode(f"bytecode: magic number {magic} is not one of Python 3.8 or later")
     try:
         code, names = _Reader(data, is_new=magic in NEW_CODE).code_and_names()
     except (IndexError, struct.error) as exc:
-        raise BadBytecode(f"bytecode: got {len(data)} bytes, expected more") from exc
+        raise BadBytecode(f"bytecode: it ends after {len(data)} bytes") from exc
     opcodes = next(opcodes for magics, opcodes in OPCODES.items() if magic in magics)
     numbers = _imported(code, *opcodes)
     found = dict.fromkeys(names[number] for number in numbers if number < len(names))
@@ -103,7 +103,7 @@ class _Reader:
     def code_and_names(self) -> tuple[bytes, list[bytes]]:
         """Return the instructions, and the names they use, of the code object that comes next."""
         if self._byte() & ~REFERENCE != ord("c"):
-            raise BadBytecode("bytecode: got another object, expected code")
+            raise BadBytecode("bytecode: it does not begin with a code object")
         if self._data[self._at - 1] & REFERENCE:
             self._known.append(None)
         self._skip(4 * (5 if self._is_new else 6))
@@ -111,7 +111,7 @@ class _Reader:
         self._value(0)  # the constants, functions among them
         names = self._value(0)
         if not isinstance(code, bytes) or not isinstance(names, list):
-            raise BadBytecode("bytecode: got other objects, expected instructions and names")
+            raise BadBytecode("bytecode: a code object has no instructions or names")
         return code, [name if isinstance(name, bytes) else b"" for name in names]
 
     def _byte(self) -> int:
@@ -126,7 +126,9 @@ class _Reader:
 
     def _skip(self, size: int) -> None:
         if size < 0 or self._at + size > len(self._data):
-            raise BadBytecode(f"bytecode: got {len(self._data)} bytes, expected {size} more")
+            raise BadBytecode(
+                f"bytecode: it ends after {len(self._data)} bytes, within an object of {size} bytes"
+            )
         self._at += size
 
     def _text(self, size: int) -> bytes:
@@ -136,7 +138,7 @@ class _Reader:
 
     def _value(self, depth: int) -> Value:
         if depth > MAX_DEPTH:
-            raise BadBytecode(f"bytecode: got objects nested deeper than {MAX_DEPTH}")
+            raise BadBytecode(f"bytecode: objects are nested deeper than {MAX_DEPTH}")
         byte = self._byte()
         kind = byte & ~REFERENCE
         if kind == ord("r"):
@@ -160,7 +162,7 @@ class _Reader:
         if kind in SEQUENCES:
             count = self._number()
             if not 0 <= count <= len(self._data):
-                raise BadBytecode(f"bytecode: got {count} objects, expected as many as there are")
+                raise BadBytecode(f"bytecode: {count} objects do not fit into the file")
             return [self._value(depth) for _ in range(count)]
         size = SIZES.get(kind)
         if size is not None:
@@ -180,7 +182,7 @@ class _Reader:
                 self._value(depth)
             self._at += 1
         else:
-            raise BadBytecode(f"bytecode: got an object of kind {kind}, expected a known one")
+            raise BadBytecode(f"bytecode: kind of object {kind} is not known")
         return None
 
     def _code(self, depth: int) -> None:

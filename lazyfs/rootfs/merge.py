@@ -115,7 +115,7 @@ class _LayerTree:
             parent_path, _, name = path.rpartition(b"/")
             if not path:
                 if kind != Kind.DIRECTORY:
-                    raise BadLayer(f"root entry: got a {kind.name.lower()}, expected a directory")
+                    raise BadLayer(f"the root is not a directory ({kind.name.lower()})")
                 self._root.entry = entry
                 continue
             if WHITEOUT_PREFIX in path and self._note_whiteout(parent_path, name):
@@ -203,13 +203,11 @@ class _LayerTree:
                 node = resolved[id(node)]
                 break
             if id(node) in chain:
-                raise BadLayer(f"hardlink {_path(link)[:200]!r}: got a cycle, expected a target")
+                raise BadLayer(f"hard link {_path(link)[:200]!r} leads in a circle")
             chain.add(id(node))
             node = self._find(entry.link, link)
         if isinstance(node, Directory):
-            raise BadLayer(
-                f"hardlink {_path(link)[:200]!r}: got a directory, expected another target"
-            )
+            raise BadLayer(f"hard link {_path(link)[:200]!r} leads to a directory")
         resolved.update(dict.fromkeys(chain, node))
         return node
 
@@ -219,8 +217,8 @@ class _LayerTree:
         node = None if parent is None else parent.children.get(name)
         if node is None:
             raise BadLayer(
-                f"hardlink {_path(link)[:200]!r}: got target {path[:200]!r}, "
-                "expected an entry of the same layer"
+                f"hard link {_path(link)[:200]!r} leads to {path[:200]!r}, "
+                "which is not in the same layer"
             )
         return node
 

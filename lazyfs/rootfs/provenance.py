@@ -103,7 +103,7 @@ class Provenance:
         trailer = hashlib.sha256(self._view[:body_size]).digest()
         if self._view[body_size:] != trailer:
             self._view.release()
-            raise BadProvenance("provenance: got a wrong sha256 trailer, expected the file's own")
+            raise BadProvenance("provenance: the sha256 trailer is not that of the file")
         words = _words(self._view)
         self._nids = words[HEADER.size // WORD : body_size // WORD : RECORD.size // WORD]
 

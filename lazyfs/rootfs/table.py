@@ -90,7 +90,7 @@ def _records(toc: Toc, payload_end: int) -> tuple[bytes | bytearray, int, int, b
     chunks = (chunk for entry in toc.entries for chunk in entry.chunks)
     starts = sorted({chunk.blob_offset for chunk in chunks if chunk.codec != Codec.HOLE})
     if starts and starts[-1] >= payload_end:
-        raise BadLayout(f"chunk: got blob offset {starts[-1]}, expected below {payload_end}")
+        raise BadLayout(f"chunk: got blob offset {starts[-1]}, expected less than {payload_end}")
     ends = dict(itertools.pairwise([*starts, payload_end]))
     count = sum(len(entry.chunks) for entry in toc.entries)
     records = bytearray(count * RECORD.size)
@@ -165,7 +165,7 @@ class LayerTable:
         trailer = hashlib.sha256(self._view[:body_size]).digest()
         if self._view[body_size:] != trailer:
             self._view.release()
-            raise BadTable("layer table: got a wrong sha256 trailer, expected the file's own")
+            raise BadTable("layer table: the sha256 trailer is not that of the file")
         self._words = _words(self._view)
         stop = body_size // WORD
         self._device_offsets = self._words[HEADER_WORDS:stop:RECORD_WORDS]

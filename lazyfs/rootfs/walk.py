@@ -44,7 +44,7 @@ def _walk(index: ErofsIndex, path: bytes, *, follow: bool) -> tuple[int, list[by
     while pending:
         name = pending.pop()
         if index.inode(nid).kind != Kind.DIRECTORY:
-            raise PathNotFound(f"{_shown(path)}: got a file on the way, expected a directory")
+            raise PathNotFound(f"{_shown(path)}: a parent of it is not a directory")
         if name == b"..":
             if len(trail) > 1:
                 trail.pop()
@@ -53,12 +53,12 @@ def _walk(index: ErofsIndex, path: bytes, *, follow: bool) -> tuple[int, list[by
             continue
         found = index.lookup(nid, name)
         if found is None:
-            raise PathNotFound(f"{_shown(path)}: no such file or directory in the image")
+            raise PathNotFound(f"{_shown(path)} does not exist in the image")
         kind = index.inode(found).kind
         if kind == Kind.SYMLINK and (pending or follow or ends_in_slash):
             links += 1
             if links > MAX_LINKS:
-                raise PathNotFound(f"{_shown(path)}: got more than {MAX_LINKS} symlinks")
+                raise PathNotFound(f"{_shown(path)}: more than {MAX_LINKS} symlinks on the way")
             target = index.readlink(found)
             if target.startswith(b"/"):
                 del trail[1:]
@@ -71,9 +71,9 @@ def _walk(index: ErofsIndex, path: bytes, *, follow: bool) -> tuple[int, list[by
         if kind == Kind.DIRECTORY:
             trail.append(nid)
             if len(trail) > MAX_DEPTH:
-                raise IndexCorrupt(f"{_shown(path)}: got more than {MAX_DEPTH} directories deep")
+                raise IndexCorrupt(f"{_shown(path)}: more than {MAX_DEPTH} directories deep")
     if ends_in_slash and index.inode(nid).kind != Kind.DIRECTORY:
-        raise PathNotFound(f"{_shown(path)}: got a file, expected a directory")
+        raise PathNotFound(f"{_shown(path)} is not a directory")
     return nid, names
 
 

@@ -86,7 +86,7 @@ AMBIGUOUS_TOCS = {
 @pytest.mark.parametrize("data", AMBIGUOUS_TOCS.values(), ids=AMBIGUOUS_TOCS)
 def test_a_toc(decode: Callable[..., Any], data: bytes) -> None:
     json.loads(data)
-    with pytest.raises(BadToc, match=r"twice in one object|some readers take one for the other"):
+    with pytest.raises(BadToc, match=r"twice in one object|some readers ignore the case"):
         decode(data)
 
 
@@ -143,7 +143,7 @@ AMBIGUOUS_MANIFESTS = {
 @pytest.mark.parametrize("data", AMBIGUOUS_MANIFESTS.values(), ids=AMBIGUOUS_MANIFESTS)
 def test_a_manifest(data: bytes) -> None:
     json.loads(data)
-    with pytest.raises(BadManifest, match=r"twice|some readers take one"):
+    with pytest.raises(BadManifest, match=r"twice|some readers ignore the case"):
         decode_manifest(data, None)
 
 
@@ -161,9 +161,9 @@ def test_an_index() -> None:
         f'"digest":"{DIGEST}"',
     ):
         data = f'{{"schemaVersion":2,"manifests":[{entry % inner}]}}'.encode()
-        with pytest.raises(BadManifest, match=r"twice|some readers take one"):
+        with pytest.raises(BadManifest, match=r"twice|some readers ignore the case"):
             decode_manifest(data, None)
-        with pytest.raises(BadLayout, match=r"twice|some readers take one"):
+        with pytest.raises(BadLayout, match=r"twice|some readers ignore the case"):
             decode_index(data, "index.json")
 
 
@@ -182,7 +182,7 @@ AMBIGUOUS_CONFIGS = [
 
 @pytest.mark.parametrize("text", AMBIGUOUS_CONFIGS)
 def test_a_config(text: str) -> None:
-    with pytest.raises(BadConfig, match=r"twice|some readers take one"):
+    with pytest.raises(BadConfig, match=r"twice|some readers ignore the case"):
         decode_config(text.encode())
 
 

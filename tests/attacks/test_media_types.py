@@ -8,6 +8,7 @@ empty directory: each command says which layer it is and why, before anything of
 
 import gzip
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ EMPTY = {"no bytes": b"", "one block": bytes(512), "two": bytes(1024), "GNU tar"
 @pytest.mark.parametrize("data", NO_TARS.values(), ids=NO_TARS)
 @pytest.mark.parametrize("step", [100, 512, 1000, 1 << 21])
 def test_no_tar_is_an_empty_one(data: bytes, step: int) -> None:
-    with pytest.raises(BadTar, match="expected a tar"):
+    with pytest.raises(BadTar, match=r"not a tar|an empty tar|few for a tar"):
         scan(data, step)
 
 
@@ -181,7 +182,7 @@ def test_no_command_shows_an_empty_directory(
     for words in (("ls", image), ("verify", image), ("convert", image, f"oci:{tmp_path}/made")):
         done = run(*words)
         assert done.code == 7, words
-        assert "expected a tar" in done.err
+        assert re.search("not a tar|an empty tar|few for a tar", done.err)
 
 
 @pytest.mark.parametrize("data", EMPTY.values(), ids=EMPTY)
@@ -225,7 +226,7 @@ def test_a_pass_of_an_older_release_is_made_again(
     make_layout(tmp_path / "image", [lying], tag="lying")
     done = run("ls", f"oci:{tmp_path}/image:lying")
     assert done.code == 7
-    assert "expected a tar" in done.err
+    assert re.search("not a tar|an empty tar|few for a tar", done.err)
 
 
 def test_a_pass_of_an_older_release_is_not_enough_for_a_known_image(

@@ -130,7 +130,7 @@ def test_every_reason(run, tmp_path, lazy):
         "external TOC": (layer_from_fixture("edge-exttoc"), "estargz-external-toc"),
         "no TOC digest annotation": (replace(lazy, annotations={}), "estargz"),
         "TOC: got sha256": (replace(lazy, annotations=wrong), "estargz"),
-        "expected sha256:": (replace(lazy, annotations={TOC_KEY: "x"}), "unknown"),
+        "is not a digest": (replace(lazy, annotations={TOC_KEY: "x"}), "unknown"),
         "expected at least 51": (Layer(b"tiny", lazy.media_type, {}, lazy.diff_id), "gzip"),
         "got 0 bytes": (Layer(b"", lazy.media_type, {}, lazy.diff_id), "gzip"),
         "damaged": (replace(lazy, blob=lazy.blob[:-1] + b"x"), "estargz-damaged"),

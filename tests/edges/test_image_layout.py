@@ -58,7 +58,7 @@ async def test_the_only_image_may_have_two_tags(layout: Path) -> None:
 async def test_two_images_are_not_the_only_one(layout: Path) -> None:
     images.make_layout(layout, [LAYER, LAYER], tag="v2")
     assert await fetch(layout, "v1") != await fetch(layout, "v2")
-    with pytest.raises(NotInLayout, match=r"2 images \(v1, v2\), expected exactly one") as caught:
+    with pytest.raises(NotInLayout, match=r"has 2 images \(v1, v2\)") as caught:
         await fetch(layout, "")
     assert "oci:DIR:TAG" in str(caught.value)
 
@@ -66,7 +66,7 @@ async def test_two_images_are_not_the_only_one(layout: Path) -> None:
 async def test_an_image_without_a_tag(tmp_path: Path) -> None:
     digest = images.make_layout(tmp_path, [LAYER], tag=None)
     assert await fetch(tmp_path, "") == digest
-    with pytest.raises(NotInLayout, match="expected tag latest"):
+    with pytest.raises(NotInLayout, match="has no tag latest"):
         await fetch(tmp_path, "latest")
 
 
@@ -117,7 +117,7 @@ async def test_symlinks_within_the_layout_are_fine(layout: Path, tmp_path: Path)
 async def test_what_is_no_layout(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(NoLayout, match=f"{name}: got no file oci-layout"):
+    with pytest.raises(NoLayout, match=f"{name} is not an OCI image layout: .* oci-layout"):
         await fetch(tmp_path / name, "v1")
     with pytest.raises(NoLayout):
         await ImageLayout(str(tmp_path / name)).push_blob(described(DATA), DATA)
@@ -155,7 +155,7 @@ async def test_a_blob_that_is_cut_while_it_is_read(layout: Path) -> None:
         await anext(body)
         os.truncate(path, 2 << 20)
         await anext(body)
-        with pytest.raises(LayoutUnreadable, match="shrunk"):
+        with pytest.raises(LayoutUnreadable, match="shrank"):
             await anext(body)
 
 
@@ -163,7 +163,7 @@ async def test_a_blob_that_is_cut_while_it_is_read(layout: Path) -> None:
 async def test_a_blob_that_is_no_file(layout: Path, kind: str) -> None:
     path = images.blob_path(layout, digest_of(DATA))
     path.mkdir() if kind == "directory" else os.mkfifo(path)
-    with trio.fail_after(5), pytest.raises(LayoutUnreadable, match="no regular file"):
+    with trio.fail_after(5), pytest.raises(LayoutUnreadable, match="not a regular file"):
         await read_range(ImageLayout(str(layout)), described(DATA), 0, 10)
     assert not await ImageLayout(str(layout)).has_blob(described(DATA))
 
@@ -224,7 +224,7 @@ def test_versions_that_are_unknown(data: bytes) -> None:
 
 async def test_an_index_that_is_missing(layout: Path) -> None:
     (layout / "index.json").unlink()
-    with pytest.raises(LazyfsError, match=r"index\.json: got No such file"):
+    with pytest.raises(LazyfsError, match=r"index\.json: No such file"):
         await fetch(layout, "v1")
 
 

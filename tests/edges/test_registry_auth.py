@@ -72,7 +72,7 @@ async def test_basic(registry: FakeRegistry, authfile: Path) -> None:
 async def test_without_credentials_access_is_denied_with_a_hint(registry: FakeRegistry) -> None:
     registry.require_basic({"u": "geheim"})
     async with connected(registry) as client:
-        with pytest.raises(AccessDenied, match="401 UNAUTHORIZED") as caught:
+        with pytest.raises(AccessDenied, match="401, UNAUTHORIZED") as caught:
             await fetch(client)
     assert f"docker login {registry.host}" in str(caught.value)
     assert registry.count() == 1
@@ -300,7 +300,7 @@ async def test_a_denied_request_is_not_repeated_with_a_fresh_token(registry: Fak
     registry.require_bearer(is_public=True)
     registry.faults.add(faults.error(403, "DENIED", "no"), path="manifests", times=None, skip=1)
     async with connected(registry) as client:
-        with pytest.raises(Denied, match="403 DENIED"):
+        with pytest.raises(Denied, match="403, DENIED"):
             await fetch(client)
     assert registry.tokens_issued == 1
 

@@ -193,8 +193,8 @@ async def test_the_registrys_own_words(registry: FakeRegistry) -> None:
             await client.fetch_manifest("v9")
     assert str(caught.value) == (
         f"GET {registry.url}/v2/team/app/manifests/v9: "
-        "got 404 MANIFEST_UNKNOWN (manifest unknown), expected success\n"
-        "check the name, the tag and the spelling of the registry"
+        "HTTP status 404, MANIFEST_UNKNOWN (manifest unknown)\n"
+        "check the registry, the repository and the tag"
     )
 
 

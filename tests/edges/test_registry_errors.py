@@ -51,14 +51,14 @@ def test_statuses(status: int, family: type[LazyfsError], is_temporary: bool) ->
     error = error_for("GET", URL, status, {}, b"", registry="r.example")
     assert isinstance(error, family)
     assert isinstance(error, TEMPORARY) == is_temporary
-    assert f"GET {URL}: got {status}" in error.message
+    assert f"GET {URL}: HTTP status {status}" in error.message
 
 
 def test_the_registrys_own_words_are_there() -> None:
     said = body("MANIFEST_UNKNOWN", "no such\nmanifest\x1b[31m")
     error = error_for("GET", URL, 404, {}, said, registry="r.example")
     assert error.message == (
-        f"GET {URL}: got 404 MANIFEST_UNKNOWN (no such\\nmanifest\\x1b[31m), expected success"
+        f"GET {URL}: HTTP status 404, MANIFEST_UNKNOWN (no such\\nmanifest\\x1b[31m)"
     )
 
 

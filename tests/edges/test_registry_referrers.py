@@ -121,9 +121,15 @@ def links(target: str) -> faults.Behaviour:
     [
         (links("http://127.0.0.2:1/x"), "another host"),
         (links("ftp://x"), "http"),
-        (faults.replaced(b"<html>"), "expected JSON"),
-        (faults.replaced(b'{"schemaVersion": 2, "config": {}, "layers": []}'), "expected"),
-        (faults.replaced(b'{"schemaVersion": 2, "manifests": [{"digest": "x"}]}'), "expected JSON"),
+        (faults.replaced(b"<html>"), "not a valid manifest"),
+        (
+            faults.replaced(b'{"schemaVersion": 2, "config": {}, "layers": []}'),
+            "not a valid manifest",
+        ),
+        (
+            faults.replaced(b'{"schemaVersion": 2, "manifests": [{"digest": "x"}]}'),
+            "not a valid manifest",
+        ),
     ],
 )
 async def test_a_page_that_is_none_is_no_answer(

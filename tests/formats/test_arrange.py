@@ -82,7 +82,7 @@ def test_an_implied_directory_is_replaced_too():
 @pytest.mark.parametrize("above", [regular("a"), linked("a", "z")])
 def test_nothing_may_lie_below_what_is_no_directory(above: TarMember):
     for below in (regular("a/x"), regular("a/x/y/z")):
-        with pytest.raises(BadTar, match="expected a directory"):
+        with pytest.raises(BadTar, match="is not a directory"):
             arrange([regular("z"), above, below])
 
 
@@ -114,7 +114,7 @@ def test_hardlinks_find_their_file_through_symlinks():
 
 
 def test_a_hardlink_takes_the_symlink_away_by_which_its_file_was_found():
-    with pytest.raises(BadTar, match="expected a file before it"):
+    with pytest.raises(BadTar, match="not a file before it"):
         arrange([regular("usr/f", 5), soft("l", "usr"), linked("l", "l/f")])
 
 
@@ -154,13 +154,13 @@ def test_only_the_name_makes_a_whiteout(kind: Kind):
 def test_no_name_is_below_a_whiteout_and_no_link_leads_to_one():
     members = [folder(".wh.d"), regular(".wh.d/x"), regular(".wh.e/y"), regular("z")]
     assert paths(arrange(members)) == [".wh.d", "z"]
-    with pytest.raises(BadTar, match="expected a file before it"):
+    with pytest.raises(BadTar, match="not a file before it"):
         arrange([regular(".wh.a"), linked("b", ".wh.a")])
 
 
 @pytest.mark.parametrize("name", [".wh.", ".wh..", ".wh...", "d/.wh."])
 def test_a_whiteout_of_nothing_is_refused(name: str):
-    with pytest.raises(BadTar, match="whiteout of nothing"):
+    with pytest.raises(BadTar, match="whiteout that names nothing"):
         arrange([regular(name)])
 
 
@@ -224,9 +224,9 @@ def test_links_to_nothing_and_to_directories_are_refused():
         [linked("a", "a")],
         [regular("a"), regular("d/x"), linked("d", "d/x")],
     ):
-        with pytest.raises(BadTar, match="expected a file before it"):
+        with pytest.raises(BadTar, match="not a file before it"):
             arrange(members)
-    with pytest.raises(BadTar, match="expected a file"):
+    with pytest.raises(BadTar, match="hard link to a directory"):
         arrange([folder("d"), linked("a", "d")])
 
 
@@ -237,9 +237,9 @@ def test_landmarks_and_tocs_of_an_earlier_conversion_are_dropped():
     names = ("stargz.index.json", ".prefetch.landmark", ".no.prefetch.landmark")
     members = [*map(regular, names), regular("a"), *(regular(f"sub/{name}") for name in names)]
     assert paths(arrange(members)) == ["a", *(f"sub/{name}" for name in names)]
-    with pytest.raises(BadTar, match="expected a file of an eStargz layer"):
+    with pytest.raises(BadTar, match="is a directory; eStargz"):
         arrange([folder(".prefetch.landmark")])
-    with pytest.raises(BadTar, match="expected a file of an eStargz layer"):
+    with pytest.raises(BadTar, match="is a directory; eStargz"):
         arrange([regular("stargz.index.json/x")])
 
 
@@ -283,7 +283,7 @@ def test_long_chains_and_many_replacements_take_little_time():
 
 def test_what_names_imply_and_where_symlinks_lead_is_bounded(monkeypatch: pytest.MonkeyPatch):
     deep = [regular(f"{number}" + "/d" * 2000 + "/f") for number in range(30)]
-    with pytest.raises(BadTar, match="imply"):
+    with pytest.raises(BadTar, match="directories without an entry"):
         arrange(deep)
     chain = [soft("0", "d"), *(soft(f"{number}", f"{number - 1}") for number in range(1, 255))]
     assert paths(arrange([*chain, regular("254/x")]))[-1] == "d/x"

@@ -54,7 +54,7 @@ def test_it_comes_off_however_the_blob_is_read(name: str):
 )
 def test_what_other_programs_compress_is_named(blob: bytes, name: str):
     for take in (unpack, lambda data: open_stream(data).feed(data)):
-        with pytest.raises(BadCompression, match=f"got {name}, expected tar, gzip or zstd"):
+        with pytest.raises(BadCompression, match=f"not tar, gzip or zstd, but {name}"):
             take(blob)
 
 
@@ -72,7 +72,7 @@ def test_gzip_cut_anywhere_is_refused():
 
 
 def test_junk_after_a_member_is_not_called_a_member_cut_short():
-    with pytest.raises(BadCompression, match="got b'junk' after a gzip member"):
+    with pytest.raises(BadCompression, match="b'junk' after a gzip member"):
         unpack(gzip.compress(b"payload") + b"junk")
 
 

@@ -161,7 +161,7 @@ class TestDamage:
         for pieces in cuts(bytes(blob.data)):
             result, (error,) = run(pieces, blob.pieces)
             assert result == {0: b"first", 1: None, 2: b"third"}
-            assert "got a stream of 5512 bytes" in error
+            assert "its stream ends after 5512 bytes" in error
 
     def test_a_piece_beyond_its_stream(self):
         blob = self.blob()
@@ -191,13 +191,13 @@ class TestDamage:
         blob.pieces.append(blob.pieces[0]._replace(key=1, inner_offset=3))
         result, (error,) = run([bytes(blob.data)], blob.pieces)
         assert result == {0: b"one", 1: None}
-        assert "bad gzip data" in error
+        assert "gzip data are damaged" in error
 
     def test_a_range_that_ends_early(self):
         blob = self.blob()
         result, errors = run([bytes(blob.data[:100])], blob.pieces)
         assert result == {0: b"first", 1: None, 2: None}
-        assert any("range that ended before" in error for error in errors)
+        assert any("range that was read ends before" in error for error in errors)
         assert run([], blob.pieces)[0] == {0: None, 1: None, 2: None}
 
     def test_a_range_that_starts_late(self):
@@ -252,7 +252,7 @@ class TestOverlaps:
         for result, errors in results:
             assert result[0] == b"a" * 100
             assert result[7] is None
-            assert any("overlaps one at 0" in error for error in errors)
+            assert any("overlaps the chunk at 0" in error for error in errors)
             assert result == results[0][0]
 
 

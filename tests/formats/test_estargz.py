@@ -124,8 +124,8 @@ class TestReadToc:
 
     def test_exactly_one_member(self):
         member = gzip.compress(tar_of(JSON))
-        assert "after its gzip member" in refused(member + b"\0")
-        assert "after its gzip member" in refused(member + gzip.compress(b""))
+        assert "follow its gzip member" in refused(member + b"\0")
+        assert "follow its gzip member" in refused(member + gzip.compress(b""))
         half = len(tar_of(JSON)) // 2
         split = gzip.compress(tar_of(JSON)[:half]) + gzip.compress(tar_of(JSON)[half:])
         assert "TOC" in refused(split)
@@ -136,19 +136,19 @@ class TestReadToc:
             assert "TOC" in refused(member[:size])
 
     def test_other_compressions(self):
-        assert "bad gzip data" in refused(zlib.compress(tar_of(JSON)))
-        assert "bad gzip data" in refused(tar_of(JSON))
+        assert "gzip data are damaged" in refused(zlib.compress(tar_of(JSON)))
+        assert "gzip data are damaged" in refused(tar_of(JSON))
 
     def test_gzip_checks_count(self):
         member = bytearray(gzip.compress(tar_of(JSON)))
         member[-5] ^= 1  # CRC
-        assert "bad gzip data" in refused(bytes(member))
+        assert "gzip data are damaged" in refused(bytes(member))
 
     @pytest.mark.parametrize(
         "name", ["./stargz.index.json", "/stargz.index.json", "stargz.index", "a/stargz.index.json"]
     )
     def test_the_name_is_exact(self, name):
-        assert "tar entry" in refused(gzip.compress(tar_of(JSON, name)))
+        assert "its tar begins with" in refused(gzip.compress(tar_of(JSON, name)))
 
     @pytest.mark.parametrize("kind", [tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.GNUTYPE_LONGNAME])
     def test_it_is_a_regular_file(self, kind):
@@ -167,7 +167,7 @@ class TestReadToc:
         tar[124:136] = size
         tar[148:156] = b" " * 8
         tar[148:156] = b"%06o\0 " % sum(tar[:512])
-        assert "tar entry" in refused(gzip.compress(bytes(tar)))
+        assert "its tar begins with" in refused(gzip.compress(bytes(tar)))
 
     @pytest.mark.parametrize("tar", [b"", b"x", bytes(512), bytes(1024), tar_of(JSON)[:511]])
     def test_no_tar(self, tar):
@@ -188,14 +188,14 @@ class TestLimits:
 
     def test_raw_size(self):
         limits = replace(DEFAULT_LIMITS, toc_size=1000)
-        assert "expected less" in refused(gzip.compress(bytes(10_000)), limits=limits)
+        assert "expand to more than" in refused(gzip.compress(bytes(10_000)), limits=limits)
 
     def test_ratio(self):
         """What is far smaller packed than any TOC is refused after little of it."""
         bomb = gzip.compress(bytes(60 << 20))
         tracemalloc.start()
         try:
-            assert "expected less" in refused(bomb)
+            assert "expand to more than" in refused(bomb)
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -221,7 +221,7 @@ class TestAnnotations:
 
     def test_disagreement(self):
         annotations = dict(zip(TOC_DIGEST_KEYS, (self.ONE, self.OTHER, self.ONE), strict=True))
-        with pytest.raises(BadAnnotation, match="expected one digest"):
+        with pytest.raises(BadAnnotation, match="different TOC digests"):
             toc_digest_of(annotations)
 
     @pytest.mark.parametrize("value", ["", "x", "sha256:12", "sha256:" + "A" * 64])

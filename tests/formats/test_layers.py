@@ -93,13 +93,13 @@ class TestClaims:
         key = PREFIXES[CONTAINERS] + "manifest-checksum"
         with pytest.raises(BadAnnotation, match="manifest-checksum"):
             claims_of({**annotations, key: "md5:x"})
-        with pytest.raises(BadAnnotation, match="without manifest-checksum"):
+        with pytest.raises(BadAnnotation, match="lack manifest-checksum"):
             claims_of({k: v for k, v in annotations.items() if k != key})
 
     def test_two_dialects_that_disagree(self):
         one = zstd_layer(FILES).annotations
         other = zstd_layer({"other": [b"x"]}, dialect="stargz").annotations
-        with pytest.raises(BadAnnotation, match="expected one TOC"):
+        with pytest.raises(BadAnnotation, match="state different TOCs"):
             claims_of({**one, **other})
 
     def test_two_dialects_that_agree(self):
@@ -178,7 +178,7 @@ class TestFormats:
 
     @pytest.mark.parametrize("tail", [b"", b"\0", b"x" * 51, b"\x28\xb5\x2f\xfd" + bytes(60)])
     def test_others(self, tail):
-        with pytest.raises(NotEstargz, match="expected"):
+        with pytest.raises(NotEstargz, match="not eStargz or zstd:chunked"):
             find_layer_toc(tail, len(tail), Claims())
 
     @pytest.mark.parametrize("name", ["edge-default", "edge-exttoc"])
@@ -188,11 +188,11 @@ class TestFormats:
         message = refused(
             replace(layer, annotations={**layer.annotations, **claimed}), BadAnnotation
         )
-        assert "expected zstd:chunked as in the annotations" in message
+        assert "the annotations say zstd:chunked" in message
 
     def test_a_plain_layer_that_claims_to_be_zstd(self):
         layer = replace(zstd_layer(FILES), blob=frame(b"tar"))
-        assert "got a plain zstd layer" in refused(layer, BadAnnotation)
+        assert "it is plain zstd" in refused(layer, BadAnnotation)
 
     @pytest.mark.parametrize("dialect", [STARGZ, CONTAINERS])
     def test_the_other_dialects_annotations(self, dialect):
@@ -203,7 +203,7 @@ class TestFormats:
             for key, value in layer.annotations.items()
         }
         message = refused(replace(layer, annotations=annotations), BadAnnotation)
-        assert f"dialect of {dialect}" in message
+        assert f"got dialect {dialect}" in message
 
     def test_an_estargz_digest_that_is_of_another_toc(self):
         layer = zstd_layer(FILES)
@@ -312,7 +312,7 @@ class TestToc:
         ("fields", "message"),
         [
             ({"chunkType": "ones"}, "chunkType 'ones'"),
-            ({"chunkDigest": ""}, "without chunkDigest"),
+            ({"chunkDigest": ""}, "has no chunkDigest"),
             ({"offset": 1 << 50}, "offset 1125899906842624"),
             ({"chunkOffset": 299}, "a chunk at 299"),
             ({"chunkSize": 9999999}, "of 9999999 bytes"),
@@ -345,7 +345,7 @@ class TestToc:
 
     def test_a_frame_of_more_than_it_says(self):
         layer = zstd_layer(FILES, toc_frame=frame(bytes(10 << 20)))
-        assert "got more than" in refused(layer, BadToc)
+        assert "expand to more than" in refused(layer, BadToc)
 
     def test_a_frame_of_less(self):
         layer = zstd_layer(FILES, toc_frame=frame(b"{}"))

@@ -177,7 +177,7 @@ class TestMediaType:
 
     @pytest.mark.parametrize("called", [DOCKER_MANIFEST, OCI_INDEX, DOCKER_INDEX])
     def test_contradiction(self, called):
-        with pytest.raises(BadManifest, match="as it was called"):
+        with pytest.raises(BadManifest, match="as served"):
             decode(MANIFEST, called)
 
     @pytest.mark.parametrize("called", [None, "", "application/json", "text/plain"])

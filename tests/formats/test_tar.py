@@ -242,7 +242,7 @@ def test_a_record_speaks_for_one_member_only():
     ],
 )
 def test_records_that_are_none(content: bytes):
-    with pytest.raises(ValueError, match="expected LENGTH"):
+    with pytest.raises(ValueError, match="not of the form LENGTH"):
         parse_records(content)
     with pytest.raises(BadTar):
         scan([raw_extended(content)])
@@ -261,7 +261,7 @@ def test_records_that_are_some():
 def test_other_types_are_refused_by_name(kind: bytes):
     block = bytearray(build_header(TarMember(b"f", Kind.REGULAR)))
     block[156:157] = kind
-    with pytest.raises(BadTar, match="expected"):
+    with pytest.raises(BadTar, match=r"not a file|is not one of"):
         scan([summed(block)])
 
 
@@ -284,7 +284,7 @@ def test_other_types_are_refused_by_name(kind: bytes):
     ],
 )
 def test_what_linux_cannot_hold_is_refused(records: dict[bytes, bytes]):
-    with pytest.raises(BadTar, match="expected"):
+    with pytest.raises(BadTar, match=r"negative|bits|seconds|of the form LENGTH|at most"):
         scan([extended(records)])
 
 
@@ -293,7 +293,7 @@ def test_links_need_targets(kind: Kind):
     member = TarMember(b"l", kind, link=b"t")
     block = bytearray(build_header(member))
     block[157:257] = bytes(100)
-    with pytest.raises(BadTar, match="expected a target"):
+    with pytest.raises(BadTar, match=r"link target .* is not valid"):
         scan([summed(block)])
 
 
@@ -302,7 +302,7 @@ def test_numbers_that_are_none_are_refused():
     for at, field in fields.items():
         block = bytearray(build_header(TarMember(b"f", Kind.REGULAR)))
         block[at : at + len(field)] = field
-        with pytest.raises(BadTar, match="expected"):
+        with pytest.raises(BadTar, match=r"octal number|bits"):
             scan([summed(block)])
 
 
@@ -359,14 +359,14 @@ def test_what_follows_the_end_is_ignored():
 def test_one_block_of_zeros_is_an_end_only_if_nothing_follows():
     header = build_header(TarMember(b"a", Kind.DIRECTORY))
     assert len(scan([header + bytes(512)])) == 1
-    with pytest.raises(BadTar, match="second block of its end"):
+    with pytest.raises(BadTar, match="follows a block of zeros"):
         scan([header + bytes(512) + header])
 
 
 def test_an_extended_header_that_nothing_follows_says_nothing():
     tar = extended({b"path": b"other"})[: -len(build_header(TarMember(b"f", Kind.REGULAR)))]
     assert scan([tar]) == scan([tar + END_OF_ARCHIVE]) == []
-    with pytest.raises(BadTar, match="expected more of a header"):
+    with pytest.raises(BadTar, match="within a header"):
         scan([tar[:520]])
 
 
@@ -459,7 +459,7 @@ def test_what_a_tar_cannot_say_is_refused():
         TarMember(b"a", Kind.REGULAR, xattrs=((b"user.a=b", b""),)),
         TarMember(b"a", Kind.CHAR, dev_minor=2**21),
     ):
-        with pytest.raises(BadTar, match="expected"):
+        with pytest.raises(BadTar, match=r"NUL|larger than"):
             build_header(member)
 
 
@@ -512,7 +512,7 @@ def test_what_members_say_is_bounded_by_the_memory_it_takes(more: dict):
             archive.addfile(member)
     tar = buffer.getvalue()
     assert len(scan([tar])) == 20
-    with pytest.raises(BadTar, match="more than 1000000 bytes of names and extended headers"):
+    with pytest.raises(BadTar, match="names and extended headers take more than 1000000 bytes"):
         scan([tar], Limits(toc_size=1_000_000))
 
 

@@ -71,7 +71,7 @@ def test_every_time_must_be_one(key: bytes):
     for text in (b"soon", b".5", b"1.x", b"9" * 20, b""):
         tar = extended([(key, text)]) + built(Header(b"a"))
         if text:
-            with pytest.raises(BadTar, match="expected seconds"):
+            with pytest.raises(BadTar, match="not a time in seconds"):
                 scan(tar)
         else:
             assert only(tar).mtime_seconds == 1_600_000_000
@@ -108,7 +108,7 @@ def test_spellings_of_a_size(field: bytes):
     ],
 )
 def test_every_number_must_be_one(at: int, field: bytes):
-    with pytest.raises(BadTar, match="expected"):
+    with pytest.raises(BadTar, match=r"octal number|64 bits"):
         scan(with_field(at, field, Header(b"a", b"5")))
 
 
@@ -201,5 +201,5 @@ def test_device_numbers_are_looked_at_where_there_is_a_device():
 
 def test_the_last_payload_needs_no_padding():
     assert only(built(Header(b"f", size=3)) + b"abc").size == 3
-    with pytest.raises(BadTar, match="expected 1 more of a file"):
+    with pytest.raises(BadTar, match="1 before the end of a file"):
         scan(built(Header(b"f", size=3)) + b"ab")

@@ -57,15 +57,15 @@ def test_the_last_line_may_have_no_end():
     ("number", "fields", "message"),
     [
         (0, {"type": 3}, "type 3"),
-        (0, {"type": "2"}, "expected an entry"),
-        (0, {"payload": "!"}, "expected an entry"),
+        (0, {"type": "2"}, "not a valid entry"),
+        (0, {"payload": "!"}, "not a valid entry"),
         (0, {"position": 1}, "position 1"),
         (1, {"name": "b"}, "'b' of 9 bytes"),
         (1, {"name": "../../x"}, "expected b'a' of 9"),
         (1, {"name": "x" * 5000}, "5000 bytes"),
         (1, {"size": 8}, "of 8 bytes"),
-        (1, {"size": -1}, "expected an entry"),
-        (1, {"size": 2**63}, "expected an entry"),
+        (1, {"size": -1}, "not a valid entry"),
+        (1, {"size": 2**63}, "not a valid entry"),
     ],
 )
 def test_wrong_lines(number, fields, message):
@@ -80,9 +80,9 @@ def renumbered(lines: list[dict]) -> list[dict]:
 
 
 def test_entries_too_few_and_too_many():
-    with pytest.raises(BadTarSplit, match="1 entries fewer"):
+    with pytest.raises(BadTarSplit, match="1 entries of the TOC are missing"):
         rebuilt(spelled(renumbered([line for line in LINES if line.get("name") != "c"])))
-    with pytest.raises(BadTarSplit, match="no more than in the TOC"):
+    with pytest.raises(BadTarSplit, match="is not in the TOC"):
         rebuilt(spelled(renumbered([*LINES, LINES[1]])))
 
 

@@ -104,7 +104,7 @@ class TestDocument:
         assert len(decode(*names[:3], limits=limits).entries) == 3
         assert "at most 3" in refused(*names, limits=limits)
         # So many that they are refused before they are decoded.
-        assert "too many" in refused(*names * 1000, limits=limits)
+        assert "more than 3 entries" in refused(*names * 1000, limits=limits)
 
     def test_chunks_count_as_entries(self):
         limits = replace(DEFAULT_LIMITS, entries=3)
@@ -286,9 +286,9 @@ class TestPayload:
         assert "expected" in refused(raw_file("a", size, chunkSize=10), *parts)
 
     def test_chunks_of_nothing(self):
-        assert "empty file" in refused(raw_entry("a", "reg"), raw_chunk(0, 10, 100))
-        assert "after a dir" in refused(raw_entry("a"), raw_chunk(0, 10, 100))
-        assert "before any file" in refused(raw_chunk(0, 10, 100))
+        assert "file is empty" in refused(raw_entry("a", "reg"), raw_chunk(0, 10, 100))
+        assert "not a regular file (type dir)" in refused(raw_entry("a"), raw_chunk(0, 10, 100))
+        assert "no file comes before it" in refused(raw_chunk(0, 10, 100))
 
     def test_the_first_chunk_starts_at_zero(self):
         assert "expected" in refused(raw_file("a", 10, chunkOffset=1))
@@ -401,7 +401,7 @@ class TestTree:
     )
     def test_nothing_lies_below_a_non_directory(self, parent, depth, order):
         reason = refused(*[parent, raw_file(depth)][::order], raw_file("z"))
-        assert "expected a directory" in reason
+        assert "is not a directory" in reason
 
     def test_what_counts_is_the_last_entry_of_the_parent(self):
         assert decode(raw_file("a"), raw_entry("a"), raw_file("a/b"))
@@ -439,7 +439,7 @@ class TestLinks:
         assert [entry.link for entry in toc.entries] == [b"b", b"c", b"", b"s", b"x"]
 
     def test_missing_target(self):
-        assert "an entry of this layer" in refused(raw_entry("a", "hardlink", linkName="b"))
+        assert "not in this layer" in refused(raw_entry("a", "hardlink", linkName="b"))
         chain = [
             raw_entry("a", "hardlink", linkName="b"),
             raw_entry("b", "hardlink", linkName="c"),

@@ -159,7 +159,7 @@ def test_the_largest_window() -> None:
     ],
 )
 def test_what_is_no_window(frame: bytes) -> None:
-    with pytest.raises(BadCompression, match="window: got"):
+    with pytest.raises(BadCompression, match=r"window: (got|cannot)"):
         unpack_window(frame)
 
 

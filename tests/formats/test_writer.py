@@ -583,7 +583,7 @@ def test_memory_does_not_grow_with_a_file():
 @pytest.mark.parametrize("pieces", [[], [b"abc"], [b"abcd", b"e"], [b"abcdef"]])
 def test_a_payload_of_another_size_is_refused(pieces: list[bytes]):
     arrangement = Arrangement((TarMember(b"f", Kind.REGULAR, size=4),))
-    with pytest.raises(BadTar, match="b'f': got"):
+    with pytest.raises(BadTar, match=r"b'f'(: got| has more than)"):
         write_layer(arrangement, lambda _: pieces, lambda _: None)
 
 

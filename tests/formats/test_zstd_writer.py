@@ -238,9 +238,9 @@ def test_options_have_bounds(options: dict[str, Any]):
     ("items", "message"),
     [
         ([file("a", b"1"), file("a", b"2")], "twice"),
-        ([hardlink("b", "a"), file("a", b"1")], "that file before it"),
-        ([file("stargz.index.json", b"{}")], "no eStargz layer"),
-        ([file(".no.prefetch.landmark", b"\x0f")], "no eStargz layer"),
+        ([hardlink("b", "a"), file("a", b"1")], "does not come before it"),
+        ([file("stargz.index.json", b"{}")], "is eStargz already"),
+        ([file(".no.prefetch.landmark", b"\x0f")], "is eStargz already"),
     ],
 )
 def test_tars_that_cannot_stay_are_refused_by_name(items: list, message: str):

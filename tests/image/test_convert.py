@@ -407,8 +407,8 @@ async def test_only_layers_with_prioritised_files_are_written_again(place: Place
 @pytest.mark.parametrize(
     ("path", "error", "match"),
     [
-        ("/no/such", NotFound, "no such file"),
-        ("/etc/gone", NotFound, "no such file"),  # a whiteout above
+        ("/no/such", NotFound, "does not exist"),
+        ("/etc/gone", NotFound, "does not exist"),  # a whiteout above
         ("/etc/config/x", NotFound, "on the way"),
         ("/loop", NotFound, "40 symlinks"),
         ("/etc", UsageError, "directory"),
@@ -453,7 +453,7 @@ async def test_bytes_that_are_no_layer_are_refused(place: Place):
     make_layout(place.source, [plain_layer(tar)])
     await place.refuses(FormatError, "checksum")
     make_layout(place.source, [plain_layer(b"a text, and no tar" * 99)])
-    await place.refuses(FormatError, "got b'a text, and no t'… at its start, expected a tar")
+    await place.refuses(FormatError, "not a tar, it begins with b'a text, and no t'…")
     cut_short = gzip.compress(BASE)[:-4]
     make_layout(place.source, [Layer(cut_short, plain_layer(BASE).media_type, {}, digest_of(BASE))])
     await place.refuses(FormatError, "cut short")
@@ -461,7 +461,7 @@ async def test_bytes_that_are_no_layer_are_refused(place: Place):
 
 async def test_what_no_mount_could_hold_is_refused(place: Place):
     make_layout(place.source, [plain_layer(tar_bytes([char_device("d", 5000, 1)]))])
-    await place.refuses(FormatError, "got device 5000:1")
+    await place.refuses(FormatError, "got device .*5000")
 
 
 async def test_a_config_must_name_every_layer(place: Place):

@@ -220,7 +220,7 @@ async def test_what_is_known_to_be_no_layer_is_not_read_to_its_end(store: Store)
     layer = Descriptor("", digest_of(data), len(data))
     source = MemorySource({layer.digest: data}, piece_size=1 << 20)
     taken: list[int] = []
-    with pytest.raises(FormatError, match=f"layer {layer.digest}: got xz, expected tar"):
+    with pytest.raises(FormatError, match=f"layer {layer.digest}: not tar, .* but xz"):
         await pass_layer(store, source, layer, digest_of(b""), progress=taken.append)
     assert taken == []
 

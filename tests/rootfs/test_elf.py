@@ -107,7 +107,7 @@ def test_a_page_that_ends_early() -> None:
 
 def test_a_section_without_names() -> None:
     data = make_elf([b"libc.so.6"])
-    with pytest.raises(BadElf, match="no names"):
+    with pytest.raises(BadElf, match="no table of names"):
         parse_dynamic(b"", parse_header(data))
 
 

@@ -315,12 +315,12 @@ class TestLimits:
 
     def test_symlinks(self) -> None:
         for target in (b"", b"t" * 4096, b"a\0b"):
-            with pytest.raises(UnsupportedByErofs, match="symlink b's': got a target"):
+            with pytest.raises(UnsupportedByErofs, match="symlink b's': a target"):
                 index_of(toc_of(symlink(b"s", target)))
 
     def test_numbers(self) -> None:
         for wrong in ({"uid": 2**32}, {"gid": -1}, {"mtime_seconds": 2**63}):
-            with pytest.raises(UnsupportedByErofs, match="entry b'f': got owner"):
+            with pytest.raises(UnsupportedByErofs, match="entry b'f': owner"):
                 index_of(toc_of(regular(b"f", **wrong)))
         with pytest.raises(UnsupportedByErofs, match="device number: got 4096:0"):
             index_of(toc_of(device(b"n", Kind.CHAR, 4096, 0)))
@@ -446,7 +446,7 @@ class TestXattrs:
         assert index.inode(index.root_nid).mode == 0o40755
 
     def test_of_the_root_that_erofs_lacks(self) -> None:
-        with pytest.raises(UnsupportedByErofs, match=r"root: got name b'system\.x'"):
+        with pytest.raises(UnsupportedByErofs, match=r"root: .* b'system\.x'"):
             index_of(toc_of(), root_xattrs={b"system.x": b""})
 
 

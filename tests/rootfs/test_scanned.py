@@ -130,7 +130,7 @@ def test_what_begins_inside_a_stream():
 def test_a_whiteout_of_nothing_is_for_python_to_refuse(name):
     document = spelled(*USUAL, raw_entry(name, "reg"))
     assert not check_same(document)
-    with pytest.raises(FormatError, match="whiteout of nothing"):
+    with pytest.raises(FormatError, match="whiteout that names nothing"):
         decode_toc(document, expected=None, blob_size=BLOB_SIZE)
     assert check_same(spelled(*USUAL, raw_entry(name + "x", "reg")))
 

@@ -162,7 +162,7 @@ class TestTable:
         assert list(table.covering(0, 1 << 40)) == []
 
     def test_chunk_behind_the_payloads(self) -> None:
-        with pytest.raises(BadLayout, match="got blob offset 2000, expected below 2000"):
+        with pytest.raises(BadLayout, match="got blob offset 2000, expected less than 2000"):
             build_table(SAMPLE, 2000)
 
     @pytest.mark.parametrize(

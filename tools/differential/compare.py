@@ -235,14 +235,14 @@ LISTED: Mapping[str, Callable[[Facts, Difference], bool]] = {
         each.field == "time" and _says_so(facts, each, Kind.DIRECTORY)
     ),
     "owner and mode of a directory without an entry": _is_implied,
-    "attributes of the root": _refused_by_us("got an xattr of 0"),
+    "attributes of the root": _refused_by_us("got an xattr with a name of 0 "),
     "xattrs of a directory listed twice": _is_listed_twice,
     "whiteouts of the bottom layer, or of their own": lambda facts, each: (
         _is_in_bottom_layer(facts, each)
         or _refused_by_them("failed to convert whiteout file .*: file exists")(facts, each)
         or _is_blocked(facts, each)
         or (
-            _refused_by_us("expected a file before it")(facts, each)
+            _refused_by_us("is not a file before it")(facts, each)
             and any(facts.whiteouts(layer) for layer in range(len(facts.members)))
         )
     ),
@@ -262,6 +262,6 @@ LISTED: Mapping[str, Callable[[Facts, Difference], bool]] = {
     ),
     "symlinks in a circle below": _refused_by_them("layer [1-9]: (lstat .*: )?too many l"),
     "owners and devices that Linux cannot hold": _refused_by_us(
-        "expected 32 bits$", "got device .* expected numbers up to"
+        "does not fit into 32 bits$", "got device .* expected at most"
     ),
 }
