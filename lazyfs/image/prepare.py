@@ -123,7 +123,7 @@ async def prepare(
         sweep(store)
         return await _prepare(request, store, on_resolved, foresee, is_volatile=False)
     except StoreFull as exc:
-        log.warning("%s; the image is served without being stored", exc.message)
+        log.warning("%s; serving the image without storing it", exc.message)
     try:
         store = volatile_store()
         try:
@@ -133,8 +133,8 @@ async def prepare(
             raise
     except StoreFull as exc:
         raise StoreFull(
-            f"{exc.message}, and there is none at {request.cache_dir}",
-            hint="`lazyfs cache prune --cache-size 0` gives back what is not in use",
+            f"{exc.message}; there is no space at {request.cache_dir} either",
+            hint="`lazyfs cache prune --cache-size 0` removes what is not in use",
         ) from exc
 
 

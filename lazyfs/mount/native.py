@@ -224,7 +224,7 @@ class NativeSession(PyfuseSession):
             self._faults.of_request(
                 REQUESTS.get(number, f"request {number}"),
                 nid,
-                StoreDamaged("the store: got bytes that contradict themselves, or too few"),
+                StoreDamaged("store: its data contradicts itself, or is too short"),
             )
 
     async def _fetch(self, server: Server, event: "Event") -> None:

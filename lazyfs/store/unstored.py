@@ -42,7 +42,7 @@ class UnstoredContent(LayerContent):
 
     def write(self, chunk: int, data: bytes) -> None:
         """Raise NotStored."""
-        raise NotStored(f"content store {self.folder}: no room for any content")
+        raise NotStored(f"content store {self.folder}: no space left")
 
     def write_all(self, payloads: Sequence[Payload]) -> list[int]:
         """Return all of them."""
@@ -50,7 +50,7 @@ class UnstoredContent(LayerContent):
 
     def copy(self, chunk: int, source_fd: int, source_offset: int) -> None:
         """Raise NotStored."""
-        raise NotStored(f"content store {self.folder}: no room for any content")
+        raise NotStored(f"content store {self.folder}: no space left")
 
     def doubt(self) -> None:
         """Do nothing: nothing is marked."""
