@@ -99,8 +99,8 @@ class ConvertOptions(msgspec.Struct, frozen=True):
             return
         if self.prioritized or self.advise is not None:
             raise UsageError(
-                "convert: --keep-diff-id keeps the order of the files; it does not go with --prioritize"
-                " and --profile"
+                "convert: --keep-diff-id keeps the order of the files; it does not go with"
+                " --prioritize and --profile"
             )
         if self.writer.target is Target.ESTARGZ and not self.writer.is_toc_external:
             raise UsageError(

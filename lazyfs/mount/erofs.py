@@ -110,11 +110,11 @@ class ErofsSession(PyfuseSession):
         if "allow_root" in options or "auto_unmount" in options:
             raise MountFailed(
                 "driver erofs does not support allow_root and auto_unmount",
-                hint="a mount by the kernel is open to every user, and does not end with its server",
+                hint="a mount by the kernel is open to every user and outlives its server",
             )
         if "allow_other" not in options:
             raise MountFailed(
-                "driver erofs: every local user can read the mount, as the modes of its files allow",
+                "driver erofs: every local user can read the mount, as its files' modes allow",
                 hint="allow it with -o allow_other; the other drivers keep other users out",
             )
         self._flags = tuple(options)

@@ -211,8 +211,8 @@ def prepare_mountpoint(path: str) -> bool:
         )
     if kind != FILESYSTEM_TYPE:
         raise BusyMountpoint(
-            f"mountpoint {path} is already used: a dead {kind} of {source} is mounted there",
-            hint=f"lazyfs did not make it; remove it: fusermount3 -u -z {path}, or umount -l {path}",
+            f"mountpoint {path} is already used: a dead {kind} of {source} is there",
+            hint=f"lazyfs did not make it; try fusermount3 -u -z {path}, or umount -l {path}",
         )
     unmount(path, lazy=True)
     return True

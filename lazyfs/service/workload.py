@@ -77,8 +77,8 @@ def build_command(
     if bwrap is None:
         raise NoWayIn(
             "optimize: bwrap, which confines the command, is not installed",
-            hint="install the package bubblewrap; or run the image with `lazyfs run`, save what was "
-            "read with `lazyfs profile`, and convert with `lazyfs convert --profile`",
+            hint="install the package bubblewrap; or run the image with `lazyfs run`, save what "
+            "was read with `lazyfs profile`, and convert with `lazyfs convert --profile`",
         )
     container = Container(name="main", image="scratch", command=tuple(words), user="0")
     spec = build_spec(

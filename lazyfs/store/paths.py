@@ -93,7 +93,7 @@ class Store:
         if found != STORE_VERSION:
             raise StoreUnusable(
                 f"store {self.root}: got version {found[:20]!r}, expected {STORE_VERSION!r}",
-                hint="it was made by another release of lazyfs: remove it, or choose another --cache-dir",
+                hint="another release of lazyfs made it: remove it, or choose another --cache-dir",
             )
         status = self.root.stat()
         if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

@@ -74,13 +74,13 @@ def decode_profile(data: bytes) -> Profile:
     for layer, chunk in profile.accesses:
         if not 0 <= layer < len(profile.layers) or chunk < 0:
             raise BadProfile(
-                f"profile: there is no layer {layer}, chunk {chunk}; it has "
+                f"profile: layer {layer}, chunk {chunk} is out of range; it has "
                 f"{len(profile.layers)} layers"
             )
     for layer, start, end in profile.ranges:
         if not 0 <= layer < len(profile.layers) or not 0 <= start < end:
             raise BadProfile(
-                f"profile: there is no layer {layer}, bytes {start}-{end}; it has "
+                f"profile: layer {layer}, bytes {start}-{end} is out of range; it has "
                 f"{len(profile.layers)} layers"
             )
     return profile
