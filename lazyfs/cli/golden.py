@@ -23,7 +23,6 @@ from lazyfs.cli.sandbox_options import (
     manifest_digest_option,
     permission_options,
     program_option,
-    secrets_option,
 )
 from lazyfs.errors import UsageError
 

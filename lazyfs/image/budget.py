@@ -67,25 +67,25 @@ class Budget:
         if is_over:
             limit = PASS_FACTOR * (self._mib << 20) // MEMBER_MEMORY
             raise ImageTooLarge(
-                f"image: its plain layers have more than {limit} files altogether, "
-                f"which takes more than {PASS_FACTOR * self._mib} MiB of memory to read",
+                f"image: its plain layers have more than {limit} files in total, "
+                f"which take more than {PASS_FACTOR * self._mib} MiB of memory to read",
                 hint=self._hint,
             )
 
     def refusal(self, exc: TocTooLarge) -> ImageTooLarge:
         """Return what to say of an image whose next TOC is too large."""
         return ImageTooLarge(
-            f"{exc.message}; an image may take {self._mib} MiB to prepare", hint=self._hint
+            f"{exc.message}; preparing an image may take {self._mib} MiB", hint=self._hint
         )
 
     @property
     def _hint(self) -> str:
-        return f"{VARIABLE}={4 * self._mib} allows {4 * self._mib} MiB"
+        return f"set {VARIABLE}={4 * self._mib} to allow {4 * self._mib} MiB"
 
 
 def memory_of(environment: Mapping[str, str]) -> int:
     """Return how many MiB an image may take; raises UsageError."""
     text = environment.get(VARIABLE) or str(DEFAULT_MIB)
     if MEMORY_RE.fullmatch(text) is None:
-        raise UsageError(f"{VARIABLE}: got {text[:40]!r}, expected a number of MiB")
+        raise UsageError(f"{VARIABLE}: {text[:40]!r} is not a number of MiB")
     return int(text)

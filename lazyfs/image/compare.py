@@ -83,8 +83,8 @@ async def _pass_again(
         return why
     except FileNotFoundError as exc:
         raise StoreFull(
-            f"store {image.store.root}: no room for the contents of {layer.digest}, which are to"
-            " be compared"
+            f"store {image.store.root}: not enough space to store and compare the contents of"
+            f" {layer.digest}"
         ) from exc
 
 
@@ -104,8 +104,8 @@ def stored_toc(image: OpenImage, device: Device) -> Toc:
     data = load_toc(image.store, key)
     if data is None:
         raise ImageGone(
-            f"store {image.store.root}: got no TOC of {device.descriptor.digest}, expected one",
-            hint="the cache was emptied meanwhile",
+            f"store {image.store.root}: the TOC of {device.descriptor.digest} is missing",
+            hint="the cache was emptied in the meantime",
         )
     return decode_toc(
         data,

@@ -36,7 +36,7 @@ def trees_differ(layer: object, differences: object) -> TreesDiffer:
     """Return the error for *differences* between the tar and the TOC of *layer*."""
     return TreesDiffer(
         f"layer {layer}: its table of contents contradicts its tar: {differences}",
-        hint="who unpacks this layer gets other files than who mounts it lazily: do not use it",
+        hint="do not use this layer: unpacking it gives other files than mounting it lazily",
     )
 
 
@@ -132,6 +132,6 @@ def check_claim(store: Store, layer: Descriptor, claimed: Toc | None, found: Toc
     why = contradiction(store, claimed, found)
     if why is not None:
         raise IndexContradicted(
-            f"layer {layer.digest}: got an index that says otherwise than the layer: {why}",
-            hint="whoever published that index is not to be trusted; remove what was mounted by it",
+            f"layer {layer.digest}: the index contradicts the layer: {why}",
+            hint="do not trust who published that index; remove what was mounted with it",
         )

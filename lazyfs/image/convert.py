@@ -99,13 +99,14 @@ class ConvertOptions(msgspec.Struct, frozen=True):
             return
         if self.prioritized or self.advise is not None:
             raise UsageError(
-                "convert: got files to put first, expected the tar's own order to stay"
+                "convert: --keep-diff-id keeps the order of the files; it does not go with"
+                " --prioritize and --profile"
             )
         if self.writer.target is Target.ESTARGZ and not self.writer.is_toc_external:
             raise UsageError(
-                "convert: got eStargz that keeps its diffIDs, expected its TOC elsewhere: inside,"
-                " it is part of the tar",
-                hint="add --external-toc, or convert --to zstd-chunked",
+                "convert: eStargz can keep diffIDs only with an external TOC: inside the layer, the"
+                " TOC is part of the tar",
+                hint="add --external-toc, or use --to zstd-chunked",
             )
 
 
@@ -186,7 +187,7 @@ async def convert_reference(
     wanted = parse_reference(source)
     target = parse_reference(destination)
     if target.digest is not None:
-        raise UsageError(f"destination: got {destination!r}, expected a tag instead of a digest")
+        raise UsageError(f"destination {destination!r} has a digest; name it by a tag")
     origin = Origin(wanted, access)
     try:
         place = open_destination(target, access, create=True)
@@ -274,7 +275,9 @@ async def convert_manifest(
             for layer in layers:
                 await _push_layer(destination, layer, siblings)
     except OSError as exc:
-        raise StoreError(f"convert: {exc}", hint="TMPDIR says where temporary files go") from exc
+        raise StoreError(
+            f"convert: {exc}", hint="set TMPDIR to put temporary files elsewhere"
+        ) from exc
     new_config = build_config(config_data, config, done, options.created)
     described = replace(manifest.config, media_type=config_type_of(manifest))
     if new_config != config_data:

@@ -150,4 +150,6 @@ async def _copy(
                     await fetch_file(source, blob, path)
                     await destination.push_blob(blob, path, mount_from=siblings)
     except OSError as exc:
-        raise StoreError(f"convert: {exc}", hint="TMPDIR says where temporary files go") from exc
+        raise StoreError(
+            f"convert: {exc}", hint="set TMPDIR to put temporary files elsewhere"
+        ) from exc

@@ -17,7 +17,7 @@ def open_destination(
 
         return ImageLayout(target.path, create=create)
     if access.is_offline:
-        raise Offline(f"{target.name}: got --offline, expected a registry to push to")
+        raise Offline(f"cannot push to {target.name} with --offline")
     from lazyfs.registry.client import RegistryClient  # noqa: PLC0415
 
     return RegistryClient(target, access)

@@ -79,11 +79,11 @@ class Doubts:
         if not wrong:
             return wrong
         log.warning(
-            "layer %s: %d chunks are not in the store as they were written (%s), the first is"
-            " number %d; they are fetched again",
+            "layer %s: %d stored chunks are damaged (checked after %s), the first is number %d;"
+            " fetching them again",
             dev.descriptor.digest,
             len(wrong),
-            content.doubted or "damage on the disk",
+            content.doubted or "a change on the disk",
             wrong[0],
         )
         if self.dropped is not None and not shown.isdisjoint(wrong):

@@ -97,7 +97,7 @@ async def _pass_once(
                 path = await trio.to_thread.run_sync(target.arrange, passed, folder)
             if path is None and is_stored:
                 log.warning(
-                    "layer %s: no room on the disk of %s; its files are fetched when they are read",
+                    "layer %s: no space left in %s; its files are fetched when they are read",
                     *(layer.digest, store.root),
                 )
             await trio.to_thread.run_sync(_keep, store, layer, passed, path)

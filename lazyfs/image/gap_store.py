@@ -116,7 +116,7 @@ def cut(parts: Parts, start: int, end: int | None) -> Iterator[bytes]:
         if at <= start < end <= at + len(data):
             yield data[start - at : end - at]
             return
-    raise ValueError(f"got no bytes {start} to {end} between the chunks of a stream")
+    raise ValueError(f"bytes {start} to {end} between the chunks of a stream are missing")
 
 
 def _open(folder: Path) -> int:

@@ -131,8 +131,8 @@ async def fetch_index(
         document = await source.fetch_manifest(pinned)
     except NotFound as exc:
         raise NotFound(
-            f"index {pinned}: got none where the image {image} is, expected one of it",
-            hint="`lazyfs index show IMAGE` lists those that are published",
+            f"index {pinned} is not in the repository of the image {image}",
+            hint="`lazyfs index show IMAGE` lists the published indexes",
         ) from exc
     manifest = decode_manifest(document.data, document.media_type)
     if not isinstance(manifest, Manifest) or manifest.artifact_type != ARTIFACT_TYPE:
@@ -140,7 +140,7 @@ async def fetch_index(
         raise BadIndex(f"index {pinned}: got {got or 'an image'}, expected {ARTIFACT_TYPE}")
     subject = None if manifest.subject is None else manifest.subject.digest
     if subject != image:
-        raise BadIndex(f"index {pinned}: got one of {subject}, expected one of {image}")
+        raise BadIndex(f"index {pinned}: got subject {subject}, expected {image}")
     blobs = {blob.annotations.get(LAYER_KEY): blob for blob in manifest.layers}
     found: dict[Digest, LayerIndex] = {}
     errors: list[LazyfsError] = []

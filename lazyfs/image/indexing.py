@@ -83,7 +83,7 @@ async def build_index_of(
         ]
         if not pairs:
             raise NothingToIndex(
-                f"{request.reference}: got no plain layer, expected one",
+                f"{request.reference} has no plain layer to index",
                 hint="the image can be mounted lazily as it is",
             )
         check_pairs(pairs)
@@ -117,7 +117,7 @@ def _indexed(store: Store, layers: list[Descriptor]) -> tuple[IndexedLayer, ...]
     for layer in {each.digest: each for each in layers}.values():
         data = local_index(store, layer)
         if data is None:
-            raise NotFound(f"layer {layer.digest}: got no index, expected the one just made")
+            raise NotFound(f"layer {layer.digest}: the index that was just built is missing")
         found.append(IndexedLayer(layer, data))
     return tuple(found)
 
@@ -142,13 +142,9 @@ async def published_indexes(request: Request) -> tuple[str, tuple[Descriptor, ..
     """
     reference = parse_reference(request.reference)
     if isinstance(reference, LayoutReference):
-        raise UsageError(
-            f"{request.reference}: got an image layout, expected a registry, which lists referrers"
-        )
+        raise UsageError(f"{request.reference} is an image layout; only a registry lists referrers")
     if request.access.is_offline:
-        raise Offline(
-            f"{reference.name}: got --offline, expected a registry, which lists referrers"
-        )
+        raise Offline(f"cannot list the referrers of {reference.name} with --offline")
     from lazyfs.registry.client import RegistryClient  # noqa: PLC0415
 
     store = Store(request.cache_dir)

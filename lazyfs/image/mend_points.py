@@ -45,14 +45,14 @@ class PointsMender:
             if await trio.to_thread.run_sync(self._points.load):
                 return
             log.warning(
-                "layer %s: its restart points are damaged, or gone; getting them again",
+                "layer %s: its restart points are damaged or missing; fetching them again",
                 dev.descriptor.digest,
             )
             await self._get_again(dev)
             if not await trio.to_thread.run_sync(self._points.load):
                 raise StoreError(
-                    f"layer {dev.descriptor.digest}: got no restart points, expected those that "
-                    "were written a moment ago"
+                    f"layer {dev.descriptor.digest}: the restart points that were just written are "
+                    "missing"
                 )
 
     async def _get_again(self, dev: Device) -> None:
@@ -84,7 +84,7 @@ class PointsMender:
         found = await fetch_index(self._origin.source, pinned, self._image, [layer])
         index = found.get(layer.digest)
         if index is None:
-            raise NotFound(f"index {pinned}: got none of layer {layer.digest}, expected one")
+            raise NotFound(f"index {pinned} has no index of layer {layer.digest}")
         await trio.to_thread.run_sync(keep_index, self._store, index, pinned, diff_id)
 
     def _take_over(self, dev: Device, found: Digest, wanted: Digest) -> None:
@@ -98,9 +98,9 @@ class PointsMender:
         }
         if not places <= {span.blob_offset for span in spans}:
             raise StoreError(
-                f"layer {dev.descriptor.digest}: got restart points at other places than those "
-                "that were lost",
-                hint="unmount, and mount again: the layer is known anew by now",
+                f"layer {dev.descriptor.digest}: the new restart points are at other places than "
+                "the lost ones",
+                hint="unmount and mount again; the layer has a new index now",
             )
         save_spans(self._store, wanted, spans)
 

@@ -36,13 +36,11 @@ def resolve_offline(store: Store, reference: Reference, platform: Platform) -> D
     digest = last_known(store, reference, platform)
     if digest is None:
         raise Offline(
-            f"{reference.name}:{reference.tag}: got --offline, expected a tag that was resolved "
-            f"here before, for {platform}",
-            hint="an image that is in the cache can be named by its digest too",
+            f"{reference.name}:{reference.tag} was not resolved here before for {platform}, and "
+            "--offline asks no registry",
+            hint="an image in the cache can also be named by its digest",
         )
-    log.warning(
-        "offline: %s:%s is taken to be %s, as the last time", reference.name, reference.tag, digest
-    )
+    log.warning("offline: %s:%s is %s, the digest last seen", reference.name, reference.tag, digest)
     return digest
 
 
@@ -50,5 +48,5 @@ def with_hint(error: Unavailable, known: Digest | None) -> Unavailable:
     """Return *error*, which met a tag, with the way on if there is one."""
     if known is None:
         return error
-    hint = f"--offline would take what it meant the last time: {known}"
+    hint = f"--offline uses the digest last seen: {known}"
     return type(error)(error.message, hint=f"{error.hint}; {hint}" if error.hint else hint)

@@ -105,7 +105,7 @@ async def _compare(image: OpenImage, device: Device, diff_id: Digest) -> Agreeme
             await trio.sleep(PAUSE_SECONDS)
     got = Digest(diff_id.algorithm, hasher.hexdigest())
     if got != diff_id:
-        raise CannotTell(f"its tar as put together here has {got}, expected {diff_id}")
+        raise CannotTell(f"the tar rebuilt from it has {got}, expected {diff_id}")
     found = await trio.to_thread.run_sync(comparison.finish)
     return Agreement(str(diff_id), "" if found is None else str(found))
 
@@ -187,7 +187,7 @@ def _joined(
     for start, chunks in streams:
         parts = gaps.find(start)
         if parts is None:
-            raise CannotTell(f"what the stream at {start} has between chunks is not here")
+            raise CannotTell(f"the bytes between the chunks of the stream at {start} are missing")
         position = 0
         for chunk in chunks:
             inner = table.inner_offset(chunk)

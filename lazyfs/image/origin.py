@@ -89,8 +89,8 @@ class Origin:
     def _open(self) -> Source:
         if self._access.is_offline and isinstance(self.reference, Reference):
             raise Offline(
-                f"{self.reference.name}: got --offline, expected content that is in the cache",
-                hint="without --offline it would be fetched",
+                f"{self.reference.name}: not in the cache, and --offline asks no registry",
+                hint="leave out --offline to fetch it",
             )
         # Imported here: httpx costs 0.1 s, which a mount that needs no request does not pay.
         if isinstance(self.reference, LayoutReference):

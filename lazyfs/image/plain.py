@@ -45,14 +45,14 @@ def check_readable(layer: Descriptor) -> None:
     """Raise EncryptedLayer or NotATar for one, before anything of it is fetched."""
     if is_layer_encrypted(layer.media_type):
         raise EncryptedLayer(
-            f"layer {layer.digest}: got {layer.media_type}, expected one that is not encrypted",
-            hint="`skopeo copy --decryption-key KEY SRC DST` makes an image that can be read",
+            f"layer {layer.digest} is encrypted ({layer.media_type})",
+            hint="decrypt the image first: `skopeo copy --decryption-key KEY SRC DST`",
         )
     if not is_layer_tar(layer.media_type):
         named = f"the media type {layer.media_type[:100]!r}"
         called = named if layer.media_type else "no media type"
         raise NotATar(
-            f"layer {layer.digest} has {called}, which is not known to be a tar",
+            f"layer {layer.digest} has {called}; it is not known to be a tar",
             hint="lazyfs reads the layer types of OCI and Docker: tar, tar+gzip, tar+zstd",
         )
 
@@ -73,7 +73,7 @@ def check_pairs(layers: Iterable[tuple[Descriptor, Digest]]) -> None:
         other = stated.setdefault(layer.digest, diff_id)
         if other != diff_id:
             raise DigestMismatch(
-                f"layer {layer.digest}: got diffID {diff_id} beside {other}, expected one"
+                f"layer {layer.digest} has two different diffIDs: {other} and {diff_id}"
             )
 
 

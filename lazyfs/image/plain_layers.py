@@ -87,14 +87,14 @@ async def load_plain(
             found[layer.digest] = known
         elif load_pass(store, layer.digest) is not None:
             log.warning(
-                "layer %s: what was kept of it is damaged, or gone in part; it is fetched whole",
+                "layer %s: its cached data is damaged or incomplete; fetching the whole layer",
                 layer.digest,
             )
     if options.pinned is not None:
         passed = sum(known.verified_by == PASS for known in found.values())
         if passed:
             log.warning(
-                "index %s: not used for %d of %d layers, of which a full pass was made here",
+                "index %s: not used for %d of %d layers, which a full pass here has verified",
                 *(options.pinned, passed, len(found)),
             )
     due = {layer.digest: (layer, diff_id) for layer, diff_id in layers if layer.digest not in found}

@@ -107,7 +107,7 @@ async def _fetch_all(
         for _ in range(WORKERS if purpose is Purpose.BACKGROUND else EAGER_WORKERS):
             nursery.start_soon(_work, fetcher, segments, purpose, limits, is_full)
     if is_full.is_set():
-        log.info("the cache has no more room, and nothing that may go: filling ends")
+        log.info("the cache is full and nothing can be evicted; background fill stops")
 
 
 async def _work(

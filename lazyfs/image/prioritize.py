@@ -30,7 +30,7 @@ def prioritize(
     root = merge([_toc_of(members) for members in layers]) if layers else None
     for path in paths:
         if root is None:
-            raise NotFound(f"prioritized file {path!r}: got an image without layers")
+            raise NotFound(f"prioritized file {path!r} does not exist: the image has no layers")
         for number, found in _walk(root, path):
             placed[number][found] = None
     return [tuple(found) for found in placed]
@@ -61,7 +61,7 @@ def _walk(root: Directory, path: str) -> list[tuple[int, bytes]]:
             continue
         node = at[-1][1].children.get(name)
         if node is None:
-            raise NotFound(f"prioritized file {path!r}: got no such file in the image")
+            raise NotFound(f"prioritized file {path!r} does not exist in the image")
         here = b"/".join([*(parent for parent, _ in at[1:]), name])
         if isinstance(node, Directory):
             at.append((name, node))
@@ -69,16 +69,16 @@ def _walk(root: Directory, path: str) -> list[tuple[int, bytes]]:
         found.append((node.layer, here))
         if node.kind is not Kind.SYMLINK:
             if any(names):
-                raise NotFound(f"prioritized file {path!r}: got a file at {here!r} on the way")
+                raise NotFound(f"prioritized file {path!r}: {here!r} is not a directory")
             return found
         links += 1
         if links > MAX_SYMLINKS:
-            raise NotFound(f"prioritized file {path!r}: got more than {MAX_SYMLINKS} symlinks")
+            raise NotFound(f"prioritized file {path!r}: more than {MAX_SYMLINKS} symlinks")
         target = _target(node)
         if target.startswith(b"/"):
             del at[1:]
         names.extendleft(reversed(target.split(b"/")))
-    raise UsageError(f"prioritized file {path!r}: got a directory, expected a file")
+    raise UsageError(f"prioritized file {path!r} is a directory")
 
 
 def _target(node: Node) -> bytes:

@@ -61,7 +61,7 @@ async def find_manifest(
     if len(found) > 1:
         for_platform = [each for each in found if _platform_of(store, each) == str(wanted)]
         if len(for_platform) != 1:
-            raise UsageError(f"{text}: got several images, expected one of {', '.join(found)}")
+            raise UsageError(f"{text} names several images; choose one of {', '.join(found)}")
         found = for_platform
     if found:
         return parse_digest(found[0])
@@ -84,7 +84,7 @@ def check_profile(store: Store, profile: Profile, manifest_digest: Digest) -> No
     if profile.manifest_digest != str(manifest_digest):
         raise WrongImage(
             f"profile: got one of {profile.manifest_digest[:150]}, expected {manifest_digest}",
-            hint="a profile belongs to one platform's manifest; --platform chooses it",
+            hint="a profile belongs to the manifest of one platform; choose it with --platform",
         )
     if profile.layout != LAYOUT_VERSION:
         raise BadProfile(f"profile: got layout {profile.layout}, expected {LAYOUT_VERSION}")
@@ -92,7 +92,7 @@ def check_profile(store: Store, profile: Profile, manifest_digest: Digest) -> No
     if record is None:
         return
     if profile.layers != tuple(layer.toc_digest for layer in record.layers):
-        raise BadProfile(f"profile: got other layers than those of {manifest_digest}")
+        raise BadProfile(f"profile: its layers are not those of {manifest_digest}")
     tables = [load_table(store, parse_digest(digest)) for digest in profile.layers]
     for layer, chunk in profile.accesses:
         table = tables[layer]
@@ -112,8 +112,8 @@ def load_profiled(store: Store, profile: Profile) -> tuple[ImageRecord, list[Pro
     tables = [load_table(store, parse_digest(text)) for text in profile.layers]
     if image is None or None in tables or profile.layout != LAYOUT_VERSION:
         raise NoProfile(
-            f"image {digest}: got no index of it here, expected one to name the files by",
-            hint="mount the image, or `lazyfs ls` it, and try again",
+            f"image {digest}: the files cannot be named, its rootfs index is not in the cache",
+            hint="run `lazyfs ls` on the image, or mount it, and try again",
         )
     check_profile(store, profile, digest)
     return image.record, _files(image, [table for table in tables if table], profile)
@@ -128,8 +128,8 @@ def recorded_files(store: Store, manifest_digest: Digest) -> tuple[str, ...]:
     found = load_profile(store, manifest_digest)
     if found is None:
         raise NoProfile(
-            f"profile of {manifest_digest}: got none, expected one",
-            hint="one is recorded when the image is mounted and read",
+            f"image {manifest_digest} has no profile",
+            hint="a profile is recorded when the image is mounted and read",
         )
     _, files = load_profiled(store, found)
     return tuple(

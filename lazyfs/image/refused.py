@@ -20,10 +20,10 @@ REFUSAL_SECONDS = 10.0
 """How long a chunk that was bad everywhere is refused without asking again."""
 
 HINT = (
-    "it was fetched more than once; the registry holds, or something on the way makes, other bytes"
-    " than were published"
+    "it was fetched more than once: the registry, or something on the way, serves other bytes than"
+    " were published"
 )
-INDEX_HINT = f"{HINT}, or the index that was pinned lies: `lazyfs index build --again IMAGE` tells"
+INDEX_HINT = f"{HINT}; or the pinned index is wrong: check with `lazyfs index build --again IMAGE`"
 
 
 class ChunkCorrupt(VerificationFailed):
@@ -78,7 +78,7 @@ def refuse(dev: Device, run: Run, chunks: Sequence[int], reasons: Mapping[int, s
     digest = f"sha256:{dev.table.digest(first).hex()}"
     error = ChunkCorrupt(
         f"layer {dev.descriptor.digest}: chunk at blob offset {dev.table.blob_offset(first)}"
-        f"{and_more(chunks)}: got bytes that are wrong ({reasons[first]}), expected {digest}",
+        f"{and_more(chunks)}: wrong bytes ({reasons[first]}), expected {digest}",
         hint=INDEX_HINT if dev.is_by_index else HINT,
     )
     log.error("%s; %s", error.message, error.hint)

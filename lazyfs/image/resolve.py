@@ -117,7 +117,7 @@ async def find_manifest(
         for entry in rank(found.manifests, platform):
             left -= 1
             if left < 0:
-                raise FormatError(f"more than {DOCUMENTS} nested indexes were looked into")
+                raise FormatError(f"the index leads to more than {DOCUMENTS} nested documents")
             inner = await find(await fetch(entry.digest), depth + 1)
             if inner is not None:
                 return inner

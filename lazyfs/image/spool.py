@@ -205,8 +205,8 @@ def _payload(tar: BinaryIO, member: TarMember) -> Iterator[bytes]:
     """Yield a file's content: of a sparse one with its zeros."""
     if member.size - member.stored_size > MAX_ZEROS:
         raise BadTar(
-            f"{member.path!r}: got a sparse file of {member.size} bytes,"
-            f" expected at most {MAX_ZEROS} bytes of zeros in one that is converted"
+            f"{member.path!r}: a sparse file of {member.size} bytes cannot be converted:"
+            f" at most {MAX_ZEROS} bytes of zeros are allowed"
         )
     done = 0
     for at, size, offset in member.extents():

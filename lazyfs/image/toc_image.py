@@ -40,9 +40,9 @@ class TocImage:
         blob = self._blobs.get(layer.digest)
         if blob is None:
             raise NoTocImage(
-                f"TOC image {self._name()}: got TOCs of {len(self._blobs)} other layers,"
-                f" expected one of {layer.digest}",
-                hint="was the image's tag moved after its TOCs were pushed?",
+                f"TOC image {self._name()} has no TOC of layer {layer.digest}, only those of"
+                f" {len(self._blobs)} others",
+                hint="the image's tag may have moved after its TOCs were pushed",
             )
         return await self._origin.source.fetch_blob(blob, limit=DEFAULT_LIMITS.member_size)
 
@@ -54,7 +54,7 @@ class TocImage:
             raise NoTocImage(f"TOC image {name}: {exc.message}", hint=exc.hint) from exc
         manifest = decode_manifest(document.data, document.media_type)
         if not isinstance(manifest, Manifest):
-            raise FormatError(f"TOC image {name}: got an index, expected a manifest")
+            raise FormatError(f"TOC image {name} is an index, not a manifest")
         return {
             parse_digest(blob.annotations[LAYER_DIGEST_KEY]): blob
             for blob in manifest.layers
@@ -65,8 +65,8 @@ class TocImage:
         reference = self._origin.reference
         if reference.tag is None:
             raise NoTocImage(
-                "layer: got an external TOC and a reference without a tag, expected the tag that"
-                f" the image of TOCs is named after (…{TAG_SUFFIX})",
+                "layer: its TOC is in another image, which is found by the tag of this one"
+                f" (…{TAG_SUFFIX}); the reference has no tag",
                 hint="write NAME:TAG@DIGEST",
             )
         return reference.tag + TAG_SUFFIX

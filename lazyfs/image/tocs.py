@@ -79,10 +79,10 @@ def layer_claims(layer: Descriptor, verify: str = "toc") -> Claims:
         raise _named(layer, exc) from exc
     if claims.key is None and verify != "blob":
         raise Unverifiable(
-            f"layer {layer.digest}: got no TOC digest annotation, expected "
-            "containerd.io/snapshot/stargz/toc.digest or that of zstd:chunked",
-            hint="`lazyfs convert` makes a layer that can be verified lazily; --verify=blob "
-            "verifies one that has a TOC by reading all of it first",
+            f"layer {layer.digest}: the manifest has no digest of its TOC "
+            "(containerd.io/snapshot/stargz/toc.digest or that of zstd:chunked)",
+            hint="`lazyfs convert` makes layers that can be verified lazily; --verify=blob "
+            "downloads and hashes a whole layer that has a TOC",
         )
     return claims
 
@@ -123,7 +123,7 @@ async def load_tocs(
             if lost is None:
                 errors[number] = exc
             else:
-                log.warning("%s; the layer is fetched whole", exc.message)
+                log.warning("%s; fetching the whole layer", exc.message)
                 lost.extend(layers[each] for each in numbers)
         except LazyfsError as exc:
             errors[number] = exc
@@ -260,13 +260,15 @@ async def _fetch_by_blob(
     """
     if place.format is Format.EXTERNAL_TOC:
         raise Unverifiable(
-            "layer: got an external TOC without a digest in the manifest, expected one: "
-            "the blob's digest does not vouch for what is elsewhere"
+            "layer: the manifest has no digest of its external TOC, which the digest of the blob "
+            "does not cover"
         )
     start = min(place.start, layer.size - min(layer.size, TAIL_MIN))
     tail = await _read_verified(origin, layer, start)
     if find_layer_toc(tail, layer.size, claims, media_type=layer.media_type) != place:
-        raise VerificationFailed(f"footer: got one that says {place}, expected the blob's own")
+        raise VerificationFailed(
+            f"footer: the verified blob has another one than was fetched first ({place})"
+        )
     data = tail[place.start - start : place.end - start]
     return _read(data, place, claims, budget)
 

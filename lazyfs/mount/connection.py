@@ -96,7 +96,7 @@ def renewed(connection: Connection) -> Connection:
     old = connection.descriptors
     _, *new = with_clones(old[0], len(old) + 1)
     if not new:
-        log.warning("no permission to clone the connection: who waited for the old server waits on")
+        log.warning("no permission to clone the connection: readers of the old server keep waiting")
         return connection
     for descriptor in old:
         os.close(descriptor)

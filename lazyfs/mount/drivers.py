@@ -38,14 +38,14 @@ def open_session(
     reason = _REASON or ("turned off by LAZYFS_PURE" if os.environ.get(PURE) else "")
     if driver == "erofs":
         if not isinstance(image, IndexedImage):
-            raise MountFailed("driver erofs: got an image without an index on disk, expected one")
+            raise MountFailed("driver erofs: the image has no rootfs index on disk")
         return ErofsSession(image, mountpoint, folder, is_native=not reason, threads=threads)
     if not reason and isinstance(image, NativeImage):
         return NativeSession(image, mountpoint, threads=threads, max_read=max_read)
-    reason = reason or "this image cannot be served by it"
+    reason = reason or "it cannot serve this image"
     if driver == "native":
         raise MountFailed(
-            f"driver native: got none ({reason}), expected it to be compiled",
-            hint="install lazyfs where there is a C compiler, or mount with --driver pyfuse3",
+            f"driver native is not available: {reason}",
+            hint="install lazyfs again with a C compiler, or mount with --driver pyfuse3",
         )
     return PyfuseSession(image, mountpoint, note=f"no native driver: {reason}")

@@ -109,14 +109,13 @@ class ErofsSession(PyfuseSession):
         check_erofs(os.uname().release)
         if "allow_root" in options or "auto_unmount" in options:
             raise MountFailed(
-                "driver erofs: got allow_root or auto_unmount, expected options that it has",
-                hint="every user may look into a mount of the kernel's; nothing ends with us",
+                "driver erofs does not support allow_root and auto_unmount",
+                hint="a mount by the kernel is open to every user and outlives its server",
             )
         if "allow_other" not in options:
             raise MountFailed(
-                "driver erofs: every local user can read such a mount, as far as the image's modes "
-                "let them",
-                hint="say so with -o allow_other; the other drivers keep other users out",
+                "driver erofs: every local user can read the mount, as its files' modes allow",
+                hint="allow it with -o allow_other; the other drivers keep other users out",
             )
         self._flags = tuple(options)
         if self._inner is not None:

@@ -31,9 +31,9 @@ RDONLY = 1
 REASONS = {
     errno.ENODEV: "this kernel has no EROFS (CONFIG_EROFS_FS)",
     errno.ENOSYS: "this kernel has no fsopen(2)",
-    errno.EPERM: "no permission: EROFS is mounted by root, outside of user namespaces",
-    errno.ENOTBLK: "this kernel cannot mount EROFS from this file (CONFIG_EROFS_FS_BACKED_BY_FILE, "
-    "and a filesystem for the cache that is not tmpfs)",
+    errno.EPERM: "only root can mount EROFS, outside of user namespaces",
+    errno.ENOTBLK: "this kernel cannot mount EROFS from this file: it needs "
+    "CONFIG_EROFS_FS_BACKED_BY_FILE, and a cache that is not on tmpfs",
 }
 
 
@@ -89,7 +89,7 @@ def mount_erofs(index: str, devices: Sequence[str], target: str, attributes: int
         finally:
             os.close(mount)
     except OSError as error:
-        raise MountFailed(f"mount EROFS on {target}: {error}") from error
+        raise MountFailed(f"cannot mount EROFS on {target}: {error}") from error
     finally:
         os.close(filesystem)
 
@@ -140,5 +140,5 @@ def _complaint(filesystem: int) -> str:
 def _refusal(got: str, number: int | None) -> MountFailed:
     reason = REASONS.get(number or 0)
     if reason is None:
-        return MountFailed(f"driver erofs: got {got!r}, expected a mount", hint=HINT)
-    return NoErofs(f"driver erofs: got {got!r}, expected EROFS: {reason}", hint=HINT)
+        return MountFailed(f"driver erofs: the kernel refused the mount: {got!r}", hint=HINT)
+    return NoErofs(f"driver erofs is not available: {reason} ({got!r})", hint=HINT)

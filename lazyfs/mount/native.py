@@ -234,7 +234,7 @@ class NativeSession(PyfuseSession):
             self._faults.of_request(
                 REQUESTS.get(number, f"request {number}"),
                 nid,
-                StoreDamaged("the store: got bytes that contradict themselves, or too few"),
+                StoreDamaged("store: its data contradicts itself, or is too short"),
             )
 
     def _work_off(self, server: Server, nursery: trio.Nursery) -> None:

@@ -112,7 +112,7 @@ def parse_options(values: Iterable[str]) -> MountOptions:
             flags.pop(OPPOSITES.get(word, ""), None)
             flags[word] = None
         elif word == "rw":
-            raise BadMountOption("option rw: got rw, expected ro: an image never changes")
+            raise BadMountOption("option rw: a mounted image is read-only")
         elif name == "max_read" and equals:
             max_read = parse_max_read(value)
         elif name == "threads" and equals:
@@ -128,11 +128,11 @@ def parse_options(values: Iterable[str]) -> MountOptions:
             settings[word] = ""
         else:
             raise BadMountOption(
-                f"option: got {word[:200]!r}, expected one that mount(8) or lazyfs knows",
-                hint="lazyfs mount --help lists them",
+                f"unknown option {word[:200]!r}",
+                hint="`lazyfs mount --help` lists the options",
             )
     if switches["allow_other"] and switches["allow_root"]:
-        raise BadMountOption("options: got allow_other and allow_root, expected one of them")
+        raise BadMountOption("options allow_other and allow_root cannot be used together")
     return MountOptions(
         **switches,
         max_read=max_read,

@@ -76,7 +76,7 @@ def parse_mountinfo(data: bytes) -> list[MountEntry]:
         front, dash, back = line.partition(b" - ")
         fields, rest = front.split(b" "), back.split(b" ")
         if not dash or len(fields) < 6 or len(rest) < 2:
-            raise BadMountinfo(f"mount table: got line {line[:200]!r}, expected fields of proc(5)")
+            raise BadMountinfo(f"mount table: line {line[:200]!r} is not as in proc(5)")
         try:
             entries.append(
                 MountEntry(
@@ -89,9 +89,7 @@ def parse_mountinfo(data: bytes) -> list[MountEntry]:
                 )
             )
         except ValueError as error:
-            raise BadMountinfo(
-                f"mount table: got line {line[:200]!r}, expected fields of proc(5)"
-            ) from error
+            raise BadMountinfo(f"mount table: line {line[:200]!r} is not as in proc(5)") from error
     return entries
 
 
@@ -129,9 +127,9 @@ def check_covers_none(mountpoint: str, folders: Mapping[str, Path]) -> None:
         path = Path(os.path.realpath(folder))
         if target == path or target in path.parents:
             raise BadMountpoint(
-                f"mountpoint {mountpoint}: got a folder that holds the {what}, {folder}, expected "
-                "one that holds none of lazyfs' own",
-                hint="mount elsewhere, or have the cache elsewhere: --cache-dir",
+                f"mountpoint {mountpoint} contains the {what} of lazyfs, {folder}, which the mount "
+                "would hide",
+                hint="mount elsewhere, or choose another --cache-dir",
             )
 
 
@@ -199,24 +197,22 @@ def prepare_mountpoint(path: str) -> bool:
     if state is State.FREE:
         return False
     if state is State.MISSING:
-        raise BadMountpoint(
-            f"mountpoint {path}: got no such directory, expected one", hint=f"mkdir -p {path}"
-        )
+        raise BadMountpoint(f"mountpoint {path} does not exist", hint=f"mkdir -p {path}")
     if state is State.NOT_DIRECTORY:
-        raise BadMountpoint(f"mountpoint {path}: got something else, expected a directory")
+        raise BadMountpoint(f"mountpoint {path} is not a directory")
     if entry is None:
-        raise BadMountpoint(f"mountpoint {path}: got no permission to look, expected a directory")
+        raise BadMountpoint(f"mountpoint {path} is not accessible: permission denied")
     source = entry.source.decode("utf-8", "backslashreplace")
     kind = entry.filesystem_type
     if state is State.MOUNTED:
         raise BusyMountpoint(
-            f"mountpoint {path}: got a mounted {kind} of {source}, expected a free directory",
+            f"mountpoint {path} is already used: {kind} of {source} is mounted there",
             hint=f"lazyfs umount {path}" if kind == FILESYSTEM_TYPE else f"umount {path}",
         )
     if kind != FILESYSTEM_TYPE:
         raise BusyMountpoint(
-            f"mountpoint {path}: got a dead {kind} of {source}, expected a free directory",
-            hint=f"it is not lazyfs's to remove: fusermount3 -u -z {path}, or umount -l {path}",
+            f"mountpoint {path} is already used: a dead {kind} of {source} is there",
+            hint=f"lazyfs did not make it; try fusermount3 -u -z {path}, or umount -l {path}",
         )
     unmount(path, lazy=True)
     return True
@@ -230,7 +226,7 @@ def check_fuse_device(path: str = FUSE_DEVICE) -> None:
         is_device = False
     if not is_device:
         raise MountFailed(
-            f"{path}: got no such device, expected the kernel's FUSE device",
+            f"{path}, the kernel's FUSE device, does not exist",
             hint="modprobe fuse; in a container, pass --device /dev/fuse",
         )
 
@@ -257,7 +253,7 @@ def _unmount_directly(path: str, lazy: bool) -> None:
     number = ctypes.get_errno()
     if number == errno.EBUSY:
         raise _busy(path)
-    raise MountFailed(f"unmount {path}: got {os.strerror(number)}, expected success")
+    raise MountFailed(f"cannot unmount {path}: {os.strerror(number)}")
 
 
 def _unmount_with_helper(path: str, lazy: bool) -> None:
@@ -274,13 +270,13 @@ def _unmount_with_helper(path: str, lazy: bool) -> None:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise MountFailed(f"unmount {path}: got {error}, expected {FUSERMOUNT} to run") from error
+        raise MountFailed(f"cannot unmount {path}: {FUSERMOUNT} failed: {error}") from error
     if done.returncode == 0:
         return
     said = done.stderr.decode("utf-8", "backslashreplace").strip()[:500]
     if "busy" in said.lower():
         raise _busy(path)
-    raise MountFailed(f"unmount {path}: got {said or done.returncode}, expected success")
+    raise MountFailed(f"cannot unmount {path}: {said or f'exit status {done.returncode}'}")
 
 
 def find_helper() -> str:
@@ -288,14 +284,14 @@ def find_helper() -> str:
     helper = shutil.which(FUSERMOUNT) or shutil.which(FUSERMOUNT, path=FALLBACK_PATH)
     if helper is None:
         raise MountFailed(
-            f"{FUSERMOUNT}: got no such program, expected it in PATH",
-            hint="install the package fuse3; only root can do without",
+            f"{FUSERMOUNT} is not in PATH",
+            hint="install the package fuse3; only root can mount without it",
         )
     return helper
 
 
 def _busy(path: str) -> BusyMountpoint:
     return BusyMountpoint(
-        f"unmount {path}: got a mount in use, expected an idle one",
-        hint=f"lazyfs umount --lazy {path} detaches it now; fuser -vm {path} says who uses it",
+        f"cannot unmount {path}: it is in use",
+        hint=f"`lazyfs umount --lazy {path}` detaches it now; `fuser -vm {path}` shows who uses it",
     )

@@ -40,8 +40,8 @@ HINTS = (
     ("failed to open /dev/fuse: Permission denied", "as root: chmod 666 /dev/fuse"),
     ("/dev/fuse: Permission denied", "as root: chmod 666 /dev/fuse"),
     ("/dev/fuse", "modprobe fuse; in a container, pass --device /dev/fuse"),
-    ("failed to exec fusermount", "install the package fuse3; only root can do without"),
-    ("could not determine username", "fusermount3 wants the user to be in /etc/passwd"),
+    ("failed to exec fusermount", "install the package fuse3; only root can mount without it"),
+    ("could not determine username", "fusermount3 needs the user to be in /etc/passwd"),
     ("too many FUSE filesystems", "raise mount_max in /etc/fuse.conf"),
     ("not permitted", "a container needs CAP_SYS_ADMIN, or fusermount3 with its suid bit"),
 )
@@ -103,7 +103,7 @@ class PyfuseSession:
     def adopt(self, connection: Connection) -> None:
         """Go on with a mount that another server made; raises MountFailed."""
         raise MountFailed(
-            f"driver {self.driver}: got a mount that another server made, expected driver native"
+            f"driver {self.driver} cannot take over a mount of another server; driver native can"
         )
 
     def connection(self) -> Connection | None:
@@ -132,7 +132,10 @@ class PyfuseSession:
         try:
             await trio.to_thread.run_sync(_unmount, self.mountpoint, False)
         except point.BusyMountpoint:
-            log.warning("mount %s is in use: detached, users get errors now", self.mountpoint)
+            log.warning(
+                "mount %s is in use; it was detached, and its users get errors from now on",
+                self.mountpoint,
+            )
             await trio.to_thread.run_sync(_unmount, self.mountpoint, True)
 
     async def invalidate(self, pages: Sequence[tuple[int, int, int]]) -> None:
@@ -170,7 +173,7 @@ def _unmount(mountpoint: str, lazy: bool) -> None:
 def _mount_failed(mountpoint: str, complaint: str) -> MountFailed:
     said = complaint or "no reason given"
     hint = next((advice for words, advice in HINTS if words in said), None)
-    return MountFailed(f"mount on {mountpoint}: got {said!r}, expected success", hint=hint)
+    return MountFailed(f"cannot mount on {mountpoint}: {said!r}", hint=hint)
 
 
 @contextmanager

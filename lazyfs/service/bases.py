@@ -122,9 +122,7 @@ class ImageBases(NodeMounts):
             if known is not None:
                 asked, is_tag = f"{reference.name}@{known}", False
             elif pull == "never":
-                raise unresolvable(
-                    text, "got --pull never and a tag that was not resolved here before"
-                )
+                raise unresolvable(text, "--pull never, and the tag was not resolved here before")
         resolved: list[str] = []
         try:
             prepared = await prepare(
@@ -136,7 +134,7 @@ class ImageBases(NodeMounts):
         wanted, got = wanted_platform(platform), parse_platform(prepared.image.platform)
         if (got.os, got.architecture) != (wanted.os, wanted.architecture):
             raise PlatformMismatch(
-                f"image {text}: got one for {got}, expected {wanted}",
+                f"image {text} is for {got}, not for {wanted}",
                 details={"image": text, "platform": str(got), "wanted": str(wanted)},
             )
         return prepared, config
@@ -235,7 +233,7 @@ class ImageBases(NodeMounts):
                 finally:
                     await origin.aclose()
             except LazyfsError as exc:
-                log.warning("%s: cannot tell what it names now: %s", text, exc.message)
+                log.warning("%s: cannot resolve the tag again: %s", text, exc.message)
 
         async with trio.open_nursery() as nursery:
             for text, image in images.items():
@@ -287,7 +285,7 @@ def _base(
     )
     note = None
     if reference.digest is not None and reference.tag is not None:
-        note = f"{name}: the tag {reference.tag} is ignored: the digest decides"
+        note = f"{name}: the tag {reference.tag} is ignored, since a digest is given"
     return Base(
         image=image,
         config=config,

@@ -59,7 +59,7 @@ class Care:
         """Answer whoever has dropped chunks, when the kernel has forgotten them."""
         dropped = decode_dropped(question)
         if dropped is None:
-            return {"type": "error", "message": "dropped: got no layers with chunks"}
+            return {"type": "error", "message": "dropped: there are no layers with chunks"}
         layers = dict(dropped.layers)
         for device in self._image.devices:
             name = device.content.folder.name

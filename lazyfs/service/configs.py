@@ -27,7 +27,7 @@ async def config_of(prepared: Prepared, access: AccessOptions) -> dict[str, Any]
         document = await resolver.document(parse_digest(prepared.image.manifest_digest))
         manifest = decode_manifest(document.data, document.media_type)
         if not isinstance(manifest, Manifest):
-            raise FormatError(f"manifest {document.digest}: got an index, expected a manifest")
+            raise FormatError(f"{document.digest} is an index, not a manifest")
         return (await resolver.config(manifest)).raw
     finally:
         await origin.aclose()

@@ -54,7 +54,7 @@ def answer_question(line: bytes, status: Status) -> dict[str, Any]:
     """Return the answer to one line from a client."""
     question = decode_message(line)
     if question is None:
-        return {"type": "error", "message": "question: got no JSON object with a type"}
+        return {"type": "error", "message": "question is not a JSON object with a type"}
     if question["type"] == "ping":
         return {"type": "pong"}
     if question["type"] == "status":
@@ -69,9 +69,12 @@ def answer_question(line: bytes, status: Status) -> dict[str, Any]:
         return question  # the server does what is to be done
     if question["type"] == "restart":
         if status()["keeperPid"] is None:
-            return {"type": "error", "message": "restart: got no keeper, expected one"}
+            return {
+                "type": "error",
+                "message": "restart: the mount has no keeper to start a new server",
+            }
         return {"type": "restarting"}
-    return {"type": "error", "message": f"question: got {question['type']!r}, expected a known one"}
+    return {"type": "error", "message": f"question has an unknown type: {question['type']!r}"}
 
 
 @contextmanager
@@ -104,5 +107,5 @@ def ask(path: Path, message: dict[str, Any], *, seconds: float = ASK_SECONDS) ->
             raise ServerSilent(f"control socket {path}: {error}") from error
     answer = decode_message(line)
     if answer is None:
-        raise ServerSilent(f"control socket {path}: got {line[:80]!r}, expected a JSON object")
+        raise ServerSilent(f"control socket {path}: the answer {line[:80]!r} is not a JSON object")
     return answer

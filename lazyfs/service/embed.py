@@ -63,7 +63,7 @@ async def _embed(
         document = await Resolver(store, origin).document(parse_digest(image.manifest_digest))
         manifest = decode_manifest(document.data, document.media_type)
         if not isinstance(manifest, Manifest):
-            raise FormatError(f"manifest {document.digest}: got an index, expected a manifest")
+            raise FormatError(f"{document.digest} is an index, not a manifest")
         blobs: dict[str, Path | bytes] = {}
         for blob in {each.digest: each for each in (manifest.config, *manifest.layers)}.values():
             if snapshots.objects.size(blob_key(blob.digest)) == blob.size:

@@ -84,7 +84,7 @@ class Forks:
         begun = time.monotonic()
         with self._lock:
             if self._is_over:
-                raise ServerLost("mount: got told to give up, expected a live mount")
+                raise ServerLost("mount: it was cancelled before it was live")
             connection = self._connect(prepared)
             self._open.add(connection)
         try:

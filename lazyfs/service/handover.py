@@ -113,12 +113,12 @@ def converse(
         _wait_undone(connection)
         raise
     except OSError as error:
-        raise Lost(f"service: got {error}, expected a live mount") from error
+        raise Lost(f"service: the connection failed before the mount was live: {error}") from error
     if answer is not None and len(answer) == 2 and answer[0] == "done":
         return int(answer[1])
     if answer is not None and len(answer) == 2 and answer[0] == "away":
         raise TurnedAway(answer[1])
-    raise Lost("service: got its end, expected a live mount")
+    raise Lost("service: it ended before the mount was live")
 
 
 def peer_uid(connection: socket) -> int:
@@ -165,7 +165,7 @@ def _connect(connection: socket, folder: str) -> None:
         os.close(descriptor)
     uid = peer_uid(connection)
     if uid != os.geteuid():  # it would get our credentials
-        raise TurnedAway(f"{folder}/{CONTROL_SOCKET} is user {uid}'s")
+        raise TurnedAway(f"{folder}/{CONTROL_SOCKET} belongs to user {uid}")
 
 
 def _meet(connection: socket) -> None:
@@ -196,7 +196,7 @@ def _ask(
         ]
     )
     if len(message) > MAX_MESSAGE_SIZE:
-        raise TurnedAway(f"the request has {len(message)} bytes")
+        raise TurnedAway(f"the request is too large: {len(message)} bytes")
     here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         rights = b"".join(

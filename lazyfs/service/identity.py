@@ -56,8 +56,10 @@ def read_identity(runtime: Path, mountpoint: str) -> dict[str, str]:
     """
     entry = topmost(load_mountinfo(), os.fsencode(mountpoint))
     if entry is None or not is_ours(runtime, entry):
-        got = "no mount" if entry is None else f"a mount of type {entry.filesystem_type}"
-        raise NotOurs(f"{mountpoint}: got {got}, expected one of lazyfs")
+        got = (
+            "nothing is mounted there" if entry is None else f"its type is {entry.filesystem_type}"
+        )
+        raise NotOurs(f"{mountpoint} is not a lazyfs mount: {got}")
     found = {
         name: os.getxattr(mountpoint, name).decode("utf-8", "surrogateescape")
         for name in os.listxattr(mountpoint)

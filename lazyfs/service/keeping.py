@@ -118,7 +118,7 @@ class Keeping:
             self._forget()
             self._start()
         await self.end()
-        self.note = f"{KEEPERS} of them have died"
+        self.note = f"{KEEPERS} keepers have died"
 
     async def plan_succession(self) -> None:
         """Tell the keeper that this server ends now, and another one is wanted."""
@@ -187,8 +187,8 @@ class Keeping:
             )
         except OSError as error:
             ours.close()
-            self.note = f"it could not be started: {error}"
-            log.warning("keeper: %s", error)
+            self.note = f"the keeper could not be started: {error}"
+            log.warning("the keeper could not be started: %s", error)
             return
         finally:
             theirs.close()
@@ -201,15 +201,15 @@ class Keeping:
 
 def _why_not(settings: MountSettings, prepared: Prepared, session: PyfuseSession) -> str:
     if settings.is_foreground:
-        return "in the foreground, whoever started the server watches it"
+        return "a mount in the foreground has none: its caller watches the server"
     if not session.has_successor:
-        return f"driver {session.driver} can have no successor" + (
+        return f"driver {session.driver} cannot hand its mount to a new server" + (
             f": {session.note}" if session.note else ""
         )
     if settings.options.auto_unmount:
-        return "auto_unmount wants the mount to end with its server"
+        return "with auto_unmount the mount ends with its server"
     if prepared.is_volatile:
-        return "the store is full, and nothing is left of the image on disk"
+        return "the store is full, so nothing of the image is on disk"
     return ""
 
 

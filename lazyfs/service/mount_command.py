@@ -85,7 +85,7 @@ class MountCommand:
         try:
             code, errors = self._by_fork(words, said, prepared)
         except TurnedAway as reason:
-            log.debug("mount %s: by a command: %s", directory, reason)
+            log.debug("mount %s: starting `lazyfs mount`: %s", directory, reason)
             code, errors = _by_command(words, said, directory)
         if code != 0:
             raise _error_of(code, errors)
@@ -93,7 +93,7 @@ class MountCommand:
     def _by_fork(self, words: list[str], said: str, prepared: bytes | None) -> tuple[int, str]:
         """Mount without another interpreter; return as ``_by_command``.  Raises TurnedAway."""
         if self._forks is None:
-            raise TurnedAway("there is nobody who forks")
+            raise TurnedAway("no process for forks was started")
         with _in_memory(said) as given, _in_memory() as errors, open(os.devnull, "wb") as nowhere:
             streams = (given.fileno(), nowhere.fileno(), errors.fileno())
             code = self._forks.run(words, self._access.environment, streams, prepared)
@@ -123,7 +123,7 @@ def _by_command(words: list[str], said: str, directory: Path) -> tuple[int, str]
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
-        raise ServerLost(f"mount {directory}: got {exc}, expected a live mount") from exc
+        raise ServerLost(f"mount {directory}: `lazyfs mount` failed: {exc}") from exc
     return done.returncode, done.stderr
 
 
@@ -173,4 +173,4 @@ def _error_of(code: int, said: str) -> LazyfsError:
         error.code = str(name)
         return error
     last = said.strip().splitlines()[-3:]
-    return ServerLost(f"mount: got exit code {code}, expected 0: {' | '.join(last)}")
+    return ServerLost(f"`lazyfs mount` ended with exit code {code}: {' | '.join(last)}")

@@ -113,7 +113,7 @@ class _Search:
             if not missing:
                 return kept
             total = len(kept.prepared.image.layers)
-            self._note("cache", f"{len(missing)} of {total} layers are not all here")
+            self._note("cache", f"{len(missing)} of {total} layers are incomplete here")
         except LazyfsError as exc:
             self._note("cache", exc)
         for label, name in self._sources():
@@ -127,7 +127,9 @@ class _Search:
                 self._note(label, exc)
         if kept is None or not allow_partial:
             raise not_available(self._image, self._answers)
-        note = f"{self._image.original_ref}: parts of it are not here, and nobody has them"
+        note = (
+            f"{self._image.original_ref}: parts of it are not in the cache, and no source has them"
+        )
         return replace(kept, note=note)
 
     @property
@@ -162,7 +164,7 @@ class _Search:
         )
         prepared = await prepare(request)
         if prepared.image.manifest_digest != wanted:
-            raise BaseUnavailable(f"{wanted}: got an index, expected the manifest of one platform")
+            raise BaseUnavailable(f"{wanted} is an index, not the manifest of one platform")
         return Obtained(prepared, await config_of(prepared, access))
 
     async def _missing(self, prepared: Prepared) -> list[LayerRecord]:
@@ -181,7 +183,7 @@ class _Search:
                 nursery.start_soon(look, toc_digest)
         for toc_digest, survey in surveys.items():
             if survey is not None and survey.rotten:
-                log.warning("layer %s: %d chunks had rotted here", toc_digest, survey.rotten)
+                log.warning("layer %s: %d stored chunks were damaged", toc_digest, survey.rotten)
                 if self._runtime is not None:
                     rotten = {parse_digest(toc_digest).hex: None}
                     tell = partial(tell_mounts, self._runtime, store.root, rotten)

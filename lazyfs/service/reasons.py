@@ -50,11 +50,11 @@ def _family(error: LazyfsError, *, is_tag: bool) -> type[SnapshotError] | None:
     return NoSpace if isinstance(error, StoreFull) else None
 
 
-def unresolvable(image: str, got: str) -> TagUnresolvable:
+def unresolvable(image: str, why: str) -> TagUnresolvable:
     """Return the error for a tag that may not be asked for."""
     return TagUnresolvable(
-        f"image {image}: {got}, expected one whose digest is known",
-        hint="--pull missing asks its registry",
+        f"image {image}: its digest is not known: {why}",
+        hint="--pull missing asks the registry",
         details={"image": image},
     )
 
@@ -66,8 +66,8 @@ def not_available(image: Image, answers: list[dict[str, Any]]) -> SnapshotError:
     family = BaseCorrupt if is_corrupt else BaseUnavailable
     return family(
         f"base image {image.manifest_digest} of {image.original_ref} (recorded "
-        f"{image.resolved_at}) not available: {asked}",
-        hint="nothing else is taken in its place; push that digest again, name a repository that "
+        f"{image.resolved_at}) is not available: {asked}",
+        hint="no other image takes its place: push that digest again, name a repository that "
         "has it, or use a snapshot with an embedded base",
         details={
             "container": image.name,

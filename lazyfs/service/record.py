@@ -111,8 +111,8 @@ def make_runtime_directory(path: Path) -> None:
         or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     ):
         raise BadRuntimeDirectory(
-            f"runtime directory {path}: got mode {found.st_mode:o} of user {found.st_uid}, "
-            f"expected a directory that only user {os.geteuid()} can write to"
+            f"runtime directory {path} has mode {found.st_mode:o} and owner {found.st_uid}; it "
+            f"must be a directory that only user {os.geteuid()} can write to"
         )
 
 

@@ -78,7 +78,7 @@ class Channel:
         """Wait for a message; raises ChannelClosed."""
         code, size = HEADER.unpack(self._exactly(HEADER.size))
         if size > MAX_MESSAGE_SIZE:
-            raise ChannelClosed(f"channel: got a message of {size} bytes")
+            raise ChannelClosed(f"channel: a message of {size} bytes is too large")
         return Word(code), self._exactly(size)
 
     def expect(self, word: Word) -> bytes:
@@ -109,7 +109,7 @@ class Channel:
             except OSError as error:
                 raise ChannelClosed(str(error)) from error
             if not piece:
-                raise ChannelClosed("channel: got its end, expected a message")
+                raise ChannelClosed("channel: the other side has closed it")
             pieces.append(piece)
             size -= len(piece)
         return b"".join(pieces)
@@ -215,8 +215,8 @@ def _prepare_for(channel: Channel, prepare: Prepare, log_path: Path) -> None:
         channel.expect(Word.READY)
     except ChannelClosed as error:
         raise ServerLost(
-            f"server: got its end ({channel_error or error}), expected a live mount",
-            hint=f"its log: {log_path}",
+            f"the server ended before the mount was live ({channel_error or error})",
+            hint=f"see its log: {log_path}",
         ) from error
 
 
@@ -239,7 +239,7 @@ def run_in_foreground(prepare: Prepare, serve: Serve, announce: Callable[[], Non
             with held.opened():
                 serve(Link(channel, announce))
         except ChannelClosed as error:
-            raise ServerLost("preparing: got its end, expected a prepared image") from error
+            raise ServerLost("the process that prepares the image ended early") from error
         except KeyboardInterrupt:
             os.kill(pid, signal.SIGTERM)  # a terminal has told it, others have not
             raise
@@ -308,7 +308,7 @@ def die_with_parent(parent: int) -> None:
     """Have the kernel end this process with *parent*, its parent, however that one ends."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
-        raise ChannelClosed("the parent ended before it could be watched")
+        raise ChannelClosed("the parent process has ended")
 
 
 def _foresee(channel: Channel, payload: bytes) -> None:

@@ -48,7 +48,7 @@ class Upkeep:
             if size > self._left:
                 self._left = await self._room(size)
             if size > self._left:
-                log.debug("cache %s: no room for %d bytes more", self._store.root, size)
+                log.debug("cache %s: no room for %d more bytes", self._store.root, size)
                 return False
             self._left -= size
             return True
@@ -79,7 +79,7 @@ class Upkeep:
             self._complain(error)
             return SLAB_SIZE + size  # what cannot be measured does not end the filling
         if done.freed_size:
-            log.info("cache %s: gave back %d bytes", self._store.root, done.freed_size)
+            log.info("cache %s: freed %d bytes", self._store.root, done.freed_size)
         return min(budget - done.allocated_size, SLAB_SIZE + size)
 
     def _complain(self, error: StoreError | OSError) -> None:
@@ -87,4 +87,4 @@ class Upkeep:
             self._has_failed = True
             if isinstance(error, OSError):
                 error = store_error(self._store.root, error)
-            log.warning("%s; the cache may grow beyond its size", error.message)
+            log.warning("%s; the cache may exceed its budget", error.message)

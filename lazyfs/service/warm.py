@@ -128,8 +128,8 @@ def _remove_stale(name: str, path: Path) -> None:
         except BlockingIOError:
             pass  # its queue is full: somebody listens
     raise AlreadyServing(
-        f"socket {path}: got a process that listens there, expected none",
-        hint="one lazyfs serve per user is enough",
+        f"socket {path} is in use: another process listens on it",
+        hint="run one `lazyfs serve` per user",
     )
 
 
@@ -158,7 +158,7 @@ class WarmService:
         self._listener.setblocking(False)
         with _signal_descriptor() as signals:
             while True:
-                self._say(f"{self._mounts} mounts made, {len(self._children)} in the making")
+                self._say(f"{self._mounts} mounts made, {len(self._children)} being made")
                 ready = self._wait(signals)
                 ending = set(_drain(signals)) & set(ENDING_SIGNALS)
                 self._reap()
@@ -166,7 +166,7 @@ class WarmService:
                     log.info("ending on signal %d", min(ending))
                     return
                 if not ready and not self._children:
-                    log.info("ending: nobody has asked for %g s", self._idle_seconds)
+                    log.info("ending: no request for %g s", self._idle_seconds)
                     return
                 if self._listener.fileno() in ready and not self._accept(signals):
                     log.info("ending: lazyfs has been replaced by another version")
@@ -204,12 +204,12 @@ class WarmService:
         with connection:
             uid = peer_uid(connection)
             if uid != os.geteuid():
-                log.warning("turned away user %d", uid)
+                log.warning("refused a connection of user %d", uid)
                 return True
             try:
                 pid = os.fork()
             except OSError as error:
-                log.error("fork: %s", error.strerror)
+                log.error("cannot fork: %s", error.strerror)
                 return True
             if pid == 0:
                 signal.set_wakeup_fd(-1)

@@ -28,7 +28,9 @@ class MountWitness:
         except OSError as exc:
             if exc.errno in DEAD_ERRNOS:
                 raise _dead(directory) from exc
-            raise BaseUnresolved(f"{directory}: got {exc.strerror}, expected a mount") from exc
+            raise BaseUnresolved(
+                f"cannot read the attributes of the mount {directory}: {exc.strerror}"
+            ) from exc
         if found.get(HEALTH) == NO_SERVER:
             raise _dead(directory)
         return found
@@ -36,7 +38,7 @@ class MountWitness:
 
 def _dead(directory: Path) -> DeadMount:
     return DeadMount(
-        f"mount {directory}: got one whose server has ended, expected a live one",
-        hint="what reads from it gets errors; the images are in the record of the start",
+        f"mount {directory} is dead: its server has ended",
+        hint="reads from it fail; the images are named in the record of the start",
         details={"directory": str(directory)},
     )

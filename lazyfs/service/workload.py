@@ -51,8 +51,8 @@ def words_of(config: Mapping[str, Any], words: Sequence[str]) -> list[str]:
     found = list(words) or [*_texts(inner.get("Entrypoint")), *_texts(inner.get("Cmd"))]
     if not found:
         raise UsageError(
-            "optimize: got no command and an image that names none, expected one",
-            hint="write it after --",
+            "optimize: no command was given, and the image names none",
+            hint="give the command after --",
         )
     return found
 
@@ -76,9 +76,9 @@ def build_command(
     """
     if bwrap is None:
         raise NoWayIn(
-            "optimize: there is no bwrap, which confines the command",
-            hint="install the package bubblewrap; or run the image by `lazyfs run`, save what was "
-            "read by `lazyfs profile`, and convert with `lazyfs convert --profile`",
+            "optimize: bwrap, which confines the command, is not installed",
+            hint="install the package bubblewrap; or run the image with `lazyfs run`, save what "
+            "was read with `lazyfs profile`, and convert with `lazyfs convert --profile`",
         )
     container = Container(name="main", image="scratch", command=tuple(words), user="0")
     spec = build_spec(
@@ -146,7 +146,7 @@ def run_for(command: Command, seconds: float) -> bool:
                     )
                 )
         except (OSError, ValueError) as exc:
-            raise WorkloadFailed(f"{command.before[0]}: {exc}, expected it to start") from exc
+            raise WorkloadFailed(f"cannot start {command.before[0]}: {exc}") from exc
         try:
             with held.opened():
                 status = process.wait(seconds)
@@ -157,9 +157,9 @@ def run_for(command: Command, seconds: float) -> bool:
     if status:
         got = f"exit status {status}" if status > 0 else f"signal {-status}"
         raise WorkloadFailed(
-            f"command: got {got}, expected 0",
-            hint="it runs in the image without the right to change it; only /tmp, /run and the"
-            " like can be written",
+            f"the command failed with {got}",
+            hint="the image is read-only for the command; only /tmp, /run and the like can be"
+            " written",
         )
     return True
 

@@ -105,7 +105,7 @@ class _Checker:
     def _check_image(self, folder: Path) -> None:
         record = load_record(folder)
         if record is None:
-            self._skip("index", folder, "got no record of this version, expected one")
+            self._skip("index", folder, "it has no record of this version")
             return
         self._found.images += 1
         for kind, name, expected in (
@@ -134,14 +134,14 @@ class _Checker:
             self._rotten(
                 "toc",
                 folder / "toc.zst",
-                f"got other bytes, expected {digest}",
+                f"its bytes do not have the digest {digest}",
                 dropped=self._repair,
             )
         if table is None and not (folder / "presence").exists():
             if (folder / "table").exists():
-                self._drop_table(folder, "got other bytes than were written")
+                self._drop_table(folder, "its bytes are not those that were written")
             return  # no content was ever stored
-        reason: str | None = "got none that can be read"
+        reason: str | None = "it cannot be read"
         if table is not None:
             reason = _why_other(self._store, table, toc, digest)
         if table is None or reason is not None:
@@ -157,7 +157,7 @@ class _Checker:
 
     def _drop_content(self, folder: Path, digest: Digest) -> None:
         """Chunks cannot be told apart without a table: all of the content goes."""
-        reason = "got no table to check it by"
+        reason = "its table, which is needed to check it, is missing or damaged"
         is_dropped = False
         if self._repair:
             try:
@@ -189,7 +189,7 @@ class _Checker:
         found.content_size += size
         is_hole = chunk in content.table.holes
         expected = "zeros" if is_hole else f"sha256:{content.table.digest(chunk).hex()}"
-        reason = f"got other bytes, expected {expected}"
+        reason = f"wrong bytes, expected {expected}"
         was_lost = content.doubted == UNCLEAN and content.states[chunk] == DOUBTFUL
         try:
             is_right = content.check(chunk)
@@ -233,4 +233,4 @@ def _why_other(store: Store, table: LayerTable, toc: bytes | None, digest: Diges
             return None
     except FormatError as error:
         return error.message
-    return "got other chunks than its TOC has"
+    return "its chunks are not those of its TOC"

@@ -127,7 +127,7 @@ class Store:
         if found != STORE_VERSION:
             raise StoreUnusable(
                 f"store {self.root}: got version {found[:20]!r}, expected {STORE_VERSION!r}",
-                hint="another release of lazyfs made it: choose another --cache-dir, or remove it",
+                hint="another release of lazyfs made it: remove it, or choose another --cache-dir",
             )
         status = self.root.stat()
         if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -143,8 +143,8 @@ class Store:
         foreign = sorted(names - OWN_NAMES - FOREIGN_NAMES)
         if foreign:
             raise StoreUnusable(
-                f"store {self.root}: got a folder that holds {foreign[0]!r} and no store, "
-                "expected a store, or an empty folder",
+                f"store {self.root} is not a cache of lazyfs, and not empty: it has {foreign[0]!r}",
+                hint="choose an empty directory",
             )
         for folder in (self.blobs / "sha256", self.images, self.layers, self.tmp):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -142,16 +142,16 @@ def why_doubtful(fd: int, header: Header, marks: memoryview, content: os.stat_re
     if not header.is_clean:
         return UNCLEAN
     if header.version == OLD_VERSION:
-        return "another release of lazyfs"
+        return "use by another release of lazyfs"
     if not is_sealed(fd, header, marks):
         return "damage to the presence map"
     found = content.st_ino, content.st_size, content.st_ctime_ns
     if found != (header.inode, header.size, header.changed_at):
         return "a change of the content file"
     if header.boot == UNKNOWN_BOOT or header.boot != boot_id():
-        return "a start of the machine"
+        return "a restart of the machine"
     if not now - DOUBT_SECONDS < header.since <= now + 1:
-        return "their age"
+        return "a long time"
     return ""
 
 

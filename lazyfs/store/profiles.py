@@ -65,7 +65,7 @@ def decode_profile(data: bytes) -> Profile:
     try:
         profile = msgspec.json.decode(data, type=Profile)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        raise BadProfile(f"profile: {exc}") from exc
+        raise BadProfile(f"profile is not valid: {exc}") from exc
     if profile.version != PROFILE_VERSION:
         raise BadProfile(f"profile: got version {profile.version}, expected {PROFILE_VERSION}")
     longest = max(len(profile.accesses), len(profile.ranges), len(profile.digests))
@@ -74,14 +74,14 @@ def decode_profile(data: bytes) -> Profile:
     for layer, chunk in profile.accesses:
         if not 0 <= layer < len(profile.layers) or chunk < 0:
             raise BadProfile(
-                f"profile: got layer {layer}, chunk {chunk}, expected a layer below "
-                f"{len(profile.layers)} and a chunk of it"
+                f"profile: layer {layer}, chunk {chunk} is out of range; it has "
+                f"{len(profile.layers)} layers"
             )
     for layer, start, end in profile.ranges:
         if not 0 <= layer < len(profile.layers) or not 0 <= start < end:
             raise BadProfile(
-                f"profile: got layer {layer}, bytes {start}-{end}, expected a layer below "
-                f"{len(profile.layers)} and a range of it"
+                f"profile: layer {layer}, bytes {start}-{end} is out of range; it has "
+                f"{len(profile.layers)} layers"
             )
     return profile
 

@@ -106,8 +106,8 @@ def pinned(what: str, holders: Sequence[str]) -> Pinned:
     """Return the error that says which sandboxes need *what*."""
     more = "" if len(holders) == 1 else f" and {len(holders) - 1} more"
     return Pinned(
-        f"{what}: got a pin of sandbox {holders[0]}{more}, expected none",
-        hint=f"lazyfs delete {holders[0]} lets go of what that sandbox needs",
+        f"{what} is needed by sandbox {holders[0]}{more}",
+        hint=f"`lazyfs delete {holders[0]}` releases what that sandbox needs",
     )
 
 
@@ -141,7 +141,7 @@ def _alone(folder: Path) -> Iterator[int]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             raise LayerInUse(
-                f"layer {folder.name}: got a live user, expected none",
+                f"layer {folder.name} is in use",
                 hint="`lazyfs status` shows what is mounted",
             ) from exc
         yield fd

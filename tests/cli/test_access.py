@@ -137,7 +137,7 @@ def test_offline(run, registry):
     assert run("ls", image).code == 5
     done = run("ls", image, "--offline")
     assert done.code == 0
-    assert "as the last time" in done.err
+    assert "the digest last seen" in done.err
 
 
 def test_warnings_are_said_once(run, registry):

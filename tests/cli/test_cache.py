@@ -60,7 +60,7 @@ def test_what_a_sandbox_needs_is_not_removed(run, images, cache_dir, tmp_path):
     save_pin(Store(cache_dir), tmp_path, images[:1])
     done = run("cache", "rm", *images)
     assert done.code == 1
-    assert f"image {images[0]}: got a pin of sandbox {tmp_path.name}" in done.err
+    assert f"image {images[0]} is needed by sandbox {tmp_path.name}" in done.err
     held = run("cache", "du", "--json").json
     assert [each["manifestDigest"] for each in held["images"]] == images[:1]
     assert len(held["layers"]) == 2
@@ -68,7 +68,7 @@ def test_what_a_sandbox_needs_is_not_removed(run, images, cache_dir, tmp_path):
     assert f"needed by {tmp_path.name}" in run("cache", "ls").text
     assert f"needed by {tmp_path.name}" in run("cache", "du").text
     done = run("cache", "rm", toc_digest("edge-chunk4k"))
-    assert (done.code, "got a pin of sandbox" in done.err) == (1, True)
+    assert (done.code, "is needed by sandbox" in done.err) == (1, True)
     done = run("cache", "rm", "--all", "--json")
     assert (done.code, done.json["pinned"], done.json["images"]) == (0, images[:1], [])
     remove_pin(Store(cache_dir), tmp_path)
@@ -257,7 +257,7 @@ def test_verify(run, images, cache_dir, tmp_path):
     done = run("cache", "verify")
     assert done.code == 6
     assert done.out == b""
-    assert f"{content.relative_to(cache_dir)}, chunk 0: got other bytes" in done.err
+    assert f"{content.relative_to(cache_dir)}, chunk 0: wrong bytes" in done.err
     done = run("cache", "verify", "--repair", "--json")
     assert done.code == 6
     assert [fault["dropped"] for fault in done.json["rotten"]] == [True]

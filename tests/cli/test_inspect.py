@@ -128,7 +128,7 @@ def test_every_reason(run, tmp_path, lazy):
         "plain tar": (plain_layer(source_tar("edge"), compression="none"), "tar"),
         "plain zstd": (plain_layer(source_tar("edge"), compression="zstd"), "zstd"),
         "external TOC": (layer_from_fixture("edge-exttoc"), "estargz-external-toc"),
-        "no TOC digest annotation": (replace(lazy, annotations={}), "estargz"),
+        "no digest of its TOC": (replace(lazy, annotations={}), "estargz"),
         "TOC: got sha256": (replace(lazy, annotations=wrong), "estargz"),
         "is not a digest": (replace(lazy, annotations={TOC_KEY: "x"}), "unknown"),
         "expected at least 51": (Layer(b"tiny", lazy.media_type, {}, lazy.diff_id), "gzip"),

@@ -66,7 +66,7 @@ def test_it_is_not_removed_by_name_either(store: Store, image: KeptImage, holder
         (remove_layer, toc),
         (empty_layer, toc),
     ):
-        with pytest.raises(Pinned, match="got a pin of sandbox c1, expected none"):
+        with pytest.raises(Pinned, match="is needed by sandbox c1"):
             remove(store, digest)
     assert is_full(store, image.layers[0])
     remove_pin(store, holder)

@@ -437,7 +437,7 @@ def refused(lazyfs, *words, code: int, match: str) -> None:
 
 
 def test_a_missing_mountpoint(lazyfs, layout, tmp_path):
-    refused(lazyfs, f"oci:{layout}", tmp_path / "none", code=8, match="no such directory")
+    refused(lazyfs, f"oci:{layout}", tmp_path / "none", code=8, match="does not exist")
 
 
 def test_a_mountpoint_that_is_a_file(lazyfs, layout, tmp_path):

@@ -181,7 +181,7 @@ def test_a_server_that_dies_again_and_again(layout, tmp_path):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["--driver", "pyfuse3"], "driver pyfuse3 can have no successor"),
+        (["--driver", "pyfuse3"], "driver pyfuse3 cannot hand its mount to a new server"),
         (["-o", "auto_unmount"], "auto_unmount wants the mount to end with its server"),
     ],
 )
@@ -195,7 +195,7 @@ def test_mounts_without_a_keeper(lazyfs, layout, tmp_path, words, why):
         assert f"keeper     none: {why}" in lazyfs("status").stdout
         done = lazyfs("restart", mountpoint)
         assert done.returncode == 8
-        assert "got no keeper" in done.stderr
+        assert "has no keeper" in done.stderr
     finally:
         lazyfs("umount", mountpoint)
         force_unmount(mountpoint)

@@ -56,7 +56,7 @@ def test_asking(server):
 
 @pytest.mark.parametrize("answer", [b"", b"\n", b"{}\n", b"[1]\n", b"\xff\n", b'{"type":'])
 def test_answers_that_are_none(server, answer):
-    with pytest.raises(ServerSilent, match="expected a JSON object"):
+    with pytest.raises(ServerSilent, match="is not a JSON object"):
         ask(server(answer), {"type": "ping"})
 
 

@@ -172,7 +172,7 @@ def test_the_child_takes_the_place_of_its_client(toy, tmp_path, capfd, monkeypat
 def test_what_was_said_is_the_answer(toy):
     assert toy.ask("fail") == 3
     for words in (["bug"], ["die"]):
-        with pytest.raises(Lost, match="got its end"):
+        with pytest.raises(Lost, match="ended before the mount was live"):
             toy.ask(*words)
     with pytest.raises(TurnedAway, match="not for me"):
         toy.ask("away")

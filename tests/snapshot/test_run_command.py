@@ -266,7 +266,7 @@ def test_what_a_sandbox_needs_stays_in_the_cache(lazyfs: Lazyfs, counter: Path, 
     assert len(contents) == 2
     done = lazyfs("cache", "rm", image)
     assert done.returncode == 1
-    assert "got a pin of sandbox c1" in done.stderr
+    assert "is needed by sandbox c1" in done.stderr
     assert "lazyfs delete c1" in done.stderr
     for words in (["rm", "--all"], ["prune", "--size", "0"], ["prune", "--unused"]):
         assert lazyfs("cache", *words).returncode == 0

@@ -180,7 +180,7 @@ class FakeBases:
         if pull != "always" and tag in self.known:
             return self.cache[self.known[tag]]
         if pull == "never":
-            raise TagUnresolvable(f"{text}: got --pull never and an unknown tag")
+            raise TagUnresolvable(f"{text}: --pull never, and the tag is not known")
         found = self.images.ask_tag(tag)
         self.known[tag] = found.manifest
         return found
@@ -246,9 +246,9 @@ class FakeBases:
         self._called("identity")
         mount = self.mounts.get(directory)
         if mount is None:
-            raise BaseUnresolved(f"{directory}: got no mount, expected one of lazyfs")
+            raise BaseUnresolved(f"{directory} is not a lazyfs mount")
         if mount.is_dead:
-            raise DeadMount(f"mount {directory}: got one whose server has ended")
+            raise DeadMount(f"mount {directory} is dead: its server has ended")
         return _attributes(mount)
 
     def profile(self, manifest_digest: str) -> bytes | None:
