@@ -22,9 +22,9 @@ from pathlib import Path
 import pytest
 
 from lazyfs.errors import FormatError
-from lazyfs.formats import scan
-from lazyfs.formats.scan import ScannedEntries
-from lazyfs.formats.toc import Toc, decode_toc
+from lazyfs.formats.tocs import scan
+from lazyfs.formats.tocs.scan import ScannedEntries
+from lazyfs.formats.tocs.toc import Toc, decode_toc
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.erofs_writer import BuiltIndex, build_index
 from lazyfs.rootfs.layout import device_size

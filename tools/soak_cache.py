@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from lazyfs.store.presence import DOUBT_SECONDS
+from lazyfs.store.content.presence import DOUBT_SECONDS
 from tests.support.command import Lazyfs
 from tests.support.damage import DAMAGES, LIVE_DAMAGES, age, reboot, rot
 from tests.support.images import (

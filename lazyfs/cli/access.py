@@ -176,7 +176,7 @@ def access_options(function: Decorated) -> Decorated:
         offline: bool,
         **rest: Any,
     ) -> Any:
-        from lazyfs.registry.access import AccessOptions
+        from lazyfs.registry.config.access import AccessOptions
 
         if anonymous and (creds or authfile):
             raise UsageError("--anonymous cannot be combined with --creds or --authfile")

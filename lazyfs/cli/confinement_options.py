@@ -12,7 +12,7 @@ import click
 from lazyfs.errors import UsageError
 
 if TYPE_CHECKING:
-    from lazyfs.snapshot.template import Template
+    from lazyfs.documents.template import Template
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 Words = dict[str, tuple[str, ...]]
@@ -96,7 +96,7 @@ def confined(template: "Template", words: Words) -> "Template":
     """
     if not any(words.values()):
         return template
-    from lazyfs.snapshot.template_reading import template_of_document
+    from lazyfs.documents.template_reading import template_of_document
 
     document = template.to_document()
     security = document.setdefault("security", {})

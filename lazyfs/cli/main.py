@@ -30,40 +30,73 @@ OF_DISKS = {
 }
 INTERRUPTED = 130
 
-# name → where it is, what it does
+# name, which is the function's too → its module below lazyfs.cli, what it does
 COMMANDS: dict[str, tuple[str, str]] = {
-    "mount": ("lazyfs.cli.mount:mount", "Mount an image on a directory."),
-    "serve": ("lazyfs.cli.serve:serve", "Run a process that makes later mounts faster."),
-    "umount": ("lazyfs.cli.umount:umount", "Unmount an image and wait for its server to end."),
-    "status": ("lazyfs.cli.status:status", "Show mounts and sandboxes, and the state of each."),
-    "attrs": ("lazyfs.cli.attrs:attrs", "Show a mount's attributes: digests, platform, health."),
+    "mount": ("mounts.mount", "Mount an image on a directory."),
+    "serve": ("mounts.serve", "Run a process that makes later mounts faster."),
+    "umount": (
+        "mounts.umount",
+        "Unmount an image and wait for its server to end.",
+    ),
+    "status": (
+        "mounts.status",
+        "Show mounts and sandboxes, and the state of each.",
+    ),
+    "attrs": (
+        "mounts.attrs",
+        "Show a mount's attributes: digests, platform, health.",
+    ),
     "restart": (
-        "lazyfs.cli.restart:restart",
+        "mounts.restart",
         "Replace a mount's server process without interrupting readers.",
     ),
-    "inspect": ("lazyfs.cli.inspect:inspect", "Show an image's digests and layers."),
-    "resolve": ("lazyfs.cli.resolve:resolve", "Show or lock the digests that tags point to."),
-    "ls": ("lazyfs.cli.ls:ls", "List a directory of an image, without mounting it."),
-    "cat": ("lazyfs.cli.cat:cat", "Print a file of an image, without mounting it."),
-    "pull": ("lazyfs.cli.pull:pull", "Download and verify a whole image."),
-    "verify": ("lazyfs.cli.verify:verify", "Check every byte of an image."),
-    "convert": ("lazyfs.cli.convert:convert", "Make an image that can be mounted lazily."),
-    "optimize": ("lazyfs.cli.optimize:optimize", "Convert an image for what a program reads."),
-    "index": ("lazyfs.cli.index:index", "Make an ordinary image lazy without changing it."),
-    "cache": ("lazyfs.cli.cache:cache", "List, measure, check or remove cached images."),
-    "profile": ("lazyfs.cli.profile:profile", "Show, export or import which files are read first."),
-    "run": ("lazyfs.cli.run:run", "Run a sandbox on lazily mounted images."),
-    "checkpoint": ("lazyfs.cli.checkpoint:checkpoint", "Save a running sandbox as a snapshot."),
-    "restore": ("lazyfs.cli.restore:restore", "Resume a snapshot as a new sandbox."),
+    "inspect": ("images.inspect", "Show an image's digests and layers."),
+    "resolve": (
+        "images.resolve",
+        "Show or lock the digests that tags point to.",
+    ),
+    "ls": ("images.ls", "List a directory of an image, without mounting it."),
+    "cat": ("images.cat", "Print a file of an image, without mounting it."),
+    "pull": ("images.pull", "Download and verify a whole image."),
+    "verify": ("images.verify", "Check every byte of an image."),
+    "convert": ("images.convert", "Make an image that can be mounted lazily."),
+    "optimize": (
+        "images.optimize",
+        "Convert an image for what a program reads.",
+    ),
+    "index": ("images.index", "Make an ordinary image lazy without changing it."),
+    "cache": ("cache.cache", "List, measure, check or remove cached images."),
+    "profile": (
+        "images.profile",
+        "Show, export or import which files are read first.",
+    ),
+    "run": ("sandboxes.run", "Run a sandbox on lazily mounted images."),
+    "checkpoint": (
+        "snapshots.checkpoint",
+        "Save a running sandbox as a snapshot.",
+    ),
+    "restore": ("snapshots.restore", "Resume a snapshot as a new sandbox."),
     "recover": (
-        "lazyfs.cli.recover:recover",
+        "sandboxes.recover",
         "Finish or roll back commands that a crash interrupted.",
     ),
-    "delete": ("lazyfs.cli.delete:delete", "Remove a sandbox and everything that belongs to it."),
-    "golden": ("lazyfs.cli.golden:golden", "Build and clone snapshots to start sandboxes from."),
-    "snapshot": ("lazyfs.cli.snapshot:snapshot", "List, check, copy or remove snapshots."),
-    "gc": ("lazyfs.cli.gc:gc", "Remove unfinished snapshots from a store."),
-    "doctor": ("lazyfs.cli.doctor:doctor", "Show what works on this machine and what is missing."),
+    "delete": (
+        "sandboxes.delete",
+        "Remove a sandbox and everything that belongs to it.",
+    ),
+    "golden": (
+        "snapshots.golden",
+        "Build and clone snapshots to start sandboxes from.",
+    ),
+    "snapshot": (
+        "snapshots.snapshot",
+        "List, check, copy or remove snapshots.",
+    ),
+    "gc": ("snapshots.gc", "Remove unfinished snapshots from a store."),
+    "doctor": (
+        "mounts.doctor",
+        "Show what works on this machine and what is missing.",
+    ),
 }
 
 
@@ -89,8 +122,8 @@ class LazyGroup(click.Group):
         """Import and return a command."""
         if cmd_name not in COMMANDS:
             return None
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        module = importlib.import_module(f"lazyfs.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -11,7 +11,7 @@ from lazyfs.cli.directories import cache_directory, runtime_directory, state_dir
 from lazyfs.cli.request import DEFAULT_PATIENCE
 
 if TYPE_CHECKING:
-    from lazyfs.store.budget import Budget
+    from lazyfs.store.upkeep.budget import Budget
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 

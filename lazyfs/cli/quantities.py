@@ -10,7 +10,7 @@ import re
 from fractions import Fraction
 
 from lazyfs.errors import UsageError
-from lazyfs.store.budget import Budget
+from lazyfs.store.upkeep.budget import Budget
 
 NUMBER = r"([0-9]{1,20}(?:\.[0-9]{1,20})?)"
 SIZE_RE = re.compile(NUMBER + r"(?: ?(?:([kmgt])(i?B)?|B))?", re.ASCII | re.IGNORECASE)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from lazyfs.registry.access import AccessOptions
+    from lazyfs.registry.config.access import AccessOptions
 
 DEFAULT_PATIENCE = "10m"
 DRIVERS = ("auto", "native", "pyfuse3", "erofs")

@@ -95,7 +95,7 @@ def permission_options(function: Decorated) -> Decorated:
 
 
 def _digest(ctx: click.Context, param: click.Parameter, text: str | None) -> str | None:
-    from lazyfs.snapshot.pointers import DIGEST_RE
+    from lazyfs.snapshot.stores.pointers import DIGEST_RE
 
     if text is not None and DIGEST_RE.fullmatch(text) is None:
         raise UsageError(

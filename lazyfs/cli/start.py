@@ -10,8 +10,8 @@ import sys
 
 from lazyfs.cli.directories import runtime_directory
 from lazyfs.environment import harden
-from lazyfs.service.handover import Lost, TurnedAway, hand_over
-from lazyfs.service.standing import process_start
+from lazyfs.service.processes.handover import Lost, TurnedAway, hand_over
+from lazyfs.service.processes.standing import process_start
 
 TYPE_CHECKING = False  # typing's own would have to be imported
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _have_done(words: list[str]) -> str:
         return str(error)
     except Lost as error:
         from lazyfs.cli.main import complain, exit_code_of
-        from lazyfs.service.failures import ServerLost
+        from lazyfs.service.processes.failures import ServerLost
 
         lost = ServerLost(str(error))
         complain(lost, as_json="--json" in words)

@@ -19,10 +19,9 @@ several threads run side by side.
 from collections.abc import Sequence
 from hashlib import sha256
 
-from lazyfs.formats.codec import Codec
-from lazyfs.formats.gaps import CATCHING, GAP_STEP, Gaps, GapSink
-from lazyfs.formats.inflate import INFLATE_ERRORS, open_member
-from lazyfs.formats.stream import (
+from lazyfs.formats.streams.codec import Codec
+from lazyfs.formats.streams.inflate import INFLATE_ERRORS, open_member
+from lazyfs.formats.streams.stream import (
     INFLATE_STEP,
     Decoded,
     OpenSpool,
@@ -33,7 +32,8 @@ from lazyfs.formats.stream import (
     failed,
     open_stream,
 )
-from lazyfs.formats.unzstd import ZSTD_ERRORS, open_short_frames
+from lazyfs.formats.streams.unzstd import ZSTD_ERRORS, open_short_frames
+from lazyfs.formats.tars.gaps import CATCHING, GAP_STEP, Gaps, GapSink
 
 __all__ = ["Decoded", "Piece", "RangeDecoder", "Sink"]
 

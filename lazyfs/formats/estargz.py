@@ -10,11 +10,11 @@ import msgspec
 from lazyfs.digest import Digest
 from lazyfs.errors import FormatError
 from lazyfs.formats.footer import FOOTER_SIZE, TAILS, BadFooter, format_of_tail, parse_footer
-from lazyfs.formats.inflate import INFLATE_ERRORS, open_member
-from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
-from lazyfs.formats.rawtoc import BadToc
-from lazyfs.formats.toc import Toc
-from lazyfs.formats.toc_reader import decode_toc
+from lazyfs.formats.streams.inflate import INFLATE_ERRORS, open_member
+from lazyfs.formats.streams.limits import DEFAULT_LIMITS, Limits
+from lazyfs.formats.tocs.rawtoc import BadToc
+from lazyfs.formats.tocs.toc import Toc
+from lazyfs.formats.tocs.toc_reader import decode_toc
 
 # What to read first.  It holds the TOC of about 2,500 files, and takes as long as one round trip
 # on a link of 20 ms and 100 Mbit/s: guessing too low or too high costs about the same.

@@ -23,11 +23,11 @@ import zstandard
 
 from lazyfs.digest import HEX_LENGTH, Digest, digest_of
 from lazyfs.errors import FormatError
-from lazyfs.formats.codec import Codec
 from lazyfs.formats.layer_pass import PassedLayer
-from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
-from lazyfs.formats.spans import Span
-from lazyfs.formats.windows import PACKED_SIZE
+from lazyfs.formats.streams.codec import Codec
+from lazyfs.formats.streams.limits import DEFAULT_LIMITS, Limits
+from lazyfs.formats.streams.spans import Span
+from lazyfs.formats.streams.windows import PACKED_SIZE
 
 MAGIC = b"LFSINDX1"
 VERSION = 2

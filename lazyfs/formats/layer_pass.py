@@ -19,15 +19,15 @@ import msgspec
 from msgspec.structs import replace
 
 from lazyfs.digest import Digest, digest_of
-from lazyfs.formats.arrange import arrange
-from lazyfs.formats.codec import MAX_RATIO, Codec
-from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
-from lazyfs.formats.scan import ScannedEntries
-from lazyfs.formats.spans import HEAD_SIZE, SPAN_SIZE, PlainStream, Span, open_stream
-from lazyfs.formats.tar import BadTar, TarMember, TarScanner
-from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry
-from lazyfs.formats.toc_json import Part, TocSpeller, hole
-from lazyfs.formats.toc_reader import decode_toc
+from lazyfs.formats.streams.codec import MAX_RATIO, Codec
+from lazyfs.formats.streams.limits import DEFAULT_LIMITS, Limits
+from lazyfs.formats.streams.spans import HEAD_SIZE, SPAN_SIZE, PlainStream, Span, open_stream
+from lazyfs.formats.tars.arrange import arrange
+from lazyfs.formats.tars.tar import BadTar, TarMember, TarScanner
+from lazyfs.formats.tars.toc_json import Part, TocSpeller, hole
+from lazyfs.formats.tocs.scan import ScannedEntries
+from lazyfs.formats.tocs.toc import Chunk, Kind, Toc, TocEntry
+from lazyfs.formats.tocs.toc_reader import decode_toc
 
 CHUNK_SIZE = 4 << 20
 

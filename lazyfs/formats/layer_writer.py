@@ -22,12 +22,12 @@ from typing import Protocol
 import msgspec
 
 from lazyfs.digest import Digest
-from lazyfs.formats.arrange import PREFETCH_LANDMARK
-from lazyfs.formats.tar import BadTar, TarMember
-from lazyfs.formats.tar_header import build_header, padding
-from lazyfs.formats.toc import Kind
-from lazyfs.formats.toc_json import Part
-from lazyfs.formats.verbatim import Spelling
+from lazyfs.formats.tars.arrange import PREFETCH_LANDMARK
+from lazyfs.formats.tars.tar import BadTar, TarMember
+from lazyfs.formats.tars.tar_header import build_header, padding
+from lazyfs.formats.tars.toc_json import Part
+from lazyfs.formats.tars.verbatim import Spelling
+from lazyfs.formats.tocs.toc import Kind
 
 CHUNK_SIZE = 4 << 20
 LANDMARK_CONTENT = b"\x0f"

@@ -11,8 +11,6 @@ from enum import Enum
 import msgspec
 
 from lazyfs.errors import FormatError
-from lazyfs.formats.claims import CONTAINERS, STARGZ, BadAnnotation, Claims
-from lazyfs.formats.codec import Codec
 from lazyfs.formats.estargz import (
     LAYERS,
     NotEstargz,
@@ -27,8 +25,10 @@ from lazyfs.formats.footer import (
     BadFooter,
     parse_legacy_footer,
 )
-from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
-from lazyfs.formats.toc import Toc
+from lazyfs.formats.streams.codec import Codec
+from lazyfs.formats.streams.limits import DEFAULT_LIMITS, Limits
+from lazyfs.formats.tocs.claims import CONTAINERS, STARGZ, BadAnnotation, Claims
+from lazyfs.formats.tocs.toc import Toc
 from lazyfs.formats.zstdchunked import (
     FRAME_HEADER_SIZE,
     BadZstdFooter,

@@ -24,7 +24,6 @@ from functools import partial
 from msgspec.structs import replace
 
 from lazyfs.digest import Digest, digest_of
-from lazyfs.formats.arrange import NO_PREFETCH_LANDMARK, TOC_NAME, Arrangement
 from lazyfs.formats.footer import EXTERNAL_TOC, build_footer
 from lazyfs.formats.layer_writer import (
     CHUNK_SIZE,
@@ -36,11 +35,12 @@ from lazyfs.formats.layer_writer import (
     WriterOptions,
     WrittenLayer,
 )
-from lazyfs.formats.tar import TarMember
-from lazyfs.formats.tar_header import END_OF_ARCHIVE, build_header, padding
-from lazyfs.formats.toc import Kind
-from lazyfs.formats.toc_json import Part, TocSpeller
-from lazyfs.formats.verbatim import Spelling
+from lazyfs.formats.tars.arrange import NO_PREFETCH_LANDMARK, TOC_NAME, Arrangement
+from lazyfs.formats.tars.tar import TarMember
+from lazyfs.formats.tars.tar_header import END_OF_ARCHIVE, build_header, padding
+from lazyfs.formats.tars.toc_json import Part, TocSpeller
+from lazyfs.formats.tars.verbatim import Spelling
+from lazyfs.formats.tocs.toc import Kind
 from lazyfs.formats.zstd_writer import ZstdWriter
 
 __all__ = ["CHUNK_SIZE", "Target", "WriterOptions", "WrittenLayer", "write_layer"]

@@ -16,7 +16,14 @@ from collections.abc import Callable
 import zstandard
 
 from lazyfs.digest import Digest, digest_of
-from lazyfs.formats.claims import (
+from lazyfs.formats.layer_writer import Blob, LayerWriter, WriterOptions, WrittenLayer
+from lazyfs.formats.streams.crc64 import Crc64
+from lazyfs.formats.tars.tar import TarMember
+from lazyfs.formats.tars.tar_header import END_OF_ARCHIVE, name_of
+from lazyfs.formats.tars.tarsplit import ENTRY, SEGMENT
+from lazyfs.formats.tars.toc_json import CompactSpeller, Part
+from lazyfs.formats.tars.verbatim import Spelling
+from lazyfs.formats.tocs.claims import (
     CHECKSUM,
     CONTAINERS,
     POSITION,
@@ -25,13 +32,6 @@ from lazyfs.formats.claims import (
     TAR_SPLIT_POSITION,
     TOC_TYPE,
 )
-from lazyfs.formats.crc64 import Crc64
-from lazyfs.formats.layer_writer import Blob, LayerWriter, WriterOptions, WrittenLayer
-from lazyfs.formats.tar import TarMember
-from lazyfs.formats.tar_header import END_OF_ARCHIVE, name_of
-from lazyfs.formats.tarsplit import ENTRY, SEGMENT
-from lazyfs.formats.toc_json import CompactSpeller, Part
-from lazyfs.formats.verbatim import Spelling
 from lazyfs.formats.zstdchunked import FRAME_HEADER_SIZE, LONG, MAGICS, SKIPPABLE_MAGIC
 
 MAGIC = next(magic for magic, dialect in MAGICS.items() if dialect == CONTAINERS)

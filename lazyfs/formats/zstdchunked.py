@@ -17,13 +17,13 @@ import msgspec
 
 from lazyfs.digest import verify_digest
 from lazyfs.errors import FormatError
-from lazyfs.formats.claims import CONTAINERS, STARGZ, TOC_TYPE, BadAnnotation, Claims, Place
-from lazyfs.formats.codec import Codec
-from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
-from lazyfs.formats.rawtoc import BadToc
-from lazyfs.formats.toc import Toc
-from lazyfs.formats.toc_reader import decode_toc
-from lazyfs.formats.unzstd import BadFrame, unzstd
+from lazyfs.formats.streams.codec import Codec
+from lazyfs.formats.streams.limits import DEFAULT_LIMITS, Limits
+from lazyfs.formats.streams.unzstd import BadFrame, unzstd
+from lazyfs.formats.tocs.claims import CONTAINERS, STARGZ, TOC_TYPE, BadAnnotation, Claims, Place
+from lazyfs.formats.tocs.rawtoc import BadToc
+from lazyfs.formats.tocs.toc import Toc
+from lazyfs.formats.tocs.toc_reader import decode_toc
 
 SKIPPABLE_MAGIC = b"\x50\x2a\x4d\x18"
 FRAME_HEADER_SIZE = 8  # magic and size

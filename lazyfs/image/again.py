@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from lazyfs.digest import parse_digest
 from lazyfs.errors import LazyfsError, StoreError
-from lazyfs.image.outage import is_away
+from lazyfs.fetch.origins.outage import is_away
 from lazyfs.image.prepare import Prepared, Request, prepare
 from lazyfs.registry.source import AccessOptions
 from lazyfs.store.images import load_image

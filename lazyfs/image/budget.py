@@ -1,8 +1,8 @@
 """How much memory an image may take while it is prepared: one bound for all of its layers.
 
-What a layer may claim (``formats/limits.py``) holds for each of a thousand layers, so the sum needs
-a bound of its own.  It is kept by estimates from sizes, before memory is taken: whoever is refused
-learns what it would have taken, and how to allow it.
+What a layer may claim (``formats/streams/limits.py``) holds for each of a thousand layers, so the
+sum needs a bound of its own.  It is kept by estimates from sizes, before memory is taken: whoever
+is refused learns what it would have taken, and how to allow it.
 """
 
 import re
@@ -12,10 +12,10 @@ from threading import Lock
 from msgspec.structs import replace
 
 from lazyfs.errors import FormatError, UsageError
-from lazyfs.formats.limits import DEFAULT_LIMITS, ENTRY_MEMORY, TWIN_ENTRY_MEMORY, Limits
-from lazyfs.formats.rawtoc import TocTooLarge
-from lazyfs.formats.scan import ScannedEntries
-from lazyfs.formats.toc import Toc
+from lazyfs.formats.streams.limits import DEFAULT_LIMITS, ENTRY_MEMORY, TWIN_ENTRY_MEMORY, Limits
+from lazyfs.formats.tocs.rawtoc import TocTooLarge
+from lazyfs.formats.tocs.scan import ScannedEntries
+from lazyfs.formats.tocs.toc import Toc
 
 VARIABLE = "LAZYFS_PREPARE_MEMORY"
 DEFAULT_MIB = 256

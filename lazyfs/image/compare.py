@@ -11,25 +11,25 @@ import trio
 
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import FormatError, LazyfsError, Unavailable
-from lazyfs.formats.comparison import Comparison, Disagreement, OnChunk
-from lazyfs.formats.toc import Chunk, Toc
-from lazyfs.formats.toc_reader import decode_toc
-from lazyfs.formats.unpack import decompress
+from lazyfs.fetch.device import Device
+from lazyfs.fetch.origins.whole import PIECE_SIZE, WrongBlob, until_right
+from lazyfs.formats.streams.unpack import decompress
+from lazyfs.formats.tars.comparison import Comparison, Disagreement, OnChunk
+from lazyfs.formats.tocs.toc import Chunk, Toc
+from lazyfs.formats.tocs.toc_reader import decode_toc
 from lazyfs.image.contradiction import contradiction, trees_differ
-from lazyfs.image.device import Device
 from lazyfs.image.diffid import DiffIdMismatch
 from lazyfs.image.full_pass import pass_layer
 from lazyfs.image.open import ImageGone, OpenImage
 from lazyfs.image.plain import INDEX, PASS
-from lazyfs.image.whole import PIECE_SIZE, WrongBlob, until_right
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.registry.source import Source
 from lazyfs.rootfs.layout import device_offsets
 from lazyfs.store.agreements import Agreement, load_agreement, save_agreement
+from lazyfs.store.content.presence import RESIDENT
 from lazyfs.store.layers import load_toc
 from lazyfs.store.passes import load_pass, save_pass
 from lazyfs.store.paths import StoreFull
-from lazyfs.store.presence import RESIDENT
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 from lazyfs.digest import parse_digest
 from lazyfs.errors import VerificationFailed
-from lazyfs.formats.codec import Codec
-from lazyfs.formats.comparison import Disagreement, compare_fields, first_of
-from lazyfs.formats.toc import Chunk, Kind, Toc
-from lazyfs.formats.toc_reader import decode_toc
+from lazyfs.formats.streams.codec import Codec
+from lazyfs.formats.tars.comparison import Disagreement, compare_fields, first_of
+from lazyfs.formats.tocs.toc import Chunk, Kind, Toc
+from lazyfs.formats.tocs.toc_reader import decode_toc
 from lazyfs.image.indexes import IndexContradicted
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.rootfs.layout import device_offsets

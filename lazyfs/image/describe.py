@@ -12,12 +12,12 @@ from msgspec.structs import replace
 
 from lazyfs.digest import Digest
 from lazyfs.errors import FormatError, LazyfsError, NotFound, VerificationFailed
-from lazyfs.formats.claims import Claims
+from lazyfs.fetch.origins.origin import Origin
 from lazyfs.formats.estargz import format_of
 from lazyfs.formats.layers import TAIL_SIZE as FORMAT_TAIL_SIZE
 from lazyfs.formats.layers import find_layer_toc
+from lazyfs.formats.tocs.claims import Claims
 from lazyfs.image.budget import Budget
-from lazyfs.image.origin import Origin
 from lazyfs.image.plain_layers import known_layer
 from lazyfs.image.prepare import Request, wanted_platform
 from lazyfs.image.resolve import Resolver, check_platform

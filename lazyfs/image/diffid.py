@@ -1,7 +1,7 @@
 """Building a layer's tar again, to check the diffID that the config states.
 
 What a mount serves is verified by chunks; that all of it together is the layer that the config
-means is known only where the layer says how its tar was put together (formats/tarsplit.py).
+means is known only where the layer says how its tar was put together (formats/tars/tarsplit.py).
 """
 
 import hashlib
@@ -11,13 +11,13 @@ import trio
 
 from lazyfs.digest import Digest, DigestMismatch, parse_digest, verify_digest
 from lazyfs.errors import FormatError
-from lazyfs.formats.claims import Claims, Place, claims_of
-from lazyfs.formats.limits import DEFAULT_LIMITS
-from lazyfs.formats.tarsplit import BadTarSplit, tar_parts
-from lazyfs.formats.toc import Toc, TocEntry
-from lazyfs.formats.toc_reader import decode_toc
-from lazyfs.formats.unzstd import unzstd
-from lazyfs.image.device import Device
+from lazyfs.fetch.device import Device
+from lazyfs.formats.streams.limits import DEFAULT_LIMITS
+from lazyfs.formats.streams.unzstd import unzstd
+from lazyfs.formats.tars.tarsplit import BadTarSplit, tar_parts
+from lazyfs.formats.tocs.claims import Claims, Place, claims_of
+from lazyfs.formats.tocs.toc import Toc, TocEntry
+from lazyfs.formats.tocs.toc_reader import decode_toc
 from lazyfs.image.open import OpenImage
 from lazyfs.image.tocs import read_range
 from lazyfs.oci.manifest import Manifest, decode_manifest

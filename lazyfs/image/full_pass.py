@@ -15,13 +15,13 @@ import trio
 
 from lazyfs.digest import Digest, DigestMismatch
 from lazyfs.errors import FormatError, LazyfsError, Unavailable
-from lazyfs.formats.compression import NotALayer
+from lazyfs.fetch.origins.whole import WrongBlob, until_right
 from lazyfs.formats.layer_pass import LayerPass, PassedLayer
 from lazyfs.formats.layers import PLAIN
-from lazyfs.formats.toc import Toc
+from lazyfs.formats.streams.compression import NotALayer
+from lazyfs.formats.tocs.toc import Toc
 from lazyfs.image.budget import ImageTooLarge
 from lazyfs.image.plain import Progress
-from lazyfs.image.whole import WrongBlob, until_right
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.registry.source import Source
 from lazyfs.rootfs.table import LayerTable, build_table

@@ -16,9 +16,9 @@ from lazyfs.errors import FormatError, LazyfsError, NotFound, VerificationFailed
 from lazyfs.formats.layer_index import LayerIndex, decode_index, encode_index
 from lazyfs.formats.layer_pass import codec_of, placed
 from lazyfs.formats.layers import PLAIN
-from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
-from lazyfs.formats.toc import Toc
-from lazyfs.formats.toc_reader import decode_toc
+from lazyfs.formats.streams.limits import DEFAULT_LIMITS, Limits
+from lazyfs.formats.tocs.toc import Toc
+from lazyfs.formats.tocs.toc_reader import decode_toc
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import OCI_MANIFEST, Manifest, decode_manifest
 from lazyfs.registry.source import Source

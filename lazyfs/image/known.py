@@ -5,10 +5,10 @@ import re
 
 from lazyfs.errors import FormatError, UsageError
 from lazyfs.oci.reference import LayoutReference, Reference, parse_reference
-from lazyfs.store.documents import listed_in
 from lazyfs.store.images import ImageRecord
 from lazyfs.store.names import NameRecord, load_names, save_name
 from lazyfs.store.paths import ALGORITHMS, Store, digest_named
+from lazyfs.store.upkeep.documents import listed_in
 
 DIGEST_RE = re.compile(r"(?:(?:.*@)?sha(?:256|512):)?([0-9a-f]{6,128})", re.DOTALL)
 BARE_RE = re.compile(r"sha(256:[0-9a-f]{64}|512:[0-9a-f]{128})")

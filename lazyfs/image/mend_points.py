@@ -12,9 +12,9 @@ import trio
 
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import FormatError, NotFound, StoreError, VerificationFailed
-from lazyfs.formats.codec import Codec
-from lazyfs.image.device import Device
-from lazyfs.image.origin import Origin
+from lazyfs.fetch.device import Device
+from lazyfs.fetch.origins.origin import Origin
+from lazyfs.formats.streams.codec import Codec
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.store.images import LayerRecord
 from lazyfs.store.passes import load_pass

@@ -4,8 +4,8 @@ import logging
 
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import FormatError, Unavailable
+from lazyfs.fetch.origins.origin import Offline
 from lazyfs.image.known import spell
-from lazyfs.image.origin import Offline
 from lazyfs.oci.platforms import Platform
 from lazyfs.oci.reference import LayoutReference, Reference
 from lazyfs.store.names import load_names

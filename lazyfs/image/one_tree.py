@@ -1,7 +1,7 @@
 """Compare tar and table of contents of a layer that a mount has filled: once, beside the readers.
 
 The payloads are in the store.  What the tar has between them was caught while they were decoded
-(formats/gaps.py), or is in the layer's tar-split; its beginning and its end are two short requests,
+(formats/tars/gaps.py), or is in its tar-split; its beginning and its end are two short requests,
 and a little that was not caught one or two more.  The tar that is put together so has to have the
 diffID: then it is the one that others unpack, and what differs from it is a contradiction.  Where
 it cannot be had for a few per cent of the blob, nothing is said, and ``lazyfs verify`` can tell.
@@ -17,23 +17,23 @@ import trio
 
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import LazyfsError
-from lazyfs.formats.comparison import Comparison
+from lazyfs.fetch.device import Device
+from lazyfs.fetch.gap_store import cut
+from lazyfs.fetch.pressure import Pressure
+from lazyfs.fetch.transfer import pieces_of
 from lazyfs.formats.decode import RangeDecoder
-from lazyfs.formats.gaps import Gaps
 from lazyfs.formats.layers import Format
-from lazyfs.formats.stream import Decoded
-from lazyfs.formats.tarsplit import tar_parts
-from lazyfs.formats.toc import Toc
-from lazyfs.formats.unpack import decompress
+from lazyfs.formats.streams.stream import Decoded
+from lazyfs.formats.streams.unpack import decompress
+from lazyfs.formats.tars.comparison import Comparison
+from lazyfs.formats.tars.gaps import Gaps
+from lazyfs.formats.tars.tarsplit import tar_parts
+from lazyfs.formats.tocs.toc import Toc
 from lazyfs.image.compare import stored_toc
-from lazyfs.image.device import Device
 from lazyfs.image.diffid import stored_tar_split
-from lazyfs.image.gap_store import cut
 from lazyfs.image.open import OpenImage
 from lazyfs.image.plain import INDEX, PASS
-from lazyfs.image.pressure import Pressure
 from lazyfs.image.tocs import read_range
-from lazyfs.image.transfer import pieces_of
 from lazyfs.rootfs.layout import device_offsets
 from lazyfs.store.agreements import Agreement, save_agreement
 

@@ -14,22 +14,22 @@ from msgspec.structs import replace
 
 from lazyfs.digest import parse_digest
 from lazyfs.errors import LazyfsError, StoreError
+from lazyfs.fetch.ahead.forecast import Forecast
+from lazyfs.fetch.ahead.prefetch import FORECASTING, NO_LIMITS, Limits, MakeRoom, prefetch
+from lazyfs.fetch.device import Device
+from lazyfs.fetch.fetch import Fetcher
+from lazyfs.fetch.fetched import fetch_document
+from lazyfs.fetch.gap_store import GapStore
+from lazyfs.fetch.origins.early import Early
+from lazyfs.fetch.origins.health import Health
+from lazyfs.fetch.origins.origin import Origin
+from lazyfs.fetch.profile import replay, replay_alike
+from lazyfs.fetch.twins import Twins
 from lazyfs.formats.layers import Format
-from lazyfs.image.device import Device
-from lazyfs.image.early import Early
-from lazyfs.image.fetch import Fetcher
-from lazyfs.image.fetched import fetch_document
-from lazyfs.image.forecast import Forecast
-from lazyfs.image.gap_store import GapStore
-from lazyfs.image.health import Health
 from lazyfs.image.identity import mount_attributes
 from lazyfs.image.mend_points import PointsMender
-from lazyfs.image.origin import Origin
 from lazyfs.image.plain import INDEX
-from lazyfs.image.prefetch import FORECASTING, NO_LIMITS, Limits, MakeRoom, prefetch
 from lazyfs.image.prepare import Prepared
-from lazyfs.image.profile import replay, replay_alike
-from lazyfs.image.twins import Twins
 from lazyfs.mount.contents import NativeLayer
 from lazyfs.oci.config import BadConfig, decode_config
 from lazyfs.oci.descriptor import Descriptor
@@ -40,12 +40,12 @@ from lazyfs.rootfs.provenance import Provenance
 from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.agreements import load_agreement
 from lazyfs.store.blobs import load_blob
+from lazyfs.store.content.unwritten import UnstoredContent, open_content
 from lazyfs.store.images import LayerRecord, StoredImage, load_image
 from lazyfs.store.layers import load_table
 from lazyfs.store.paths import Store
 from lazyfs.store.points import RestartPoints
 from lazyfs.store.profiles import load_alike, load_profile, save_profile
-from lazyfs.store.unwritten import UnstoredContent, open_content
 
 log = logging.getLogger(__name__)
 

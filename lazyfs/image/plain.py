@@ -6,7 +6,7 @@ import msgspec
 
 from lazyfs.digest import Digest, DigestMismatch
 from lazyfs.errors import FormatError
-from lazyfs.formats.claims import claims_of
+from lazyfs.formats.tocs.claims import claims_of
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import is_layer_encrypted, is_layer_tar
 

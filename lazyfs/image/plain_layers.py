@@ -8,15 +8,15 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from lazyfs.digest import Digest, parse_digest
+from lazyfs.fetch.origins.origin import Origin
 from lazyfs.formats.layer_index import LayerIndex
 from lazyfs.formats.layer_pass import placed
-from lazyfs.formats.rawtoc import TocTooLarge
-from lazyfs.formats.toc import Toc
-from lazyfs.formats.toc_reader import decode_toc
+from lazyfs.formats.tocs.rawtoc import TocTooLarge
+from lazyfs.formats.tocs.toc import Toc
+from lazyfs.formats.tocs.toc_reader import decode_toc
 from lazyfs.image.budget import Budget
 from lazyfs.image.full_pass import pass_layers
 from lazyfs.image.indexes import fetch_index, keep_index
-from lazyfs.image.origin import Origin
 from lazyfs.image.plain import INDEX, PASS, PlainOptions, check_pairs
 from lazyfs.image.tocs import LoadedToc
 from lazyfs.oci.descriptor import Descriptor

@@ -16,13 +16,13 @@ import trio
 
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import LazyfsError, StoreError
-from lazyfs.formats.claims import Claims
+from lazyfs.fetch.origins.early import Foreseen, ForeseenLayer
+from lazyfs.fetch.origins.origin import Origin
+from lazyfs.formats.tocs.claims import Claims
 from lazyfs.image.budget import Budget
-from lazyfs.image.early import Foreseen, ForeseenLayer
 from lazyfs.image.identity import image_attributes
 from lazyfs.image.known import note_name
 from lazyfs.image.offline import last_known
-from lazyfs.image.origin import Origin
 from lazyfs.image.plain import INDEX, PASS, PlainOptions, check_image, is_plain
 from lazyfs.image.resolve import Resolved, Resolver, check_platform
 from lazyfs.image.tocs import LoadedToc, layer_claims, load_tocs

@@ -7,13 +7,13 @@ import msgspec
 
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import NotFound, UsageError
-from lazyfs.formats.toc import Kind
+from lazyfs.fetch.origins.origin import Origin
+from lazyfs.formats.tocs.toc import Kind
 from lazyfs.image.known import known_images
-from lazyfs.image.origin import Origin
 from lazyfs.image.prepare import wanted_platform
 from lazyfs.image.resolve import Resolver
 from lazyfs.oci.reference import parse_reference
-from lazyfs.registry.access import AccessOptions
+from lazyfs.registry.config.access import AccessOptions
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.layout import LAYOUT_VERSION
 from lazyfs.rootfs.table import LayerTable

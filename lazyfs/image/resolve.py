@@ -11,8 +11,8 @@ import msgspec
 
 from lazyfs.digest import Digest
 from lazyfs.errors import FormatError, Unavailable
+from lazyfs.fetch.origins.origin import Origin
 from lazyfs.image.offline import last_known, resolve_offline, with_hint
-from lazyfs.image.origin import Origin
 from lazyfs.oci.choosing import is_image, is_index, no_platform, rank
 from lazyfs.oci.config import ImageConfig, decode_config
 from lazyfs.oci.manifest import Index, Manifest, decode_manifest

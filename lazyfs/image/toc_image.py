@@ -9,8 +9,8 @@ import trio
 
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import FormatError, NotFound
-from lazyfs.formats.limits import DEFAULT_LIMITS
-from lazyfs.image.origin import Origin
+from lazyfs.fetch.origins.origin import Origin
+from lazyfs.formats.streams.limits import DEFAULT_LIMITS
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import Manifest, decode_manifest
 

@@ -15,15 +15,15 @@ import trio
 
 from lazyfs.digest import Digest, DigestMismatch
 from lazyfs.errors import LazyfsError, VerificationFailed
-from lazyfs.formats.claims import Claims, claims_of
-from lazyfs.formats.codec import Codec
+from lazyfs.fetch.origins.origin import Origin
 from lazyfs.formats.estargz import NotEstargz
 from lazyfs.formats.layers import Format, LayerToc, TocPlace, find_layer_toc, read_layer_toc
-from lazyfs.formats.rawtoc import TocTooLarge
-from lazyfs.formats.toc import Toc
-from lazyfs.formats.toc_reader import decode_toc
+from lazyfs.formats.streams.codec import Codec
+from lazyfs.formats.tocs.claims import Claims, claims_of
+from lazyfs.formats.tocs.rawtoc import TocTooLarge
+from lazyfs.formats.tocs.toc import Toc
+from lazyfs.formats.tocs.toc_reader import decode_toc
 from lazyfs.image.budget import Budget
-from lazyfs.image.origin import Origin
 from lazyfs.image.plain import check_readable
 from lazyfs.image.toc_image import NoTocImage, TocImage
 from lazyfs.oci.descriptor import Descriptor

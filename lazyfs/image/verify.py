@@ -9,11 +9,11 @@ import trio
 
 from lazyfs.digest import Digest
 from lazyfs.errors import AccessDenied, LazyfsError, NotFound, Unavailable
+from lazyfs.fetch.device import Device
 from lazyfs.image.compare import compare_device
-from lazyfs.image.device import Device
 from lazyfs.image.diffid import DiffIdMismatch, check_diff_id
 from lazyfs.image.open import OpenImage
-from lazyfs.store.presence import ABSENT, RESIDENT, UNCLEAN
+from lazyfs.store.content.presence import ABSENT, RESIDENT, UNCLEAN
 
 log = logging.getLogger(__name__)
 

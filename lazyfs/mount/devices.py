@@ -7,7 +7,7 @@ Its index is made here; so every driver that can serve an image can serve its de
 from collections.abc import Sequence
 
 from lazyfs.digest import digest_of
-from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry
+from lazyfs.formats.tocs.toc import Chunk, Kind, Toc, TocEntry
 from lazyfs.mount.contents import MountedImage, NativeContents, NativeImage, NativeLayer
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.erofs_writer import build_index

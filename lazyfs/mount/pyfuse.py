@@ -20,7 +20,7 @@ from typing import NoReturn
 import trio
 
 from lazyfs.errors import Unavailable
-from lazyfs.formats.toc import Kind
+from lazyfs.formats.tocs.toc import Kind
 from lazyfs.mount.attrs import BLOCK_SIZE, ExtendedAttributes, blocks_of
 from lazyfs.mount.contents import MountedImage
 from lazyfs.mount.errnos import errno_of

@@ -12,11 +12,11 @@ import trio
 
 from lazyfs.errors import AccessDenied, LazyfsError
 from lazyfs.registry.challenges import Challenge, choose_challenge, parse_challenges
-from lazyfs.registry.endpoints import Endpoint
-from lazyfs.registry.errors import error_for
-from lazyfs.registry.helpers import find_credential
-from lazyfs.registry.hosts import DEFAULT_PORTS, Origin, next_url, origin_of
-from lazyfs.registry.keychain import Credential, Kind
+from lazyfs.registry.config.endpoints import Endpoint
+from lazyfs.registry.config.errors import error_for
+from lazyfs.registry.config.helpers import find_credential
+from lazyfs.registry.config.hosts import DEFAULT_PORTS, Origin, next_url, origin_of
+from lazyfs.registry.config.keychain import Credential, Kind
 from lazyfs.registry.redirects import discard, follow
 from lazyfs.registry.source import AccessOptions
 from lazyfs.registry.tokens import (

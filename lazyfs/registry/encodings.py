@@ -5,7 +5,7 @@ Spec: RFC 9110, section 8.4.1.3; RFC 1952 for gzip, whose streams may have sever
 
 import zlib
 
-from lazyfs.registry.errors import BadAnswer
+from lazyfs.registry.config.errors import BadAnswer
 
 MEMBER_LIMIT = 16
 """Servers send one.  A member may hold nothing, so a few MiB could be of hundreds of thousands,

@@ -9,9 +9,9 @@ from collections.abc import Collection, Mapping
 
 from lazyfs.printable import printable
 from lazyfs.registry.auth import Authorizer
-from lazyfs.registry.endpoints import Endpoint
-from lazyfs.registry.errors import error_for
-from lazyfs.registry.hosts import Origin, origin_of
+from lazyfs.registry.config.endpoints import Endpoint
+from lazyfs.registry.config.errors import error_for
+from lazyfs.registry.config.hosts import Origin, origin_of
 from lazyfs.registry.redirects import discard, follow
 from lazyfs.registry.transport import Answer, Body, Transport
 

@@ -18,9 +18,9 @@ from lazyfs.digest import Digest, digest_of, parse_digest, verify_digest
 from lazyfs.errors import NotFound, Unavailable
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import DOCUMENT_LIMIT
+from lazyfs.registry.config.errors import SizeMismatch, TooLarge
+from lazyfs.registry.config.files import check_inside, open_regular, read_regular
 from lazyfs.registry.documents import receive_document
-from lazyfs.registry.errors import SizeMismatch, TooLarge
-from lazyfs.registry.files import check_inside, open_regular, read_regular
 from lazyfs.registry.layout_files import (
     INDEX,
     REF_NAME,

@@ -17,7 +17,7 @@ from lazyfs.errors import FormatError, StoreError
 from lazyfs.json_keys import check_keys
 from lazyfs.oci.manifest import DOCUMENT_KEYS, OCI_INDEX
 from lazyfs.printable import printable
-from lazyfs.registry.errors import SizeMismatch
+from lazyfs.registry.config.errors import SizeMismatch
 
 VERSION_FILE = "oci-layout"
 VERSION_DOCUMENT = b'{"imageLayoutVersion":"1.0.0"}'

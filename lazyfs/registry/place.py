@@ -10,15 +10,15 @@ from lazyfs.digest import Digest
 from lazyfs.errors import LazyfsError, NotFound, VerificationFailed
 from lazyfs.printable import printable
 from lazyfs.registry.auth import Authorizer
-from lazyfs.registry.endpoints import Endpoint
-from lazyfs.registry.errors import (
+from lazyfs.registry.config.endpoints import Endpoint
+from lazyfs.registry.config.errors import (
     ConnectionTrouble,
     Refused,
     is_meant_for_tls,
     redact_url,
 )
+from lazyfs.registry.config.hosts import origin_of
 from lazyfs.registry.exchange import Exchanger
-from lazyfs.registry.hosts import origin_of
 from lazyfs.registry.redirects import discard
 from lazyfs.registry.source import AccessOptions, EndpointState, SourceStatistics
 from lazyfs.registry.tokens import pull_scope

@@ -15,7 +15,7 @@ import trio
 from lazyfs.digest import Digest, digest_of, verify_digest
 from lazyfs.errors import StoreError
 from lazyfs.oci.descriptor import Descriptor
-from lazyfs.registry.errors import (
+from lazyfs.registry.config.errors import (
     TEMPORARY,
     BadAnswer,
     ConnectionTrouble,
@@ -24,7 +24,7 @@ from lazyfs.registry.errors import (
     Refused,
     SizeMismatch,
 )
-from lazyfs.registry.hosts import next_url
+from lazyfs.registry.config.hosts import next_url
 from lazyfs.registry.place import Place
 from lazyfs.registry.redirects import discard
 from lazyfs.registry.refer import add_to_tag

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from lazyfs.printable import printable
-from lazyfs.registry.errors import BadAnswer, SizeMismatch
+from lazyfs.registry.config.errors import BadAnswer, SizeMismatch
 
 # Numbers of more than 18 digits do not fit a file's size anywhere.
 CONTENT_RANGE_RE = re.compile(r"bytes[ \t]+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from lazyfs.errors import LazyfsError
-from lazyfs.registry.errors import ERROR_BODY_LIMIT, BadAnswer, Refused, redact_url
-from lazyfs.registry.hosts import Origin, next_url, origin_of
+from lazyfs.registry.config.errors import ERROR_BODY_LIMIT, BadAnswer, Refused, redact_url
+from lazyfs.registry.config.hosts import Origin, next_url, origin_of
 from lazyfs.registry.transport import Answer, Body, Transport
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})

@@ -10,8 +10,8 @@ from urllib.parse import quote
 from lazyfs.digest import Digest
 from lazyfs.errors import NotFound
 from lazyfs.oci.manifest import DOCUMENT_LIMIT, OCI_INDEX
-from lazyfs.registry.errors import BadAnswer, Unsettled
-from lazyfs.registry.hosts import next_url, origin_of
+from lazyfs.registry.config.errors import BadAnswer, Unsettled
+from lazyfs.registry.config.hosts import next_url, origin_of
 from lazyfs.registry.links import parse_next
 from lazyfs.registry.place import Place
 from lazyfs.registry.redirects import discard

@@ -14,7 +14,7 @@ from lazyfs.digest import BadDigest, Digest, parse_digest
 from lazyfs.errors import FormatError
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import DOCUMENT_LIMIT, OCI_INDEX, Index, decode_manifest
-from lazyfs.registry.errors import BadAnswer, TooLarge
+from lazyfs.registry.config.errors import BadAnswer, TooLarge
 
 PAGE_LIMIT = 16
 SIZE_LIMIT = 4 << 20

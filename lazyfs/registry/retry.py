@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from lazyfs.errors import LazyfsError, Unavailable
-from lazyfs.registry.errors import TEMPORARY, ConnectionTrouble, Overloaded, Silent, Slow
+from lazyfs.registry.config.errors import TEMPORARY, ConnectionTrouble, Overloaded, Silent, Slow
 from lazyfs.registry.source import SourceStatistics
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from lazyfs.digest import Digest
 from lazyfs.errors import LazyfsError, UsageError
 from lazyfs.printable import printable
-from lazyfs.registry.endpoints import BadEndpoint
-from lazyfs.registry.errors import ConnectionTrouble, Slow, redact_url
+from lazyfs.registry.config.endpoints import BadEndpoint
+from lazyfs.registry.config.errors import ConnectionTrouble, Slow, redact_url
 from lazyfs.registry.place import Place
 from lazyfs.registry.retry import Patience, RetryPolicy
 from lazyfs.registry.source import SourceStatistics

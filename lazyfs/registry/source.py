@@ -9,7 +9,7 @@ import msgspec
 
 from lazyfs.digest import Digest
 from lazyfs.oci.descriptor import Descriptor
-from lazyfs.registry.access import AccessOptions as AccessOptions
+from lazyfs.registry.config.access import AccessOptions as AccessOptions
 
 
 class Document(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from lazyfs.digest import Digest
 from lazyfs.errors import LazyfsError
 from lazyfs.oci.descriptor import Descriptor
-from lazyfs.registry.errors import (
+from lazyfs.registry.config.errors import (
     TEMPORARY,
     BadAnswer,
     ConnectionTrouble,

@@ -12,8 +12,8 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import msgspec
 
-from lazyfs.registry.errors import BadAnswer
-from lazyfs.registry.keychain import Credential, Kind
+from lazyfs.registry.config.errors import BadAnswer
+from lazyfs.registry.config.keychain import Credential, Kind
 
 ANSWER_LIMIT = 256 << 10
 CLIENT = "lazyfs"

@@ -19,11 +19,18 @@ import trio
 from lazyfs import __version__
 from lazyfs.errors import UsageError
 from lazyfs.printable import printable
+from lazyfs.registry.config.endpoints import Tls
+from lazyfs.registry.config.errors import (
+    BadAnswer,
+    ConnectionTrouble,
+    Silent,
+    Slow,
+    TooLarge,
+    redact_url,
+)
+from lazyfs.registry.config.files import check_regular
+from lazyfs.registry.config.hosts import Origin, origin_of, proxy_for
 from lazyfs.registry.encodings import inflate
-from lazyfs.registry.endpoints import Tls
-from lazyfs.registry.errors import BadAnswer, ConnectionTrouble, Silent, Slow, TooLarge, redact_url
-from lazyfs.registry.files import check_regular
-from lazyfs.registry.hosts import Origin, origin_of, proxy_for
 from lazyfs.registry.rate import SAMPLE_SIZE, Rate
 from lazyfs.registry.source import AccessOptions, SourceStatistics
 

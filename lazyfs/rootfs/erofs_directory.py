@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
-from lazyfs.formats.toc import Kind
+from lazyfs.formats.tocs.toc import Kind
 from lazyfs.rootfs.erofs_format import (
     BLOCK_SIZE,
     DIRENT_SIZE,

@@ -9,7 +9,7 @@ import stat
 import struct
 
 from lazyfs.errors import FormatError
-from lazyfs.formats.toc import Kind
+from lazyfs.formats.tocs.toc import Kind
 
 REVISION = 2
 """Of our encoding: part of the UUID, so that images written by other rules have another one."""

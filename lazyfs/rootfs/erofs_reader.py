@@ -15,7 +15,7 @@ from mmap import mmap
 import msgspec
 
 from lazyfs.errors import FormatError, NotFound
-from lazyfs.formats.toc import Kind
+from lazyfs.formats.tocs.toc import Kind
 from lazyfs.rootfs import erofs_format as erofs
 from lazyfs.rootfs.erofs_format import DIRENT_SIZE, INODE_SIZE, SLOT_SIZE
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from lazyfs.formats.toc import Kind, Toc, TocEntry
-from lazyfs.formats.toc_reader import decode_toc
+from lazyfs.formats.tocs.toc import Kind, Toc, TocEntry
+from lazyfs.formats.tocs.toc_reader import decode_toc
 from lazyfs.rootfs import erofs_format as erofs
 from lazyfs.rootfs.erofs_directory import build_directory, directory_size
 from lazyfs.rootfs.erofs_format import BLOCK_SIZE, INODE_SIZE, SLOT_SIZE, UnsupportedByErofs

@@ -8,8 +8,8 @@ needs another ``LAYOUT_VERSION``.
 """
 
 from lazyfs.errors import FormatError
-from lazyfs.formats.scan import ScannedEntries
-from lazyfs.formats.toc import Toc
+from lazyfs.formats.tocs.scan import ScannedEntries
+from lazyfs.formats.tocs.toc import Toc
 
 LAYOUT_VERSION = 1
 BLOCK_SIZE = 4096

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import msgspec
 
 from lazyfs.errors import FormatError
-from lazyfs.formats.paths import WHITEOUT_PREFIX
-from lazyfs.formats.toc import Kind, Toc, TocEntry
+from lazyfs.formats.tocs.paths import WHITEOUT_PREFIX
+from lazyfs.formats.tocs.toc import Kind, Toc, TocEntry
 from lazyfs.rootfs.layout import NO_PAYLOAD, device_offsets
 from lazyfs.rootfs.whiteout import (
     LANDMARKS,

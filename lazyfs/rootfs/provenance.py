@@ -19,8 +19,8 @@ from mmap import mmap
 import msgspec
 
 from lazyfs.errors import FormatError
-from lazyfs.formats.codec import Codec
-from lazyfs.formats.toc import Kind, TocEntry
+from lazyfs.formats.streams.codec import Codec
+from lazyfs.formats.tocs.toc import Kind, TocEntry
 from lazyfs.rootfs.merge import Node
 
 MAGIC = b"LFSPROV1"

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from lazyfs.formats.scan import ScannedEntries
-from lazyfs.formats.toc import Toc
+from lazyfs.formats.tocs.scan import ScannedEntries
+from lazyfs.formats.tocs.toc import Toc
 from lazyfs.rootfs.erofs_xattrs import DroppedXattr, XattrBodies, Xattrs
 from lazyfs.rootfs.provenance import complete_provenance
 

@@ -27,10 +27,10 @@ from collections.abc import Sequence
 from mmap import mmap
 
 from lazyfs.errors import FormatError
-from lazyfs.formats.codec import Codec
 from lazyfs.formats.layers import BY_NUMBER, Format
-from lazyfs.formats.scan import ScannedEntries
-from lazyfs.formats.toc import Toc
+from lazyfs.formats.streams.codec import Codec
+from lazyfs.formats.tocs.scan import ScannedEntries
+from lazyfs.formats.tocs.toc import Toc
 from lazyfs.rootfs.layout import BLOCK_SIZE, LAYOUT_VERSION, BadLayout, device_offsets
 
 MAGIC = b"LFSTABL1"

@@ -5,7 +5,7 @@ Symlinks are followed inside the tree only: an absolute target starts at the tre
 """
 
 from lazyfs.errors import NotFound
-from lazyfs.formats.toc import Kind
+from lazyfs.formats.tocs.toc import Kind
 from lazyfs.rootfs.erofs_reader import ErofsIndex, IndexCorrupt
 
 MAX_LINKS = 40  # of one walk, as in Linux

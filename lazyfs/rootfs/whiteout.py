@@ -5,7 +5,7 @@ Spec: OCI image-spec, layer.md, "Whiteouts".  ``.wh.NAME`` removes NAME of the l
 ``.wh..wh.`` are leftovers of AUFS; no name that begins with ``.wh.`` ever appears in a rootfs.
 """
 
-from lazyfs.formats.paths import WHITEOUT_PREFIX
+from lazyfs.formats.tocs.paths import WHITEOUT_PREFIX
 
 OPAQUE = b".wh..wh..opq"
 RESERVED_PREFIX = b".wh..wh."

@@ -16,24 +16,24 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from lazyfs.digest import Digest, parse_digest
+from lazyfs.documents.errors import PlatformMismatch
+from lazyfs.documents.manifest import Image, Layer, Platform
 from lazyfs.errors import LazyfsError, StoreError
+from lazyfs.fetch.origins.origin import Origin
 from lazyfs.image.offline import last_known
-from lazyfs.image.origin import Origin
 from lazyfs.image.prepare import Prepared, Request, prepare, wanted_platform
 from lazyfs.image.profiled import WrongImage, check_profile
 from lazyfs.image.resolve import Resolver
 from lazyfs.interrupts import run_trio
 from lazyfs.oci.platforms import parse_platform
 from lazyfs.oci.reference import LayoutReference, Reference, parse_reference
-from lazyfs.registry.access import AccessOptions
+from lazyfs.registry.config.access import AccessOptions
+from lazyfs.sandbox.bases import Base
 from lazyfs.service.configs import config_of
-from lazyfs.service.mount_command import MountCommand
 from lazyfs.service.mounts import NodeMounts
 from lazyfs.service.obtain import obtain_all, spelled
+from lazyfs.service.processes.mount_command import MountCommand
 from lazyfs.service.reasons import reason_of, unresolvable
-from lazyfs.snapshot.bases import Base
-from lazyfs.snapshot.errors import PlatformMismatch
-from lazyfs.snapshot.manifest import Image, Layer, Platform
 from lazyfs.store.paths import Store, open_store
 from lazyfs.store.profiles import (
     BadProfile,
@@ -48,7 +48,7 @@ Config = dict[str, Any]
 
 
 class ImageBases(NodeMounts):
-    """Joins registries, store and mounts (``lazyfs.snapshot.bases.Bases``).
+    """Joins registries, store and mounts (``lazyfs.sandbox.bases.Bases``).
 
     *cache_dir* is the store, *runtime* the directory of the mounts' records; *mount* makes one.
     *rehash*: what is here of recorded images is hashed although it was before.

@@ -15,9 +15,9 @@ from typing import Any
 import trio
 
 from lazyfs.errors import LazyfsError
-from lazyfs.image.device import Device
+from lazyfs.fetch.device import Device
+from lazyfs.fetch.scrub import is_due, scrub
 from lazyfs.image.open import OpenImage
-from lazyfs.image.scrub import is_due, scrub
 from lazyfs.mount.session import PyfuseSession
 from lazyfs.rootfs.owners import Range, owners_of
 from lazyfs.service.dropped import (

@@ -6,12 +6,12 @@ from typing import Any
 
 from lazyfs.digest import parse_digest
 from lazyfs.errors import FormatError
-from lazyfs.image.origin import Origin
+from lazyfs.fetch.origins.origin import Origin
 from lazyfs.image.prepare import Prepared
 from lazyfs.image.resolve import Resolver
 from lazyfs.oci.manifest import Manifest, decode_manifest
 from lazyfs.oci.reference import parse_reference
-from lazyfs.registry.access import AccessOptions
+from lazyfs.registry.config.access import AccessOptions
 from lazyfs.store.paths import Store
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from lazyfs.service.control import MAX_QUESTION_SIZE, ServerSilent, ask
+from lazyfs.service.processes.control import MAX_QUESTION_SIZE, ServerSilent, ask
 from lazyfs.service.record import is_alive, load_records, socket_path
 
 TELL_SECONDS = 60.0

@@ -9,20 +9,20 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lazyfs.digest import parse_digest
+from lazyfs.documents.manifest import Image
 from lazyfs.errors import FormatError, LazyfsError
-from lazyfs.image.origin import Origin
+from lazyfs.fetch.origins.origin import Origin
+from lazyfs.fetch.origins.whole import fetch_file
 from lazyfs.image.resolve import Resolver
-from lazyfs.image.whole import fetch_file
 from lazyfs.interrupts import run_trio
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import Manifest, decode_manifest
 from lazyfs.oci.reference import parse_reference
-from lazyfs.registry.access import AccessOptions
+from lazyfs.registry.config.access import AccessOptions
+from lazyfs.sandbox.specs.local import local_errors
 from lazyfs.service.reasons import reason_of
-from lazyfs.snapshot.embedding import blob_key
-from lazyfs.snapshot.local import local_errors
-from lazyfs.snapshot.manifest import Image
-from lazyfs.snapshot.snapshots import Snapshots
+from lazyfs.snapshot.stores.embedding import blob_key
+from lazyfs.snapshot.stores.snapshots import Snapshots
 from lazyfs.store.blobs import load_blob
 from lazyfs.store.paths import Store
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from lazyfs.errors import MountFailed
 from lazyfs.mount.options import EROFS, FILESYSTEM_TYPE
 from lazyfs.mount.point import MountEntry, State, load_mountinfo, state_of, topmost, unmount
-from lazyfs.service.control import ServerSilent, ask
+from lazyfs.service.processes.control import ServerSilent, ask
 from lazyfs.service.record import (
     DEVICES_SUFFIX,
     MountRecord,

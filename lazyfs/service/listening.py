@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import trio
 
-from lazyfs.service.control import (
+from lazyfs.service.processes.control import (
     MAX_QUESTION_SIZE,
     Status,
     answer_question,

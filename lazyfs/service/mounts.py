@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lazyfs.digest import parse_digest
 from lazyfs.mount.point import BusyMountpoint, State, real_path, state_of, unmount
-from lazyfs.service.control import ServerSilent, ask
+from lazyfs.service.processes.control import ServerSilent, ask
 from lazyfs.service.record import (
     find_record,
     is_alive,

@@ -16,17 +16,17 @@ import trio
 from msgspec.structs import replace
 
 from lazyfs.digest import parse_digest
+from lazyfs.documents.errors import BaseCorrupt, BaseUnavailable
+from lazyfs.documents.manifest import Image, Platform
 from lazyfs.errors import LazyfsError, VerificationFailed
-from lazyfs.image.origin import Origin
+from lazyfs.fetch.origins.origin import Origin
 from lazyfs.image.prepare import Prepared, Request, prepare
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.reference import parse_reference
-from lazyfs.registry.access import AccessOptions
+from lazyfs.registry.config.access import AccessOptions
 from lazyfs.service.configs import config_of
 from lazyfs.service.dropped import tell_mounts
 from lazyfs.service.reasons import not_available
-from lazyfs.snapshot.errors import BaseCorrupt, BaseUnavailable
-from lazyfs.snapshot.manifest import Image, Platform
 from lazyfs.store.completeness import Survey, survey_layer
 from lazyfs.store.images import LayerRecord
 from lazyfs.store.paths import Store

@@ -6,6 +6,16 @@ is not eStargz, a full disk, a kernel without FUSE.
 
 from typing import Any
 
+from lazyfs.documents.errors import (
+    BaseCorrupt,
+    BaseUnavailable,
+    NoSpace,
+    PlatformMismatch,
+    SnapshotError,
+    TagUnresolvable,
+    TemplateInvalid,
+)
+from lazyfs.documents.manifest import Image
 from lazyfs.errors import (
     AccessDenied,
     LazyfsError,
@@ -15,16 +25,6 @@ from lazyfs.errors import (
     VerificationFailed,
 )
 from lazyfs.oci.platforms import NoPlatform
-from lazyfs.snapshot.errors import (
-    BaseCorrupt,
-    BaseUnavailable,
-    NoSpace,
-    PlatformMismatch,
-    SnapshotError,
-    TagUnresolvable,
-    TemplateInvalid,
-)
-from lazyfs.snapshot.manifest import Image
 from lazyfs.store.paths import StoreFull
 
 

@@ -21,24 +21,26 @@ import msgspec
 import trio
 
 from lazyfs.errors import LazyfsError, StoreError
+from lazyfs.fetch.ahead.prefetch import FORECASTING, Limits
+from lazyfs.fetch.origins.early import Early, Foreseen, open_early
+from lazyfs.fetch.profile import RECORD_SECONDS
+from lazyfs.fetch.throttle import Throttle
 from lazyfs.image.again import is_here, prepare_again
-from lazyfs.image.early import Early, Foreseen, open_early
 from lazyfs.image.open import OpenImage, open_image
-from lazyfs.image.prefetch import FORECASTING, Limits
 from lazyfs.image.prepare import Prepared
-from lazyfs.image.profile import RECORD_SECONDS
-from lazyfs.image.throttle import Throttle
 from lazyfs.interrupts import run_trio
 from lazyfs.mount.connection import renewed
 from lazyfs.mount.drivers import open_session
 from lazyfs.mount.options import fuse_options
 from lazyfs.mount.session import PyfuseSession
 from lazyfs.service.care import Care
-from lazyfs.service.control import Status, encode_message
 from lazyfs.service.dropped import QUESTION, TELL_SECONDS
-from lazyfs.service.keeping import Keeping, Legacy
 from lazyfs.service.listening import Actions, serve_control
-from lazyfs.service.memory import keep_small, set_up_memory
+from lazyfs.service.processes.control import Status, encode_message
+from lazyfs.service.processes.keeping import Keeping, Legacy
+from lazyfs.service.processes.memory import keep_small, set_up_memory
+from lazyfs.service.processes.settings import MountSettings as MountSettings
+from lazyfs.service.processes.supervise import ChannelClosed, Link
 from lazyfs.service.record import (
     BadRuntimeDirectory,
     MountRecord,
@@ -49,8 +51,6 @@ from lazyfs.service.record import (
     socket_path,
     start_ticks_of,
 )
-from lazyfs.service.settings import MountSettings as MountSettings
-from lazyfs.service.supervise import ChannelClosed, Link
 from lazyfs.service.upkeep import Upkeep
 
 log = logging.getLogger(__name__)

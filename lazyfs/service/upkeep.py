@@ -1,8 +1,8 @@
 """Keeping the store within its budget while a mount fills it.
 
 Looking and evicting are the disk's work, and done in a thread.  Other servers do the same at the
-same time; they take turns (store/evict.py).  What fails here costs room on the disk and nothing
-else: it is said once, and the mount goes on.
+same time; they take turns (store/upkeep/evict.py).  What fails here costs room on the disk and
+nothing else: it is said once, and the mount goes on.
 """
 
 import logging
@@ -11,9 +11,9 @@ from collections.abc import Callable
 import trio
 
 from lazyfs.errors import StoreError
-from lazyfs.store.budget import Budget
-from lazyfs.store.evict import evict
 from lazyfs.store.paths import Store, store_error
+from lazyfs.store.upkeep.budget import Budget
+from lazyfs.store.upkeep.evict import evict
 
 LOOK_SECONDS = 60.0
 SLAB_SIZE = 64 << 20

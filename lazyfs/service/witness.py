@@ -5,9 +5,9 @@ For checkpoints: nothing here can ask a registry, or imports what could.
 
 from pathlib import Path
 
+from lazyfs.documents.errors import BaseUnresolved, DeadMount
 from lazyfs.mount.point import DEAD_ERRNOS, real_path
 from lazyfs.service.identity import HEALTH, NO_SERVER, NotOurs, read_identity
-from lazyfs.snapshot.errors import BaseUnresolved, DeadMount
 
 
 class MountWitness:

@@ -17,14 +17,14 @@ from typing import Any
 
 import msgspec
 
+from lazyfs.documents.template import Container, Template
 from lazyfs.errors import LazyfsError, NotFound, UsageError
 from lazyfs.interrupts import uninterrupted
-from lazyfs.snapshot.bubblewrap import bounded, build_options, seccomp_program
-from lazyfs.snapshot.keyring import with_new_keyring
-from lazyfs.snapshot.runtimes import SYSTEM_PATH
-from lazyfs.snapshot.spec import build_spec
-from lazyfs.snapshot.staged import AS_ROOT, UNSHARE
-from lazyfs.snapshot.template import Container, Template
+from lazyfs.sandbox.runtimes.bubblewrap import bounded, build_options, seccomp_program
+from lazyfs.sandbox.runtimes.runtimes import SYSTEM_PATH
+from lazyfs.sandbox.runtimes.staged import AS_ROOT, UNSHARE
+from lazyfs.sandbox.specs.keyring import with_new_keyring
+from lazyfs.sandbox.specs.spec import build_spec
 
 FRESH = ("/tmp", "/run", "/var/tmp")
 FRESH_SIZE = "size=25%"

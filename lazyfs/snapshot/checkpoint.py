@@ -16,11 +16,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from lazyfs.errors import UsageError
-from lazyfs.snapshot.bases import Mounts
-from lazyfs.snapshot.containers import end
-from lazyfs.snapshot.draft import IMAGE, Draft, boot_id, list_files, load_draft, save_draft
-from lazyfs.snapshot.errors import (
+from lazyfs.documents.errors import (
     BaseCorrupt,
     CheckpointLost,
     RuntimeFailed,
@@ -28,14 +24,19 @@ from lazyfs.snapshot.errors import (
     SnapshotError,
     Unsupported,
 )
+from lazyfs.documents.journal import Journal, SandboxBroken, State
+from lazyfs.documents.manifest import Parent
+from lazyfs.documents.manifest_json import check_unfinished
+from lazyfs.documents.plans import SandboxPlan
+from lazyfs.documents.record import remove_record
+from lazyfs.errors import UsageError
+from lazyfs.sandbox.bases import Mounts
+from lazyfs.sandbox.containers import end
+from lazyfs.sandbox.runtimes.runtime import Choose, ContainerState, Runtime
+from lazyfs.sandbox.sandbox import Sandbox
+from lazyfs.sandbox.specs.local import local_errors
+from lazyfs.snapshot.draft import IMAGE, Draft, boot_id, list_files, load_draft, save_draft
 from lazyfs.snapshot.evidence import Parts, check_again, gather_parts, witnessed_images
-from lazyfs.snapshot.journal import Journal, SandboxBroken, State
-from lazyfs.snapshot.keys import manifest_key
-from lazyfs.snapshot.local import local_errors
-from lazyfs.snapshot.manifest import Parent
-from lazyfs.snapshot.manifest_json import check_unfinished
-from lazyfs.snapshot.objects import ObjectMissing, ObjectStore
-from lazyfs.snapshot.plans import SandboxPlan
 from lazyfs.snapshot.publish import (
     POINTER_BEFORE,
     Made,
@@ -45,11 +46,10 @@ from lazyfs.snapshot.publish import (
     note_pointer,
     publish,
 )
-from lazyfs.snapshot.record import remove_record
-from lazyfs.snapshot.runtime import Choose, ContainerState, Runtime
-from lazyfs.snapshot.sandbox import Sandbox
-from lazyfs.snapshot.snapshots import new_id
-from lazyfs.snapshot.stores import open_objects
+from lazyfs.snapshot.stores.keys import manifest_key
+from lazyfs.snapshot.stores.objects import ObjectMissing, ObjectStore
+from lazyfs.snapshot.stores.snapshots import new_id
+from lazyfs.snapshot.stores.stores import open_objects
 
 ALIVE = (ContainerState.RUNNING, ContainerState.PAUSED, ContainerState.CREATED)
 INTERRUPTED = (State.CHECKPOINTING, State.UPLOADING, State.COMMITTED)

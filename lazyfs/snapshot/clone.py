@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from lazyfs.errors import LazyfsError
-from lazyfs.snapshot.local import local_errors
+from lazyfs.sandbox.sandbox import check_id
+from lazyfs.sandbox.specs.local import local_errors
+from lazyfs.sandbox.threads import Threads
 from lazyfs.snapshot.restore import Order, Restored, Tools, restore
 from lazyfs.snapshot.review import review
-from lazyfs.snapshot.sandbox import check_id
-from lazyfs.snapshot.snapshots import new_id
-from lazyfs.snapshot.threads import Threads
+from lazyfs.snapshot.stores.snapshots import new_id
 
 WORKERS = 2  # restores at once; each keeps more than one core busy for a moment
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 
-from lazyfs.snapshot.errors import CheckpointLost, NoSpace, RuntimeFailed, SnapshotError
-from lazyfs.snapshot.journal import SandboxBroken
-from lazyfs.snapshot.manifest import KIND, VERSION, File, Image, Manifest, Runtime, Snapshot
-from lazyfs.snapshot.own import read_own
-from lazyfs.snapshot.sandbox import Sandbox, write_durably, write_whole
+from lazyfs.documents.errors import CheckpointLost, NoSpace, RuntimeFailed, SnapshotError
+from lazyfs.documents.journal import SandboxBroken
+from lazyfs.documents.manifest import KIND, VERSION, File, Image, Manifest, Runtime, Snapshot
+from lazyfs.documents.own import read_own
+from lazyfs.sandbox.sandbox import Sandbox, write_durably, write_whole
 
 DRAFT_LIMIT = 2 << 20  # bytes
 NEEDED = "checkpoint.img"

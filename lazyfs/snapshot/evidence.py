@@ -14,18 +14,12 @@ import msgspec
 from msgspec import UNSET
 
 from lazyfs import __version__
-from lazyfs.oci.platforms import platform_of_machine
-from lazyfs.snapshot.bases import MOUNT_ID, Mounts
-from lazyfs.snapshot.bundle import load_bundle
-from lazyfs.snapshot.draft import Draft, boot_id
-from lazyfs.snapshot.errors import BaseCorrupt, BaseUnresolved, DeadMount, RecordMissing
-from lazyfs.snapshot.extensions import PROFILES, SPECS, TEMPLATE, pack_profiles, without_values
-from lazyfs.snapshot.gates import CLASSES, FULL
-from lazyfs.snapshot.journal import Journal, SandboxBroken
-from lazyfs.snapshot.manifest import Container, Image, Runtime, Snapshot, Template
-from lazyfs.snapshot.own import read_own
-from lazyfs.snapshot.plans import RuntimeFacts, SandboxPlan
-from lazyfs.snapshot.record import (
+from lazyfs.documents.errors import BaseCorrupt, BaseUnresolved, DeadMount, RecordMissing
+from lazyfs.documents.journal import Journal, SandboxBroken
+from lazyfs.documents.manifest import Container, Image, Runtime, Snapshot, Template
+from lazyfs.documents.own import read_own
+from lazyfs.documents.plans import RuntimeFacts, SandboxPlan
+from lazyfs.documents.record import (
     HEALTHY,
     RECORD_VERSION,
     BaseRecord,
@@ -36,8 +30,14 @@ from lazyfs.snapshot.record import (
     load_record,
     save_record,
 )
-from lazyfs.snapshot.sandbox import Sandbox, utc_now
-from lazyfs.snapshot.spec import spec_digest, spec_facts
+from lazyfs.oci.platforms import platform_of_machine
+from lazyfs.sandbox.bases import MOUNT_ID, Mounts
+from lazyfs.sandbox.sandbox import Sandbox, utc_now
+from lazyfs.sandbox.specs.bundle import load_bundle
+from lazyfs.sandbox.specs.spec import spec_digest, spec_facts
+from lazyfs.snapshot.draft import Draft, boot_id
+from lazyfs.snapshot.extensions import PROFILES, SPECS, TEMPLATE, pack_profiles, without_values
+from lazyfs.snapshot.gates import CLASSES, FULL
 
 HEALTH = "user.lazyfs.health"
 REQUESTED = "user.lazyfs.ref.requested"

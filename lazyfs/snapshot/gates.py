@@ -11,17 +11,17 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from lazyfs.errors import UsageError
-from lazyfs.oci.platforms import Platform, runs
-from lazyfs.snapshot.bases import platform_of
-from lazyfs.snapshot.errors import (
+from lazyfs.documents.errors import (
     CpuMismatch,
     PlatformMismatch,
     RuntimeMismatch,
     SpecMismatch,
 )
-from lazyfs.snapshot.manifest import Manifest, Runtime
-from lazyfs.snapshot.plans import RuntimeFacts
+from lazyfs.documents.manifest import Manifest, Runtime
+from lazyfs.documents.plans import RuntimeFacts
+from lazyfs.errors import UsageError
+from lazyfs.oci.platforms import Platform, runs
+from lazyfs.sandbox.bases import platform_of
 
 FULL = "full"
 DATA = "data"

@@ -16,16 +16,16 @@ from typing import Any, Protocol
 
 import msgspec
 
+from lazyfs.documents.journal import Failure, SandboxBroken
+from lazyfs.documents.manifest import Image, Manifest
+from lazyfs.documents.template import TEMPLATE_NAME, Template
 from lazyfs.errors import LazyfsError, NotFound, UsageError
+from lazyfs.sandbox.sandbox import Sandbox, utc_now, write_durably
 from lazyfs.snapshot import checkpoint as checkpoints
 from lazyfs.snapshot.extensions import GOLDEN
-from lazyfs.snapshot.journal import Failure, SandboxBroken
-from lazyfs.snapshot.keys import ID_RE, check_pointer
-from lazyfs.snapshot.manifest import Image, Manifest
 from lazyfs.snapshot.publish import Made, check_writable
-from lazyfs.snapshot.sandbox import Sandbox, utc_now, write_durably
-from lazyfs.snapshot.snapshots import Snapshots, new_id
-from lazyfs.snapshot.template import TEMPLATE_NAME, Template
+from lazyfs.snapshot.stores.keys import ID_RE, check_pointer
+from lazyfs.snapshot.stores.snapshots import Snapshots, new_id
 
 ROLE = "golden"
 PREFIX = "golden-"

@@ -12,10 +12,11 @@ from shlex import quote as shell_quote
 
 import msgspec
 
+from lazyfs.documents.documents import quote
+from lazyfs.documents.errors import NotAllowed
+from lazyfs.documents.template import Template
 from lazyfs.errors import UsageError
 from lazyfs.printable import printable
-from lazyfs.snapshot.documents import quote
-from lazyfs.snapshot.errors import NotAllowed
 from lazyfs.snapshot.requests import (
     CAPABILITY,
     DEVICE,
@@ -35,7 +36,6 @@ from lazyfs.snapshot.requests import (
     USERNS,
     Request,
 )
-from lazyfs.snapshot.template import Template
 
 Resolve = Callable[[str], str]
 LONG = 200  # characters of what cannot be allowed

@@ -13,16 +13,8 @@ from typing import BinaryIO, cast
 import msgspec
 import zstandard
 
-from lazyfs.errors import UsageError
-from lazyfs.oci.platforms import Platform
-from lazyfs.oci.reference import BadReference, parse_reference
-from lazyfs.snapshot.bases import Bases
-from lazyfs.snapshot.codec import SUFFIX
-from lazyfs.snapshot.errors import FileCorrupt, ManifestMissing, TemplateInvalid
-from lazyfs.snapshot.extensions import TEMPLATE
-from lazyfs.snapshot.gates import CLASSES, FULL
-from lazyfs.snapshot.keys import folder_of
-from lazyfs.snapshot.manifest import (
+from lazyfs.documents.errors import FileCorrupt, ManifestMissing, TemplateInvalid
+from lazyfs.documents.manifest import (
     FILE_NAME,
     KIND,
     OBJECT_NAME,
@@ -33,9 +25,17 @@ from lazyfs.snapshot.manifest import (
     Runtime,
     Snapshot,
 )
-from lazyfs.snapshot.snapshots import Loaded, Snapshots
-from lazyfs.snapshot.template import PAUSE, Container, Template
-from lazyfs.snapshot.template_reading import template_of_document
+from lazyfs.documents.template import PAUSE, Container, Template
+from lazyfs.documents.template_reading import template_of_document
+from lazyfs.errors import UsageError
+from lazyfs.oci.platforms import Platform
+from lazyfs.oci.reference import BadReference, parse_reference
+from lazyfs.sandbox.bases import Bases
+from lazyfs.snapshot.extensions import TEMPLATE
+from lazyfs.snapshot.gates import CLASSES, FULL
+from lazyfs.snapshot.stores.codec import SUFFIX
+from lazyfs.snapshot.stores.keys import folder_of
+from lazyfs.snapshot.stores.snapshots import Loaded, Snapshots
 
 FOREIGN_MANIFEST = "manifest.json"  # what agent-substrate writes
 PIECE_SIZE = 1 << 20

@@ -14,18 +14,18 @@ from typing import Any
 import msgspec
 
 from lazyfs.digest import digest_of
-from lazyfs.snapshot.codec import store_file
+from lazyfs.documents.errors import CheckpointLost, StoreConflict, StoreFailed
+from lazyfs.documents.journal import Journal, State
+from lazyfs.documents.manifest import File, Manifest
+from lazyfs.documents.manifest_json import encode_manifest
+from lazyfs.sandbox.sandbox import Sandbox, sync_path
+from lazyfs.sandbox.threads import Threads
 from lazyfs.snapshot.draft import IMAGE, STORED, Draft, check_files, save_draft
-from lazyfs.snapshot.errors import CheckpointLost, StoreConflict, StoreFailed
-from lazyfs.snapshot.journal import Journal, State
-from lazyfs.snapshot.keys import folder_of
-from lazyfs.snapshot.manifest import File, Manifest
-from lazyfs.snapshot.manifest_json import encode_manifest
-from lazyfs.snapshot.objects import ObjectStore
-from lazyfs.snapshot.pointers import Pointer, move_pointer, read_pointer
-from lazyfs.snapshot.sandbox import Sandbox, sync_path
-from lazyfs.snapshot.snapshots import Snapshots
-from lazyfs.snapshot.threads import Threads
+from lazyfs.snapshot.stores.codec import store_file
+from lazyfs.snapshot.stores.keys import folder_of
+from lazyfs.snapshot.stores.objects import ObjectStore
+from lazyfs.snapshot.stores.pointers import Pointer, move_pointer, read_pointer
+from lazyfs.snapshot.stores.snapshots import Snapshots
 
 Say = Callable[[str], None]
 WORKERS = 2  # files side by side; each is compressed by several threads

@@ -10,20 +10,20 @@ All of it can be done again.  The sandbox's lock is held.
 
 from pathlib import Path
 
-from lazyfs.errors import LazyfsError, UsageError
-from lazyfs.snapshot.checkpoint import INTERRUPTED, Tools, resume
-from lazyfs.snapshot.containers import end
-from lazyfs.snapshot.errors import (
+from lazyfs.documents.errors import (
     Interrupted,
     RuntimeFailed,
     RuntimeMismatch,
     SnapshotError,
     Unsupported,
 )
-from lazyfs.snapshot.journal import Journal, SandboxBroken, State
-from lazyfs.snapshot.record import remove_record
-from lazyfs.snapshot.runtime import Choose, ContainerState, Runtime
-from lazyfs.snapshot.sandbox import Sandbox
+from lazyfs.documents.journal import Journal, SandboxBroken, State
+from lazyfs.documents.record import remove_record
+from lazyfs.errors import LazyfsError, UsageError
+from lazyfs.sandbox.containers import end
+from lazyfs.sandbox.runtimes.runtime import Choose, ContainerState, Runtime
+from lazyfs.sandbox.sandbox import Sandbox
+from lazyfs.snapshot.checkpoint import INTERRUPTED, Tools, resume
 
 RESTS = ("bundles", "restores", "runtime")
 ALIVE = (ContainerState.CREATED, ContainerState.RUNNING, ContainerState.PAUSED)

@@ -27,10 +27,10 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from lazyfs.snapshot import template as t
-from lazyfs.snapshot.manifest import Runtime
-from lazyfs.snapshot.runsc_flags import Verdict, judge
-from lazyfs.snapshot.spec_parts import DEFAULT_CAPABILITIES
+from lazyfs.documents import template as t
+from lazyfs.documents.manifest import Runtime
+from lazyfs.sandbox.runtimes.runsc_flags import Verdict, judge
+from lazyfs.sandbox.specs.spec_parts import DEFAULT_CAPABILITIES
 
 HOST_PATH = "host-path"
 CAPABILITY = "capability"

@@ -16,44 +16,37 @@ import msgspec
 from msgspec import UnsetType
 from msgspec.structs import replace
 
-from lazyfs.errors import LazyfsError
-from lazyfs.interrupts import uninterrupted
-from lazyfs.oci.platforms import Platform
-from lazyfs.snapshot import gates
-from lazyfs.snapshot.bases import MOUNT_ID, Base, Bases, check_mounted
-from lazyfs.snapshot.bundle import write_bundle
-from lazyfs.snapshot.confinement import check_confinement
-from lazyfs.snapshot.containers import build_specs, end, side_by_side, wait_ready
-from lazyfs.snapshot.directory_store import DirectoryStore
-from lazyfs.snapshot.errors import (
+from lazyfs.documents.errors import (
     BaseCorrupt,
     BaseUnavailable,
     Interrupted,
     NotReady,
     SnapshotError,
 )
-from lazyfs.snapshot.evidence import REBASED
-from lazyfs.snapshot.extensions import specs_of, unpack_profiles
-from lazyfs.snapshot.journal import (
+from lazyfs.documents.journal import (
     Journal,
     JournalContainer,
     State,
 )
-from lazyfs.snapshot.local import local_errors
-from lazyfs.snapshot.logs import forget_logs
-from lazyfs.snapshot.manifest import Image, Parent
-from lazyfs.snapshot.objects import ObjectStore
-from lazyfs.snapshot.pinning import pin_images
-from lazyfs.snapshot.record import (
+from lazyfs.documents.manifest import Image, Parent
+from lazyfs.documents.record import (
     RECORD_VERSION,
     BaseRecord,
     RecordedImage,
     mounted_image,
     save_record,
 )
-from lazyfs.snapshot.review import Review, Wanted, review
-from lazyfs.snapshot.runtime import Choose, Runtime
-from lazyfs.snapshot.sandbox import (
+from lazyfs.documents.security import limits_of, openings
+from lazyfs.documents.template import SecretKey
+from lazyfs.errors import LazyfsError
+from lazyfs.interrupts import uninterrupted
+from lazyfs.oci.platforms import Platform
+from lazyfs.sandbox.bases import MOUNT_ID, Base, Bases, check_mounted
+from lazyfs.sandbox.containers import build_specs, end, side_by_side, wait_ready
+from lazyfs.sandbox.pinning import pin_images
+from lazyfs.sandbox.runtimes.logs import forget_logs
+from lazyfs.sandbox.runtimes.runtime import Choose, Runtime
+from lazyfs.sandbox.sandbox import (
     Sandbox,
     Sandboxes,
     SandboxExists,
@@ -62,12 +55,19 @@ from lazyfs.snapshot.sandbox import (
     utc_now,
     write_whole,
 )
-from lazyfs.snapshot.security import limits_of, openings
-from lazyfs.snapshot.snapshots import Snapshots
-from lazyfs.snapshot.spec import Rootless, diff_specs, spec_digest, start_as_before
-from lazyfs.snapshot.stoppable import Stoppable
-from lazyfs.snapshot.template import SecretKey
-from lazyfs.snapshot.threads import Threads, wait_all
+from lazyfs.sandbox.specs.bundle import write_bundle
+from lazyfs.sandbox.specs.confinement import check_confinement
+from lazyfs.sandbox.specs.local import local_errors
+from lazyfs.sandbox.specs.spec import Rootless, diff_specs, spec_digest, start_as_before
+from lazyfs.sandbox.threads import Threads, wait_all
+from lazyfs.snapshot import gates
+from lazyfs.snapshot.evidence import REBASED
+from lazyfs.snapshot.extensions import specs_of, unpack_profiles
+from lazyfs.snapshot.review import Review, Wanted, review
+from lazyfs.snapshot.stores.directory_store import DirectoryStore
+from lazyfs.snapshot.stores.objects import ObjectStore
+from lazyfs.snapshot.stores.snapshots import Snapshots
+from lazyfs.snapshot.stores.stoppable import Stoppable
 
 Say = Callable[[str], None]
 Mounted = tuple[dict[str, Base], dict[str, str]]  # by container; and the mounts' ids

@@ -20,11 +20,11 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 from msgspec import Meta
 
+from lazyfs.documents.documents import make
+from lazyfs.documents.journal import SandboxBroken
+from lazyfs.documents.own import read_own
 from lazyfs.errors import UsageError
-from lazyfs.snapshot.documents import make
 from lazyfs.snapshot.grants import BadGrant, Grant, parse_grant
-from lazyfs.snapshot.journal import SandboxBroken
-from lazyfs.snapshot.own import read_own
 
 NAME = "restore-policy.yaml"
 SYSTEM_FILE = Path("/etc/lazyfs") / NAME
@@ -120,7 +120,7 @@ def decode_policy(data: bytes, what: str) -> list[Rule]:
     except UnicodeDecodeError as error:
         raise complain(f"not valid UTF-8 at byte {error.start}") from error
     # A restore seldom reads one.
-    from lazyfs.snapshot.yaml_documents import parse_yaml  # noqa: PLC0415
+    from lazyfs.documents.yaml_documents import parse_yaml  # noqa: PLC0415
 
     document = make(_Document, parse_yaml(text, complain), complain, {})
     rules = []

@@ -8,10 +8,16 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
+from lazyfs.documents.errors import ManifestMissing, OtherManifest, SpecMismatch, Unsupported
+from lazyfs.documents.journal import DEFAULT_OVERLAY
+from lazyfs.documents.manifest import Manifest
+from lazyfs.documents.plans import RuntimeFacts
+from lazyfs.documents.template import Template
+from lazyfs.documents.template_reading import template_of_document
 from lazyfs.oci.platforms import Platform
+from lazyfs.sandbox.bases import Bases
+from lazyfs.sandbox.runtimes.runtime import Choose, Runtime
 from lazyfs.snapshot import gates
-from lazyfs.snapshot.bases import Bases
-from lazyfs.snapshot.errors import ManifestMissing, OtherManifest, SpecMismatch, Unsupported
 from lazyfs.snapshot.extensions import template_of
 from lazyfs.snapshot.gates import DATA, Allowed, BadRestoreOption
 from lazyfs.snapshot.grants import (
@@ -23,10 +29,7 @@ from lazyfs.snapshot.grants import (
     resolved_overlay,
     resolved_template,
 )
-from lazyfs.snapshot.journal import DEFAULT_OVERLAY
 from lazyfs.snapshot.legacy import assume
-from lazyfs.snapshot.manifest import Manifest
-from lazyfs.snapshot.plans import RuntimeFacts
 from lazyfs.snapshot.requests import (
     Request,
     network_of,
@@ -34,10 +37,7 @@ from lazyfs.snapshot.requests import (
     requests_of_template,
 )
 from lazyfs.snapshot.restore_policy import Policy, spelled_store
-from lazyfs.snapshot.runtime import Choose, Runtime
-from lazyfs.snapshot.snapshots import Loaded, Snapshots
-from lazyfs.snapshot.template import Template
-from lazyfs.snapshot.template_reading import template_of_document
+from lazyfs.snapshot.stores.snapshots import Loaded, Snapshots
 
 RUNTIME = "runsc"  # the only one whose state can be kept
 DATA_ABILITY = "fscheckpoint"

@@ -18,11 +18,11 @@ from pathlib import Path
 import msgspec
 
 from lazyfs.digest import Digest
-from lazyfs.store.content import LayerContent
+from lazyfs.store.content.content import LayerContent
+from lazyfs.store.content.locks import lock_within
+from lazyfs.store.content.presence import ABSENT, RESIDENT
 from lazyfs.store.layers import load_table
-from lazyfs.store.locks import lock_within
 from lazyfs.store.paths import Store, store_error
-from lazyfs.store.presence import ABSENT, RESIDENT
 from lazyfs.store.quarantine import put_chunk_aside
 from lazyfs.store.usage import is_in_use
 

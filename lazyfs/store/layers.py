@@ -10,7 +10,7 @@ import zstandard
 
 from lazyfs.digest import Digest, digest_of
 from lazyfs.errors import FormatError
-from lazyfs.formats.unzstd import unzstd
+from lazyfs.formats.streams.unzstd import unzstd
 from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.paths import Store
 

@@ -11,12 +11,11 @@ import msgspec
 
 from lazyfs.digest import Digest, digest_of, parse_digest
 from lazyfs.errors import FormatError
-from lazyfs.formats.empty_tar import is_empty_tar
+from lazyfs.formats.tars.empty_tar import is_empty_tar
 from lazyfs.rootfs.table import LayerTable
-from lazyfs.store.content import LayerContent
-from lazyfs.store.locks import share
-from lazyfs.store.paths import Store, digest_named, store_error
-from lazyfs.store.presence import (
+from lazyfs.store.content.content import LayerContent
+from lazyfs.store.content.locks import share
+from lazyfs.store.content.presence import (
     HEADER_SIZE,
     RESIDENT,
     lock_presence,
@@ -25,6 +24,7 @@ from lazyfs.store.presence import (
     reset,
     write_header,
 )
+from lazyfs.store.paths import Store, digest_named, store_error
 from lazyfs.store.sealed import decode_sealed, encode_sealed
 
 PASS_VERSION = 2
@@ -77,7 +77,7 @@ def is_lost_as_empty(store: Store, blob: Digest) -> bool:
     if record is None or record.rules >= RULES:
         return False
     # Imported here: passes of this release need no second look.
-    from lazyfs.formats.toc_json import TocSpeller  # noqa: PLC0415
+    from lazyfs.formats.tars.toc_json import TocSpeller  # noqa: PLC0415
 
     if record.toc_digest != str(digest_of(TocSpeller().document())):
         return False

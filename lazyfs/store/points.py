@@ -1,10 +1,10 @@
 """Where in a plain layer decoding can be begun again, for whoever decodes."""
 
 from lazyfs.digest import Digest
-from lazyfs.formats.codec import Codec
-from lazyfs.formats.compression import BadCompression
-from lazyfs.formats.restart import RestartPoint
-from lazyfs.formats.spans import Span
+from lazyfs.formats.streams.codec import Codec
+from lazyfs.formats.streams.compression import BadCompression
+from lazyfs.formats.streams.restart import RestartPoint
+from lazyfs.formats.streams.spans import Span
 from lazyfs.store.paths import Store
 
 

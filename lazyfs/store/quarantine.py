@@ -7,7 +7,7 @@ import os
 import time
 
 from lazyfs.errors import StoreError
-from lazyfs.store.content import LayerContent
+from lazyfs.store.content.content import LayerContent
 from lazyfs.store.paths import Store
 
 KEPT = 16

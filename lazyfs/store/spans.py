@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from lazyfs.digest import Digest
 from lazyfs.errors import FormatError
+from lazyfs.store.content.presence import is_complete
 from lazyfs.store.paths import Store
-from lazyfs.store.presence import is_complete
 
 if TYPE_CHECKING:
-    from lazyfs.formats.spans import Span
+    from lazyfs.formats.streams.spans import Span
 
 MAGIC = b"LFSSPAN1"
 CHECKSUM_SIZE = 32

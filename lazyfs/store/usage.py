@@ -13,12 +13,12 @@ import msgspec
 
 from lazyfs.digest import Digest
 from lazyfs.errors import FormatError
+from lazyfs.store.content.locks import has_users
+from lazyfs.store.content.presence import RESIDENT, marks_in
 from lazyfs.store.images import ImageRecord, load_record
 from lazyfs.store.layers import load_table
-from lazyfs.store.locks import has_users
 from lazyfs.store.paths import Store, digest_named
 from lazyfs.store.pins import pinned_images, pinned_layers
-from lazyfs.store.presence import RESIDENT, marks_in
 
 BLOCK = 512  # unit of st_blocks, whatever the filesystem's own blocks are
 

@@ -487,7 +487,7 @@ void lfs_server_destroy(struct lfs_server *server);
 struct lfs_toc;	 /* one layer's table of contents */
 struct lfs_tree; /* the layers of an image, merged */
 
-/* The fields of lazyfs/formats/limits.py; 'ratio' is what a stream may inflate
+/* The fields of lazyfs/formats/streams/limits.py; 'ratio' is what a stream may inflate
  * to, and payloads lie in 'blob_size' bytes. */
 struct lfs_toc_limits {
 	uint64_t blob_size, ratio, entries;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Whether a table of contents has any object with two equal keys, or with a
- * known one in another case.  lazyfs/formats/toc_keys.py is the rule and has
+ * known one in another case.  lazyfs/formats/tocs/toc_keys.py is the rule and has
  * the words: this says "no" where it is sure, and leaves the rest to it.
  */
 #define _GNU_SOURCE

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from lazyfs.formats import scan, toc_keys
-from lazyfs.formats.rawtoc import BadToc
-from lazyfs.formats.toc_reader import decode_toc
+from lazyfs.formats.tocs import scan, toc_keys
+from lazyfs.formats.tocs.rawtoc import BadToc
+from lazyfs.formats.tocs.toc_reader import decode_toc
 from lazyfs.json_keys import AmbiguousKeys, check_keys
 from lazyfs.oci.config import BadConfig, decode_config
 from lazyfs.oci.manifest import OCI_MANIFEST, BadManifest, decode_manifest

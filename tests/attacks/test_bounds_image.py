@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from lazyfs.digest import digest_of
 from lazyfs.errors import FormatError, UsageError
-from lazyfs.formats import scan
-from lazyfs.formats.toc import Toc
+from lazyfs.formats.tocs import scan
+from lazyfs.formats.tocs.toc import Toc
 from lazyfs.image import tocs as tocs_module
 from lazyfs.image.budget import DEFAULT_MIB, VARIABLE, Budget, ImageTooLarge, memory_of
 from lazyfs.image.prepare import Prepared, Request, prepare

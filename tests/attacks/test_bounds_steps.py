@@ -10,21 +10,21 @@ import pytest
 import trio
 import trio.lowlevel
 
-from lazyfs.formats.codec import Codec
+from lazyfs.fetch import fetch as fetch_module
+from lazyfs.fetch.ahead.prefetch import _segments, prefetch
+from lazyfs.fetch.device import STEP_CHUNKS, STREAM_CHUNKS
+from lazyfs.fetch.plan import Run
+from lazyfs.fetch.profile import RECORD_CHUNKS
+from lazyfs.fetch.refused import ChunkCorrupt
+from lazyfs.fetch.transfer import FEED_MAX, FEED_MIN, FEED_PLAIN, _feed_size
 from lazyfs.formats.decode import Piece
-from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry
-from lazyfs.image import fetch as fetch_module
-from lazyfs.image.device import STEP_CHUNKS, STREAM_CHUNKS
-from lazyfs.image.plan import Run
-from lazyfs.image.prefetch import _segments, prefetch
-from lazyfs.image.profile import RECORD_CHUNKS
-from lazyfs.image.refused import ChunkCorrupt
-from lazyfs.image.transfer import FEED_MAX, FEED_MIN, FEED_PLAIN, _feed_size
+from lazyfs.formats.streams.codec import Codec
+from lazyfs.formats.tocs.toc import Chunk, Kind, Toc, TocEntry
+from lazyfs.registry.config.errors import BadAnswer
 from lazyfs.registry.encodings import MEMBER_LIMIT, inflate
-from lazyfs.registry.errors import BadAnswer
 from lazyfs.rootfs.table import LayerTable, build_table
-from lazyfs.store.presence import RESIDENT
-from tests.image.test_fetch import Bench, opened
+from lazyfs.store.content.presence import RESIDENT
+from tests.fetch.test_fetch import Bench, opened
 from tests.support import faults
 from tests.support.clients import NAME, ONCE, connected
 from tests.support.layers import MadeLayer, digest_of

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from lazyfs.digest import digest_of, parse_digest
-from lazyfs.formats.claims import claims_of
-from lazyfs.formats.comparison import Comparison, Disagreement
 from lazyfs.formats.layers import TAIL_SIZE, find_layer_toc, read_layer_toc
-from lazyfs.formats.toc import Toc
-from lazyfs.formats.toc_reader import decode_toc
-from lazyfs.formats.unpack import decompress
+from lazyfs.formats.streams.unpack import decompress
+from lazyfs.formats.tars.comparison import Comparison, Disagreement
+from lazyfs.formats.tocs.claims import claims_of
+from lazyfs.formats.tocs.toc import Toc
+from lazyfs.formats.tocs.toc_reader import decode_toc
 from lazyfs.store.agreements import Agreement, load_agreement, save_agreement
 from lazyfs.store.paths import Store
 from tests.cli.conftest import Run, cache_dir, run  # noqa: F401

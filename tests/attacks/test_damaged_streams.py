@@ -15,11 +15,11 @@ import pytest
 import trio
 import zstandard
 
+from lazyfs.convert.spool import unpack_layer
 from lazyfs.digest import digest_of
 from lazyfs.errors import FormatError
 from lazyfs.formats.layer_pass import LayerPass
-from lazyfs.formats.unpack import decompress
-from lazyfs.image.spool import unpack_layer
+from lazyfs.formats.streams.unpack import decompress
 from tests.support.images import file, tar_bytes
 
 TAR = tar_bytes([file("a", b"x" * 3000), file("b", bytes(range(256)) * 300)])

@@ -12,14 +12,13 @@ import pytest
 import trio
 from msgspec.structs import replace
 
+from lazyfs.fetch.device import Device
+from lazyfs.fetch.fetch import FetchBroken, Fetcher
+from lazyfs.fetch.twins import Twins
 from lazyfs.image.again import is_here
-from lazyfs.image.device import Device
-from lazyfs.image.fetch import FetchBroken, Fetcher
-from lazyfs.image.twins import Twins
 from lazyfs.oci.descriptor import Descriptor
-from lazyfs.store.content import LayerContent
-from lazyfs.store.paths import Store
-from lazyfs.store.presence import (
+from lazyfs.store.content.content import LayerContent
+from lazyfs.store.content.presence import (
     ABSENT,
     DOUBTFUL,
     HEADER_SIZE,
@@ -29,7 +28,8 @@ from lazyfs.store.presence import (
     read_header,
     write_header,
 )
-from lazyfs.store.unwritten import ReadOnlyContent
+from lazyfs.store.content.unwritten import ReadOnlyContent
+from lazyfs.store.paths import Store
 from tests.support.layers import MadeLayer, make_layer
 from tests.support.sources import MemorySource
 

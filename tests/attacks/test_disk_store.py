@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import trio
 
-from lazyfs.image import store_again
-from lazyfs.image.health import Health, Unstored
-from lazyfs.image.spare import Spare
-from lazyfs.image.store_again import StoreAgain
-from lazyfs.store import spool
-from lazyfs.store.content import ContentUnusable, LayerContent, NotStored
+from lazyfs.fetch import store_again
+from lazyfs.fetch.origins.health import Health, Unstored
+from lazyfs.fetch.spare import Spare
+from lazyfs.fetch.store_again import StoreAgain
+from lazyfs.store.content import spool
+from lazyfs.store.content.content import ContentUnusable, LayerContent, NotStored
+from lazyfs.store.content.presence import ABSENT, DOUBTFUL, HEADER_SIZE, RESIDENT
+from lazyfs.store.content.spool import open_spool
+from lazyfs.store.content.unwritten import ReadOnlyContent, UnstoredContent, open_content
 from lazyfs.store.paths import Store, StoreFull, StoreReadOnly, store_error
-from lazyfs.store.presence import ABSENT, DOUBTFUL, HEADER_SIZE, RESIDENT
-from lazyfs.store.spool import open_spool
-from lazyfs.store.unwritten import ReadOnlyContent, UnstoredContent, open_content
 from tests.support.layers import MadeLayer, make_layer
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

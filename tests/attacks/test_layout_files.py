@@ -14,10 +14,10 @@ import trio
 from lazyfs.errors import LazyfsError
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.reference import Reference, parse_reference
-from lazyfs.registry.configured import load_endpoints
-from lazyfs.registry.endpoints import Tls
-from lazyfs.registry.files import NotRegular, check_inside, read_regular
-from lazyfs.registry.helpers import find_credential
+from lazyfs.registry.config.configured import load_endpoints
+from lazyfs.registry.config.endpoints import Tls
+from lazyfs.registry.config.files import NotRegular, check_inside, read_regular
+from lazyfs.registry.config.helpers import find_credential
 from lazyfs.registry.layout import ImageLayout, LayoutUnreadable
 from lazyfs.registry.layout_files import LayoutUnwritable
 from lazyfs.registry.source import AccessOptions, SourceStatistics

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from lazyfs.digest import digest_of
-from lazyfs.formats.tar import BadTar, TarScanner
+from lazyfs.formats.tars.tar import BadTar, TarScanner
 from lazyfs.oci.manifest import is_layer_tar
 from lazyfs.store.passes import RULES, load_pass, save_pass
 from lazyfs.store.paths import Store

@@ -12,7 +12,7 @@ import stat
 
 import pytest
 
-from lazyfs.snapshot.spec_parts import DEFAULT_CAPABILITIES, NUMBERS
+from lazyfs.sandbox.specs.spec_parts import DEFAULT_CAPABILITIES, NUMBERS
 from tests.attacks.conftest import RUNTIMES, WHO, Hostile
 from tests.support.hostile_image import MARK, ZERO
 from tests.support.mounting import needs_fuse, needs_root

@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.snapshot import protections, spec
-from lazyfs.snapshot.protections import CLOSED, OPEN, OWN_KERNEL, PROTECTIONS, look_at_protections
-from lazyfs.snapshot.runtimes import Chooser
+from lazyfs.sandbox.runtimes import protections
+from lazyfs.sandbox.runtimes.protections import (
+    CLOSED,
+    OPEN,
+    OWN_KERNEL,
+    PROTECTIONS,
+    look_at_protections,
+)
+from lazyfs.sandbox.runtimes.runtimes import Chooser
+from lazyfs.sandbox.specs import spec
 from tests.attacks.conftest import RUNTIMES, WHO, Hostile
 from tests.support.mounting import needs_fuse, needs_root
 

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
+from lazyfs.documents.errors import Unsupported
 from lazyfs.service import workload
-from lazyfs.snapshot.errors import Unsupported
 from tests.attacks.conftest import SECONDS, WHO, Hostile
 from tests.attacks.test_sandbox_confinement import ATTACKS, DEFAULT_MASK
 from tests.mounts.test_rootless import PYTHON

@@ -18,9 +18,9 @@ from lazyfs.environment import (
     of_interpreter,
     python_command,
 )
-from lazyfs.registry.helpers import HelperFailed, find_credential
+from lazyfs.registry.config.helpers import HelperFailed, find_credential
 from lazyfs.registry.source import AccessOptions
-from lazyfs.service.interpreter import interpreter_command
+from lazyfs.service.processes.interpreter import interpreter_command
 from tests.support.command import Lazyfs
 from tests.support.images import estargz_layer, file, make_layout, tar_bytes
 from tests.support.mounting import (
@@ -108,7 +108,7 @@ BY_COMMAND = """
 import os, sys
 from pathlib import Path
 from lazyfs.registry.source import AccessOptions
-from lazyfs.service.mount_command import MountCommand
+from lazyfs.service.processes.mount_command import MountCommand
 
 os.chdir(sys.argv[1])
 mount = MountCommand(Path("cache"), AccessOptions(environment=dict(os.environ)))
@@ -130,7 +130,7 @@ def test_a_mount_by_a_command_of_its_own(trap: Path) -> None:
 
 def test_the_successor_of_a_server(trap: Path, tmp_path: Path) -> None:
     """A keeper starts it, years later perhaps, wherever the first command stood."""
-    command = [*interpreter_command("lazyfs.cli.successor"), "999", "give-up", str(tmp_path)]
+    command = [*interpreter_command("lazyfs.cli.mounts.successor"), "999", "give-up", str(tmp_path)]
     done = run(*command, cwd=trap, env=of_interpreter(hostile(trap)))
     assert done.returncode in (0, 1), done.stderr
     assert marks(trap) == ""
@@ -228,7 +228,10 @@ def test_no_interpreter_is_started_otherwise() -> None:
         for path in (ROOT / "lazyfs").rglob("*.py")
         if "sys.executable" in path.read_text()
     }
-    assert found == {"lazyfs/service/interpreter.py", "lazyfs/service/keeping.py"}
+    assert found == {
+        "lazyfs/service/processes/interpreter.py",
+        "lazyfs/service/processes/keeping.py",
+    }
     assert '(sys.executable, "-I", "-S", program.__file__)' in (
-        ROOT / "lazyfs/service/keeping.py"
+        ROOT / "lazyfs/service/processes/keeping.py"
     ).read_text().replace("*(", "(")

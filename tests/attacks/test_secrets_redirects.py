@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lazyfs.errors import LazyfsError
-from lazyfs.registry import endpoints
-from lazyfs.registry.errors import ConnectionTrouble, Refused
+from lazyfs.registry.config import endpoints
+from lazyfs.registry.config.errors import ConnectionTrouble, Refused
 from lazyfs.registry.source import AccessOptions, SourceStatistics
 from lazyfs.registry.transport import Transport
 from tests.support import certificates, faults

@@ -24,21 +24,22 @@ from click.testing import CliRunner, Result
 
 from lazyfs.cli.main import cli
 from lazyfs.digest import digest_of, parse_digest
-from lazyfs.snapshot import legacy, transfer
-from lazyfs.snapshot.collect import collect
-from lazyfs.snapshot.directory_store import DirectoryStore
-from lazyfs.snapshot.embedding import INDEX_KEY, blob_key, read_index
-from lazyfs.snapshot.embedding import verify as verify_images
-from lazyfs.snapshot.errors import FileCorrupt, SnapshotError, StoreFailed
+from lazyfs.documents.errors import FileCorrupt, SnapshotError, StoreFailed
+from lazyfs.documents.manifest import Layer
+from lazyfs.documents.manifest_json import decode_manifest
+from lazyfs.snapshot import legacy
 from lazyfs.snapshot.extensions import PROFILES, unpack_profiles
 from lazyfs.snapshot.golden import generations
-from lazyfs.snapshot.keys import manifest_key, pointer_key
 from lazyfs.snapshot.legacy import survey
-from lazyfs.snapshot.manifest import Layer
-from lazyfs.snapshot.manifest_json import decode_manifest
-from lazyfs.snapshot.pointers import Pointer
-from lazyfs.snapshot.snapshots import Snapshots
-from lazyfs.snapshot.transfer import copy_snapshot
+from lazyfs.snapshot.stores import transfer
+from lazyfs.snapshot.stores.collect import collect
+from lazyfs.snapshot.stores.directory_store import DirectoryStore
+from lazyfs.snapshot.stores.embedding import INDEX_KEY, blob_key, read_index
+from lazyfs.snapshot.stores.embedding import verify as verify_images
+from lazyfs.snapshot.stores.keys import manifest_key, pointer_key
+from lazyfs.snapshot.stores.pointers import Pointer
+from lazyfs.snapshot.stores.snapshots import Snapshots
+from lazyfs.snapshot.stores.transfer import copy_snapshot
 from lazyfs.store.profiles import Profile, encode_profile
 from tests.support.hostile import tamper
 from tests.support.snapshots import ID, LATER_ID, draft, image, store

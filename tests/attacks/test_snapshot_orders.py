@@ -14,20 +14,20 @@ from typing import Any
 
 import pytest
 
+from lazyfs.documents.errors import ManifestInvalid, NotAllowed, OtherManifest, RecordMissing
+from lazyfs.documents.journal import SandboxBroken
+from lazyfs.documents.plans import ContainerPlan, SandboxPlan
+from lazyfs.documents.template_reading import template_of_document
 from lazyfs.errors import LazyfsError
+from lazyfs.sandbox.runtimes.oci_runtimes import Crun, Runc
+from lazyfs.sandbox.runtimes.runsc import Runsc
+from lazyfs.sandbox.runtimes.runsc_flags import HARMLESS, OPENING, Verdict, judge
 from lazyfs.snapshot.clone import clone
-from lazyfs.snapshot.errors import ManifestInvalid, NotAllowed, OtherManifest, RecordMissing
 from lazyfs.snapshot.grants import BadGrant, parse_grant
-from lazyfs.snapshot.journal import SandboxBroken
-from lazyfs.snapshot.oci_runtimes import Crun, Runc
-from lazyfs.snapshot.plans import ContainerPlan, SandboxPlan
 from lazyfs.snapshot.recover import recover
 from lazyfs.snapshot.restore import Order
 from lazyfs.snapshot.restore_policy import BadPolicy, load_policy
 from lazyfs.snapshot.review import Wanted
-from lazyfs.snapshot.runsc import Runsc
-from lazyfs.snapshot.runsc_flags import HARMLESS, OPENING, Verdict, judge
-from lazyfs.snapshot.template_reading import template_of_document
 from tests.support.fake_programs import FakeRunsc
 from tests.support.fake_runtime import Crash, FakeRuntime
 from tests.support.hostile import in_runtime, in_template, tamper

@@ -14,17 +14,17 @@ from typing import Any
 import msgspec
 import pytest
 
+from lazyfs.documents import template as templates
+from lazyfs.documents.errors import NotAllowed
+from lazyfs.documents.template import SecretKey, Template
+from lazyfs.documents.template_reading import template_of_document
 from lazyfs.errors import UsageError
 from lazyfs.snapshot import requests
-from lazyfs.snapshot import template as templates
 from lazyfs.snapshot.clone import clone
-from lazyfs.snapshot.errors import NotAllowed
 from lazyfs.snapshot.grants import BadGrant, covers, parse_grant
 from lazyfs.snapshot.restore import Order, Restored
 from lazyfs.snapshot.restore_policy import Policy, load_policy
 from lazyfs.snapshot.review import Wanted, requests_of, review
-from lazyfs.snapshot.template import SecretKey, Template
-from lazyfs.snapshot.template_reading import template_of_document
 from tests.support.fake_runtime import FakeRuntime
 from tests.support.hostile import Change, in_container, in_runtime, in_template, tamper
 from tests.support.world import TAG, Machine, directory, machine, neighbour

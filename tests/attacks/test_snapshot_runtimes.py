@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.snapshot.programs import processes_with
-from lazyfs.snapshot.runtimes import Chooser
+from lazyfs.sandbox.runtimes.programs import processes_with
+from lazyfs.sandbox.runtimes.runtimes import Chooser
 from tests.support.command import Lazyfs
 from tests.support.hostile import PROGRAMS, Change, in_container, in_runtime, in_template, tamper
 from tests.support.mounting import force_unmount, is_mounted, needs_fuse, needs_root, wait_until

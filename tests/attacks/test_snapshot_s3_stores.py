@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from lazyfs.digest import digest_of
-from lazyfs.snapshot import s3_answers
-from lazyfs.snapshot.collect import collect
-from lazyfs.snapshot.errors import FileCorrupt, ManifestInvalid, SnapshotError, StoreFailed
-from lazyfs.snapshot.keys import manifest_key, pointer_key
-from lazyfs.snapshot.pointers import Pointer, encode_pointer
-from lazyfs.snapshot.s3_answers import OddAnswer, Pages, page_of, read_bounded
-from lazyfs.snapshot.s3_store import S3Store
-from lazyfs.snapshot.snapshots import Snapshots
-from lazyfs.snapshot.stores import open_objects
+from lazyfs.documents.errors import FileCorrupt, ManifestInvalid, SnapshotError, StoreFailed
+from lazyfs.snapshot.stores import s3_answers
+from lazyfs.snapshot.stores.collect import collect
+from lazyfs.snapshot.stores.keys import manifest_key, pointer_key
+from lazyfs.snapshot.stores.pointers import Pointer, encode_pointer
+from lazyfs.snapshot.stores.s3_answers import OddAnswer, Pages, page_of, read_bounded
+from lazyfs.snapshot.stores.s3_store import S3Store
+from lazyfs.snapshot.stores.snapshots import Snapshots
+from lazyfs.snapshot.stores.stores import open_objects
 from tests.support.s3 import ENVIRONMENT
 from tests.support.snapshots import ID, draft
 

@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 
 from lazyfs.errors import StoreError
+from lazyfs.fetch.ahead.prefetch import Limits
+from lazyfs.fetch.scrub import is_due, scrub
 from lazyfs.image import full_pass
 from lazyfs.image.open import OpenImage, open_image
-from lazyfs.image.prefetch import Limits
 from lazyfs.image.prepare import Request, prepare
-from lazyfs.image.scrub import is_due, scrub
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.walk import walk_path
-from lazyfs.store.check import check_store
+from lazyfs.store.content.presence import ABSENT, DOUBT_SECONDS, DOUBTFUL, RESIDENT, read_header
 from lazyfs.store.images import load_record
 from lazyfs.store.paths import Store
-from lazyfs.store.presence import ABSENT, DOUBT_SECONDS, DOUBTFUL, RESIDENT, read_header
+from lazyfs.store.upkeep.check import check_store
 from tests.support.damage import DAMAGES, age, forge, put_link_over, put_zeros_over, reboot, rot
 from tests.support.images import (
     directory,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.store.presence import RESIDENT
+from lazyfs.store.content.presence import RESIDENT
 from tests.support.command import Lazyfs
 from tests.support.damage import LIVE_DAMAGES
 from tests.support.images import (

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from lazyfs.errors import FormatError
-from lazyfs.formats.arrange import arrange
-from lazyfs.formats.tar import TarScanner
-from lazyfs.formats.toc_json import TocSpeller
-from lazyfs.formats.toc_reader import decode_toc
+from lazyfs.formats.tars.arrange import arrange
+from lazyfs.formats.tars.tar import TarScanner
+from lazyfs.formats.tars.toc_json import TocSpeller
+from lazyfs.formats.tocs.toc_reader import decode_toc
 from tests.support.command import Lazyfs
 from tests.support.images import (
     Item,

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from lazyfs.digest import parse_digest
+from lazyfs.fetch.gap_store import GapStore, cut
 from lazyfs.formats.decode import RangeDecoder
-from lazyfs.formats.gaps import MAX_GAPS, Gaps
-from lazyfs.formats.stream import Decoded, Piece
-from lazyfs.image.gap_store import GapStore, cut
+from lazyfs.formats.streams.stream import Decoded, Piece
+from lazyfs.formats.tars.gaps import MAX_GAPS, Gaps
 from lazyfs.image.one_tree import compare_trees
 from lazyfs.image.open import OpenImage, open_image
 from lazyfs.image.prepare import Request, prepare
@@ -284,7 +284,7 @@ def test_the_store_of_gaps(tmp_path: Path) -> None:
 
 def test_a_full_disk_ends_catching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = GapStore(tmp_path)
-    monkeypatch.setattr("lazyfs.image.gap_store.MAX_SIZE", 100)
+    monkeypatch.setattr("lazyfs.fetch.gap_store.MAX_SIZE", 100)
     store.add([Gaps(1, [(0, os.urandom(1000))])])
     store.index()
     assert not store.has(1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lazyfs.digest import parse_digest
-from lazyfs.store.content import LayerContent
+from lazyfs.store.content.content import LayerContent
 from lazyfs.store.layers import load_table
 from lazyfs.store.paths import Store
 from lazyfs.store.pins import remove_pin, save_pin

@@ -3,11 +3,11 @@
 import pytest
 
 from lazyfs.cli.confinement_options import NAMES, confined
+from lazyfs.documents.errors import TemplateInvalid
+from lazyfs.documents.security import Security, limits_of, openings, size_of
+from lazyfs.documents.template import Template
+from lazyfs.documents.template_reading import template_of_document
 from lazyfs.errors import UsageError
-from lazyfs.snapshot.errors import TemplateInvalid
-from lazyfs.snapshot.security import Security, limits_of, openings, size_of
-from lazyfs.snapshot.template import Template
-from lazyfs.snapshot.template_reading import template_of_document
 
 PLAIN = template_of_document({"containers": [{"name": "web", "image": "busybox"}]})
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.cli import doctor as module
-from lazyfs.snapshot import runtimes
-from lazyfs.snapshot.directory_store import DirectoryStore
+from lazyfs.cli.mounts import doctor as module
+from lazyfs.sandbox.runtimes import runtimes
+from lazyfs.snapshot.stores.directory_store import DirectoryStore
 from tests.cli.test_json_reference import fields_of, section
 from tests.support.fake_programs import FakeRunsc
 

@@ -77,8 +77,8 @@ THIN = {
 }
 NOT_BEFORE_THE_FORK = {
     *("pyfuse3", "_pyfuse3", "rich", "asyncio"),
-    *("lazyfs.service.server", "lazyfs.image.open", "lazyfs.image.fetch", "lazyfs.formats.decode"),
-    *("lazyfs.mount.native", "lazyfs.image.convert"),
+    *("lazyfs.service.server", "lazyfs.image.open", "lazyfs.fetch.fetch", "lazyfs.formats.decode"),
+    *("lazyfs.mount.native", "lazyfs.convert.convert"),
 }
 
 

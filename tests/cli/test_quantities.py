@@ -14,7 +14,7 @@ from lazyfs.cli.quantities import (
     parse_size,
     size_text,
 )
-from lazyfs.store.budget import Budget
+from lazyfs.store.upkeep.budget import Budget
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.cli.mounting import prepare_shown
+from lazyfs.cli.mounts.mounting import prepare_shown
 from lazyfs.errors import UsageError
 from lazyfs.registry.source import AccessOptions
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.cli.checkpoint import check_writable
-from lazyfs.snapshot.errors import StoreFailed
+from lazyfs.cli.snapshots.checkpoint import check_writable
+from lazyfs.documents.errors import StoreFailed
 
 
 def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:

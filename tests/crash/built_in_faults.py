@@ -29,7 +29,7 @@ def content_is_not_synced() -> None:
 
 def map_stays_clean() -> None:
     """Chunks are marked in a map that says on the disk that it was closed."""
-    from lazyfs.store.content import LayerContent
+    from lazyfs.store.content.content import LayerContent
 
     LayerContent._begin_marking = lambda self: None  # type: ignore[method-assign]
 
@@ -37,8 +37,8 @@ def map_stays_clean() -> None:
 def marks_outlive_contents() -> None:
     """A layer is emptied, its contents first."""
     from lazyfs.digest import Digest
-    from lazyfs.store import evict
     from lazyfs.store.paths import Store
+    from lazyfs.store.upkeep import evict
 
     def empty(store: Store, toc_digest: Digest) -> int:
         folder: Path = store.layer_path(toc_digest)
@@ -61,8 +61,8 @@ def names_are_not_synced() -> None:
 
 def files_before_the_manifest() -> None:
     """A snapshot is removed, and its name last."""
-    from lazyfs.snapshot.keys import manifest_key
-    from lazyfs.snapshot.snapshots import Snapshots
+    from lazyfs.snapshot.stores.keys import manifest_key
+    from lazyfs.snapshot.stores.snapshots import Snapshots
 
     def remove(self: Snapshots, snapshot_id: str) -> bool:
         state = self.state(snapshot_id)
@@ -77,8 +77,8 @@ def files_before_the_manifest() -> None:
 def pointer_before_the_manifest() -> None:
     """A pointer is written where it can be seen before what it names."""
     from lazyfs.snapshot import publish
-    from lazyfs.snapshot.directory_store import DirectoryStore
-    from lazyfs.snapshot.pointers import encode_pointer
+    from lazyfs.snapshot.stores.directory_store import DirectoryStore
+    from lazyfs.snapshot.stores.pointers import encode_pointer
 
     real = publish.Snapshots.commit
 
@@ -100,9 +100,9 @@ def layouts_are_not_synced() -> None:
 
 def are_copies_believed(folder: Path) -> bool:
     """Say whether the marks of a layer that was copied are believed, in this run of the machine."""
-    from lazyfs.store.content import LayerContent
+    from lazyfs.store.content.content import LayerContent
+    from lazyfs.store.content.presence import RESIDENT
     from lazyfs.store.paths import Store
-    from lazyfs.store.presence import RESIDENT
     from tests.support.layers import make_layer
     from tests.support.stores import keep_layer
 

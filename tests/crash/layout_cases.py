@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 
 import trio
 
+from lazyfs.convert.convert import ConvertOptions, convert_image, convert_reference
+from lazyfs.convert.indexing import build_index_of, push_index
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import LazyfsError
-from lazyfs.image.convert import ConvertOptions, convert_image, convert_reference
-from lazyfs.image.indexing import build_index_of, push_index
 from lazyfs.image.open import open_image
 from lazyfs.image.plain import PlainOptions
 from lazyfs.image.prepare import Request, prepare

@@ -12,10 +12,10 @@ from click.testing import CliRunner
 
 from lazyfs.cli.main import cli
 from lazyfs.errors import LazyfsError
-from lazyfs.snapshot.directory_store import DirectoryStore
-from lazyfs.snapshot.pointers import Pointer
-from lazyfs.snapshot.snapshots import Snapshots
-from lazyfs.snapshot.transfer import copy_snapshot
+from lazyfs.snapshot.stores.directory_store import DirectoryStore
+from lazyfs.snapshot.stores.pointers import Pointer
+from lazyfs.snapshot.stores.snapshots import Snapshots
+from lazyfs.snapshot.stores.transfer import copy_snapshot
 from tests.crash.cases import RIGHT, Case, Mark, Outcome, Place, Verdict, mark, promised
 from tests.crash.store_cases import (
     contents,

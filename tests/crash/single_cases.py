@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from lazyfs.snapshot.lockfile import rewrite_file
+from lazyfs.documents.lockfile import rewrite_file
 from lazyfs.store.paths import Store
 from lazyfs.store.pins import pinned_images, save_pin
 from tests.crash.cases import RIGHT, Case, Mark, Outcome, Place, Verdict, mark, promised

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from lazyfs.digest import digest_of
+from lazyfs.documents.plans import ContainerPlan, SandboxPlan
 from lazyfs.errors import LazyfsError
+from lazyfs.sandbox.runtimes.runtime import ContainerState
 from lazyfs.snapshot import recover as recovering
-from lazyfs.snapshot.collect import collect
-from lazyfs.snapshot.directory_store import DirectoryStore
-from lazyfs.snapshot.keys import POINTER_SUFFIX, POINTERS
-from lazyfs.snapshot.plans import ContainerPlan, SandboxPlan
-from lazyfs.snapshot.runtime import ContainerState
-from lazyfs.snapshot.snapshots import Snapshots
-from lazyfs.snapshot.transfer import copy_snapshot
+from lazyfs.snapshot.stores.collect import collect
+from lazyfs.snapshot.stores.directory_store import DirectoryStore
+from lazyfs.snapshot.stores.keys import POINTER_SUFFIX, POINTERS
+from lazyfs.snapshot.stores.snapshots import Snapshots
+from lazyfs.snapshot.stores.transfer import copy_snapshot
 from tests.crash.cases import RIGHT, Case, Mark, Outcome, Place, Verdict, mark, promised
 from tests.support import fake_runtime
 from tests.support.fake_bases import FakeImages, image

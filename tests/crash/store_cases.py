@@ -11,20 +11,20 @@ from pathlib import Path
 
 import trio
 
-from lazyfs.cli.cat import contents_of
-from lazyfs.cli.reading import run_with_image
+from lazyfs.cli.images.cat import contents_of
+from lazyfs.cli.images.reading import run_with_image
 from lazyfs.digest import parse_digest
 from lazyfs.errors import LazyfsError
 from lazyfs.image.open import OpenImage
 from lazyfs.oci.reference import parse_reference
 from lazyfs.registry.source import AccessOptions
-from lazyfs.store.check import check_store
 from lazyfs.store.completeness import survey_layer
-from lazyfs.store.evict import evict, remove_unused
+from lazyfs.store.content.presence import RESIDENT
 from lazyfs.store.images import load_image
 from lazyfs.store.paths import Store
-from lazyfs.store.presence import RESIDENT
-from lazyfs.store.removal import remove_image
+from lazyfs.store.upkeep.check import check_store
+from lazyfs.store.upkeep.evict import evict, remove_unused
+from lazyfs.store.upkeep.removal import remove_image
 from tests.crash.cases import RIGHT, Case, Mark, Outcome, Place, Verdict, mark, promised
 from tests.support.images import (
     directory,
@@ -331,7 +331,7 @@ def save_profiles(place: Place) -> None:
 
 def build_index(place: Place) -> None:
     """``lazyfs index build``."""
-    from lazyfs.image.indexing import build_index_of
+    from lazyfs.convert.indexing import build_index_of
     from lazyfs.image.prepare import Request
 
     async def run() -> None:

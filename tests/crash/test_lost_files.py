@@ -9,20 +9,20 @@ from typing import Any
 import msgspec
 import pytest
 
+from lazyfs.documents.errors import CheckpointLost, RuntimeFailed, StoreFailed
+from lazyfs.documents.journal import SandboxBroken, State
+from lazyfs.documents.plans import ContainerPlan, SandboxPlan
 from lazyfs.errors import StoreError
 from lazyfs.image.open import ImageGone
+from lazyfs.sandbox.runtimes import staged
+from lazyfs.sandbox.sandbox import Sandbox
 from lazyfs.snapshot import recover as recovering
-from lazyfs.snapshot import staged
-from lazyfs.snapshot.directory_store import DirectoryStore
 from lazyfs.snapshot.draft import IMAGE, STORED
-from lazyfs.snapshot.errors import CheckpointLost, RuntimeFailed, StoreFailed
-from lazyfs.snapshot.journal import SandboxBroken, State
-from lazyfs.snapshot.plans import ContainerPlan, SandboxPlan
-from lazyfs.snapshot.sandbox import Sandbox
-from lazyfs.store.content import LayerContent
+from lazyfs.snapshot.stores.directory_store import DirectoryStore
+from lazyfs.store.content.content import LayerContent
+from lazyfs.store.content.presence import ABSENT
 from lazyfs.store.paths import Store
-from lazyfs.store.presence import ABSENT
-from lazyfs.store.removal import remove_layer
+from lazyfs.store.upkeep.removal import remove_layer
 from tests.crash.cases import Place
 from tests.crash.store_cases import cache_of, look, make_image
 from tests.support import fake_runtime

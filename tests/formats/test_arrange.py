@@ -2,9 +2,9 @@
 
 import pytest
 
-from lazyfs.formats.arrange import Arrangement, arrange
-from lazyfs.formats.tar import BadTar, TarMember
-from lazyfs.formats.toc import Kind
+from lazyfs.formats.tars.arrange import Arrangement, arrange
+from lazyfs.formats.tars.tar import BadTar, TarMember
+from lazyfs.formats.tocs.toc import Kind
 
 
 def regular(path: str, offset: int = 0) -> TarMember:
@@ -289,7 +289,7 @@ def test_what_names_imply_and_where_symlinks_lead_is_bounded(monkeypatch: pytest
     assert paths(arrange([*chain, regular("254/x")]))[-1] == "d/x"
     with pytest.raises(BadTar, match="too many symlinks"):
         arrange([*chain, soft("255", "254"), regular("255/x")])
-    monkeypatch.setattr("lazyfs.formats.play.MAX_STEPS", 10_000)
+    monkeypatch.setattr("lazyfs.formats.tars.play.MAX_STEPS", 10_000)
     assert len(arrange([*chain, *(regular(f"254/{number}") for number in range(39))]).members) > 39
     with pytest.raises(BadTar, match="too many symlinks"):
         arrange([*chain, *(regular(f"254/{number}") for number in range(40))])

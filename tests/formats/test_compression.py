@@ -10,9 +10,9 @@ import tracemalloc
 import pytest
 import zstandard
 
-from lazyfs.formats.compression import BadCompression, is_compressed
-from lazyfs.formats.spans import READ_SIZE, open_stream
-from lazyfs.formats.unpack import decompress
+from lazyfs.formats.streams.compression import BadCompression, is_compressed
+from lazyfs.formats.streams.spans import READ_SIZE, open_stream
+from lazyfs.formats.streams.unpack import decompress
 from tests.support.readers import check_flips
 
 DATA = os.urandom(300_000) + bytes(3 * READ_SIZE) + b"end"

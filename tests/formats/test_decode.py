@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazyfs.formats import decode
-from lazyfs.formats import stream as streams
 from lazyfs.formats.decode import PENDING_SIZE, Decoded, Piece, RangeDecoder
-from lazyfs.formats.stream import INFLATE_STEP, MAX_MEMBERS, SPOOL_SIZE
+from lazyfs.formats.streams import stream as streams
+from lazyfs.formats.streams.stream import INFLATE_STEP, MAX_MEMBERS, SPOOL_SIZE
 from tests.support import coded
 from tests.support.coded import Blob, Result, check, digest, noise, run
 from tests.support.readers import cuts

@@ -11,9 +11,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazyfs.formats.codec import Codec
 from lazyfs.formats.decode import PENDING_SIZE, Piece, RangeDecoder
-from lazyfs.formats.stream import INFLATE_STEP, SPOOL_SIZE
+from lazyfs.formats.streams.codec import Codec
+from lazyfs.formats.streams.stream import INFLATE_STEP, SPOOL_SIZE
 from tests.support.coded import Blob, check, decode, noise, run
 from tests.support.zstdchunked import frame, skippable
 

@@ -13,11 +13,11 @@ from msgspec.structs import replace
 
 from lazyfs.digest import DigestMismatch, digest_of
 from lazyfs.errors import FormatError, LazyfsError
-from lazyfs.formats.claims import TOC_DIGEST_KEYS, BadAnnotation, toc_digest_of
 from lazyfs.formats.estargz import TAIL_SIZE, NotEstargz, TocLocation, find_toc, read_toc
 from lazyfs.formats.footer import FOOTER_SIZE, build_footer
-from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
-from lazyfs.formats.rawtoc import BadToc
+from lazyfs.formats.streams.limits import DEFAULT_LIMITS, Limits
+from lazyfs.formats.tocs.claims import TOC_DIGEST_KEYS, BadAnnotation, toc_digest_of
+from lazyfs.formats.tocs.rawtoc import BadToc
 from tests.formats.test_footer import EXTERNAL, LEGACY, ZSTD_CHUNKED
 from tests.support.estargz import reference_layers
 from tests.support.readers import check_flips

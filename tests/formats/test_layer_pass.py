@@ -17,8 +17,6 @@ from hypothesis import strategies as st
 
 from lazyfs.digest import digest_of
 from lazyfs.errors import FormatError
-from lazyfs.formats.codec import Codec
-from lazyfs.formats.compression import BadCompression
 from lazyfs.formats.decode import RangeDecoder
 from lazyfs.formats.layer_index import (
     HEADER,
@@ -30,10 +28,12 @@ from lazyfs.formats.layer_index import (
     index_of,
 )
 from lazyfs.formats.layer_pass import LayerPass, PassedLayer
-from lazyfs.formats.spans import Span, gzip_header_size, open_stream
-from lazyfs.formats.stream import Piece
-from lazyfs.formats.tar import BadTar
-from lazyfs.formats.toc import Kind
+from lazyfs.formats.streams.codec import Codec
+from lazyfs.formats.streams.compression import BadCompression
+from lazyfs.formats.streams.spans import Span, gzip_header_size, open_stream
+from lazyfs.formats.streams.stream import Piece
+from lazyfs.formats.tars.tar import BadTar
+from lazyfs.formats.tocs.toc import Kind
 from tests.support.coded import decode
 
 SPAN = 20_000

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 
 from lazyfs.digest import DigestMismatch, digest_of, parse_digest
 from lazyfs.errors import FormatError, LazyfsError, VerificationFailed
-from lazyfs.formats.claims import (
+from lazyfs.formats.estargz import NotEstargz
+from lazyfs.formats.footer import BadFooter
+from lazyfs.formats.layers import BY_NUMBER, Format, LayerToc, find_layer_toc, read_layer_toc
+from lazyfs.formats.streams.codec import Codec
+from lazyfs.formats.streams.limits import Limits
+from lazyfs.formats.tocs.claims import (
     CONTAINERS,
     PREFIXES,
     STARGZ,
@@ -19,12 +24,7 @@ from lazyfs.formats.claims import (
     Place,
     claims_of,
 )
-from lazyfs.formats.codec import Codec
-from lazyfs.formats.estargz import NotEstargz
-from lazyfs.formats.footer import BadFooter
-from lazyfs.formats.layers import BY_NUMBER, Format, LayerToc, find_layer_toc, read_layer_toc
-from lazyfs.formats.limits import Limits
-from lazyfs.formats.rawtoc import BadToc
+from lazyfs.formats.tocs.rawtoc import BadToc
 from lazyfs.formats.zstdchunked import BadZstdFooter, parse_zstd_footer
 from tests.formats.test_footer import EXTERNAL, LEGACY, ZSTD_CHUNKED
 from tests.support.images import Layer, layer_from_fixture, sha256

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazyfs.formats.modtime import parse_modtime
+from lazyfs.formats.tocs.modtime import parse_modtime
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
-from lazyfs.formats.paths import normalise_path
+from lazyfs.formats.streams.limits import DEFAULT_LIMITS, Limits
+from lazyfs.formats.tocs.paths import normalise_path
 
 
 @pytest.mark.parametrize(

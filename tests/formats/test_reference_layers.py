@@ -7,7 +7,6 @@ from collections import Counter
 import pytest
 
 from lazyfs.digest import DigestMismatch, digest_of, verify_digest
-from lazyfs.formats.claims import claims_of
 from lazyfs.formats.decode import RangeDecoder
 from lazyfs.formats.estargz import NotEstargz, find_toc, read_toc
 from lazyfs.formats.layers import (
@@ -18,9 +17,10 @@ from lazyfs.formats.layers import (
     find_layer_toc,
     read_layer_toc,
 )
-from lazyfs.formats.tarsplit import rebuild_tar
-from lazyfs.formats.toc import Kind
-from lazyfs.formats.unzstd import unzstd
+from lazyfs.formats.streams.unzstd import unzstd
+from lazyfs.formats.tars.tarsplit import rebuild_tar
+from lazyfs.formats.tocs.claims import claims_of
+from lazyfs.formats.tocs.toc import Kind
 from tests.support.coded import decode
 from tests.support.estargz import (
     ReferenceLayer,

@@ -10,9 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from isal import isal_zlib
 
-from lazyfs.formats import inflate, restart
-from lazyfs.formats.inflate import INFLATE_ERRORS
-from lazyfs.formats.restart import BlockInflater, Restarted, RestartPoint, has_blocks, prefix
+from lazyfs.formats.streams import inflate, restart
+from lazyfs.formats.streams.inflate import INFLATE_ERRORS
+from lazyfs.formats.streams.restart import (
+    BlockInflater,
+    Restarted,
+    RestartPoint,
+    has_blocks,
+    prefix,
+)
 
 needs_blocks = pytest.mark.skipif(not has_blocks(), reason="no libz.so.1")
 

@@ -11,20 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from lazyfs.convert import spool
+from lazyfs.convert.spool import rewrite_layer, unpack_layer
 from lazyfs.digest import digest_of
 from lazyfs.errors import FormatError
-from lazyfs.formats import comparison
-from lazyfs.formats.arrange import arrange
-from lazyfs.formats.codec import Codec
-from lazyfs.formats.comparison import Comparison, Disagreement
 from lazyfs.formats.layer_pass import LayerPass, PassedLayer
-from lazyfs.formats.tar import BadTar, TarScanner
-from lazyfs.formats.tar_sparse import MAX_MAP_SIZE
-from lazyfs.formats.toc import Chunk, Toc
-from lazyfs.formats.verbatim import CannotKeep, check_keepable
+from lazyfs.formats.streams.codec import Codec
+from lazyfs.formats.tars import comparison
+from lazyfs.formats.tars.arrange import arrange
+from lazyfs.formats.tars.comparison import Comparison, Disagreement
+from lazyfs.formats.tars.tar import BadTar, TarScanner
+from lazyfs.formats.tars.tar_sparse import MAX_MAP_SIZE
+from lazyfs.formats.tars.verbatim import CannotKeep, check_keepable
+from lazyfs.formats.tocs.toc import Chunk, Toc
 from lazyfs.formats.writer import WriterOptions
-from lazyfs.image import spool
-from lazyfs.image.spool import rewrite_layer, unpack_layer
 from lazyfs.rootfs.erofs_writer import build_index
 from tests.support.images import file, source_tar, tar_bytes
 from tools.differential.headers import Header, built, extended, padded

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from lazyfs.formats.limits import Limits
-from lazyfs.formats.tar import BadTar, TarMember, TarScanner
-from lazyfs.formats.tar_fields import MAX_SECONDS, parse_records
-from lazyfs.formats.tar_header import END_OF_ARCHIVE, build_header, name_of, padding
-from lazyfs.formats.toc import Kind
+from lazyfs.formats.streams.limits import Limits
+from lazyfs.formats.tars.tar import BadTar, TarMember, TarScanner
+from lazyfs.formats.tars.tar_header import END_OF_ARCHIVE, build_header, name_of, padding
+from lazyfs.formats.tocs.tar_fields import MAX_SECONDS, parse_records
+from lazyfs.formats.tocs.toc import Kind
 from tests.support.estargz import encoded, xattrs_of
 from tests.support.images import (
     block_device,

@@ -5,8 +5,8 @@ Each was found in its test data, or in that of libarchive and commons-compress.
 
 import pytest
 
-from lazyfs.formats.tar import BadTar, TarMember, TarScanner
-from lazyfs.formats.toc import Kind
+from lazyfs.formats.tars.tar import BadTar, TarMember, TarScanner
+from lazyfs.formats.tocs.toc import Kind
 from tools.differential.headers import Header, base_256, built, extended, long_name, padded, summed
 
 DATA = padded(b"abc")

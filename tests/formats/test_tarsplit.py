@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazyfs.digest import digest_of
-from lazyfs.formats.claims import claims_of
 from lazyfs.formats.layers import find_layer_toc, read_layer_toc
-from lazyfs.formats.tarsplit import BadTarSplit, rebuild_tar
-from lazyfs.formats.toc import Toc
-from lazyfs.formats.unzstd import unzstd
+from lazyfs.formats.streams.unzstd import unzstd
+from lazyfs.formats.tars.tarsplit import BadTarSplit, rebuild_tar
+from lazyfs.formats.tocs.claims import claims_of
+from lazyfs.formats.tocs.toc import Toc
 from tests.support.images import Layer
 from tests.support.zstdchunked import contents, zstd_layer
 

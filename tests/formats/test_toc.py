@@ -7,10 +7,10 @@ import pytest
 from msgspec.structs import replace
 
 from lazyfs.digest import DigestMismatch, digest_of
-from lazyfs.formats.limits import DEFAULT_LIMITS, Limits
-from lazyfs.formats.rawtoc import BadToc
-from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry
-from lazyfs.formats.toc_reader import decode_toc
+from lazyfs.formats.streams.limits import DEFAULT_LIMITS, Limits
+from lazyfs.formats.tocs.rawtoc import BadToc
+from lazyfs.formats.tocs.toc import Chunk, Kind, Toc, TocEntry
+from lazyfs.formats.tocs.toc_reader import decode_toc
 from tests.support.tocs import BLOB_SIZE, EMPTY, raw_chunk, raw_entry, raw_file, sha, spelled
 
 

@@ -11,10 +11,10 @@ from msgspec.structs import replace
 from lazyfs.digest import digest_of
 from lazyfs.errors import FormatError, VerificationFailed
 from lazyfs.formats.estargz import find_toc, read_toc
-from lazyfs.formats.limits import DEFAULT_LIMITS
-from lazyfs.formats.rawtoc import BadToc
-from lazyfs.formats.toc import Kind, Toc
-from lazyfs.formats.toc_reader import decode_toc
+from lazyfs.formats.streams.limits import DEFAULT_LIMITS
+from lazyfs.formats.tocs.rawtoc import BadToc
+from lazyfs.formats.tocs.toc import Kind, Toc
+from lazyfs.formats.tocs.toc_reader import decode_toc
 from tests.support.estargz import reference_layers
 from tests.support.readers import check_document, check_flips
 from tests.support.tocs import BLOB_SIZE, raw_chunk, raw_entry, raw_file, sha, spelled

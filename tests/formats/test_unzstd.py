@@ -8,7 +8,13 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazyfs.formats.unzstd import ZSTD_ERRORS, BadFrame, open_frames, open_short_frames, unzstd
+from lazyfs.formats.streams.unzstd import (
+    ZSTD_ERRORS,
+    BadFrame,
+    open_frames,
+    open_short_frames,
+    unzstd,
+)
 from tests.support.readers import cuts
 from tests.support.zstdchunked import frame, skippable
 

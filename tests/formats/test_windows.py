@@ -9,11 +9,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from isal import isal_zlib
 
-from lazyfs.formats import inflate, windows
-from lazyfs.formats.compression import BadCompression
-from lazyfs.formats.inflate import INFLATE_ERRORS
-from lazyfs.formats.restart import WINDOW_SIZE, BlockInflater, Restarted, RestartPoint, has_blocks
-from lazyfs.formats.windows import PACKED_SIZE, LookBack, keep_used_twin, unpack_window
+from lazyfs.formats.streams import inflate, windows
+from lazyfs.formats.streams.compression import BadCompression
+from lazyfs.formats.streams.inflate import INFLATE_ERRORS
+from lazyfs.formats.streams.restart import (
+    WINDOW_SIZE,
+    BlockInflater,
+    Restarted,
+    RestartPoint,
+    has_blocks,
+)
+from lazyfs.formats.streams.windows import PACKED_SIZE, LookBack, keep_used_twin, unpack_window
 
 needs_blocks = pytest.mark.skipif(not has_blocks(), reason="no libz.so.1")
 

@@ -19,16 +19,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazyfs.digest import digest_of, parse_digest
-from lazyfs.formats.arrange import Arrangement, arrange
-from lazyfs.formats.claims import toc_digest_of
 from lazyfs.formats.decode import RangeDecoder
 from lazyfs.formats.estargz import TAIL_SIZE, find_toc, read_toc
 from lazyfs.formats.estargz import Layer as ReadLayer
-from lazyfs.formats.modtime import parse_modtime
-from lazyfs.formats.paths import is_bare_whiteout
-from lazyfs.formats.tar import MAX_SECONDS, BadTar, TarMember, TarScanner
-from lazyfs.formats.toc import Kind
-from lazyfs.formats.toc_json import build_modtime
+from lazyfs.formats.tars.arrange import Arrangement, arrange
+from lazyfs.formats.tars.tar import MAX_SECONDS, BadTar, TarMember, TarScanner
+from lazyfs.formats.tars.toc_json import build_modtime
+from lazyfs.formats.tocs.claims import toc_digest_of
+from lazyfs.formats.tocs.modtime import parse_modtime
+from lazyfs.formats.tocs.paths import is_bare_whiteout
+from lazyfs.formats.tocs.toc import Kind
 from lazyfs.formats.writer import WriterOptions, WrittenLayer, write_layer
 from tests.support.coded import decode
 from tests.support.estargz import contents_of, files_of, pieces_of

@@ -14,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lazyfs.digest import digest_of
-from lazyfs.formats.arrange import arrange
-from lazyfs.formats.claims import claims_of
-from lazyfs.formats.crc64 import Crc64
 from lazyfs.formats.layers import Format, LayerToc, find_layer_toc, read_layer_toc
-from lazyfs.formats.rawtoc import BadToc
-from lazyfs.formats.tar import BadTar, HeaderText, TarMember, TarScanner
-from lazyfs.formats.tarsplit import rebuild_tar
-from lazyfs.formats.toc import Kind, TocEntry
-from lazyfs.formats.unzstd import unzstd
-from lazyfs.formats.verbatim import CannotKeep, Spelling, check_keepable
+from lazyfs.formats.streams.crc64 import Crc64
+from lazyfs.formats.streams.unzstd import unzstd
+from lazyfs.formats.tars.arrange import arrange
+from lazyfs.formats.tars.tar import BadTar, HeaderText, TarMember, TarScanner
+from lazyfs.formats.tars.tarsplit import rebuild_tar
+from lazyfs.formats.tars.verbatim import CannotKeep, Spelling, check_keepable
+from lazyfs.formats.tocs.claims import claims_of
+from lazyfs.formats.tocs.rawtoc import BadToc
+from lazyfs.formats.tocs.toc import Kind, TocEntry
 from lazyfs.formats.writer import Target, WriterOptions, write_layer, write_verbatim
 from tests.support.images import (
     FIXTURES,

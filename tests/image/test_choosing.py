@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lazyfs.convert.convert import ConvertOptions
+from lazyfs.convert.convert_index import convert_index
 from lazyfs.errors import FormatError, LazyfsError
-from lazyfs.image.convert import ConvertOptions
-from lazyfs.image.convert_index import convert_index
 from lazyfs.image.describe import describe
 from lazyfs.image.prepare import Prepared, Request, prepare
 from lazyfs.image.resolve import DEPTH

@@ -10,28 +10,28 @@ import msgspec
 import pytest
 import trio
 
+from lazyfs.convert.convert import ConvertOptions, convert_image
+from lazyfs.convert.indexing import build_index_of
 from lazyfs.digest import DigestMismatch, digest_of, parse_digest
 from lazyfs.errors import FormatError, LazyfsError, VerificationFailed
-from lazyfs.formats.claims import BadAnnotation
+from lazyfs.fetch.origins.whole import WrongBlob
+from lazyfs.formats.tocs.claims import BadAnnotation
 from lazyfs.formats.writer import Target, WriterOptions
-from lazyfs.image.convert import ConvertOptions, convert_image
 from lazyfs.image.describe import DescribedLayer, describe
 from lazyfs.image.diffid import DiffIdMismatch
-from lazyfs.image.indexing import build_index_of
 from lazyfs.image.open import OpenImage, open_image
 from lazyfs.image.plain import EncryptedLayer
 from lazyfs.image.prepare import Prepared, Request, prepare
 from lazyfs.image.tocs import Unverifiable, layer_claims
 from lazyfs.image.verify import verify_image
-from lazyfs.image.whole import WrongBlob
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.platforms import parse_platform
 from lazyfs.registry.layout import ImageLayout
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.walk import walk_path
-from lazyfs.store.check import check_store
+from lazyfs.store.content.unwritten import UnstoredContent
 from lazyfs.store.paths import Store
-from lazyfs.store.unwritten import UnstoredContent
+from lazyfs.store.upkeep.check import check_store
 from tests.support.images import (
     Layer,
     blob_path,

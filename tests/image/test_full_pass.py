@@ -14,17 +14,17 @@ import trio
 from lazyfs.digest import Digest, DigestMismatch, digest_of
 from lazyfs.errors import FormatError, LazyfsError, Unavailable
 from lazyfs.formats.decode import RangeDecoder
-from lazyfs.formats.stream import Piece
+from lazyfs.formats.streams.stream import Piece
 from lazyfs.image import full_pass
 from lazyfs.image.full_pass import pass_layer, pass_layers
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.rootfs.table import LayerTable
-from lazyfs.store.content import LayerContent
+from lazyfs.store.content.content import LayerContent
+from lazyfs.store.content.presence import ABSENT, HEADER, HEADER_SIZE, RESIDENT
 from lazyfs.store.layers import load_table, load_toc
 from lazyfs.store.passes import load_pass
 from lazyfs.store.paths import Store
 from lazyfs.store.points import RestartPoints
-from lazyfs.store.presence import ABSENT, HEADER, HEADER_SIZE, RESIDENT
 from lazyfs.store.spans import load_spans
 from tests.formats.test_layer_pass import FILES, link, tar_of, words
 from tests.support.coded import decode

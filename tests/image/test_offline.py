@@ -7,8 +7,8 @@ import pytest
 from msgspec.structs import replace
 
 from lazyfs.errors import Unavailable
+from lazyfs.fetch.origins.origin import Offline
 from lazyfs.image.open import open_image
-from lazyfs.image.origin import Offline
 from lazyfs.image.prepare import Prepared, Request, prepare
 from lazyfs.image.verify import verify_image
 from lazyfs.registry.source import AccessOptions

@@ -12,34 +12,34 @@ import pytest
 import zstandard
 from msgspec.structs import replace
 
-from lazyfs.digest import Digest, digest_of, parse_digest
-from lazyfs.errors import FormatError, NotFound, VerificationFailed
-from lazyfs.formats.layer_index import decode_index, encode_index
-from lazyfs.image.counts import Purpose
-from lazyfs.image.describe import describe
-from lazyfs.image.device import PART_SIZE
-from lazyfs.image.indexes import (
-    Artifact,
-    BadIndex,
-    IndexContradicted,
-    build_artifact,
-)
-from lazyfs.image.indexing import (
+from lazyfs.convert.indexing import (
     BuiltIndex,
     NothingToIndex,
     build_index_of,
     published_indexes,
     push_index,
 )
+from lazyfs.digest import Digest, digest_of, parse_digest
+from lazyfs.errors import FormatError, NotFound, VerificationFailed
+from lazyfs.fetch.counts import Purpose
+from lazyfs.fetch.device import PART_SIZE
+from lazyfs.fetch.origins.origin import Offline
+from lazyfs.formats.layer_index import decode_index, encode_index
+from lazyfs.image.describe import describe
+from lazyfs.image.indexes import (
+    Artifact,
+    BadIndex,
+    IndexContradicted,
+    build_artifact,
+)
 from lazyfs.image.open import OpenImage, open_image
-from lazyfs.image.origin import Offline
 from lazyfs.image.plain import PlainOptions
 from lazyfs.image.prepare import Request, prepare
 from lazyfs.image.verify import verify_image
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.walk import walk_path
-from lazyfs.store.check import check_store
 from lazyfs.store.paths import Store
+from lazyfs.store.upkeep.check import check_store
 from tests.formats.test_layer_pass import FILES, tar_of, words
 from tests.support.faults import status
 from tests.support.images import (

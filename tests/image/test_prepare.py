@@ -20,14 +20,14 @@ from lazyfs.errors import (
     Unavailable,
     VerificationFailed,
 )
+from lazyfs.fetch.origins.whole import WrongBlob
+from lazyfs.fetch.refused import ChunkCorrupt
 from lazyfs.image.open import ImageGone, OpenImage, open_image
 from lazyfs.image.prepare import Prepared, Request, prepare
-from lazyfs.image.refused import ChunkCorrupt
 from lazyfs.image.verify import verify_image
-from lazyfs.image.whole import WrongBlob
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.walk import walk_path
-from lazyfs.store.unwritten import UnstoredContent
+from lazyfs.store.content.unwritten import UnstoredContent
 from tests.support import faults
 from tests.support.images import (
     Layer,

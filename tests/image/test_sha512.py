@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import trio
 
+from lazyfs.convert.convert import ConvertOptions, convert_image
+from lazyfs.convert.indexing import build_index_of
 from lazyfs.digest import Digest, DigestMismatch, digest_of, parse_digest
 from lazyfs.formats.writer import Target, WriterOptions
-from lazyfs.image.convert import ConvertOptions, convert_image
 from lazyfs.image.indexes import build_artifact
-from lazyfs.image.indexing import build_index_of
 from lazyfs.image.open import open_image
 from lazyfs.image.plain import PlainOptions
 from lazyfs.image.prepare import Request, prepare
@@ -20,11 +20,11 @@ from lazyfs.oci.platforms import parse_platform
 from lazyfs.registry.layout import ImageLayout
 from lazyfs.registry.source import AccessOptions
 from lazyfs.service.embed import embed_images
-from lazyfs.snapshot.directory_store import DirectoryStore
-from lazyfs.snapshot.snapshots import Snapshots
-from lazyfs.store.check import check_store
-from lazyfs.store.evict import remove_unused
+from lazyfs.snapshot.stores.directory_store import DirectoryStore
+from lazyfs.snapshot.stores.snapshots import Snapshots
 from lazyfs.store.paths import Store
+from lazyfs.store.upkeep.check import check_store
+from lazyfs.store.upkeep.evict import remove_unused
 from tests.formats.test_layer_pass import FILES, tar_of, words
 from tests.image.test_plain import expect
 from tests.support.images import (

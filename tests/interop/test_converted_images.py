@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from lazyfs.convert.convert import ConvertOptions, convert_image
 from lazyfs.formats.writer import Target, WriterOptions
-from lazyfs.image.convert import ConvertOptions, convert_image
 from lazyfs.mount.point import load_mountinfo
 from lazyfs.oci.platforms import parse_platform
 from lazyfs.registry.layout import ImageLayout

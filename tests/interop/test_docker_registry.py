@@ -86,7 +86,7 @@ async def test_without_credentials_access_is_denied(guarded: DockerRegistry) -> 
 async def test_https_to_a_registry_of_plain_http(
     registry: DockerRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lazyfs.registry.endpoints.is_loopback", lambda name: False)
+    monkeypatch.setattr("lazyfs.registry.config.endpoints.is_loopback", lambda name: False)
     async with connected(registry.host, policy=ONCE) as client:
         with pytest.raises(Unavailable) as caught:
             await client.fetch_manifest("latest")

@@ -12,7 +12,7 @@ import trio
 from lazyfs.errors import AccessDenied, NotFound, Unavailable
 from lazyfs.oci.reference import Reference, parse_reference
 from lazyfs.registry.client import RegistryClient
-from lazyfs.registry.endpoints import Endpoint, Tls
+from lazyfs.registry.config.endpoints import Endpoint, Tls
 from lazyfs.registry.retry import RetryPolicy
 from lazyfs.registry.source import AccessOptions
 from tests.support import certificates, docker_registry, nginx

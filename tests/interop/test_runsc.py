@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.snapshot.errors import RuntimeFailed, Unsupported
-from lazyfs.snapshot.plans import SandboxPlan
-from lazyfs.snapshot.programs import processes_with
-from lazyfs.snapshot.runsc import Runsc
-from lazyfs.snapshot.runtime import ContainerState
+from lazyfs.documents.errors import RuntimeFailed, Unsupported
+from lazyfs.documents.plans import SandboxPlan
+from lazyfs.sandbox.runtimes.programs import processes_with
+from lazyfs.sandbox.runtimes.runsc import Runsc
+from lazyfs.sandbox.runtimes.runtime import ContainerState
 from tests.support.command import Lazyfs
 from tests.support.mounting import force_unmount, needs_fuse, needs_root, run, wait_until
 from tests.support.runscs import (

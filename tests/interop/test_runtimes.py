@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.snapshot.programs import processes_with
+from lazyfs.sandbox.runtimes.programs import processes_with
 from tests.mounts.test_rootless import PYTHON, UID, why_no_python
 from tests.support.command import Lazyfs, copy_of_packages
 from tests.support.mounting import (

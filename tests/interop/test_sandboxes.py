@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.snapshot.programs import processes_with
+from lazyfs.sandbox.runtimes.programs import processes_with
 from tests.support.command import Lazyfs
 from tests.support.faults import status
 from tests.support.mounting import (

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.snapshot.bundle import write_bundle
-from lazyfs.snapshot.plans import ContainerPlan, SandboxPlan
-from lazyfs.snapshot.runtimes import Chooser
-from lazyfs.snapshot.spec import build_spec
-from lazyfs.snapshot.template_reading import template_of_document
+from lazyfs.documents.plans import ContainerPlan, SandboxPlan
+from lazyfs.documents.template_reading import template_of_document
+from lazyfs.sandbox.runtimes.runtimes import Chooser
+from lazyfs.sandbox.specs.bundle import write_bundle
+from lazyfs.sandbox.specs.spec import build_spec
 from tests.support.mounting import needs_root
 from tests.support.runscs import BUSYBOX, COMMANDS, NEW, lines_of, need_runsc, why_no_busybox
 

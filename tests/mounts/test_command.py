@@ -13,7 +13,7 @@ import time
 import pytest
 
 from lazyfs.mount.point import State, state_of
-from lazyfs.service.control import ask
+from lazyfs.service.processes.control import ask
 from tests.cli.test_json_reference import fields_of
 from tests.support.command import Lazyfs
 from tests.support.images import (
@@ -544,7 +544,7 @@ def test_a_server_that_cannot_mount_says_why(lazyfs, layout, mountpoint):
 
 def test_a_server_that_is_lost_is_told(lazyfs, layout, mountpoint):
     script = (
-        "import os, lazyfs.service.supervise as s; s._be_server = lambda *a: os._exit(9);"
+        "import os, lazyfs.service.processes.supervise as s; s._be_server = lambda *a: os._exit(9);"
         "from lazyfs.cli.main import main; main()"
     )
     done = run(
@@ -595,7 +595,7 @@ def test_ending_the_command_early_leaves_nothing(
 def test_a_command_that_ends_while_the_server_mounts(lazyfs, layout, mountpoint):
     """Nobody hears that the mount is live: it must not stay."""
     script = (
-        "import os, lazyfs.service.supervise as s\n"
+        "import os, lazyfs.service.processes.supervise as s\n"
         "main_pid, expect = os.getpid(), s.Channel.expect\n"
         "def leave(self, word):\n"
         "    if os.getpid() == main_pid: os._exit(5)\n"

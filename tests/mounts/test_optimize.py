@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.formats.claims import claims_of
 from lazyfs.formats.layers import find_layer_toc, read_layer_toc
+from lazyfs.formats.tocs.claims import claims_of
 from tests.support.command import Lazyfs
 from tests.support.images import read_blob, tagged
 from tests.support.mounting import needs_fuse, wait_until

@@ -244,7 +244,7 @@ def test_a_kernel_that_cannot_resend(lazyfs, layout, tmp_path):
     mountpoint.mkdir()
     # A package of its own: variables do not reach the next server's interpreter.
     shutil.copytree(ROOT / "lazyfs", site / "lazyfs", ignore=shutil.ignore_patterns("*.pyc"))
-    with open(site / "lazyfs/service/keeping.py", "a") as file:
+    with open(site / "lazyfs/service/processes/keeping.py", "a") as file:
         file.write(OLD_KERNEL)
     lazyfs.environment["PYTHONPATH"] = str(site)
     try:

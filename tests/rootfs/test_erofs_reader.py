@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazyfs.formats.toc import Kind
+from lazyfs.formats.tocs.toc import Kind
 from lazyfs.rootfs.erofs_format import superblock_checksum
 from lazyfs.rootfs.erofs_reader import ErofsIndex, IndexCorrupt, WrongKind
 from lazyfs.rootfs.erofs_writer import build_index

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry
+from lazyfs.formats.tocs.toc import Chunk, Kind, Toc, TocEntry
 from lazyfs.rootfs.erofs_format import (
     UnsupportedByErofs,
     decode_device_number,

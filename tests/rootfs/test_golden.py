@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.formats.toc import Kind, Toc
+from lazyfs.formats.tocs.toc import Kind, Toc
 from lazyfs.rootfs.provenance import Provenance
 from tests.support.rootfs import Facts, facts_of, fixture_layer, index_of, paths_of
 

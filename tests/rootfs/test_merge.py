@@ -4,7 +4,7 @@ import pytest
 from hypothesis import event, example, given
 from hypothesis import strategies as st
 
-from lazyfs.formats.toc import Kind, Toc, TocEntry
+from lazyfs.formats.tocs.toc import Kind, Toc, TocEntry
 from lazyfs.rootfs.merge import BadLayer
 from lazyfs.rootfs.whiteout import is_opaque, is_whiteout, whiteout_target
 from tests.support.naive_merge import naive_facts, naive_merge

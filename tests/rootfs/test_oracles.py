@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry
+from lazyfs.formats.tocs.toc import Chunk, Kind, Toc, TocEntry
 from tests.support.kernel_erofs import (
     facts_on_disk,
     kernel_mount,

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lazyfs.formats.toc import Kind
+from lazyfs.formats.tocs.toc import Kind
 from lazyfs.rootfs.owners import owners_of
 from tests.support.mounted import MadeImage, other, regular
 

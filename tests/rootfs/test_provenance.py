@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazyfs.formats.toc import Chunk, Kind, TocEntry
+from lazyfs.formats.tocs.toc import Chunk, Kind, TocEntry
 from lazyfs.rootfs.provenance import BadProvenance, Provenance
 from lazyfs.rootfs.walk import walk_path
 from tests.support.rootfs import directory, hardlink, index_of, regular, symlink, toc_of

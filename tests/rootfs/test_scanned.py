@@ -9,13 +9,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lazyfs.errors import FormatError
-from lazyfs.formats import scan
-from lazyfs.formats.codec import Codec
 from lazyfs.formats.layer_pass import placed
-from lazyfs.formats.limits import Limits
-from lazyfs.formats.scan import ScannedEntries
-from lazyfs.formats.spans import Span
-from lazyfs.formats.toc_reader import decode_toc
+from lazyfs.formats.streams.codec import Codec
+from lazyfs.formats.streams.limits import Limits
+from lazyfs.formats.streams.spans import Span
+from lazyfs.formats.tocs import scan
+from lazyfs.formats.tocs.scan import ScannedEntries
+from lazyfs.formats.tocs.toc_reader import decode_toc
 from lazyfs.rootfs.erofs_writer import build_index
 from lazyfs.rootfs.table import build_table
 from tests.formats.test_toc_hostile import fields, plausible, toc_bytes_of

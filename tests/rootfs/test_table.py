@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazyfs.digest import Digest
-from lazyfs.formats.codec import Codec
 from lazyfs.formats.layers import Format
-from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry
+from lazyfs.formats.streams.codec import Codec
+from lazyfs.formats.tocs.toc import Chunk, Kind, Toc, TocEntry
 from lazyfs.rootfs.layout import (
     MAX_DEVICE_SIZE,
     NO_PAYLOAD,

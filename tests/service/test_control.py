@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazyfs.service.control import (
+from lazyfs.service.processes.control import (
     MAX_SOCKET_PATH,
     ServerSilent,
     answer_question,

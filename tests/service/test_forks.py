@@ -18,11 +18,11 @@ BEGIN = """
 import os, signal, subprocess, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from lazyfs.cli.mounter import mounter
+from lazyfs.cli.sandboxes.mounter import mounter
 from lazyfs.errors import LazyfsError
-from lazyfs.registry.access import AccessOptions
-from lazyfs.service.forks import Maker, forking
-from lazyfs.service.handover import TurnedAway
+from lazyfs.registry.config.access import AccessOptions
+from lazyfs.service.processes.forks import Maker, forking
+from lazyfs.service.processes.handover import TurnedAway
 
 def refuse(*words, **options):
     raise AssertionError("a command was started")
@@ -97,8 +97,8 @@ def test_what_was_prepared_is_not_prepared_again(lazyfs: Lazyfs, image: str) -> 
 import trio
 from lazyfs.image.prepare import Request, prepare
 found = trio.run(prepare, Request(sys.argv[1], None, cache, access))
-import lazyfs.cli.mounting
-lazyfs.cli.mounting.prepare_shown = refuse
+import lazyfs.cli.mounts.mounting
+lazyfs.cli.mounts.mounting.prepare_shown = refuse
 mount = mounter(cache, access)
 with mount.ready():
     mount(sys.argv[1], Path(sys.argv[2]), "box:1", found.encode())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.service import keeper
+from lazyfs.service.processes import keeper
 
 SECONDS = 30
 # Says what it was started with, and lives as its first argument wants it to.

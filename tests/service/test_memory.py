@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from lazyfs.service import memory
+from lazyfs.service.processes import memory
 
 pytestmark = pytest.mark.anyio
 

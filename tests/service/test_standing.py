@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from lazyfs.service.standing import build, creation_mask, standing
+from lazyfs.service.processes.standing import build, creation_mask, standing
 from tests.support.mounting import ROOT, needs_root, run
 
 SAY = (
     "import json, sys; sys.path.insert(0, {root!r});"
-    "from lazyfs.service.standing import standing; print(json.dumps(standing()))"
+    "from lazyfs.service.processes.standing import standing; print(json.dumps(standing()))"
 )
 
 

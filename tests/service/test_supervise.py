@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from lazyfs import errors
 from lazyfs.errors import FormatError, LazyfsError, MountFailed, NotFound
-from lazyfs.service.failures import ServerBug, document_of, error_of
-from lazyfs.service.supervise import (
+from lazyfs.service.processes.failures import ServerBug, document_of, error_of
+from lazyfs.service.processes.supervise import (
     MAX_MESSAGE_SIZE,
     Channel,
     ChannelClosed,
@@ -143,7 +143,7 @@ import os, sys
 from pathlib import Path
 from lazyfs.errors import NotFound
 from lazyfs.service import supervise
-from lazyfs.service.supervise import run_in_background, run_in_foreground
+from lazyfs.service.processes.supervise import run_in_background, run_in_foreground
 
 log = Path(sys.argv[1])
 def prepare(tell):

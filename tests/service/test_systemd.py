@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from lazyfs.service.systemd import notify, take_listener
+from lazyfs.service.processes.systemd import notify, take_listener
 from tests.support.mounting import ROOT, run
 from tests.support.serving import activated
 
 TAKE = """
 import os
-from lazyfs.service.systemd import take_listener
+from lazyfs.service.processes.systemd import take_listener
 environment = {variables}
 listener = take_listener(environment)
 print(None if listener is None else listener.getsockname(), environment)

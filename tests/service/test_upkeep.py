@@ -12,9 +12,9 @@ import trio
 import trio.testing
 
 from lazyfs.service.upkeep import LOOK_SECONDS, Upkeep
-from lazyfs.store.budget import Budget
-from lazyfs.store.content import LayerContent
+from lazyfs.store.content.content import LayerContent
 from lazyfs.store.paths import Store
+from lazyfs.store.upkeep.budget import Budget
 from lazyfs.store.usage import holdings_of, resident_size
 from tests.support.layers import MadeLayer, make_layer
 from tests.support.stores import keep_layer

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazyfs.service import handover
-from lazyfs.service.handover import (
+from lazyfs.service.processes import handover
+from lazyfs.service.processes.handover import (
     CONTROL_SOCKET,
     Lost,
     TurnedAway,
@@ -24,15 +24,15 @@ from lazyfs.service.handover import (
     hand_over,
     receive_fields,
 )
-from lazyfs.service.standing import build, standing
-from lazyfs.service.warm import MAX_CHILDREN
+from lazyfs.service.processes.standing import build, standing
+from lazyfs.service.processes.warm import MAX_CHILDREN
 from tests.support.mounting import ROOT, SECONDS, needs_root, wait_until
 from tests.support.serving import children_of, is_listened_to
 
 SCRIPT = """
 import json, os, signal, sys, threading, time
 from pathlib import Path
-from lazyfs.service.warm import WarmService, listening
+from lazyfs.service.processes.warm import WarmService, listening
 
 folder = Path(sys.argv[1])
 
@@ -284,7 +284,7 @@ def test_a_client_that_goes_interrupts_the_work(toy, tmp_path, place):
 
 def test_a_client_that_is_interrupted_waits_until_the_work_is_undone(toy, tmp_path):
     script = (
-        "import sys; from lazyfs.service.handover import hand_over;"
+        "import sys; from lazyfs.service.processes.handover import hand_over;"
         "hand_over(sys.argv[1], ['wait'], {}, 0.0)"
     )
     client = subprocess.Popen(

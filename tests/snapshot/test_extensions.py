@@ -9,6 +9,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lazyfs.documents.template_reading import template_of_document
 from lazyfs.snapshot.extensions import (
     PROFILES,
     pack_profiles,
@@ -17,7 +18,6 @@ from lazyfs.snapshot.extensions import (
     unpack_profiles,
     without_values,
 )
-from lazyfs.snapshot.template_reading import template_of_document
 from lazyfs.store.profiles import Profile, decode_profile, encode_profile
 
 DIGEST = "sha256:" + "a" * 64

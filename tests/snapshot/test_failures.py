@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
+from lazyfs.documents.errors import SnapshotError, StoreFailed
+from lazyfs.documents.journal import State
 from lazyfs.oci.platforms import Platform
-from lazyfs.snapshot.directory_store import DirectoryStore
-from lazyfs.snapshot.errors import SnapshotError, StoreFailed
-from lazyfs.snapshot.journal import State
-from lazyfs.snapshot.keys import manifest_key
-from lazyfs.snapshot.pointers import Pointer
+from lazyfs.snapshot.stores.directory_store import DirectoryStore
+from lazyfs.snapshot.stores.keys import manifest_key
+from lazyfs.snapshot.stores.pointers import Pointer
 from tests.support.fake_bases import image
 from tests.support.fake_runtime import FakeRuntime
 from tests.support.mounting import ROOT
@@ -331,7 +331,7 @@ def test_a_local_disk_that_is_full_keeps_what_was_saved(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("lazyfs.snapshot.codec.zstandard.ZstdCompressor", full)
+        patch.setattr("lazyfs.snapshot.stores.codec.zstandard.ZstdCompressor", full)
         with pytest.raises(SnapshotError) as told:
             here.checkpoint(pointer="latest")
     assert told.value.exit_code == 44
@@ -367,7 +367,7 @@ def test_clocks_may_be_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     first = here.checkpoint(pointer="latest", leave_running=True)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "lazyfs.snapshot.snapshots.time",
+            "lazyfs.snapshot.stores.snapshots.time",
             SimpleNamespace(strftime=lambda *_: "19700101T000000Z", gmtime=lambda *_: None),
         )
         second = here.checkpoint(pointer="latest", leave_running=True)

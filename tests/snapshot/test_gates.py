@@ -5,15 +5,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lazyfs.cli.checkpoint import document_of_made
-from lazyfs.cli.golden import _document as document_of_generation
-from lazyfs.cli.restore import _document_of_review, document_of_restored
+from lazyfs.cli.snapshots.checkpoint import document_of_made
+from lazyfs.cli.snapshots.golden import _document as document_of_generation
+from lazyfs.cli.snapshots.restore import _document_of_review, document_of_restored
+from lazyfs.documents.errors import CpuMismatch, PlatformMismatch, RuntimeMismatch
+from lazyfs.documents.manifest import Manifest
 from lazyfs.oci.platforms import Platform
 from lazyfs.snapshot import gates
-from lazyfs.snapshot.errors import CpuMismatch, PlatformMismatch, RuntimeMismatch
 from lazyfs.snapshot.gates import Allowed
 from lazyfs.snapshot.golden import generations
-from lazyfs.snapshot.manifest import Manifest
 from lazyfs.snapshot.review import Wanted, review
 from tests.cli.test_json_reference import fields_of, section
 from tests.snapshot.test_scenarios_golden import Builder

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
+from lazyfs.documents.errors import CheckpointLost, StoreFailed, Unsupported
+from lazyfs.documents.journal import State
+from lazyfs.sandbox.runtimes.runtime import ContainerState
+from lazyfs.sandbox.sandbox import Sandbox
 from lazyfs.snapshot import recover as recovering
-from lazyfs.snapshot.errors import CheckpointLost, StoreFailed, Unsupported
-from lazyfs.snapshot.journal import State
 from lazyfs.snapshot.recover import InUse, delete, recover
-from lazyfs.snapshot.runtime import ContainerState
-from lazyfs.snapshot.sandbox import Sandbox
 from tests.support.fake_bases import FakeImages, image
 from tests.support.fake_runtime import Crash
 from tests.support.world import TAG, Machine
@@ -57,7 +57,7 @@ def test_a_start_that_was_killed_is_undone(
     machine: Machine, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """D.5, STARTING: as the machine leaves it, in whichever moment."""
-    monkeypatch.setattr("lazyfs.snapshot.run._Attempt.undo", nothing)
+    monkeypatch.setattr("lazyfs.sandbox.run._Attempt.undo", nothing)
     machine.runtime.crash.add(where)
     with pytest.raises(Crash):
         machine.run()

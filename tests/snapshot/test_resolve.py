@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.snapshot.lockfile import load_lock
+from lazyfs.documents.lockfile import load_lock
 from tests.cli.conftest import Run, cache_dir, run
 from tests.support.images import host_platform, layer_from_fixture, make_layout, tagged
 from tests.support.registry import FakeRegistry

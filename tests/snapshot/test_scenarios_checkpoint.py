@@ -15,10 +15,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from lazyfs.errors import UsageError
-from lazyfs.snapshot.checkpoint import NotRunning
-from lazyfs.snapshot.directory_store import DirectoryStore
-from lazyfs.snapshot.errors import (
+from lazyfs.documents.errors import (
     BaseCorrupt,
     BaseDrift,
     BaseUnresolved,
@@ -31,10 +28,13 @@ from lazyfs.snapshot.errors import (
     StoreFailed,
     Unsupported,
 )
+from lazyfs.documents.journal import State
+from lazyfs.documents.record import remove_record
+from lazyfs.errors import UsageError
+from lazyfs.snapshot.checkpoint import NotRunning
 from lazyfs.snapshot.extensions import unpack_profiles
-from lazyfs.snapshot.journal import State
-from lazyfs.snapshot.pointers import Pointer
-from lazyfs.snapshot.record import remove_record
+from lazyfs.snapshot.stores.directory_store import DirectoryStore
+from lazyfs.snapshot.stores.pointers import Pointer
 from lazyfs.store.profiles import Profile, decode_profile, encode_profile
 from tests.support.fake_runtime import ABILITIES, Crash, FakeRuntime
 from tests.support.mounting import ROOT

@@ -5,24 +5,24 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.snapshot import golden
-from lazyfs.snapshot.clone import clone
-from lazyfs.snapshot.errors import (
+from lazyfs.documents.errors import (
     BaseUnavailable,
     ManifestMissing,
     RuntimeFailed,
     StoreFailed,
     TemplateInvalid,
 )
+from lazyfs.documents.journal import Failure
+from lazyfs.documents.template import Template
+from lazyfs.documents.template_reading import with_images
+from lazyfs.sandbox.sandbox import Sandbox, SandboxMissing
+from lazyfs.snapshot import golden
+from lazyfs.snapshot.clone import clone
 from lazyfs.snapshot.golden import Generation, Order, State, Status, build, generations
-from lazyfs.snapshot.journal import Failure
 from lazyfs.snapshot.publish import Made
 from lazyfs.snapshot.recover import delete
 from lazyfs.snapshot.restore import Order as RestoreOrder
 from lazyfs.snapshot.review import Wanted
-from lazyfs.snapshot.sandbox import Sandbox, SandboxMissing
-from lazyfs.snapshot.template import Template
-from lazyfs.snapshot.template_reading import with_images
 from tests.support.fake_bases import image
 from tests.support.fake_runtime import FakeRuntime
 from tests.support.snapshots import FaultyStore

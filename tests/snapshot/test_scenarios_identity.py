@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.snapshot.errors import TagUnresolvable, TemplateInvalid
-from lazyfs.snapshot.record import load_record
-from lazyfs.snapshot.template_reading import require_pinned, template_of_document
+from lazyfs.documents.errors import TagUnresolvable, TemplateInvalid
+from lazyfs.documents.record import load_record
+from lazyfs.documents.template_reading import require_pinned, template_of_document
 from tests.snapshot.test_failures import (
     BASES,
     CHECKED,

@@ -12,9 +12,7 @@ import msgspec
 import pytest
 import zstandard
 
-from lazyfs.errors import LazyfsError
-from lazyfs.oci.platforms import Platform
-from lazyfs.snapshot.errors import (
+from lazyfs.documents.errors import (
     BaseCorrupt,
     BaseDrift,
     BaseUnavailable,
@@ -30,13 +28,15 @@ from lazyfs.snapshot.errors import (
     StoreFailed,
     VersionUnsupported,
 )
+from lazyfs.documents.journal import State
+from lazyfs.documents.manifest import MANIFEST_NAME
+from lazyfs.documents.record import load_record
+from lazyfs.errors import LazyfsError
+from lazyfs.oci.platforms import Platform
+from lazyfs.sandbox.sandbox import SandboxExists
 from lazyfs.snapshot.gates import Allowed, BadRestoreOption
-from lazyfs.snapshot.journal import State
-from lazyfs.snapshot.keys import manifest_key
 from lazyfs.snapshot.legacy import NotPinned
-from lazyfs.snapshot.manifest import MANIFEST_NAME
-from lazyfs.snapshot.record import load_record
-from lazyfs.snapshot.sandbox import SandboxExists
+from lazyfs.snapshot.stores.keys import manifest_key
 from tests.support.fake_bases import image
 from tests.support.fake_runtime import ABILITIES, Crash, FakeRuntime
 from tests.support.s3 import ENVIRONMENT, Fault, S3Server

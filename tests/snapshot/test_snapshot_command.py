@@ -13,14 +13,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lazyfs.cli.main import cli
+from lazyfs.documents.journal import State
+from lazyfs.documents.manifest import Layer
 from lazyfs.oci.manifest import decode_manifest
-from lazyfs.snapshot.directory_store import DirectoryStore
-from lazyfs.snapshot.journal import State
-from lazyfs.snapshot.keys import manifest_key
-from lazyfs.snapshot.manifest import Layer
-from lazyfs.snapshot.pointers import Pointer
-from lazyfs.snapshot.sandbox import Sandboxes
-from lazyfs.snapshot.snapshots import Snapshots
+from lazyfs.sandbox.sandbox import Sandboxes
+from lazyfs.snapshot.stores.directory_store import DirectoryStore
+from lazyfs.snapshot.stores.keys import manifest_key
+from lazyfs.snapshot.stores.pointers import Pointer
+from lazyfs.snapshot.stores.snapshots import Snapshots
 from tests.support.images import directory, estargz_layer, file, make_layout, tar_bytes
 from tests.support.snapshots import ID, LATER_ID, FaultyStore, draft, image, store
 

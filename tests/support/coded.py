@@ -5,8 +5,8 @@ import hashlib
 import random
 from collections.abc import Callable, Iterable
 
-from lazyfs.formats.codec import Codec
 from lazyfs.formats.decode import Decoded, Piece, RangeDecoder
+from lazyfs.formats.streams.codec import Codec
 from tests.support.readers import check_reader
 
 Result = dict[int, bytes | None]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from lazyfs.store.presence import HEADER_SIZE, Header, read_header, write_header
+from lazyfs.store.content.presence import HEADER_SIZE, Header, read_header, write_header
 
 Damage = Callable[[Path], None]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.formats.decode import Decoded, Piece
-from lazyfs.formats.toc import Chunk, Toc
+from lazyfs.formats.tocs.toc import Chunk, Toc
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 PRODUCERS = (

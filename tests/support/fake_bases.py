@@ -16,16 +16,16 @@ from typing import Any
 
 from msgspec import UNSET
 
-from lazyfs.oci.reference import parse_reference
-from lazyfs.snapshot.bases import Base
-from lazyfs.snapshot.errors import (
+from lazyfs.documents.errors import (
     BaseCorrupt,
     BaseUnavailable,
     BaseUnresolved,
     DeadMount,
     TagUnresolvable,
 )
-from lazyfs.snapshot.manifest import Image, Layer, Platform
+from lazyfs.documents.manifest import Image, Layer, Platform
+from lazyfs.oci.reference import parse_reference
+from lazyfs.sandbox.bases import Base
 
 PREFIX = "user.lazyfs."
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"

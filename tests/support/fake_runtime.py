@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lazyfs.snapshot.errors import RuntimeFailed, RuntimeMismatch, Unsupported
-from lazyfs.snapshot.plans import ContainerPlan, RuntimeFacts, SandboxPlan
-from lazyfs.snapshot.runtime import ContainerState
+from lazyfs.documents.errors import RuntimeFailed, RuntimeMismatch, Unsupported
+from lazyfs.documents.plans import ContainerPlan, RuntimeFacts, SandboxPlan
+from lazyfs.sandbox.runtimes.runtime import ContainerState
 
 ABILITIES = frozenset(
     {"checkpoint", "restore", "multi-restore", "overlay2", "compression", "detach", "rootless"}

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lazyfs.digest import digest_of
-from lazyfs.snapshot.keys import manifest_key, pointer_key
-from lazyfs.snapshot.pointers import Pointer, encode_pointer
+from lazyfs.snapshot.stores.keys import manifest_key, pointer_key
+from lazyfs.snapshot.stores.pointers import Pointer, encode_pointer
 
 Change = Callable[[dict[str, Any]], None]
 PROGRAMS = ("crun", "runc", "bwrap")

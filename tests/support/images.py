@@ -123,8 +123,8 @@ def estargz_layer(tar: bytes, *, prioritized: Sequence[str | bytes] = (), **opti
     *prioritized* are normalised paths; *options* are those of ``WriterOptions``: ``chunk_size``,
     ``min_chunk_size``, ``level``.
     """
-    from lazyfs.formats.arrange import arrange
-    from lazyfs.formats.tar import TarScanner
+    from lazyfs.formats.tars.arrange import arrange
+    from lazyfs.formats.tars.tar import TarScanner
     from lazyfs.formats.writer import WriterOptions, write_layer
 
     scanner = TarScanner()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.formats.toc import Toc
+from lazyfs.formats.tocs.toc import Toc
 from lazyfs.rootfs.layout import device_offsets, device_size
 from tests.support.rootfs import Facts
 

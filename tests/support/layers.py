@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lazyfs.digest import Digest, digest_of
-from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry
+from lazyfs.formats.tocs.toc import Chunk, Kind, Toc, TocEntry
 from lazyfs.rootfs.table import LayerTable, build_table
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import trio
 
 from lazyfs.digest import Digest, digest_of
-from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry
+from lazyfs.formats.tocs.toc import Chunk, Kind, Toc, TocEntry
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.erofs_writer import build_index
 from lazyfs.rootfs.layout import device_offsets, device_size

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lazyfs.formats.toc import Kind, Toc, TocEntry
+from lazyfs.formats.tocs.toc import Kind, Toc, TocEntry
 from tests.support.rootfs import Facts
 
 IMPLICIT = TocEntry(b"", Kind.DIRECTORY, 0o755, 0, 0)

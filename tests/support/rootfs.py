@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lazyfs.digest import Digest
-from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry
-from lazyfs.formats.toc_reader import decode_toc
+from lazyfs.formats.tocs.toc import Chunk, Kind, Toc, TocEntry
+from lazyfs.formats.tocs.toc_reader import decode_toc
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.erofs_writer import BuiltIndex, build_index
 from tests.support.images import source_tar

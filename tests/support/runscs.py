@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.snapshot.bundle import write_bundle
-from lazyfs.snapshot.plans import ContainerPlan, SandboxPlan
-from lazyfs.snapshot.spec import build_spec
-from lazyfs.snapshot.template import Container, Template
+from lazyfs.documents.plans import ContainerPlan, SandboxPlan
+from lazyfs.documents.template import Container, Template
+from lazyfs.sandbox.specs.bundle import write_bundle
+from lazyfs.sandbox.specs.spec import build_spec
 from tests.support.images import directory, estargz_layer, file, make_layout, symlink, tar_bytes
 from tests.support.mounting import ROOT, run
 

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lazyfs.snapshot.bundle import write_bundle
-from lazyfs.snapshot.plans import ContainerPlan, SandboxPlan
-from lazyfs.snapshot.runtime import Runtime
-from lazyfs.snapshot.runtimes import Chooser
-from lazyfs.snapshot.spec import Rootless, build_spec
-from lazyfs.snapshot.template import Container, Template
+from lazyfs.documents.plans import ContainerPlan, SandboxPlan
+from lazyfs.documents.template import Container, Template
+from lazyfs.sandbox.runtimes.runtime import Runtime
+from lazyfs.sandbox.runtimes.runtimes import Chooser
+from lazyfs.sandbox.specs.bundle import write_bundle
+from lazyfs.sandbox.specs.spec import Rootless, build_spec
 
 SECONDS = 30
 COUNTER = "i=0; while true; do i=$((i+1)); echo $i; sleep 0.05; done"

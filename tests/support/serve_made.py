@@ -24,7 +24,7 @@ from pathlib import Path
 import trio
 
 from lazyfs.errors import VerificationFailed
-from lazyfs.formats.toc import Kind
+from lazyfs.formats.tocs.toc import Kind
 from lazyfs.mount.drivers import open_session
 from lazyfs.mount.options import MountOptions, fuse_options, parse_options
 from lazyfs.mount.session import PyfuseSession

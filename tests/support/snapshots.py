@@ -7,13 +7,13 @@ from pathlib import Path
 import msgspec
 
 from lazyfs.digest import digest_of
-from lazyfs.snapshot import manifest as documents
-from lazyfs.snapshot.codec import store_file
-from lazyfs.snapshot.directory_store import DirectoryStore
-from lazyfs.snapshot.errors import StoreFailed
-from lazyfs.snapshot.manifest_json import encode_manifest
-from lazyfs.snapshot.objects import ObjectStore
-from lazyfs.snapshot.snapshots import Snapshots
+from lazyfs.documents import manifest as documents
+from lazyfs.documents.errors import StoreFailed
+from lazyfs.documents.manifest_json import encode_manifest
+from lazyfs.snapshot.stores.codec import store_file
+from lazyfs.snapshot.stores.directory_store import DirectoryStore
+from lazyfs.snapshot.stores.objects import ObjectStore
+from lazyfs.snapshot.stores.snapshots import Snapshots
 
 ID = "20261120T194511Z-5b1c09ef"
 LATER_ID = "20261121T080000Z-00000002"

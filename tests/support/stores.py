@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lazyfs.digest import Digest, digest_of
 from lazyfs.oci.manifest import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
 from lazyfs.store.blobs import save_blob
-from lazyfs.store.content import LayerContent
+from lazyfs.store.content.content import LayerContent
 from lazyfs.store.images import ImageRecord, LayerRecord, save_image
 from lazyfs.store.layers import save_layer
 from lazyfs.store.names import NameRecord, save_name

@@ -4,21 +4,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lazyfs.documents.journal import State
+from lazyfs.documents.plans import SandboxPlan
+from lazyfs.documents.template import Template
+from lazyfs.documents.template_reading import template_of_document
 from lazyfs.oci.platforms import Platform
+from lazyfs.sandbox import run as runs
+from lazyfs.sandbox.sandbox import Sandbox, Sandboxes
 from lazyfs.snapshot import checkpoint as checkpoints
 from lazyfs.snapshot import restore as restores
-from lazyfs.snapshot import run as runs
-from lazyfs.snapshot.directory_store import DirectoryStore
-from lazyfs.snapshot.journal import State
-from lazyfs.snapshot.objects import ObjectStore
-from lazyfs.snapshot.plans import SandboxPlan
 from lazyfs.snapshot.publish import Made
 from lazyfs.snapshot.restore import Restored
 from lazyfs.snapshot.review import Wanted
-from lazyfs.snapshot.sandbox import Sandbox, Sandboxes
-from lazyfs.snapshot.snapshots import Snapshots
-from lazyfs.snapshot.template import Template
-from lazyfs.snapshot.template_reading import template_of_document
+from lazyfs.snapshot.stores.directory_store import DirectoryStore
+from lazyfs.snapshot.stores.objects import ObjectStore
+from lazyfs.snapshot.stores.snapshots import Snapshots
 from tests.support.fake_bases import FakeBases, FakeImages, image
 from tests.support.fake_runtime import FakeRuntime, chooser
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.formats import scan
+from lazyfs.formats.tocs import scan
 from lazyfs.rootfs.erofs_writer import BuiltIndex
 from tests.support.tocs import raw_entry, raw_file, spelled
 from tools import fuzz_tree

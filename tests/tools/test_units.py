@@ -9,7 +9,7 @@ import pytest
 
 from lazyfs.cli.directories import runtime_directory
 from lazyfs.cli.main import cli
-from lazyfs.service.handover import CONTROL_SOCKET
+from lazyfs.service.processes.handover import CONTROL_SOCKET
 from tests.support.mounting import ROOT, run
 
 UNITS = sorted((ROOT / "tools/packaging/systemd").glob("*/*"))

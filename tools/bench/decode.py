@@ -15,13 +15,13 @@ from hashlib import sha256
 from pathlib import Path
 
 from lazyfs.digest import parse_digest
-from lazyfs.formats.claims import toc_digest_of
+from lazyfs.fetch.transfer import FEED_MAX
 from lazyfs.formats.decode import Decoded, Piece, RangeDecoder
 from lazyfs.formats.estargz import find_toc, read_toc
-from lazyfs.formats.inflate import open_member
-from lazyfs.image.transfer import FEED_MAX
+from lazyfs.formats.streams.inflate import open_member
+from lazyfs.formats.tocs.claims import toc_digest_of
 from lazyfs.rootfs.table import LayerTable, build_table
-from lazyfs.service.memory import set_up_memory
+from lazyfs.service.processes.memory import set_up_memory
 from tools.images import layout
 
 THREADS = 2

@@ -23,7 +23,7 @@ import trio
 
 from lazyfs.digest import digest_of
 from lazyfs.errors import StoreError
-from lazyfs.formats.toc import Chunk, Kind, Toc, TocEntry
+from lazyfs.formats.tocs.toc import Chunk, Kind, Toc, TocEntry
 from lazyfs.mount.contents import Attribute, NativeLayer
 from lazyfs.mount.drivers import open_session
 from lazyfs.mount.native import NativeSession
@@ -35,7 +35,7 @@ from lazyfs.rootfs.erofs_writer import build_index
 from lazyfs.rootfs.layout import device_offsets
 from lazyfs.rootfs.provenance import Provenance
 from lazyfs.rootfs.table import LayerTable, build_table
-from lazyfs.store.content import LayerContent
+from lazyfs.store.content.content import LayerContent
 from lazyfs.store.layers import read_whole
 
 CHUNK_SIZE = 4 << 20

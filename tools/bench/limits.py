@@ -18,7 +18,8 @@ from tools.bench.samples import Samples
 from tools.mounted import ROOT, Mounted
 
 IMPORTS = (
-    "import lazyfs.cli.main, lazyfs.cli.mounting, lazyfs.image.prepare, lazyfs.registry.client"
+    "import lazyfs.cli.main, lazyfs.cli.mounts.mounting, lazyfs.image.prepare, "
+    "lazyfs.registry.client"
 )
 WANTED = ("demand", "ahead", "profile", "program")
 MOUNT_ROUND_TRIPS = 4  # connect, manifest, the layers' TOCs, what is fetched first

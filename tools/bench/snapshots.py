@@ -3,8 +3,8 @@
     python -m tools.bench.snapshots                 64 MiB and 1 GiB, and a node that has nothing
     python -m tools.bench.snapshots --size 64 --runs 3 --no-node
 
-Both sides make the same calls of the same program, in turns, in one run.  What begins with "lazyfs"
-is a command, with the start of its interpreter and on a node that has nothing; the rest is without.
+Both sides make the same calls of one program, in turns.  Rows that begin with "lazyfs" are commands
+on a node that has nothing, with the start of the interpreter; the rest is without it.
 """
 
 import argparse
@@ -24,22 +24,23 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from lazyfs.cli.mounter import mounter
-from lazyfs.cli.serve import NEEDED
+from lazyfs.cli.mounts.serve import NEEDED
+from lazyfs.cli.sandboxes.mounter import mounter
+from lazyfs.documents.plans import SandboxPlan
+from lazyfs.documents.template import Container, Template
 from lazyfs.oci.platforms import platform_of_machine
-from lazyfs.registry.access import AccessOptions
+from lazyfs.registry.config.access import AccessOptions
+from lazyfs.sandbox import run
+from lazyfs.sandbox.runtimes.runsc import Runsc
+from lazyfs.sandbox.runtimes.runtime import Runtime
+from lazyfs.sandbox.sandbox import Sandboxes
 from lazyfs.service.bases import ImageBases
 from lazyfs.service.mounts import NodeMounts
-from lazyfs.snapshot import checkpoint, restore, run
-from lazyfs.snapshot.objects import ObjectStore
-from lazyfs.snapshot.plans import SandboxPlan
+from lazyfs.snapshot import checkpoint, restore
 from lazyfs.snapshot.recover import delete
 from lazyfs.snapshot.review import Wanted
-from lazyfs.snapshot.runsc import Runsc
-from lazyfs.snapshot.runtime import Runtime
-from lazyfs.snapshot.sandbox import Sandboxes
-from lazyfs.snapshot.snapshots import Snapshots
-from lazyfs.snapshot.template import Container, Template
+from lazyfs.snapshot.stores.objects import ObjectStore
+from lazyfs.snapshot.stores.snapshots import Snapshots
 from tests.support.images import directory, estargz_layer, file, make_layout, tar_bytes
 from tests.support.runscs import NEW, lines_of, make_plan, runsc_path
 from tools.bench.processes import EmbeddedRegistry, RunningLink
@@ -68,8 +69,8 @@ def main() -> None:
     program = arguments.runsc or runsc_path(NEW)
     if os.geteuid() != 0 or not program.exists():
         sys.exit(f"{program}: got no program, or no root, expected both (make setup-interop)")
-    print(f"{os.cpu_count()} cores, Linux {os.uname().release}, {Runsc(program).probe().version}")
-    print(f"load average {os.getloadavg()[0]:.1f}")
+    version, load = Runsc(program).probe().version, os.getloadavg()[0]
+    print(f"{os.cpu_count()} cores, Linux {os.uname().release}, {version}, load average {load:.1f}")
     compile_lazyfs()
     with scratch() as folder:
         for size in arguments.size:
@@ -432,9 +433,7 @@ def row(
     name: str, lazy: Samples, plain: Samples, against: str, bar: float | None, shown: str = ""
 ) -> None:
     ratio = statistics.median(lazy[name]) / statistics.median(plain[against])
-    verdict = ""
-    if bar is not None:
-        verdict = f" (<= {bar}: {'ok' if ratio <= bar else 'over'})"
+    verdict = f" (<= {bar}: {'ok' if ratio <= bar else 'over'})" if bar is not None else ""
     print(
         f"{shown or name:<{WIDTH}}{spread(lazy[name]):<22}{spread(plain[against]):<28}"
         f"x{ratio:.2f}{verdict}",

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from lazyfs.errors import FormatError
-from lazyfs.formats.arrange import arrange
-from lazyfs.formats.tar import TarMember, TarScanner
-from lazyfs.formats.toc import Kind
+from lazyfs.formats.tars.arrange import arrange
+from lazyfs.formats.tars.tar import TarMember, TarScanner
+from lazyfs.formats.tocs.toc import Kind
 from tools.differential.tree import Node, Tree
 
 SECONDS_2262 = 9_223_372_036  # the end of 64-bit nanoseconds
@@ -246,7 +246,7 @@ LISTED: Mapping[str, Callable[[Facts, Difference], bool]] = {
             and any(facts.whiteouts(layer) for layer in range(len(facts.members)))
         )
     ),
-    # To them it is empty; it may as well be an image of a filesystem (formats/empty_tar.py).
+    # To them it is empty; it may as well be an image of a filesystem (formats/tars/empty_tar.py).
     "the end of a tar before its beginning": _refused_by_us("got zeros and then other bytes"),
     "an opaque marker in the root": _is_root_opaque,
     "names below a whiteout's": _is_below_whiteout,

@@ -19,7 +19,7 @@ from pathlib import Path
 import zstandard
 
 from lazyfs.errors import FormatError
-from lazyfs.formats.tar import TarScanner
+from lazyfs.formats.tars.tar import TarScanner
 
 MAX_SIZE = 8 << 20
 MAX_UNPACKED = 64 << 20

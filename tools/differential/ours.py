@@ -14,16 +14,16 @@ from pathlib import Path
 
 import zstandard
 
+from lazyfs.convert.spool import FORMATS, Unpacked, keep_layer, rewrite_layer, unpack_layer
 from lazyfs.digest import Digest
 from lazyfs.errors import FormatError
-from lazyfs.formats.arrange import arrange
-from lazyfs.formats.codec import Codec
 from lazyfs.formats.layer_pass import LayerPass
-from lazyfs.formats.toc import Toc
-from lazyfs.formats.toc_reader import decode_toc
-from lazyfs.formats.verbatim import CannotKeep
+from lazyfs.formats.streams.codec import Codec
+from lazyfs.formats.tars.arrange import arrange
+from lazyfs.formats.tars.verbatim import CannotKeep
+from lazyfs.formats.tocs.toc import Toc
+from lazyfs.formats.tocs.toc_reader import decode_toc
 from lazyfs.formats.writer import Target, WriterOptions, WrittenLayer
-from lazyfs.image.spool import FORMATS, Unpacked, keep_layer, rewrite_layer, unpack_layer
 from lazyfs.rootfs.erofs_reader import ErofsIndex, Inode
 from lazyfs.rootfs.erofs_writer import build_index
 from lazyfs.rootfs.layout import device_offsets, device_size

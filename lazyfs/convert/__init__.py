@@ -1,0 +1,1 @@
+"""Images made lazy, and indexes beside images."""

@@ -1,0 +1,1 @@
+"""Templates, lock files, manifests, journals and records as values, with their rules."""

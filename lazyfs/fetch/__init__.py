@@ -1,0 +1,1 @@
+"""``ensure``: the only way in which a byte of an image becomes resident."""

@@ -1,0 +1,1 @@
+"""Compressed streams: inflated, entered in the middle, bounded."""

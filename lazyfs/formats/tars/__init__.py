@@ -1,0 +1,1 @@
+"""Tars, read and written, and compared with tables of contents."""

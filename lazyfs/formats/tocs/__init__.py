@@ -1,0 +1,1 @@
+"""The table of contents that every layer format becomes."""

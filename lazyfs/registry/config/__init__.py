@@ -1,0 +1,1 @@
+"""How registries are reached: configuration, credentials, endpoints."""

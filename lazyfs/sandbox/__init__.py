@@ -1,0 +1,1 @@
+"""Sandboxes on this machine: their state, their images, how they begin."""

@@ -1,0 +1,1 @@
+"""runsc, crun, runc and bubblewrap behind one interface."""

@@ -1,0 +1,1 @@
+"""What a container is started with, and what it may not do."""

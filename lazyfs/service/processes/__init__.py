@@ -1,0 +1,1 @@
+"""What starts the servers of mounts, keeps them, and hands them over."""

@@ -1,0 +1,1 @@
+"""Where snapshots are kept, and what each store must promise."""
