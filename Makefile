@@ -10,7 +10,7 @@ CRASH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-interop demo native native-test test test-fuse test-interop lint fmt docs reference \
-	check bench differential conformance crash soak soak-cache kill-soak lock clean
+	check bench differential quirks conformance crash soak soak-cache kill-soak lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ bench: setup-interop ## lazy against pull and unpack, drivers against ext4; BENC
 
 differential: setup-interop ## 20,000 odd tars as containerd unpacks them; DIFFERENTIAL_ARGS="--corpora"
 	@$(PYTHON) -m tools.differential $(DIFFERENTIAL_ARGS)
+
+quirks: setup ## what registries do their own way, by report, and whether every command passes
+	@$(PYTHON) -m tests.support.quirks
 
 conformance: setup ## every driver over Debian's Python image, 120 MB, against each other
 	@$(PYTHON) tools/make_image.py python .bench/images/python
