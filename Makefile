@@ -64,6 +64,9 @@ bench: setup-interop ## lazy against pull and unpack, drivers against ext4; BENC
 differential: setup-interop ## 20,000 odd tars as containerd unpacks them; DIFFERENTIAL_ARGS="--corpora"
 	@$(PYTHON) -m tools.differential $(DIFFERENTIAL_ARGS)
 
+quirks: setup ## what registries do their own way, by report, and whether every command passes
+	@$(PYTHON) -m tests.support.quirks
+
 conformance: setup ## every driver over Debian's Python image, 120 MB, against each other
 	@$(PYTHON) tools/make_image.py python .bench/images/python
 	LAZYFS_TEST_IMAGE=oci:$(CURDIR)/.bench/images/python:estargz \

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 
 INTEROP_PROGRAMS="docker-registry:docker-registry nginx:nginx skopeo:skopeo umoci:umoci mkfs.erofs:erofs-utils
     rsync:rsync setfacl:acl setfattr:attr setcap:libcap2-bin busybox:busybox-static
-    crun:crun runc:runc bwrap:bubblewrap podman:podman bsdtar:libarchive-tools"
+    crun:crun runc:runc bwrap:bubblewrap podman:podman buildah:buildah bsdtar:libarchive-tools"
 STAMP=.venv/lazyfs.stamp
 PIP=.venv/bin/pip
 
@@ -127,6 +127,7 @@ if [ "${1:-}" = --interop ]; then
     install_packages 0 $(missing_programs)
     tools/runscs.sh
     tools/producers.sh
+    tools/go_producers.sh
 fi
 python=$(choose_python)
 [ -n "$python" ] || fail "no Python: got $(python3 -V 2>&1 || true), expected 3.11 or newer"

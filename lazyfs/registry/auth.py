@@ -110,7 +110,7 @@ class Authorizer:
             challenge = choose_challenge(parse_challenges(header))
             if challenge is None:
                 return None
-            self._challenge = challenge
+            self._challenge = self._chosen(challenge, rejected)
         elif self._challenge is None or rejected is None:
             return None
         if self._challenge.scheme == "basic":
@@ -118,6 +118,18 @@ class Authorizer:
         if answer.status == 401:
             self._slots[scope].asked = self._challenge.parameters.get("scope", "")
         return await self._renewed_token(scope, answer.status, rejected)
+
+    def _chosen(self, challenge: Challenge, rejected: str | None) -> Challenge:
+        """Return the challenge to answer now: *challenge*, or the one known before.
+
+        Harbor offers only Basic to whoever brings a token that has ended.  A new token is what
+        helps, and all that somebody without credentials can have.
+        """
+        known = self._challenge
+        if known is None or rejected is None or not rejected.startswith("Bearer "):
+            return challenge
+        is_instead = known.scheme == "bearer" and challenge.scheme == "basic"
+        return known if is_instead else challenge
 
     async def _renewed_basic(self, rejected: str | None) -> str | None:
         if self._basic is not None and self._basic != rejected:

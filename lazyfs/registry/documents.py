@@ -12,7 +12,12 @@ from lazyfs.registry.source import Document
 ACCEPT = ", ".join((*DOCUMENT_TYPES, "*/*;q=0.1"))
 """What is asked for; the rest too, so that an artifact is refused by name and not with a 404."""
 
-UNTYPED = frozenset({"", "application/json", "application/octet-stream", "text/plain"})
+UNTYPED = frozenset(
+    {
+        *("", "application/json", "application/octet-stream", "binary/octet-stream"),
+        *("text/html", "text/plain"),
+    }
+)
 """Content types that say nothing about a document; some registries serve manifests so."""
 
 

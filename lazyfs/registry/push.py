@@ -4,6 +4,7 @@ Spec: OCI distribution-spec, "Pushing blobs" (POST then PUT, POST PATCH… PUT, 
 "Pushing manifests".  Everything is addressed by digest: what failed half-way is done again.
 """
 
+import logging
 import re
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import msgspec
 import trio
 
 from lazyfs.digest import Digest, digest_of, verify_digest
-from lazyfs.errors import StoreError
+from lazyfs.errors import LazyfsError, StoreError
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.registry.config.errors import (
     TEMPORARY,
@@ -34,9 +35,19 @@ from lazyfs.registry.source import SourceStatistics
 from lazyfs.registry.tokens import pull_scope, push_scope
 from lazyfs.registry.transport import Answer
 
+log = logging.getLogger(__name__)
+
 PIECE_SIZE = 1 << 20
 WHOLE_LIMIT = 256 << 20
 CHUNK_SIZE = 64 << 20
+LEAST_PIECE = 32 << 10
+TOO_LARGE = frozenset({413, 416})
+"""What a body over a limit is answered: 413, by GHCR 416."""
+
+OTHER_WAY = frozenset({400, 404, 405, 411, 415, 501})
+"""What a registry may answer to a blob in one request that it takes in pieces only (Artifactory),
+or the reverse (Google's)."""
+
 ARRIVED_RE = re.compile(r"(?:bytes=)?0-([0-9]{1,18})")
 
 
@@ -69,7 +80,9 @@ class Pusher:
     """Writes to the repository at *place*.
 
     A blob goes in one request, unless it has more than *whole_limit* bytes or the registry finds
-    it too large: then in pieces of *piece_size* bytes, of which one that failed is sent again.
+    it too large: then in pieces of *piece_size* bytes, of which one that failed is sent again, and
+    of smaller ones if these are too large as well.  A registry that does not know one of the two
+    ways gets the blob in the other.
     """
 
     def __init__(
@@ -105,8 +118,8 @@ class Pusher:
                     answer = await self._exchanger.request(
                         "GET", url, self._scope, {200, 206, 416}, headers=headers
                     )
-                except Missing:
-                    return False
+                except (Missing, Denied):
+                    return False  # some refuse what is not there; who may not push is told then
             await answer.aclose()
             return True
 
@@ -130,23 +143,41 @@ class Pusher:
             location = await self._begin(descriptor.digest, mount_from)
             if location is None:
                 return
-            if is_whole:
+            for is_last in (False, True):
                 try:
-                    await self._finish(location, descriptor.digest, body_of(content, 0, size))
+                    await send(location, descriptor.digest)
                     return
-                except (Refused, ConnectionTrouble) as error:
-                    # Proxies cap bodies: some say so (413), some hang up in the middle.
-                    if size <= self._piece_size or (
-                        isinstance(error, Refused) and error.status != 413
-                    ):
+                except (Refused, Missing, ConnectionTrouble) as error:
+                    if is_last or not self._is_worth_the_other(error, size, is_whole):
                         raise
-                    is_whole = False
+                    log.debug("%s; trying %s", error.message, "pieces" if is_whole else "the whole")
+                    is_whole = not is_whole
                     location = await self._begin(descriptor.digest, ())
-            if location is not None:
+                    if location is None:
+                        return
+
+        async def send(location: str, digest: Digest) -> None:
+            body: bytes | FileBody = b""
+            if is_whole:
+                body = body_of(content, 0, size)
+            else:
                 location = await self._push_pieces(location, content, size)
-                await self._finish(location, descriptor.digest, b"")
+            await self._finish(location, digest, body)
 
         await persist(push, self._policy, self._statistics)
+
+    def _is_worth_the_other(self, error: LazyfsError, size: int, is_whole: bool) -> bool:
+        """Say whether a blob that could not be sent, whole or in pieces, may be in the other way.
+
+        Proxies cap bodies: some say so, some hang up in the middle.
+        """
+        if isinstance(error, ConnectionTrouble):
+            return is_whole and size > self._piece_size
+        status = 404 if isinstance(error, Missing) else getattr(error, "status", 0)
+        if is_whole and status in TOO_LARGE:
+            self._piece_size = max(min(self._piece_size, size // 2), LEAST_PIECE)
+            return True
+        return status in OTHER_WAY
 
     async def _begin(self, digest: Digest, mount_from: Sequence[str]) -> str | None:
         """Begin an upload; return where it goes, None if the blob could be mounted instead."""
@@ -202,12 +233,20 @@ class Pusher:
                     content=body_of(content, position, end),
                 )
             except (*TEMPORARY, Refused) as error:
-                if isinstance(error, Refused):
-                    if error.status != 416:
-                        raise
-                    error = BadAnswer(error.message)  # it has more than we know of
-                await patience.bear(error)
-                location, position = await self._where(location, size)
+                if not isinstance(error, Refused):
+                    await patience.bear(error)
+                    location, position = await self._where(location, size)
+                    continue
+                if error.status not in TOO_LARGE:
+                    raise
+                location, arrived = await self._where(location, size)
+                if arrived == position and end - position > LEAST_PIECE:
+                    self._piece_size = max((end - position) // 4, LEAST_PIECE)
+                    continue  # it has all that we know of: the piece was too large
+                if error.status == 413:
+                    raise
+                await patience.bear(BadAnswer(error.message))
+                position = arrived
                 continue
             await discard(answer)
             location = next_url(answer.url, answer.headers.get("location"))

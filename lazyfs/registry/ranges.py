@@ -11,7 +11,8 @@ from lazyfs.printable import printable
 from lazyfs.registry.config.errors import BadAnswer, SizeMismatch
 
 # Numbers of more than 18 digits do not fit a file's size anywhere.
-CONTENT_RANGE_RE = re.compile(r"bytes[ \t]+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+# Nexus leaves the unit out; that the range is the one asked for is seen all the same.
+CONTENT_RANGE_RE = re.compile(r"(?:bytes[ \t]+)?([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 LENGTH_RE = re.compile(r"[0-9]{1,18}")
 
 

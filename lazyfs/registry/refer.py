@@ -7,7 +7,7 @@ read, add, write, read again, since others may do the same at the same moment.
 import logging
 from urllib.parse import quote
 
-from lazyfs.digest import Digest
+from lazyfs.digest import Digest, digest_of
 from lazyfs.errors import NotFound
 from lazyfs.oci.manifest import DOCUMENT_LIMIT, OCI_INDEX
 from lazyfs.registry.config.errors import BadAnswer, Unsettled
@@ -54,7 +54,8 @@ async def _ask_api(place: Place, subject: Digest, artifact_type: str | None) -> 
         answer = await place.exchanger.request(
             "GET", url, place.scope, ABSENT | {200}, headers={"accept": OCI_INDEX}
         )
-        if answer.status != 200:
+        is_page = answer.headers.get("content-type", "").lower().startswith("text/")
+        if answer.status != 200 or (is_page and page_number == 0):  # some show people a page
             await discard(answer)
             if page_number == 0:
                 return None
@@ -78,39 +79,49 @@ async def _ask_api(place: Place, subject: Digest, artifact_type: str | None) -> 
 
 
 async def _ask_tag(place: Place, subject: Digest, artifact_type: str | None) -> Referrers:
-    try:
-        data, _ = await _read_tag(place, subject, place.scope)
-    except NotFound:
+    data, _ = await _read_tag(place, subject, place.scope)
+    if data is None:
         return Referrers((), Support.NONE)
     page = decode_page(data, None, f"{place.endpoint.repository}:{tag_of(subject)}")
     found = choose(page.manifests, artifact_type)
     return Referrers(tuple(found[:ENTRY_LIMIT]), Support.TAG, len(found) > ENTRY_LIMIT)
 
 
-async def _read_tag(place: Place, subject: Digest, scope: str) -> tuple[bytes, str | None]:
-    """Return the index under the tag, and its ETag."""
+async def _read_tag(place: Place, subject: Digest, scope: str) -> tuple[bytes | None, str | None]:
+    """Return the index under the tag, None if there is none, and its ETag.
+
+    Artifactory answers 403 for a tag that is missing; who may not read has been told so before, or
+    is when he writes.  GitLab takes the tag for the digest that it is made of, and serves the
+    subject itself.
+    """
     url = place.endpoint.address(f"manifests/{tag_of(subject)}")
-    answer = await place.exchanger.request("GET", url, scope, {200}, headers={"accept": OCI_INDEX})
     try:
-        return await answer.read(DOCUMENT_LIMIT), answer.headers.get("etag")
+        answer = await place.exchanger.request(
+            "GET", url, scope, {200, 403}, headers={"accept": OCI_INDEX}
+        )
+    except NotFound:
+        return None, None
+    try:
+        if answer.status == 403:
+            return None, None
+        data = await answer.read(DOCUMENT_LIMIT)
     finally:
         await answer.aclose()
+    if digest_of(data, subject.algorithm) == subject:
+        return None, None
+    return data, answer.headers.get("etag")
 
 
 async def add_to_tag(place: Place, referrer: Referrer, scope: str) -> None:
     """See that the tag of a subject lists *referrer*."""
     for _ in range(ADD_TRIES):
-        data: bytes | None
-        try:
-            data, etag = await _read_tag(place, referrer.subject, scope)
-        except NotFound:
-            data, etag = None, None
+        data, etag = await _read_tag(place, referrer.subject, scope)
         if data is not None and lists(data, referrer.digest):
             return
         await _write_tag(place, referrer, add_referrer(data, referrer), etag, scope)
         # Whether it is still there is seen in the next round.
     data, _ = await _read_tag(place, referrer.subject, scope)
-    if not lists(data, referrer.digest):
+    if data is None or not lists(data, referrer.digest):
         raise Unsettled(
             f"referrers of {referrer.subject}: the index lost {referrer.digest} again after each "
             f"of {ADD_TRIES} tries to add it",

@@ -69,11 +69,13 @@ class RetryPolicy(msgspec.Struct, frozen=True):
 def parse_retry_after(text: str, wall_seconds: float) -> float | None:
     """Return the seconds that a Retry-After header asks for; None if it cannot be understood.
 
-    Spec: RFC 9110, section 10.2.3: a number of seconds, or a date.
+    Spec: RFC 9110, section 10.2.3: a number of seconds, or a date.  Docker Hub sends the moment in
+    Unix seconds.
     """
     text = text.strip()
     if text.isascii() and text.isdigit():
-        return float(text) if len(text) < 10 else float("inf")
+        seconds = float(text) if len(text) < 12 else float("inf")
+        return seconds if seconds < MOMENT else max(seconds - wall_seconds, 0.0)
     try:
         return max(parsedate_to_datetime(text).timestamp() - wall_seconds, 0.0)
     except (ValueError, TypeError, IndexError, OverflowError):

@@ -231,8 +231,11 @@ class Transport:
         fields = {"user-agent": USER_AGENT, "accept-encoding": "identity", **headers}
         if content is not None and not isinstance(content, bytes):
             fields["content-length"] = str(content.size)
-        # A line for each type, as docker sends them: some registries do not split one at commas.
-        accepted = [("accept", each) for each in fields.pop("accept", "").split(", ") if each]
+        # All types in one line, as containerd sends them, since some registries read no other;
+        # then a line for each, as docker sends them, since some do not split one at commas.
+        accept = fields.pop("accept", "")
+        each_type = accept.split(", ") if ", " in accept else ()
+        accepted = [("accept", each) for each in (accept, *each_type) if each]
         lines = [*fields.items(), *accepted]
         request = httpx.Request(
             method, parsed, headers=lines, content=content, extensions={"timeout": self._timeouts}

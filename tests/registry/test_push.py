@@ -100,8 +100,35 @@ async def test_what_is_too_large_for_one_request_goes_in_pieces(registry: FakeRe
 async def test_a_piece_that_is_too_large_too(registry: FakeRegistry) -> None:
     registry.uploads.body_limit = 50_000
     async with pushing(registry, whole_limit=1 << 30) as pusher:
+        await pusher.push_blob(BLOB, DATA)
+    assert registry.content.blob(NAME, str(BLOB.digest)) == DATA
+
+
+async def test_a_limit_below_the_least_piece_is_an_error(registry: FakeRegistry) -> None:
+    registry.uploads.body_limit = 1000
+    async with pushing(registry, whole_limit=1 << 30) as pusher:
         with pytest.raises(Refused, match="413"):
             await pusher.push_blob(BLOB, DATA)
+    assert registry.count("PATCH") < 10
+
+
+@pytest.mark.parametrize("code", [400, 404, 405, 501])
+async def test_pieces_only_and_the_whole_only(registry: FakeRegistry, code: int) -> None:
+    for method, whole_limit in (("PATCH", 0), ("PUT", 1 << 30)):
+        registry.faults.add(faults.status(code), method=method)
+        async with pushing(registry, whole_limit=whole_limit) as pusher:
+            await pusher.push_blob(BLOB, DATA)
+        assert registry.content.blob(NAME, str(BLOB.digest)) == DATA
+        registry.content.put_blob(NAME, b"", str(BLOB.digest))
+
+
+async def test_neither_way_is_tried_once_each(registry: FakeRegistry) -> None:
+    for method in ("PATCH", "PUT"):
+        registry.faults.add(faults.status(400), method=method, times=None)
+    async with pushing(registry, whole_limit=1 << 30) as pusher:
+        with pytest.raises(Refused, match="PATCH"):
+            await pusher.push_blob(BLOB, DATA)
+    assert methods(registry) == ["POST", "PUT", "POST", "PATCH"]
 
 
 async def test_a_blob_of_another_repository_is_mounted(registry: FakeRegistry) -> None:

@@ -27,6 +27,7 @@ def test_the_end_is_inclusive_on_the_wire() -> None:
         ("bytes 0-0/1", ContentRange(0, 1, 1)),
         ("bytes 10-19/100", ContentRange(10, 20, 100)),
         ("bytes  10-19/*", ContentRange(10, 20, None)),
+        ("10-19/100", ContentRange(10, 20, 100)),
         (" bytes 10-19/20 ", ContentRange(10, 20, 20)),
         (f"bytes 0-{10**18 - 1}/*", ContentRange(0, 10**18, None)),
     ],

@@ -148,6 +148,8 @@ async def test_tries_are_logged_quietly(caplog: pytest.LogCaptureFixture) -> Non
         (" 120 ", 120),
         (format_datetime(NOW.replace(second=39), usegmt=True), 30),
         (format_datetime(NOW.replace(year=2020), usegmt=True), 0),
+        (str(int(NOW.timestamp()) + 30), 30),  # Docker Hub's: the moment
+        (str(int(NOW.timestamp()) - 30), 0),
         ("9" * 40, float("inf")),
         ("", None),
         ("-5", None),

@@ -29,6 +29,10 @@ from tests.support.registry_referrers import ReferrersApi
 from tests.support.registry_uploads import Uploads
 from tests.support.registry_wire import Answer, FilePart, Request, Server
 
+Proceed = Callable[[Request], Answer]
+Rule = Callable[[Request, Proceed], Answer]
+"""Answers a request; *proceed* gives the right answer, or that to another request."""
+
 RANGE_RE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
@@ -77,6 +81,7 @@ class FakeRegistry:
         self._bearer: Bearer | None = None
         self._signed: Signed | None = None
         self._warnings: list[str] = []
+        self._rules: list[Rule] = []
 
     # Life
 
@@ -215,6 +220,17 @@ class FakeRegistry:
         """Send a Warning header with every answer from now on."""
         self._warnings.append(text)
 
+    def wrap(self, rule: Rule) -> None:
+        """Have *rule* answer all requests; one that was added before goes around it."""
+        self._rules.append(rule)
+
+    def scopes_of(self, request: Request) -> frozenset[str]:
+        """Return what the token that came with *request* is good for."""
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        return (
+            self._bearer.tokens.get(token, (0.0, frozenset()))[1] if self._bearer else frozenset()
+        )
+
     # Numbers
 
     def count(self, method: str | None = None, path: str = "", status: int | None = None) -> int:
@@ -274,10 +290,15 @@ class FakeRegistry:
         """Return the answer to *request*, faults applied."""
         if request.path == "/_stats":
             return self._stats(request)
-        answer = self.faults.apply(request, self._answer(request))
+        answer = self.faults.apply(request, self._ruled(request, 0))
         for text in self._warnings:
             answer.headers["Warning"] = f'299 - "{text}"'
         return answer
+
+    def _ruled(self, request: Request, number: int) -> Answer:
+        if number == len(self._rules):
+            return self._answer(request)
+        return self._rules[number](request, lambda other: self._ruled(other, number + 1))
 
     def _answer(self, request: Request) -> Answer:
         if request.path == "/_token":

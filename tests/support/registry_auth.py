@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import parse_qs, urlsplit
 
 from tests.support.registry_wire import Answer, Request
 
@@ -66,7 +67,7 @@ class Bearer:
             known = given in map(basic_header, self.users.items())
             if given and not known:
                 return error(401, "UNAUTHORIZED")
-        scopes = frozenset(form.get("scope", "").split())
+        scopes = frozenset(scopes_asked(request))
         is_push = any(",push" in scope for scope in scopes)
         if not known and not (self.is_public and not is_push):
             return error(401, "UNAUTHORIZED")
@@ -75,6 +76,13 @@ class Bearer:
         self.tokens[token] = (time.monotonic() + self.lifetime_seconds, scopes)
         name = "access_token" if request.method == "POST" else "token"
         return document({name: token, "expires_in": int(self.lifetime_seconds)})
+
+
+def scopes_asked(request: Request) -> list[str]:
+    """Return the scopes that a token is asked for: several words, or several parameters."""
+    is_form = request.method == "POST"
+    query = request.body.decode() if is_form else urlsplit(request.target).query
+    return " ".join(parse_qs(query).get("scope", [])).split()
 
 
 @dataclass

@@ -26,12 +26,16 @@ TLS_HANDSHAKE = b"\x16"
 
 @dataclass(frozen=True)
 class Request:
-    """One request; header names in lower case, ``path`` unquoted and without the query."""
+    """One request; header names in lower case, ``path`` unquoted and without the query.
+
+    ``accepts`` are the lines of Accept as they came; ``headers`` has them in one.
+    """
 
     method: str
     target: str
     headers: Mapping[str, str]
     body: bytes = field(default=b"", repr=False)
+    accepts: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:
@@ -91,6 +95,7 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: "Server"
     fields: dict[str, str]
+    accepts: list[str]
     _sent = 0
 
     def parse_request(self) -> bool:
@@ -101,18 +106,21 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return False
         self.command, self.path, self.request_version = words
-        self.fields = {}
+        self.fields, self.accepts = {}, []
         while line := self.rfile.readline(65537).strip():
             name, _, value = line.decode("latin-1").partition(":")
             key = name.strip().lower()
             before = f"{self.fields[key]}, " if key in self.fields else ""  # as RFC 9110 has it
             self.fields[key] = before + value.strip()
+            if key == "accept":
+                self.accepts.append(value.strip())
         connection = self.fields.get("connection", "").lower()
         self.close_connection = connection == "close" or self.request_version == "HTTP/1.0"
         return True
 
     def respond(self) -> None:
-        request = Request(self.command, self.path, self.fields, self._read_body())
+        body, accepts = self._read_body(), tuple(self.accepts)
+        request = Request(self.command, self.path, self.fields, body, accepts)
         answer = self.server.respond(request)
         # Logged before the client can have the answer, and put right once it has been sent.
         correct = self.server.record(request, answer, self._planned(answer))
