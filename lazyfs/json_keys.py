@@ -1,8 +1,8 @@
-"""JSON documents that say something twice: one reader takes the first, another one the last.
+"""JSON documents with a key twice in one object: some readers take the first, others the last.
 
 RFC 8259, section 4, leaves open what an object with two equal names means; msgspec, Go and Python
 take the last one, others the first.  Go's encoding/json also takes ``Layers`` for ``layers``.  A
-document that a digest vouches for must mean one thing to all who read it: such ones are refused.
+document that is verified by a digest must mean the same to all readers, so such ones are refused.
 
 ``check_keys`` reads the document a second time, with the standard library, after msgspec has found
 it sound.  Names are compared as they mean, not as they are spelled: ``n\\u0061me`` is ``name``.

@@ -1,4 +1,4 @@
-"""The index of a plain layer: what one pass over it found, so that others need not make it.
+"""The index of a plain layer: the result of one pass over it, so that others need no pass.
 
 Little-endian, one file per layer:
 
@@ -11,8 +11,8 @@ Little-endian, one file per layer:
              codec u8, bits u8, head u8, zero u8, window size u32), then the windows, each a zstd
              frame (windows.py)
 
-Nothing in it is believed: what it leads to is checked by the TOC's chunk digests, and those by
-whoever vouches for the index.  A span that lies gives bytes that are refused.
+Nothing in it is trusted: contents are checked by the TOC's chunk digests, and these by the digest
+of the index.  A wrong span gives bytes that fail their digest.
 """
 
 import struct

@@ -1,6 +1,6 @@
 """One logical request to a repository's endpoint: authorised, redirects followed, errors named.
 
-Nothing is tried again here but what the credentials were at fault for; see ``retry.py``.
+The only reason to repeat a request here is that its credentials were refused; see ``retry.py``.
 """
 
 import logging

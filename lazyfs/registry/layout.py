@@ -209,7 +209,7 @@ class ImageLayout:
         with os.fdopen(file, "rb") as stream:
             data = stream.read(limit + 1)
         if len(data) > limit:
-            raise TooLarge(f"blob {digest}: got more than {limit} bytes, expected at most {limit}")
+            raise TooLarge(f"blob {digest} is larger than {limit} bytes")
         return data
 
     def _check(self, *, is_writing: bool = False) -> None:

@@ -1,6 +1,6 @@
 """Link headers: where the next page is.  No I/O here.
 
-Spec: RFC 8288, section 3.  What cannot be understood ends the reading, and what came before counts.
+Spec: RFC 8288, section 3.  Reading stops at the first malformed part; earlier links are used.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""An endpoint in use: its connections, its authorization, and how it has fared."""
+"""An endpoint in use: its connections, its authorization, and its failures so far."""
 
 import time
 from collections import OrderedDict

@@ -1,4 +1,4 @@
-"""Ranges of bytes in HTTP: what is asked for, and whether the answer is that.
+"""Ranges of bytes in HTTP: how to ask for one, and whether the answer is the one asked for.
 
 Spec: RFC 9110, sections 14.2 (Range) and 14.4 (Content-Range).  No I/O here.
 """

@@ -1,4 +1,4 @@
-"""How fast bodies come, and when one is so slow that it is as good as silent.  No I/O here."""
+"""How fast bodies arrive, and when one is so slow that it counts as silent.  No I/O here."""
 
 SLOWEST_RATE = 512
 """Bytes a second that a body must bring on average over each idle limit.  Whoever drips one byte

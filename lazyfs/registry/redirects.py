@@ -1,4 +1,4 @@
-"""Following redirects ourselves, because of what must not follow along.
+"""Following redirects, without sending secrets to another host.
 
 Authorization is sent to one origin only, whatever a redirect says: another host would learn it,
 and object stores refuse a request that is both signed and authorised.  The same holds for a body

@@ -1,7 +1,7 @@
 """When to try again, and how long to wait before.
 
-Only what may go away by itself is tried again (``errors.TEMPORARY``), only for requests that can
-be repeated, a bounded number of times, and not after the patience has run out.
+Only temporary errors are tried again (``errors.TEMPORARY``), only for requests that can be
+repeated, a bounded number of times and within a time limit.
 """
 
 import logging

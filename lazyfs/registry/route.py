@@ -1,7 +1,7 @@
-"""One operation over several places: which is asked, how often, and when the next one's turn is.
+"""One operation over several places: which is asked, how often, and when the next one is asked.
 
-A place is asked again while what is wrong may pass and patience lasts; but for the last one that
-is soon over, since another place is the better hope.
+A place is asked again while the error may be temporary and its time limit has not passed.  Only
+the last place has a long limit: before that, another place is more likely to answer.
 """
 
 import logging

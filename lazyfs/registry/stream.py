@@ -1,9 +1,9 @@
 """A range of a blob as one continuous stream, however often its transfer breaks.
 
 The pieces add up to exactly what was asked for.  A body that breaks off is continued where it
-stopped; a server that ignores ranges sends the whole blob, of which the rest is skipped and cut
-off; a remembered URL that is refused is forgotten, and the registry asked once more.  Where one
-endpoint gives up, the next one goes on at the byte where it stopped.
+stopped; if a server ignores ranges and sends the whole blob, what was not asked for is dropped; if
+a remembered URL is refused, it is forgotten and the registry is asked once more.  If one endpoint
+gives up, the next one continues at the byte where it stopped.
 """
 
 from collections import deque
@@ -153,18 +153,18 @@ class BlobStream(AbstractAsyncContextManager["BlobStream"], AsyncIterator[bytes]
         return data[: self._left]
 
     async def _ended(self, answer: Answer) -> None:
-        """A body has ended before the range has: go on behind it."""
+        """A body has ended before the range: ask for the rest."""
         if self._left:
             raise ConnectionTrouble(
                 f"{answer}: the body ended {self._skip + self._left} bytes short of "
                 f"{self._extent.skip + self._extent.size} bytes"
             )
         if self._progress < PROGRESS_SIZE:
-            raise BadAnswer(f"{answer}: got {self._extent.size} bytes, expected the whole range")
+            raise BadAnswer(f"{answer}: only {self._extent.size} bytes of the range at a time")
         await self._close()
 
     async def _break(self, error: LazyfsError) -> None:
-        """Get ready to go on where the stream stopped, or raise *error*."""
+        """Prepare to continue where the stream stopped, or raise *error*."""
         await self._close()
         place = self._route.place
         url = self._url(place)

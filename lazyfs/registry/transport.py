@@ -153,7 +153,7 @@ class Answer:
         if encoding in ("gzip", "x-gzip") and is_compressed and len(data) <= limit:
             data = inflate(data, limit + 1, str(self))
         if len(data) > limit:
-            raise TooLarge(f"{self}: got more than {limit} bytes, expected at most {limit}")
+            raise TooLarge(f"{self}: the body is larger than {limit} bytes")
         return data
 
     async def aclose(self) -> None:

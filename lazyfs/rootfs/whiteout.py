@@ -1,4 +1,4 @@
-"""Whiteouts and landmarks: names in a layer that say something instead of being there.
+"""Whiteouts and landmarks: names in a layer that are markers, not files.
 
 Spec: OCI image-spec, layer.md, "Whiteouts".  ``.wh.NAME`` removes NAME of the layers below,
 ``.wh..wh..opq`` removes everything that the layers below have in its directory.  Other names under

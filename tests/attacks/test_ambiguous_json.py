@@ -116,7 +116,7 @@ def test_no_command_takes_such_a_layer(run: Run, tmp_path: Path) -> None:
     for words in (("ls",), ("verify",), ("cat", "a")):
         done = run(words[0], f"oci:{tmp_path}/image", *words[1:])
         assert done.code == 7
-        assert "'mode' twice" in done.err
+        assert "'mode' occurs twice" in done.err
 
 
 # Manifests, indexes, configs

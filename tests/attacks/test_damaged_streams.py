@@ -95,7 +95,7 @@ WAYS = [mount, read, convert]
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", DAMAGED)
 def test_damage_is_refused(tmp_path: Path, way: Callable[[bytes, Path], bytes], name: str) -> None:
-    with pytest.raises(FormatError, match="layer: got"):
+    with pytest.raises(FormatError, match=r"layer: (got|the gzip|the zstd|the CRC|a gzip|b.)"):
         way(DAMAGED[name], tmp_path)
 
 

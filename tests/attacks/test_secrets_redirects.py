@@ -85,7 +85,7 @@ async def test_a_refresh_token_stays_with_its_service(
     assert SECRET not in str(caught.value)
     if code in (307, 308):
         assert isinstance(caught.value, Refused)
-        assert "is a secret of the first host" in caught.value.message
+        assert "carries credentials for the first host" in caught.value.message
         assert registry.count("POST") == 1, "it is final: nothing is tried again"
 
 

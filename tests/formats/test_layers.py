@@ -178,7 +178,7 @@ class TestFormats:
 
     @pytest.mark.parametrize("tail", [b"", b"\0", b"x" * 51, b"\x28\xb5\x2f\xfd" + bytes(60)])
     def test_others(self, tail):
-        with pytest.raises(NotEstargz, match="not eStargz or zstd:chunked"):
+        with pytest.raises(NotEstargz, match=r"not eStargz or zstd:chunked|expected at least 51"):
             find_layer_toc(tail, len(tail), Claims())
 
     @pytest.mark.parametrize("name", ["edge-default", "edge-exttoc"])

@@ -145,7 +145,7 @@ LIES: dict[str, tuple[Bend, str]] = {
     "one attribute less": (_field("caps", xattrs={}), "xattr b'security.capability'"),
     "one attribute more": (_field("empty", xattrs={"user.x": "AAAA"}), "xattr b'user.x' None in"),
     "bytes": (_swapped, "b'bin/tool': size 500 in the tar, 620 in the TOC"),
-    "the order of chunks": (_chunk_order, "b'large': bytes 0 to 4096 are others"),
+    "the order of chunks": (_chunk_order, "b'large': bytes 0 to 4096 differ"),
     "a whiteout less": (_removed, "b'etc/.wh.shadow': in the tar, and not in the TOC"),
     "a name more": (_added, "b'bin/su': in the TOC, and not in the tar"),
     "a name twice": (_shadowed, "b'bin/other': mode 0755 in the tar, 4755 in the TOC"),

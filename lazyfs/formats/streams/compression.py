@@ -1,7 +1,7 @@
-"""Tell how a plain layer is compressed: by gzip, zstd, or not at all; spans.py takes it off.
+"""Tell how a plain layer is compressed: with gzip, zstd, or not at all; spans.py decompresses it.
 
-Spec: RFC 1952 (gzip), RFC 8878 (zstd).  Which one it is, the first bytes say: media types in the
-wild are often wrong, and what comes out is checked against the diffID anyway.
+Spec: RFC 1952 (gzip), RFC 8878 (zstd).  The first bytes decide: media types in the wild are often
+wrong, and the decompressed layer is checked against the diffID anyway.
 """
 
 from lazyfs.errors import FormatError

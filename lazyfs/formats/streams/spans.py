@@ -9,8 +9,7 @@ it (windows.py), from a block of a deflate stream.  A new one begins at the firs
 ``span_size`` bytes.  Nothing of size is kept: output comes in pieces of 128 KiB at most (1 MiB
 without spans), whatever the input claims.
 
-What a stream says of itself (a member's CRC-32 and size, a frame's checksum) must be so, as every
-unpacker asks.
+A member's CRC-32 and size, and a frame's checksum, must be right, as every unpacker requires.
 """
 
 import zlib

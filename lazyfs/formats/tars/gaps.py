@@ -1,9 +1,9 @@
 """What a blob has between payloads: the tar's headers and padding, caught while chunks are decoded.
 
-A chunk's stream goes on behind the chunk: with padding, and the headers of the files that follow.
-Nobody who reads files wants these bytes, and they have been fetched and are inflated for almost
-nothing.  With them the layer's tar can be put together again from the store, and compared with its
-table of contents without another download.  Nothing vouches for them until that tar has its diffID.
+Behind a chunk its stream has padding, and the headers of the files that follow.  Nobody who reads
+files wants these bytes, but they have been fetched, and inflating them costs almost nothing.  With
+them the layer's tar can be rebuilt from the store, and compared with its table of contents without
+another download.  They are verified only once that tar has its diffID.
 """
 
 from typing import NamedTuple, Protocol

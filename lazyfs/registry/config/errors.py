@@ -1,16 +1,16 @@
-"""What can go wrong with a registry, as our errors.
+"""The errors that a registry can cause.
 
     NotFound            ── Missing               404: no such manifest, blob, repository
     AccessDenied        ── Denied                401, 403
     Unavailable         ── ConnectionTrouble     no connection, or it was lost           *
                         ├─ Overloaded            408, 429, 5xx                           *
                         ├─ BadAnswer             an answer that breaks the protocol      *
-                        ├─ Unsettled             what we wrote was overwritten by others
+                        ├─ Unsettled             what was written was overwritten by others
                         └─ Refused               any other status
-    DeadlineExceeded    ── Silent                nothing heard for too long              *
-                           └─ Slow               next to nothing heard                   *
+    DeadlineExceeded    ── Silent                no data for too long                    *
+                           └─ Slow               too little data for too long            *
     VerificationFailed  ── SizeMismatch          a blob longer or shorter than its descriptor
-                        └─ ContentRefused        the registry found our bytes to be wrong
+                        └─ ContentRefused        the registry found a digest or size wrong
     FormatError         ── TooLarge              more than may be held in memory
 
 Those with a star may go away by themselves: ``TEMPORARY``.  All of these but BadAnswer say that the
@@ -75,7 +75,7 @@ class ConnectionTrouble(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """The registry cannot now; ``retry_after`` is what it asked for, as the header spells it."""
+    """The registry is overloaded; ``retry_after`` is the header's value, as it stands."""
 
     is_away = True
 
@@ -109,13 +109,13 @@ class Unsettled(Unavailable):
 
 
 class Silent(DeadlineExceeded):
-    """Nothing was heard for longer than the limit."""
+    """No data came for longer than the limit."""
 
     is_away = True
 
 
 class Slow(Silent):
-    """So little was heard that it is as good as nothing, or that others may be faster."""
+    """So little data came that it counts as none, or that other endpoints may be faster."""
 
 
 class SizeMismatch(VerificationFailed):

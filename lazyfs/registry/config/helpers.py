@@ -1,7 +1,7 @@
 """Finding credentials: reading the auth files and running the helper programs.
 
-Everything blocking is off the event loop, and a helper that does not answer is ended.  Nothing is
-remembered: who needs a credential again searches again, so that a new login counts at once.
+Everything that blocks runs off the event loop, and a helper that does not answer is ended.  Nothing
+is remembered: each need for a credential searches again, so that a new login takes effect at once.
 """
 
 import logging

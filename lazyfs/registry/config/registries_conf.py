@@ -1,7 +1,7 @@
 """containers' ``registries.conf``: prefixes, locations, mirrors.  No I/O here.
 
 Spec: containers-registries.conf(5), version 2.  The search list and the short names are not read:
-a reference means one image on every machine.
+a reference names the same image on every machine.
 """
 
 from collections.abc import Iterable, Sequence
