@@ -106,7 +106,7 @@ def test_a_template_is_written_in_its_place(run: Run, layout: Path, tmp_path: Pa
         again = run("resolve", path, "--write", "--require-pinned")
         assert again.code == 0
         assert "nothing to change" in again.err
-        assert 'tag "latest" ignored: the digest decides' in again.err
+        assert 'tag "latest" is ignored because there is a digest' in again.err
         assert tag_requests(registry) == 1
 
 
@@ -135,7 +135,7 @@ def test_pinned_references_only(
             assert done.code == 2
             error = json.loads(done.err)
             assert error["code"] == "E_TEMPLATE_INVALID"
-            assert "containers[0].image: got" in error["message"]
+            assert "containers[0].image: " in error["message"]
             assert f"lazyfs resolve {path} --write" in error["hint"]
             monkeypatch.setenv("LAZYFS_REQUIRE_PINNED", "1")
         assert registry.count() == 0
@@ -147,7 +147,7 @@ def test_pinned_references_only(
     [
         (["{ref}:none"], 3, "none"),
         (["{folder}/none.yaml"], 2, "No such file"),
-        (["a@b"], 2, "expected a digest"),
+        (["a@b"], 2, "must have a digest"),
         (["{ref}", "--write"], 2, "--write: got the reference"),
         (["{ref}:latest", "--platform", "linux/riscv64"], 3, "no image for linux/riscv64"),
         (["{ref}:latest", "--lockfile", "{folder}/none/lock"], 2, "No such file"),
