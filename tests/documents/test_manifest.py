@@ -120,7 +120,7 @@ def test_what_breaks_a_rule_is_not_written() -> None:
     manifest = decode_manifest(data_of(EXAMPLE))
     with pytest.raises(ManifestInvalid, match=r"files: checkpoint.img is missing"):
         encode_manifest(msgspec.structs.replace(manifest, files=manifest.files[1:]))
-    with pytest.raises(ManifestInvalid, match=r"snapshot.sandboxId: got"):
+    with pytest.raises(ManifestInvalid, match=r"snapshot.sandboxId: must"):
         encode_manifest(
             msgspec.structs.replace(
                 manifest, snapshot=msgspec.structs.replace(manifest.snapshot, sandbox_id="")
@@ -128,7 +128,7 @@ def test_what_breaks_a_rule_is_not_written() -> None:
         )
     with pytest.raises(ManifestInvalid, match="longer than"):
         encode_manifest(msgspec.structs.replace(manifest, extensions={"x": "y" * MANIFEST_LIMIT}))
-    with pytest.raises(ManifestInvalid, match="cannot say"):
+    with pytest.raises(ManifestInvalid, match="cannot be written as JSON"):
         encode_manifest(msgspec.structs.replace(manifest, extensions={"x": float("nan")}))
 
 

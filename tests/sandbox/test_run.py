@@ -131,7 +131,7 @@ def test_its_images_are_pinned_before_they_are_mounted(node: Node, tmp_path: Pat
     assert list(store.pins.iterdir()) == []
     node.bases.fail.clear()
     node.run(sandbox_id="c3", cache_dir="/proc/nothing")
-    assert "nothing keeps its images in the cache" in node.said[-1]
+    assert "its images are not protected in the cache" in node.said[-1]
 
 
 def test_two_containers_of_one_tag_are_one_image(node: Node) -> None:

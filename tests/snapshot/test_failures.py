@@ -211,7 +211,7 @@ def of_others(here: Machine, there: Machine) -> str:
 
 RESTORES: dict[str, tuple[Callable[[Machine, Machine], str], str, int, str]] = {
     "manifest missing, files there": (without_manifest, "E_MANIFEST_MISSING", 10, "--assume-image"),
-    "nothing there": (nothing_at_all, "E_MANIFEST_MISSING", 10, "nearest"),
+    "nothing there": (nothing_at_all, "E_MANIFEST_MISSING", 10, "closest"),
     "refused": (refused, "E_STORE", 42, "may not be listed"),
     "later version": (later_version, "E_VERSION_UNSUPPORTED", 12, "got 7"),
     "critical extension": (critical, "E_VERSION_UNSUPPORTED", 12, "later.thing"),

@@ -106,7 +106,7 @@ def test_a_template_is_written_in_its_place(run: Run, layout: Path, tmp_path: Pa
         again = run("resolve", path, "--write", "--require-pinned")
         assert again.code == 0
         assert "nothing to change" in again.err
-        assert 'tag "latest" ignored: the digest decides' in again.err
+        assert 'tag "latest" is ignored because there is a digest' in again.err
         assert tag_requests(registry) == 1
 
 
@@ -135,7 +135,7 @@ def test_pinned_references_only(
             assert done.code == 2
             error = json.loads(done.err)
             assert error["code"] == "E_TEMPLATE_INVALID"
-            assert "containers[0].image: got" in error["message"]
+            assert "containers[0].image: " in error["message"]
             assert f"lazyfs resolve {path} --write" in error["hint"]
             monkeypatch.setenv("LAZYFS_REQUIRE_PINNED", "1")
         assert registry.count() == 0

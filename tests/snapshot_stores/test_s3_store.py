@@ -138,7 +138,7 @@ def test_a_service_that_ignores_conditions(service, objects, caplog):
     """F41: it looks first, then; and says so."""
     service.is_conditional = False
     assert not objects.is_conditional()
-    assert "ignores conditional puts" in caplog.text
+    assert "does not support conditional puts" in caplog.text
     assert objects.put_if_absent("a", b"first")
     assert not objects.put_if_absent("a", b"second")
     assert objects.replace("a", b"new", b"first")
