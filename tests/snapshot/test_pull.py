@@ -87,4 +87,4 @@ def test_what_cannot_be_kept_is_not_here(
     monkeypatch.setattr(module, "save_image", save)
     code, found = pull(tmp_path, f"{registry.host}/box:latest")
     assert (code, found["complete"], found["residentSize"]) == (1, False, 0)
-    assert "could not be kept" in found["errors"][0]["message"]
+    assert "could be stored; the disk may be full" in found["errors"][0]["message"]
