@@ -22,6 +22,9 @@ ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
     ROOT / "docs/getting-started.md",
+    ROOT / "docs/howto/drivers.md",
+    ROOT / "docs/howto/plain-images.md",
+    ROOT / "docs/howto/warm-start.md",
 ]
 LANGUAGES = {"sh", "text", "json", "yaml", "toml", "python", "console", "ini"}
 HOSTS = ("docker.io", "registry.example", "ghcr.io")
