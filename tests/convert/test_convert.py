@@ -407,9 +407,9 @@ async def test_only_layers_with_prioritised_files_are_written_again(place: Place
 @pytest.mark.parametrize(
     ("path", "error", "match"),
     [
-        ("/no/such", NotFound, "no such file"),
-        ("/etc/gone", NotFound, "no such file"),  # a whiteout above
-        ("/etc/config/x", NotFound, "on the way"),
+        ("/no/such", NotFound, "does not exist"),
+        ("/etc/gone", NotFound, "does not exist"),  # a whiteout above
+        ("/etc/config/x", NotFound, "is not a directory"),
         ("/loop", NotFound, "40 symlinks"),
         ("/etc", UsageError, "directory"),
         ("/", UsageError, "directory"),

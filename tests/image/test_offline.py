@@ -62,9 +62,7 @@ async def test_without_the_option_the_error_names_the_way(
     registry.close()
     with pytest.raises(Unavailable) as caught:
         await prepared(name, tmp_path)
-    assert f"--offline would take what it meant the last time: {online.index_digest}" in str(
-        caught.value
-    )
+    assert f"--offline uses the digest last seen: {online.index_digest}" in str(caught.value)
     by_digest = await prepared(online.resolved, tmp_path)
     assert by_digest.source == "cache"
     with pytest.raises(Unavailable) as caught:

@@ -197,7 +197,7 @@ def test_preparing_fails(tmp_path, way, prepare, said):
 
 def test_preparing_is_lost(tmp_path):
     text, _ = outcome(tmp_path, prepare="os._exit(3)", serve=GOOD_SERVE, run=FOREGROUND)
-    assert text.startswith("ServerLost preparing")
+    assert text.startswith("ServerLost the process that prepares")
 
 
 @pytest.mark.parametrize(
@@ -206,9 +206,9 @@ def test_preparing_is_lost(tmp_path):
         ("link.wait_prepared(); raise NotFound('mount: got no')", "NotFound mount: got no\n", ""),
         ("raise NotFound('early')", "NotFound early\n", ""),
         ("link.wait_prepared(); 1 / 0", "ServerBug ZeroDivisionError", "Traceback"),
-        ("link.wait_prepared(); os._exit(9)", "ServerLost server", ""),
-        ("os._exit(9)", "ServerLost server", ""),
-        ("link.wait_prepared()", "ServerLost server", ""),
+        ("link.wait_prepared(); os._exit(9)", "ServerLost the server ended before", ""),
+        ("os._exit(9)", "ServerLost the server ended before", ""),
+        ("link.wait_prepared()", "ServerLost the server ended before", ""),
         ("print('to the log', file=sys.stderr); 1 / 0", "ServerBug", "to the log"),
     ],
 )

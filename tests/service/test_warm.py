@@ -404,7 +404,7 @@ def test_another_user_is_turned_away(toy, tmp_path):
         cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS, check=False,
     )  # fmt: skip
     assert done.stdout == "b''\n", done.stderr
-    assert "turned away user 65534" in toy.log.read_text()
+    assert "refused a connection of user 65534" in toy.log.read_text()
 
 
 # The socket
