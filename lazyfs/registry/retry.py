@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+MOMENT = 1e9
+"""From here on a number of seconds is a moment: as a time to wait it would be thirty years."""
+
 WATCHED_TRIES = 3
 WATCHED_SECONDS = 2.0
 """The bounds where somebody else waits for a registry that is away: a moment's trouble is no

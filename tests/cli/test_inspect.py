@@ -127,7 +127,7 @@ def test_every_reason(run, tmp_path, lazy):
         "plain gzip": (plain_layer(source_tar("edge")), "gzip"),
         "plain tar": (plain_layer(source_tar("edge"), compression="none"), "tar"),
         "plain zstd": (plain_layer(source_tar("edge"), compression="zstd"), "zstd"),
-        "external TOC": (layer_from_fixture("edge-exttoc"), "estargz-external-toc"),
+        "TOC is in another image": (layer_from_fixture("edge-exttoc"), "estargz-external-toc"),
         "no digest of its TOC": (replace(lazy, annotations={}), "estargz"),
         "TOC: got sha256": (replace(lazy, annotations=wrong), "estargz"),
         "is not a digest": (replace(lazy, annotations={TOC_KEY: "x"}), "unknown"),
@@ -171,7 +171,7 @@ def test_docker_documents_cannot_vouch(run, tmp_path, lazy):
     make_layout(tmp_path / "image", [lazy], docker=True)
     (shown,) = run("inspect", f"oci:{tmp_path}/image", "--json").json["layers"]
     assert (shown["format"], shown["lazy"]) == ("estargz", False)
-    assert "annotation" in shown["why"]
+    assert "no digest of its TOC" in shown["why"]
 
 
 class TestRegistry:

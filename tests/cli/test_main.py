@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import click
 import pytest
@@ -73,7 +74,8 @@ THIN = {
     "lazyfs.cli.start",
     "lazyfs.environment",
     "lazyfs.service",
-    *(f"lazyfs.service.{name}" for name in ("handover", "standing", "streams")),
+    "lazyfs.service.processes",
+    *(f"lazyfs.service.processes.{name}" for name in ("handover", "standing", "streams")),
 }
 NOT_BEFORE_THE_FORK = {
     *("pyfuse3", "_pyfuse3", "rich", "asyncio"),
@@ -239,8 +241,10 @@ def failing(monkeypatch):
     def fail(as_json, number):
         raise box["error"]
 
-    monkeypatch.setattr(sys.modules[__name__], "fail", fail, raising=False)
-    monkeypatch.setitem(COMMANDS, "fail", (f"{__name__}:fail", "Fails."))
+    module = types.ModuleType("lazyfs.cli.fail")
+    module.fail = fail
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(COMMANDS, "fail", ("fail", "Fails."))
 
     def run(error, *words):
         box["error"] = error

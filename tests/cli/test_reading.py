@@ -178,13 +178,13 @@ class TestCat:
     @pytest.mark.parametrize(
         ("path", "reason"),
         [
-            ("nope", "no such file"),
+            ("nope", "does not exist"),
             ("dir", "it is a directory"),
             ("/", "it is a directory"),
             ("devs/null", "it is a char"),
             ("devs/fifo", "it is a fifo"),
-            ("sl/dangling", "no such file"),
-            ("dir/small.txt/", "expected a directory"),
+            ("sl/dangling", "does not exist"),
+            ("dir/small.txt/", "is not a directory"),
         ],
     )
     def test_no_file(self, run, edge, path, reason):

@@ -45,7 +45,6 @@ CONTENT = random.Random(7).randbytes(3 << 20)
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory):
-    """An image of two layers in a layout on disk."""
     path = tmp_path_factory.mktemp("layout")
     own = [directory("own"), file("own/content", CONTENT), file("own/small", b"small")]
     layers = [layer_from_fixture("estargz-go-0.12/real-gnu"), estargz_layer(tar_bytes(own))]
@@ -248,7 +247,7 @@ def test_a_known_digest_needs_no_registry(lazyfs, layout, mountpoint):
         run("tar", "-C", mountpoint, "-cf", "/dev/null", ".")
         (mountpoint / "own/content").read_bytes()
         lazyfs("umount", mountpoint)
-    lazyfs.mount(reference, mountpoint)  # nobody listens there any more
+    lazyfs.mount(reference, mountpoint)  # without a registry
     assert os.getxattr(mountpoint, "user.lazyfs.source") == b"cache"
     assert (mountpoint / "own/small").read_bytes() == b"small"
     assert lazyfs("umount", mountpoint).returncode == 0

@@ -23,6 +23,7 @@ NEEDED = (
     "tomllib",  # configuration of registries
     "lazyfs.cli.mounts.mount",
     "lazyfs.cli.mounts.mounting",
+    "lazyfs.image.one_tree",
     "lazyfs.image.prepare",
     "lazyfs.registry.client",
     "lazyfs.registry.layout",
