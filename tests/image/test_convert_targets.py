@@ -143,7 +143,7 @@ async def test_a_long_tail_cannot_stay(tmp_path: Path):
     ],
 )
 def test_options_that_change_the_tar_do_not_go_with_keeping_it(changes: dict):
-    with pytest.raises(UsageError, match="--keep-diff-id|eStargz can keep diffIDs only"):
+    with pytest.raises(UsageError, match=r"--keep-diff-id|eStargz can keep diffIDs only"):
         ConvertOptions(
             **{
                 "platform": parse_platform(host_platform()),

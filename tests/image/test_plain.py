@@ -282,7 +282,7 @@ async def test_an_index_is_the_same_wherever_it_is_built(
 async def test_an_index_of_another_image_is_refused(registry: FakeRegistry, tmp_path: Path) -> None:
     pinned = await published(registry, tmp_path / "one")
     make_layout(tmp_path / "layout", [layer(tar_of(FILES))], tag="other")
-    with pytest.raises(BadIndex, match="got subject sha256:.*, expected sha256:"):
+    with pytest.raises(BadIndex, match=r"got subject sha256:.*, expected sha256:"):
         await prepare(request(f"{registry.host}/image:other", tmp_path / "two", pinned=pinned))
 
 
