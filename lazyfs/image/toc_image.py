@@ -65,7 +65,7 @@ class TocImage:
         reference = self._origin.reference
         if reference.tag is None:
             raise NoTocImage(
-                "layer: its TOC is in another image, which is found by the tag of this one"
+                "layer: its external TOC is in another image, found by the tag of this one"
                 f" (…{TAG_SUFFIX}); the reference has no tag",
                 hint="write NAME:TAG@DIGEST",
             )

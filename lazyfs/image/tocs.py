@@ -80,7 +80,7 @@ def layer_claims(layer: Descriptor, verify: str = "toc") -> Claims:
     if claims.key is None and verify != "blob":
         raise Unverifiable(
             f"layer {layer.digest}: the manifest has no digest of its TOC "
-            "(containerd.io/snapshot/stargz/toc.digest or that of zstd:chunked)",
+            "(annotation containerd.io/snapshot/stargz/toc.digest, or that of zstd:chunked)",
             hint="`lazyfs convert` makes layers that can be verified lazily; --verify=blob "
             "downloads and hashes a whole layer that has a TOC",
         )

@@ -130,7 +130,7 @@ async def test_plain_layers_have_a_number_of_members(tmp_path: Path) -> None:
     """A pass is refused as soon as there are too many, whatever follows in the blob."""
     names = [[file(f"{layer}/{number}") for number in range(400)] for layer in range(6)]
     layers = [plain_layer(tar_bytes(each)) for each in names]
-    with pytest.raises(ImageTooLarge, match=r"more than 2279 files altogether"):
+    with pytest.raises(ImageTooLarge, match=r"more than 2279 files in total"):
         await prepared(tmp_path, layers, 1)
     assert len((await prepared(tmp_path, layers[:5], 1)).image.layers) == 5
     assert len((await prepared(tmp_path, layers[:1] * 6, 1)).image.layers) == 6

@@ -500,14 +500,8 @@ def test_errors_as_json(lazyfs, layout, mountpoint):
     "words", [["-o", "rw"], ["-o", "nonsense"], ["-o", "driver=x"], ["--prefetch", "x"]]
 )
 def test_bad_options(lazyfs, layout, mountpoint, words):
-    refused(
-        lazyfs,
-        f"oci:{layout}",
-        mountpoint,
-        *words,
-        code=2,
-        match="expected|is not one of|unknown option|read-only",
-    )
+    match = "expected|not one of|unknown|read-only"
+    refused(lazyfs, f"oci:{layout}", mountpoint, *words, code=2, match=match)
 
 
 def test_options_reach_the_mount(lazyfs, layout, mountpoint, tmp_path):

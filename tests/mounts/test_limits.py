@@ -101,7 +101,7 @@ def test_filling_makes_room_and_stops_where_there_is_none(lazyfs, tmp_path, layo
     words = ("-v", "mount", f"oci:{layout}", mountpoint, "-o", "cache_size=3MB")
     assert lazyfs(*words).returncode == 0
     log = Path(status_of(lazyfs)["log"])
-    wait_until(lambda: "filling ends" in log.read_text())
+    wait_until(lambda: "background fill stops" in log.read_text())
     layers = {layer["tocDigest"]: layer for layer in usage(lazyfs)["layers"]}
     assert layers[old["tocDigest"]]["residentSize"] == 0, "it was not in use"
     # What three workers have asked for when room runs out comes on top.

@@ -119,7 +119,7 @@ def test_an_external_toc_that_is_not_there(tmp_path: Path) -> None:
     try:
         assert done.returncode == 0, done.stderr
         assert "latest-esgztoc" in done.stderr
-        assert "fetched whole" in done.stderr
+        assert "fetching the whole layer" in done.stderr
         assert (tmp_path / "mnt" / "dir" / "small.txt").read_bytes()
     finally:
         assert lazyfs("umount", tmp_path / "mnt").returncode == 0

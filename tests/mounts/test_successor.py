@@ -182,7 +182,7 @@ def test_a_server_that_dies_again_and_again(layout, tmp_path):
     ("words", "why"),
     [
         (["--driver", "pyfuse3"], "driver pyfuse3 cannot hand its mount to a new server"),
-        (["-o", "auto_unmount"], "auto_unmount wants the mount to end with its server"),
+        (["-o", "auto_unmount"], "with auto_unmount the mount ends with its server"),
     ],
 )
 def test_mounts_without_a_keeper(lazyfs, layout, tmp_path, words, why):

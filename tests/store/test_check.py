@@ -164,7 +164,7 @@ def test_a_rotten_table_of_a_layer_in_use(store: Store, image: KeptImage, layer:
     table, content = check(store, repair=True).rotten
     assert table.is_dropped
     assert not content.is_dropped
-    assert "live user" in content.reason
+    assert "is in use" in content.reason
     assert user.is_resident(range(layer.table.count))
     user.close()
 
