@@ -35,7 +35,15 @@ from lazyfs.sandbox.containers import end
 from lazyfs.sandbox.runtimes.runtime import Choose, ContainerState, Runtime
 from lazyfs.sandbox.sandbox import Sandbox
 from lazyfs.sandbox.specs.local import local_errors
-from lazyfs.snapshot.draft import IMAGE, Draft, boot_id, list_files, load_draft, save_draft
+from lazyfs.snapshot.draft import (
+    IMAGE,
+    Draft,
+    TornDraft,
+    boot_id,
+    list_files,
+    load_draft,
+    save_draft,
+)
 from lazyfs.snapshot.evidence import Parts, check_again, gather_parts, witnessed_images
 from lazyfs.snapshot.publish import (
     POINTER_BEFORE,
@@ -195,7 +203,7 @@ def _draft_of(sandbox: Sandbox, journal: Journal) -> Draft | None:
     """
     try:
         return load_draft(sandbox)
-    except SandboxBroken:
+    except TornDraft:
         if journal.state is not State.CHECKPOINTING:
             raise
         return None

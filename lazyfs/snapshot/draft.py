@@ -66,19 +66,22 @@ def save_draft(sandbox: Sandbox, draft: Draft) -> Draft:
     return draft
 
 
-def load_draft(sandbox: Sandbox) -> Draft | None:
-    """Return the draft, None if there is none.  Raises SandboxBroken.
+class TornDraft(SandboxBroken):
+    """A draft cannot be read: a loss of power has damaged it, as it was not synced."""
 
-    Also for one that a loss of power has damaged, which was not synced (see ``save_draft``).
-    """
+
+def load_draft(sandbox: Sandbox) -> Draft | None:
+    """Return the draft, None if there is none.  Raises SandboxBroken, TornDraft."""
     try:
         data = read_own(sandbox.draft_path, DRAFT_LIMIT)
         # Empty: it was not synced when the machine lost power, and its files are lost as well.
         return msgspec.json.decode(data, type=Draft) if data else None
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError, RecursionError) as exc:
-        raise SandboxBroken(f"{sandbox.draft_path} is not a valid draft: {exc}") from exc
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise TornDraft(f"{sandbox.draft_path} is not a valid draft: {exc}") from exc
+    except OSError as exc:
+        raise SandboxBroken(f"cannot read {sandbox.draft_path}: {exc.strerror}") from exc
 
 
 def list_files(folder: Path) -> dict[str, int]:

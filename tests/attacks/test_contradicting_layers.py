@@ -240,6 +240,25 @@ def test_a_byte_of_the_blob_that_no_file_has(run: Run, tmp_path: Path) -> None:
     assert f"layer {layer.digest}: got sha256:" in done.json["errors"][0]["message"]
 
 
+@pytest.mark.parametrize("missing", [512, 6144, 1 << 20])
+def test_zeros_that_a_producer_left_out(run: Run, tmp_path: Path, missing: int) -> None:
+    """skopeo leaves the last zeros of a tar out of its layer, and not out of the diffID."""
+    layer = estargz_layer(rich_tar())
+    padded = gzip.decompress(layer.blob) + bytes(missing)
+    image = image_of(tmp_path, replace(layer, diff_id=digest_of(padded)))
+    assert run("verify", image).code == 0
+
+
+@pytest.mark.parametrize("more", [bytes((1 << 20) + 512), bytes(511), bytes(511) + b"x"])
+def test_what_nobody_may_have_left_out(run: Run, tmp_path: Path, more: bytes) -> None:
+    layer = estargz_layer(rich_tar())
+    other = gzip.decompress(layer.blob) + more
+    image = image_of(tmp_path, replace(layer, diff_id=digest_of(other)))
+    done = run("verify", image)
+    assert done.code == 6
+    assert "diffID" in done.err
+
+
 def test_a_diff_id_of_another_tar(run: Run, tmp_path: Path) -> None:
     image = image_of(tmp_path, replace(estargz_layer(rich_tar()), diff_id=digest_of(b"other")))
     done = run("verify", image, "--json")

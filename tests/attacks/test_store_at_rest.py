@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.errors import StoreError
 from lazyfs.fetch.ahead.prefetch import Limits
 from lazyfs.fetch.scrub import is_due, scrub
 from lazyfs.image import full_pass
@@ -233,15 +232,20 @@ async def test_the_map_of_an_older_release(layout: Path, tmp_path: Path) -> None
     assert await use(layout, tmp_path) == 0
 
 
-async def test_a_folder_in_the_place_of_contents_is_refused(layout: Path, tmp_path: Path) -> None:
+async def test_a_folder_in_the_place_of_contents_is_left_alone(
+    layout: Path, tmp_path: Path
+) -> None:
     await use(layout, tmp_path)
     content = next(layers(tmp_path)) / "content"
     content.unlink()
     content.mkdir()
-    with pytest.raises(StoreError, match="content"):
-        await use(layout, tmp_path)
+    async with opened(layout, tmp_path) as image:
+        assert await read_all(image) == FILES
+        assert "directory" in image.health.text
+    assert content.is_dir()
     content.rmdir()
     await use(layout, tmp_path)
+    assert await use(layout, tmp_path) == 0
 
 
 async def test_a_link_is_not_written_through(layout: Path, tmp_path: Path) -> None:
