@@ -24,7 +24,8 @@ import pytest
 from lazyfs.errors import FormatError
 from lazyfs.formats.tocs import scan
 from lazyfs.formats.tocs.scan import ScannedEntries
-from lazyfs.formats.tocs.toc import Toc, decode_toc
+from lazyfs.formats.tocs.toc import Toc
+from lazyfs.formats.tocs.toc_reader import decode_toc
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.erofs_writer import BuiltIndex, build_index
 from lazyfs.rootfs.layout import device_size

@@ -181,7 +181,9 @@ def _only_file(tar: bytes) -> bytes:
     if _octal(header[148:156]) != sum(header) - sum(header[148:156]) + 8 * ord(" "):
         raise BadToc("TOC: the checksum of its tar header is wrong")
     size = _octal(header[124:136])
-    if size is None or size > len(tar) - BLOCK_SIZE:
+    if size is None:
+        raise BadToc("TOC: the size in its tar header is not an octal number")
+    if size > len(tar) - BLOCK_SIZE:
         raise BadToc(
             f"TOC: got a tar entry of {size} bytes, expected at most {len(tar) - BLOCK_SIZE}"
         )

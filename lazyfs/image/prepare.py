@@ -136,11 +136,11 @@ async def prepare(
             shutil.rmtree(store.root, ignore_errors=True)
             raise
     except StoreFull as exc:
-        why, hint = trouble.message, trouble.hint
+        why, hint = f"and {trouble.message}", trouble.hint
         if isinstance(trouble, StoreFull):
-            why = f"there is none at {request.cache_dir}"
+            why = f"nor is there space at {request.cache_dir}"
             hint = "`lazyfs cache prune --cache-size 0` gives back what is not in use"
-        raise StoreFull(f"{exc.message}, and {why}", hint=hint) from exc
+        raise StoreFull(f"{exc.message}, {why}", hint=hint) from exc
 
 
 async def _prepare(

@@ -124,7 +124,9 @@ def test_a_mount_by_a_command_of_its_own(trap: Path) -> None:
     command = [sys.executable, "-P", "-c", BY_COMMAND, trap]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = run(*command, cwd=trap.parent, env=environment)
-    assert done.stdout.startswith("MountFailed mountpoint mnt:"), done.stdout + done.stderr
+    assert done.stdout.startswith("MountFailed mountpoint mnt does not exist\n"), (
+        done.stdout + done.stderr
+    )
     assert marks(trap) == ""
 
 
@@ -229,9 +231,14 @@ def test_no_interpreter_is_started_otherwise() -> None:
         if "sys.executable" in path.read_text()
     }
     assert found == {
+        "lazyfs/sandbox/runtimes/protections.py",
         "lazyfs/service/processes/interpreter.py",
         "lazyfs/service/processes/keeping.py",
     }
     assert '(sys.executable, "-I", "-S", program.__file__)' in (
         ROOT / "lazyfs/service/processes/keeping.py"
     ).read_text().replace("*(", "(")
+    protections = (ROOT / "lazyfs/sandbox/runtimes/protections.py").read_text()
+    assert protections.count("sys.executable") == 1
+    assert "program = os.path.realpath(sys.executable)" in protections
+    assert '(program, "-I", "-S", "-c", PROBE, *words)' in protections

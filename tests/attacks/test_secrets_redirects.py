@@ -146,7 +146,7 @@ async def test_uploads_that_go_on_elsewhere(
     else:
         registry.faults.add(faults.redirect(location, 307), method=step, times=None)
     async with connected(registry, authfile=authfile, policy=ONCE) as client:
-        pusher = client._pusher
+        pusher = await client._pusher()
         pusher._whole_limit, pusher._piece_size = (10, 10) if step == "PATCH" else (1000, 1000)
         blob = b"something to push"
         with pytest.raises(LazyfsError):

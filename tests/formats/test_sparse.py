@@ -286,7 +286,8 @@ def test_no_byte_or_hole_of_a_sparse_file_may_be_another_one(format_: str, has_h
             lie = other_toc(toc, number, digest=bytes(32))
             found = compared(tar, lie)
             assert found is not None
-            assert f"bytes {chunk.offset} to {chunk.offset + chunk.size} are others" in str(found)
+            end = chunk.offset + chunk.size
+            assert f"bytes {chunk.offset} to {end} differ between the tar and the TOC" in str(found)
         stored = expected()[chunk.offset : chunk.offset + chunk.size]
         if stored.strip(b"\0"):
             assert compared(tar, other_toc(toc, number, codec=Codec.HOLE)) is not None

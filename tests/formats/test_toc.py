@@ -215,7 +215,7 @@ class TestFields:
     @pytest.mark.parametrize("name", [".wh.", "d/.wh..", ".wh..."])
     @pytest.mark.parametrize("kind", ["reg", "dir"])
     def test_a_whiteout_of_nothing(self, name, kind):
-        assert "whiteout of nothing" in refused(raw_entry(name, kind))
+        assert "is a whiteout that names nothing" in refused(raw_entry(name, kind))
 
     def test_a_hardlink_with_a_whiteout_s_name_leads_nowhere(self):
         assert only(raw_entry(".wh.a", "hardlink", linkName="gone")).path == b".wh.a"
@@ -349,12 +349,18 @@ class TestPayload:
             {"innerOffset": 2**31},
             {"chunkSize": -1},
             {"chunkOffset": -1},
-            {"size": 2**60},
             {"size": 300 << 20},  # more than one chunk may take
         ],
     )
     def test_impossible_numbers(self, fields):
         assert "expected" in refused({**raw_file("a"), **fields})
+
+    def test_more_than_a_device_can_hold(self):
+        message = refused(raw_file("a", 2**60))
+        assert (
+            f"the files up to it have more than {2**44} bytes, the size of an EROFS device"
+            in message
+        )
 
     def test_more_than_the_blob_can_hold(self):
         """Deflate expands 1032 times at most: a chunk at the end of a blob is short."""

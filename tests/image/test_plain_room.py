@@ -87,6 +87,6 @@ async def test_where_nothing_has_room(
 ) -> None:
     with small_disk(tmp_path / "memory", 16 << 10), small_disk(tmp_path / "disk", 16 << 10):
         monkeypatch.setattr("lazyfs.store.paths.MEMORY", str(tmp_path / "memory"))
-        with pytest.raises(StoreFull, match="there is no space at"):
+        with pytest.raises(StoreFull, match="No space left on device, nor is there space at"):
             await prepare(request(f"{registry.host}/image:latest", tmp_path / "disk"))
         assert not any((tmp_path / "memory").iterdir())

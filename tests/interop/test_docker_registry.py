@@ -75,7 +75,7 @@ def skopeo_copy(source: str, destination: str) -> None:
 @pytest.mark.anyio
 async def test_without_credentials_access_is_denied(guarded: DockerRegistry) -> None:
     async with connected(guarded.host) as client:
-        with pytest.raises(AccessDenied, match="401 UNAUTHORIZED") as caught:
+        with pytest.raises(AccessDenied, match="HTTP status 401, UNAUTHORIZED") as caught:
             await client.fetch_manifest("latest")
         with pytest.raises(AccessDenied):
             await client.push_blob(described(DATA), DATA)

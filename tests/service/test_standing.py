@@ -69,7 +69,8 @@ def test_the_mask_is_left_as_it_is():
 
 def test_a_build_is_its_files(tmp_path):
     assert build() == build()
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from lazyfs.service import standing; "
+    code = "import sys; sys.path.insert(0, sys.argv[1]); "
+    code += "from lazyfs.service.processes import standing; "
     (tmp_path / "lazyfs").mkdir()
     (tmp_path / "lazyfs/__init__.py").write_text((ROOT / "lazyfs/__init__.py").read_text())
     (tmp_path / "lazyfs/service").symlink_to(ROOT / "lazyfs/service")

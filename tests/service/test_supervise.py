@@ -142,7 +142,7 @@ SCRIPT = """
 import os, sys
 from pathlib import Path
 from lazyfs.errors import NotFound
-from lazyfs.service import supervise
+from lazyfs.service.processes import supervise
 from lazyfs.service.processes.supervise import run_in_background, run_in_foreground
 
 log = Path(sys.argv[1])

@@ -105,7 +105,7 @@ def test_a_template_is_written_in_its_place(run: Run, layout: Path, tmp_path: Pa
         )
         again = run("resolve", path, "--write", "--require-pinned")
         assert again.code == 0
-        assert "nothing to change" in again.err
+        assert f"{path}: unchanged" in again.err
         assert 'tag "latest" is ignored because there is a digest' in again.err
         assert tag_requests(registry) == 1
 
@@ -147,7 +147,7 @@ def test_pinned_references_only(
     [
         (["{ref}:none"], 3, "none"),
         (["{folder}/none.yaml"], 2, "No such file"),
-        (["a@b"], 2, "expected a digest"),
+        (["a@b"], 2, "image: must have a digest (sha256:…) after '@', not \"b\""),
         (["{ref}", "--write"], 2, "is a reference, not a template"),
         (["{ref}:latest", "--platform", "linux/riscv64"], 3, "no image for linux/riscv64"),
         (["{ref}:latest", "--lockfile", "{folder}/none/lock"], 2, "No such file"),

@@ -209,8 +209,8 @@ def test_latest_is_a_tag_like_any(tmp_path: Path) -> None:
     assert here.images.requests == []
 
 
-GOLDEN = "snapshot/test_scenarios_golden.py"
-IDENTITY = "snapshot/test_scenarios_identity.py"
+GOLDEN = "test_scenarios_golden.py"
+IDENTITY = "test_scenarios_identity.py"
 SCENARIOS = {
     "1 a tag is accepted": (IDENTITY, "test_a_tag_is_accepted"),
     "2 pins required": (IDENTITY, "test_pins_can_be_required"),
@@ -226,13 +226,13 @@ SCENARIOS = {
     "12 two containers, one tag": (IDENTITY, "test_one_tag_is_one_image"),
     "13 an index pin": (BASES, "test_an_index_pin_keeps_its_meaning"),
     "14 pinned, network blocked": (
-        "snapshot/test_run_command.py",
+        "test_run_command.py",
         "test_a_pinned_image_that_is_here_starts_without_a_network",
     ),
     "15 never": (IDENTITY, "test_never_and_an_unknown_tag"),
     "16 latest is nothing special": (IDENTITY, "test_latest_is_a_tag_like_any"),
     "17 no old record": (
-        "snapshot/test_run.py",
+        "test_run.py",
         "test_a_sandbox_that_was_there_stays_and_has_no_old_record",
     ),
     "18 a checkpoint": (REAL, "test_a_counter_goes_on_elsewhere_whatever_its_tag_means_now"),
@@ -273,10 +273,10 @@ SCENARIOS = {
     "50 a new golden": (GOLDEN, "test_a_new_golden_asks_anew_and_says_what_moved"),
     "51 a locked golden": (GOLDEN, "test_a_locked_golden_uses_what_the_lock_says"),
     "52 bounded attempts": (GOLDEN, "test_a_golden_of_a_digest_that_is_gone_fails_for_good"),
-    "53 garbage": ("snapshot/test_collect.py", "test_old_partials_go_and_nothing_else"),
+    "53 garbage": ("test_collect.py", "test_old_partials_go_and_nothing_else"),
     "54 an interrupted removal": (STORED, "test_removed_in_the_other_order"),
     "55 refused": (S3, "test_refused_is_not_missing"),
-    "56 verify": ("snapshot/test_snapshot_command.py", "test_verify"),
+    "56 verify": ("test_snapshot_command.py", "test_verify"),
     "57 copy": (S3, "test_copies_between_kinds_of_stores"),
 }
 

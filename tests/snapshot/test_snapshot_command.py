@@ -102,7 +102,7 @@ def test_list_says_that_there_is_nothing(lazyfs, tmp_path):
     done = lazyfs("snapshot", "list", tmp_path / "empty")
     assert done.exit_code == 0
     assert done.stdout == ""
-    assert done.stderr == f"lazyfs: store {tmp_path}/empty has no snapshots\n"
+    assert done.stderr == f"lazyfs: store {tmp_path}/empty: no snapshots\n"
 
 
 def test_list_goes_on_past_what_is_damaged(lazyfs, objects):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import trio
 from click.testing import CliRunner
-from lazyfs.cli.cat import contents_of
 
+from lazyfs.cli.images.cat import contents_of
 from lazyfs.cli.main import cli
 from lazyfs.digest import digest_of, parse_digest
 from lazyfs.image.indexes import ARTIFACT_TYPE

@@ -58,7 +58,7 @@ def read_named(path: str | Path, limit: int) -> bytes:
         is_pipe = stat.S_ISFIFO(found.st_mode)
         is_null = stat.S_ISCHR(found.st_mode) and found.st_rdev == NULL
         if not (stat.S_ISREG(found.st_mode) or is_pipe or is_null):
-            raise NotRegular(path, "no file, pipe or /dev/null")
+            raise NotRegular(path, "it is not a file, a pipe or /dev/null")
         key = found.st_dev, found.st_ino
         if is_pipe and key in _piped:
             return _piped[key]

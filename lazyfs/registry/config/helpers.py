@@ -133,8 +133,6 @@ def auth_file_reader(options: AccessOptions) -> ReadFile:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise BadAuthFile(
-                f"auth file {path}: got {error.strerror}, expected to read it"
-            ) from error
+            raise BadAuthFile(f"auth file {path} cannot be read: {error.strerror}") from error
 
     return read_auth_file
