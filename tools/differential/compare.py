@@ -247,7 +247,9 @@ LISTED: Mapping[str, Callable[[Facts, Difference], bool]] = {
         )
     ),
     # To them it is empty; it may as well be an image of a filesystem (formats/tars/empty_tar.py).
-    "the end of a tar before its beginning": _refused_by_us("zeros and then other bytes, which is not a tar"),
+    "the end of a tar before its beginning": _refused_by_us(
+        "zeros and then other bytes, which is not a tar"
+    ),
     "an opaque marker in the root": _is_root_opaque,
     "names below a whiteout's": _is_below_whiteout,
     "device 0:0": _is_null_device,

@@ -1,7 +1,7 @@
 """Starting programs without access to the keys of the user who starts them.
 
 A process inherits its session keyring, and what it may search there it may read (keyrings(7)).
-Credentials belong to threads: one joins a new keyring, starts the program, and ends, so that
+Credentials belong to threads: one joins a new keyring for each program and starts it, so that
 nothing changes for the rest of this process.
 """
 
@@ -9,7 +9,7 @@ import ctypes
 import errno
 import os
 from collections.abc import Callable
-from threading import Thread
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from lazyfs.documents.errors import RuntimeFailed
@@ -19,6 +19,7 @@ KEYCTL_JOIN_SESSION_KEYRING = 1
 # There are no keyrings, or they are closed to us and so to all that we start.
 WITHOUT = (errno.ENOSYS, errno.EPERM, errno.EACCES)
 Made = TypeVar("Made")
+_starters: dict[int, ThreadPoolExecutor] = {}  # process → the thread that starts its programs
 
 
 def join_new_session_keyring() -> None:
@@ -46,20 +47,17 @@ def with_own_keyring(call: Callable[[], Made]) -> Made:
 
 
 def with_new_keyring(call: Callable[[], Made]) -> Made:
-    """Call *call*, which starts a program, in a thread that has a new session keyring."""
-    results: list[Made] = []
-    errors: list[BaseException] = []
+    """Call *call*, which starts a program, in a thread that has a new session keyring.
 
-    def work() -> None:
-        try:
-            join_new_session_keyring()
-            results.append(call())
-        except BaseException as error:
-            errors.append(error)
+    The thread lives as long as this process: a program that is to die with its parent dies with the
+    thread that started it (PR_SET_PDEATHSIG in prctl(2)).
+    """
 
-    thread = Thread(target=work, name="lazyfs-keyring")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+    def work() -> Made:
+        join_new_session_keyring()
+        return call()
+
+    pid = os.getpid()  # a fork has no threads
+    if pid not in _starters:
+        _starters[pid] = ThreadPoolExecutor(1, "lazyfs-keyring")
+    return _starters[pid].submit(work).result()
