@@ -1,3 +1,3 @@
 """lazyfs: mount OCI images lazily, verified to the last byte."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -178,7 +178,7 @@ def test_the_collector_waits_until_everything_is_imported(tmp_path, word, is_ena
 
 def test_the_package_says_its_version():
     done = python("from lazyfs.cli.main import main; main()", "--version")
-    assert done.stdout == "lazyfs 0.1.0\n"
+    assert done.stdout == "lazyfs 0.2.0\n"
     assert done.returncode == 0
 
 
@@ -359,7 +359,7 @@ def test_main_leaves_at_once():
         "from lazyfs.cli.main import main; main()"
     )
     done = python(code, "--version")
-    assert (done.returncode, done.stdout) == (0, "early\nlazyfs 0.1.0\n")
+    assert (done.returncode, done.stdout) == (0, "early\nlazyfs 0.2.0\n")
     assert python(code, "nonsense").returncode == 2
 
 

@@ -64,8 +64,8 @@ class ResidentContents:
     async def ensure(self, device: int, start: int, end: int) -> object:
         return await self.read(device, start, end - start)
 
-    def lost(self, device: int) -> bool:
-        raise AssertionError(f"device {device}: got a file without its bytes")
+    def lost(self, device: int, offset: int, size: int) -> bool:
+        raise AssertionError(f"device {device}: {size} marked bytes at {offset} are missing")
 
     def mark(self, device: int) -> int | None:
         return None
