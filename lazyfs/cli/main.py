@@ -173,6 +173,9 @@ class LazyGroup(click.Group):
             return result if isinstance(result, int) else 0
         except click.exceptions.Exit as exit_:
             return exit_.exit_code
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message(), err=True)
+            return exit_code_of(UsageError(""))
         except click.UsageError as error:
             context = None if error.ctx is None else error.ctx.get_usage()
             complain(UsageError(error.format_message()), as_json=as_json, before=context)

@@ -12,6 +12,7 @@ import msgspec
 
 from lazyfs.digest import Digest
 from lazyfs.errors import StoreError
+from lazyfs.store.content.regular import open_regular
 from lazyfs.store.paths import Store
 
 RULES = 2
@@ -54,7 +55,7 @@ def save_agreement(store: Store, toc_digest: Digest, blob: Digest, found: Agreem
 
 def _load(store: Store, toc_digest: Digest) -> _Agreements:
     try:
-        with open(_path(store, toc_digest), "rb") as file:
+        with open_regular(_path(store, toc_digest)) as file:
             found = msgspec.json.decode(file.read(MAX_SIZE), type=_Agreements)
     except (OSError, ValueError, msgspec.MsgspecError):
         return _Agreements()

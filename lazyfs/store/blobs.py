@@ -1,6 +1,7 @@
 """Manifests, indexes and configs as received, by digest."""
 
 from lazyfs.digest import Digest, digest_of
+from lazyfs.store.content.regular import read_regular
 from lazyfs.store.paths import Store
 from lazyfs.store.quarantine import put_aside
 
@@ -9,7 +10,7 @@ def load_blob(store: Store, digest: Digest) -> bytes | None:
     """Return a stored blob, its digest checked again, or None; a rotten one is put aside."""
     path = store.blob_path(digest)
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError:
         return None
     if digest_of(data, digest.algorithm) != digest:

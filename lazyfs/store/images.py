@@ -16,6 +16,7 @@ from lazyfs.rootfs.erofs_format import REVISION
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.layout import LAYOUT_VERSION
 from lazyfs.rootfs.provenance import Provenance
+from lazyfs.store.content.regular import read_regular
 from lazyfs.store.layers import read_whole
 from lazyfs.store.paths import Store, store_error
 from lazyfs.store.sealed import decode_sealed, encode_sealed
@@ -88,7 +89,7 @@ def load_image(store: Store, manifest_digest: Digest) -> StoredImage | None:
 def load_record(folder: Path) -> ImageRecord | None:
     """Return the record in an image's folder, or None if there is none of this version."""
     try:
-        record = decode_sealed((folder / "record.json").read_bytes(), ImageRecord)
+        record = decode_sealed(read_regular(folder / "record.json"), ImageRecord)
     except OSError:
         return None
     return record if record is not None and record.version == RECORD_VERSION else None

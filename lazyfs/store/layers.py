@@ -12,6 +12,7 @@ from lazyfs.digest import Digest, digest_of
 from lazyfs.errors import FormatError
 from lazyfs.formats.streams.unzstd import unzstd
 from lazyfs.rootfs.table import LayerTable
+from lazyfs.store.content.regular import read_regular
 from lazyfs.store.paths import Store
 
 TOC_RAW_LIMIT = 1 << 30  # decode_toc has the real limit; this one stops a rotten frame header
@@ -23,14 +24,13 @@ def read_whole(path: str | os.PathLike[str]) -> bytes:
     Read, not mapped: what was verified must stay what it is, whatever becomes of the file, and a
     map of a file that is cut ends the process.
     """
-    with open(path, "rb", buffering=0) as file:
-        return file.read()
+    return read_regular(path)
 
 
 def load_toc(store: Store, digest: Digest) -> bytes | None:
     """Return the stored TOC's JSON, or None; *digest* is checked again, of it or of its frame."""
     try:
-        stored = (store.layer_path(digest) / "toc.zst").read_bytes()
+        stored = read_regular(store.layer_path(digest) / "toc.zst")
         data = unzstd(stored, TOC_RAW_LIMIT, "TOC")
     except (OSError, FormatError):
         return None
@@ -41,7 +41,7 @@ def load_toc(store: Store, digest: Digest) -> bytes | None:
 def has_digests(store: Store, digest: Digest, toc: Digest | None, frame: Digest | None) -> bool:
     """Say whether the TOC kept under *digest* has all of the stated digests, of JSON and frame."""
     try:
-        stored = (store.layer_path(digest) / "toc.zst").read_bytes()
+        stored = read_regular(store.layer_path(digest) / "toc.zst")
         data = unzstd(stored, TOC_RAW_LIMIT, "TOC")
     except (OSError, FormatError):
         return False

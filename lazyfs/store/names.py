@@ -14,6 +14,7 @@ import msgspec
 
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import FormatError
+from lazyfs.store.content.regular import open_regular, read_regular
 from lazyfs.store.paths import Store, store_error
 
 FILE_LIMIT = 1 << 16
@@ -43,7 +44,7 @@ def save_name(store: Store, record: NameRecord) -> None:
     path = store.names / hashlib.sha256(f"{record.name}\n{record.platform}".encode()).hexdigest()
     try:
         store.names.mkdir(mode=0o700, exist_ok=True)
-        if path.exists() and path.read_bytes() == data:
+        if path.is_file() and read_regular(path) == data:
             return
     except OSError as exc:
         raise store_error(path, exc) from exc
@@ -75,7 +76,7 @@ def remove_names(store: Store, manifest_digest: Digest) -> None:
 
 def _load(path: Path) -> NameRecord | None:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             record = msgspec.json.decode(file.read(FILE_LIMIT), type=NameRecord)
         parse_digest(record.manifest_digest)
     except (OSError, UnicodeDecodeError, RecursionError, msgspec.MsgspecError, FormatError):

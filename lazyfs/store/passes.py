@@ -24,6 +24,7 @@ from lazyfs.store.content.presence import (
     reset,
     write_header,
 )
+from lazyfs.store.content.regular import read_regular
 from lazyfs.store.paths import Store, digest_named, store_error
 from lazyfs.store.sealed import decode_sealed, encode_sealed
 
@@ -62,7 +63,7 @@ def save_pass(store: Store, record: PassRecord) -> None:
 def load_pass(store: Store, blob: Digest) -> PassRecord | None:
     """Return what is known of a blob, None if nothing is."""
     try:
-        record = decode_sealed(_path(store, str(blob)).read_bytes(), PassRecord)
+        record = decode_sealed(read_regular(_path(store, str(blob))), PassRecord)
     except OSError:
         return None
     if record is None:

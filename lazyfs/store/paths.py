@@ -26,6 +26,7 @@ from pathlib import Path
 
 from lazyfs.digest import HEX_LENGTH, Digest, parse_digest
 from lazyfs.errors import StoreError
+from lazyfs.store.content.regular import read_regular
 
 STORE_VERSION = "1"
 OWN_NAMES = {
@@ -116,7 +117,7 @@ class Store:
     def _prepare(self) -> None:
         version = self.root / "version"
         try:
-            data = version.read_bytes()
+            data = read_regular(version)
         except FileNotFoundError:
             data = b""
         found = data[:20].decode("ascii", "replace").strip()

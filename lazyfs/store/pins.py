@@ -14,6 +14,7 @@ import msgspec
 
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import FormatError
+from lazyfs.store.content.regular import open_regular
 from lazyfs.store.images import load_record
 from lazyfs.store.paths import Store, store_error
 
@@ -108,7 +109,7 @@ def stale_pins(store: Store) -> list[Path]:
 def _pins(store: Store) -> Iterator[tuple[Path, Pin | None]]:
     for path in sorted(store.pins.glob("*")):
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 pin = msgspec.json.decode(file.read(FILE_LIMIT), type=Pin)
         except FileNotFoundError:
             continue

@@ -10,6 +10,7 @@ import msgspec
 
 from lazyfs.digest import Digest
 from lazyfs.errors import FormatError
+from lazyfs.store.content.regular import read_regular
 from lazyfs.store.paths import Store, store_error
 
 PROFILE_VERSION = 1
@@ -89,7 +90,7 @@ def decode_profile(data: bytes) -> Profile:
 def load_profile(store: Store, manifest_digest: Digest) -> Profile | None:
     """Return the stored profile of an image, or None; a broken one counts as none."""
     try:
-        return decode_profile(store.profile_path(manifest_digest).read_bytes())
+        return decode_profile(read_regular(store.profile_path(manifest_digest)))
     except (OSError, BadProfile):
         return None
 
@@ -104,7 +105,7 @@ def load_alike(store: Store, repository: str) -> Profile | None:
             continue  # removed meanwhile
     for _, path in sorted(found, reverse=True)[:ALIKE]:
         try:
-            data = path.read_bytes()
+            data = read_regular(path)
             if msgspec.json.decode(data, type=_Place).repository == repository:
                 return decode_profile(data)
         except (OSError, BadProfile, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

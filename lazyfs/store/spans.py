@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lazyfs.digest import Digest
 from lazyfs.errors import FormatError
 from lazyfs.store.content.presence import is_complete
+from lazyfs.store.content.regular import open_regular
 from lazyfs.store.paths import Store
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def can_be_had(store: Store, toc_digest: Digest) -> bool:
 def _load(store: Store, toc_digest: Digest) -> bytes | None:
     """Return the spans as they were written, None where they are not."""
     try:
-        with open(store.layer_path(toc_digest) / "spans", "rb") as file:
+        with open_regular(store.layer_path(toc_digest) / "spans") as file:
             whole = file.read(LIMIT)
     except OSError:
         return None

@@ -196,6 +196,13 @@ def test_help_lists_every_command():
         assert text.split()[0] in shown
 
 
+@pytest.mark.parametrize("words", [[], ["cache"], ["snapshot"], ["golden"], ["index"], ["profile"]])
+def test_a_group_alone_shows_its_help(words):
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 2
+    assert "\n\nCommands:\n" in done.stderr
+
+
 # Failing
 
 

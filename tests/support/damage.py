@@ -76,11 +76,17 @@ def put_link_over(path: Path) -> None:
     path.symlink_to("nowhere")
 
 
+def put_pipe_over(path: Path) -> None:
+    """A pipe without a writer: who opens it as a file waits for ever."""
+    path.unlink()
+    os.mkfifo(path)
+
+
 DAMAGES: dict[str, Damage] = {
     each.__name__: each
     for each in (
         *(delete, empty, halve, cut_a_page, lengthen, zero, overwrite_with_zeros, flip),
-        *(copy_over, put_zeros_over, put_link_over),
+        *(copy_over, put_zeros_over, put_link_over, put_pipe_over),
     )
 }
 """What may be done to any file while nobody uses it."""

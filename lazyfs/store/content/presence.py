@@ -24,6 +24,7 @@ import msgspec
 from lazyfs.rootfs.layout import LAYOUT_VERSION
 from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.content.locks import lock_for_use
+from lazyfs.store.content.regular import open_regular
 
 HEADER_SIZE = 4096  # a page, so that marks never share one with ``clean``
 MAGIC = b"LFSPRES1"
@@ -223,9 +224,9 @@ def marks_in(folder: Path) -> bytes:
     A look only: whoever opens the layer may find reasons to doubt them.
     """
     try:
-        with open(folder / "presence", "rb") as file:
+        with open_regular(folder / "presence") as file:
             header = read_header(file.fileno())
-            marks = file.read()[HEADER_SIZE:]
+            marks = file.readall()[HEADER_SIZE:]
         content = os.stat(folder / "content")
     except OSError:
         return b""

@@ -44,7 +44,7 @@ class ReadOnlyContent(LayerContent):
         self._dirty = self._is_private = True  # nothing is said in the header
         self._since = int(time.time())
         self._map_fd = self.fd = -1
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
             self._map_fd = os.open(folder / "presence", flags)
             is_alone = lock_for_use(self._map_fd)

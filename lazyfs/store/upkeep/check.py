@@ -18,6 +18,7 @@ from lazyfs.formats.tocs.toc_reader import decode_toc
 from lazyfs.rootfs.table import LayerTable, build_table
 from lazyfs.store.content.content import LayerContent
 from lazyfs.store.content.presence import ABSENT, DOUBTFUL, UNCLEAN
+from lazyfs.store.content.regular import read_regular
 from lazyfs.store.images import load_record
 from lazyfs.store.layers import load_table, load_toc
 from lazyfs.store.paths import Store, digest_named
@@ -213,7 +214,7 @@ class _Checker:
 def _why_wrong(path: Path, expected: Digest) -> str | None:
     """Return why a file is not what *expected* is the digest of, or None."""
     try:
-        got = digest_of(path.read_bytes(), expected.algorithm)
+        got = digest_of(read_regular(path), expected.algorithm)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     return None if got == expected else f"got {got}, expected {expected}"

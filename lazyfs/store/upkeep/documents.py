@@ -6,6 +6,7 @@ from pathlib import Path
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import FormatError
 from lazyfs.oci.manifest import DOCUMENT_LIMIT, Index, Manifest, decode_manifest
+from lazyfs.store.content.regular import open_regular
 from lazyfs.store.images import ImageRecord
 from lazyfs.store.paths import Store
 
@@ -72,7 +73,7 @@ def _needed(kept: Iterable[ImageRecord]) -> tuple[set[Digest], set[Digest]]:
 
 def _decoded(path: Path) -> Manifest | Index | None:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(DOCUMENT_LIMIT + 1)
         return decode_manifest(data, None)
     except (OSError, FormatError):
