@@ -23,6 +23,7 @@ from lazyfs.cli.sandbox_options import (
     manifest_digest_option,
     permission_options,
     program_option,
+    secrets_option,
 )
 from lazyfs.errors import UsageError
 
@@ -74,6 +75,10 @@ def golden() -> None:
     default=5,
     show_default=True,
     help="How often to try.",
+)
+@program_option("The runsc program to use.")
+@secrets_option(
+    "Values for the template's secretKeyRef entries; they end up in the snapshot's memory."
 )
 @patience_option
 @s3_endpoint_option
