@@ -43,10 +43,14 @@ class Care:
     def __init__(self, image: OpenImage, session: PyfuseSession, runtime: Path) -> None:
         self._image, self._session, self._runtime = image, session, runtime
         self._send, self._receive = trio.open_memory_channel[tuple[str, list[int]]](math.inf)
+        self._noted = self._forgotten = (
+            0  # what was found here; what the kernel has forgotten of it
+        )
         image.contents.doubts.dropped = self._note
         image.contents.doubts.keep = partial(_keep, image)
 
     def _note(self, device: Device, chunks: list[int]) -> None:
+        self._noted += 1
         self._send.send_nowait((device.content.folder.name, chunks))
 
     async def run(self) -> None:
@@ -68,6 +72,9 @@ class Care:
                 await trio.to_thread.run_sync(device.content.doubt)
                 layers[name] = None
         count = await forget_pages(self._image, self._session, Dropped(layers))
+        noted = self._noted
+        while self._forgotten < noted:  # found here before whoever asks could find it
+            await self._spread_on.wait()
         return {"type": ANSWER, "files": count}
 
     async def _spread(self) -> None:
@@ -75,7 +82,9 @@ class Care:
         while True:
             found: dict[str, list[int]] = {}
             name, chunks = await self._receive.receive()
+            count = 0
             while True:
+                count += 1
                 found.setdefault(name, []).extend(chunks)
                 try:
                     name, chunks = self._receive.receive_nowait()
@@ -83,7 +92,12 @@ class Care:
                     break
             try:
                 dropped = Dropped({each: list(runs_of(found[each])) for each in found})
-                await forget_pages(self._image, self._session, dropped)
+                try:
+                    await forget_pages(self._image, self._session, dropped)
+                finally:
+                    self._forgotten += count
+                    self._spread_on.set()
+                    self._spread_on = trio.Event()
                 tell = partial(tell_mounts, self._runtime, self._image.store.root, found)
                 await trio.to_thread.run_sync(tell, abandon_on_cancel=True)
             except Exception:  # the mount must go on

@@ -6,14 +6,19 @@ of the store, and each has the kernel forget those pages: the next reader gets r
 
 import logging
 import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from lazyfs.mount.point import load_mountinfo, topmost
 from lazyfs.service.processes.control import MAX_QUESTION_SIZE, ServerSilent, ask
-from lazyfs.service.record import is_alive, load_records, socket_path
+from lazyfs.service.record import MountRecord, is_alive, load_records, socket_path
+
+SUCCESSOR_SECONDS = 10.0
+"""How long a killed server's successor may take to be there."""
 
 TELL_SECONDS = 60.0
 """How long a server may take: it looks for the files in an index of perhaps 300,000."""
@@ -58,19 +63,37 @@ def tell_mounts(
     if len(msgspec.json.encode(message)) > MAX_QUESTION_SIZE // 2:
         message["layers"] = dict.fromkeys(layers)
     unreached = []
+    deadline = time.monotonic() + SUCCESSOR_SECONDS
     for record in load_records(runtime):
-        is_other = record.pid != os.getpid() and is_alive(record)
-        if not is_other or os.path.realpath(record.cache_dir) != os.path.realpath(store):
+        is_ours = os.path.realpath(record.cache_dir) == os.path.realpath(store)
+        if not is_ours or record.pid == os.getpid():
             continue
-        try:
-            path = socket_path(runtime, record.mount_id)
-            answer = ask(path, message, seconds=TELL_SECONDS)
-        except ServerSilent as error:
-            log.warning("%s", error.message)
-            answer = {}
-        if answer.get("type") != ANSWER:
+        is_there = is_alive(record) or _is_mounted(record)
+        if is_there and not _tell(runtime, record, message, deadline):
             unreached.append(record.mountpoint)
     return unreached
+
+
+def _tell(runtime: Path, record: MountRecord, message: dict[str, Any], deadline: float) -> bool:
+    """Tell the server of a mount, or its successor, and return whether it has understood.
+
+    A killed server's successor is waited for until *deadline*: the kernel has the old one's pages.
+    """
+    path = socket_path(runtime, record.mount_id)
+    while True:
+        try:
+            return ask(path, message, seconds=TELL_SECONDS).get("type") == ANSWER
+        except ServerSilent as error:
+            if time.monotonic() > deadline or not _is_mounted(record):
+                log.warning("%s", error.message)
+                return False
+        time.sleep(0.05)
+
+
+def _is_mounted(record: MountRecord) -> bool:
+    """Say whether the mount is there; nobody is asked who might have to wait for a server."""
+    entry = topmost(load_mountinfo(), os.fsencode(record.mountpoint))
+    return entry is not None and entry.device == record.device
 
 
 def decode_dropped(question: Mapping[str, Any]) -> Dropped | None:

@@ -159,7 +159,8 @@ async def _serve(
                 keeping = Keeping(settings, prepared, session, image)
             else:
                 keeping = _take_over(settings, prepared, session, image, succession)
-                remove_record(settings.runtime_dir, settings.mount_id)  # the dead server's
+                # The dead server's record stays until ours takes its place: who has found rot in
+                # the store tells the mounts that have one.
             counts = image.contents.statistics
             upkeep = Upkeep(image.store, settings.cache_size, lambda: counts.content_size)
             care = Care(image, session, settings.runtime_dir)
@@ -204,6 +205,8 @@ def _take_over(
     if not connection.can_resend:
         connection = renewed(connection)
     session.adopt(connection)
+    for device in image.devices:
+        device.content.was_shown = True  # the kernel has what the dead server had read
     for pin in legacy.pins:
         os.close(pin)  # the keeper has them, and the image is open
     return Keeping(

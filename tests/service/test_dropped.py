@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lazyfs.service import dropped
 from lazyfs.service.dropped import Dropped, decode_dropped, runs_of, tell_mounts
+from lazyfs.service.processes.control import ServerSilent
 from lazyfs.service.record import MountRecord, save_record, start_ticks_of
 
 
@@ -61,3 +63,23 @@ def test_who_is_told(tmp_path: Path) -> None:
     record(tmp_path / "run", tmp_path / "elsewhere", parent)
     record(tmp_path / "run", tmp_path / "cache", os.getpid())
     assert tell_mounts(tmp_path / "run", tmp_path / "cache", {"a": [1]}) == ["/link"]
+
+
+def test_a_successor_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its predecessor's pages are in the kernel still."""
+    for name in ("run", "cache"):
+        (tmp_path / name).mkdir()
+    record(tmp_path / "run", tmp_path / "cache", os.getppid())
+    answers = iter([ServerSilent("no"), ServerSilent("no"), {"type": "invalidated"}])
+
+    def ask(*_: object, **__: object) -> object:
+        answer = next(answers)
+        if isinstance(answer, ServerSilent):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(dropped, "ask", ask)
+    monkeypatch.setattr(dropped, "is_alive", lambda _: False)
+    monkeypatch.setattr(dropped, "_is_mounted", lambda _: True)
+    assert tell_mounts(tmp_path / "run", tmp_path / "cache", {"a": [1]}) == []
+    assert next(answers, None) is None
