@@ -43,9 +43,9 @@ class Care:
     def __init__(self, image: OpenImage, session: PyfuseSession, runtime: Path) -> None:
         self._image, self._session, self._runtime = image, session, runtime
         self._send, self._receive = trio.open_memory_channel[tuple[str, list[int]]](math.inf)
-        self._noted = self._forgotten = (
-            0  # what was found here; what the kernel has forgotten of it
-        )
+        # How often rot was found here, and how much of that the kernel has forgotten.
+        self._noted = self._forgotten = 0
+        self._spread_on = trio.Event()
         image.contents.doubts.dropped = self._note
         image.contents.doubts.keep = partial(_keep, image)
 
