@@ -1,4 +1,9 @@
-"""The native core: ``native/include/lazyfs_core.h`` for Python.  May be missing."""
+"""The native core: ``native/include/lazyfs_core.h`` for Python.  May be missing.
+
+A core that was compiled from other sources is not used: the digest of this file stands in
+``lazyfs/__init__.py`` and in ``native/module.h`` (tests/mounts/test_native_sources.py).  Where the
+meaning of bytes changes that both sides read, say so here, and the digest is another one.
+"""
 
 from typing_extensions import Buffer
 

@@ -68,6 +68,30 @@ static PyMethodDef module_methods[] = {
 	{NULL, NULL, 0, NULL},
 };
 
+/* Two builds that are mixed up would misread each other: refuse to be imported. */
+static int check_interface(void)
+{
+	PyObject *package = PyImport_ImportModule("lazyfs");
+	PyObject *wanted;
+	int is_same;
+
+	if (!package)
+		return -1;
+	wanted = PyObject_GetAttrString(package, "CORE_INTERFACE");
+	Py_DECREF(package);
+	if (!wanted)
+		return -1;
+	is_same = PyUnicode_Check(wanted) &&
+		  PyUnicode_CompareWithASCIIString(wanted, LFS_INTERFACE) == 0;
+	Py_DECREF(wanted);
+	if (is_same)
+		return 0;
+	PyErr_SetString(PyExc_ImportError,
+			"it was compiled for another release of lazyfs: install "
+			"lazyfs again, or run make native");
+	return -1;
+}
+
 static int module_exec(PyObject *module)
 {
 	PyObject *type = PyType_FromModuleAndSpec(module, &server_spec, NULL);
@@ -76,6 +100,10 @@ static int module_exec(PyObject *module)
 
 	if (!type)
 		return -1;
+	if (check_interface() < 0) {
+		Py_DECREF(type);
+		return -1;
+	}
 	result = PyModule_AddType(module, (PyTypeObject *)type);
 	Py_DECREF(type);
 	state->toc = (PyTypeObject *)PyType_FromModuleAndSpec(module, &toc_spec,

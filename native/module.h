@@ -12,6 +12,8 @@
 #define Py_LIMITED_API 0x030B0000 /* one wheel for 3.11 and all later */
 #endif
 #define PY_SSIZE_T_CLEAN
+#define LFS_INTERFACE "ad0fdcb25f9aa40a" /* lazyfs/_native.pyi */
+
 #include <Python.h>
 
 struct module_state {

@@ -1,10 +1,12 @@
 """The ``lazyfs`` command itself: what it imports, how it fails, what it exits with."""
 
+import inspect
 import json
 import os
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 
 import click
 import pytest
@@ -187,6 +189,23 @@ def test_every_command_of_the_table_is_there(name):
     command = cli.get_command(click.Context(cli), name)
     assert isinstance(command, click.Command)
     assert command.help, "it says what it does"
+
+
+def commands_below(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
+    if not isinstance(command, click.Group):
+        yield name, command
+        return
+    context = click.Context(command)
+    for child in command.list_commands(context):
+        yield from commands_below(command.get_command(context, child), f"{name} {child}")
+
+
+def test_every_parameter_has_its_option():
+    """A function that wants what no option gives fails whenever it is called."""
+    made = {"ctx", "access", "confinement", "arguments", "others"}  # by decorators
+    for name, command in commands_below(cli, "lazyfs"):
+        wanted = set(inspect.signature(inspect.unwrap(command.callback)).parameters)
+        assert wanted <= {each.name for each in command.params} | made, name
 
 
 def test_help_lists_every_command():

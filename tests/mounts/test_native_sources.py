@@ -1,7 +1,13 @@
 """The native module is built from all of its sources, whoever builds it."""
 
+import hashlib
+import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
+
+import lazyfs
 
 ROOT = Path(__file__).parent.parent.parent
 MODULE = {f"native/{name}" for name in ("module.c", "module_server.c", "module_toc.c")}
@@ -25,3 +31,24 @@ def test_the_core_knows_no_python():
 
     assert who_includes("Python.h") == {"native/module.h"}
     assert who_includes('"module.h"') == MODULE
+
+
+def test_both_sides_name_the_interface():
+    digest = hashlib.sha256((ROOT / "lazyfs/_native.pyi").read_bytes()).hexdigest()[:16]
+    assert digest == lazyfs.CORE_INTERFACE
+    (defined,) = re.findall('LFS_INTERFACE "(.*)"', (ROOT / "native/module.h").read_text())
+    assert defined == digest
+
+
+def test_a_core_of_other_sources_is_not_used():
+    code = (
+        "import lazyfs; lazyfs.CORE_INTERFACE = 'another'\n"
+        "from lazyfs.formats.tocs import scan\n"
+        "from lazyfs.mount.drivers import NativeSession\n"
+        "from lazyfs.cli.mounts.doctor import _native\n"
+        "print(scan.scan_toc, NativeSession, _native().found)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.startswith("None None it was compiled for another release"), done.stderr
