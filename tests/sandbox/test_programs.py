@@ -108,3 +108,21 @@ def test_a_signal_is_passed_on_to_what_has_the_terminal(tmp_path):
 def test_exit_statuses_on_the_terminal_are_a_shells():
     assert run_on_terminal(["sh", "-c", "exit 4"]) == 4
     assert run_on_terminal(["sh", "-c", "kill -9 $$"]) == 137
+
+
+def test_streams_of_a_pipe_are_apart(tmp_path):
+    """What is done to one, as gVisor does, is not done to the other."""
+    code = "import os, sys; os.set_blocking(1, False); sys.exit(0 if os.get_blocking(2) else 7)"
+    reading, writing = os.pipe()
+    with open(reading, "rb") as said, open(writing, "wb", buffering=0) as output:
+        done = run_program([sys.executable, "-c", code], seconds=30, output=output)
+        assert done.status == 0
+        output.close()
+        assert said.read() == b"", "nobody has it open any more"
+
+
+def test_a_pipe_that_nobody_reads_is_no_wait(tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb", buffering=0) as output:
+        assert run_program(["true"], seconds=30, output=output).status == 0

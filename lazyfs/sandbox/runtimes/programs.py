@@ -7,9 +7,11 @@ nobody could tell its end from theirs.
 import os
 import select
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -55,13 +57,13 @@ def run_program(
     """
     stream = subprocess.PIPE if output is None else output
     command = [os.fspath(word) for word in words]
-    with uninterrupted() as held:
+    with uninterrupted() as held, _opened_again(output) as errors:
         try:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
-                stderr=stream,
+                stderr=stream if errors is None else errors,
                 env=env,
                 cwd=cwd,
                 start_new_session=True,
@@ -83,6 +85,30 @@ def run_program(
             _end_session(process)
             raise
     return Done(process.returncode, _text(out), _text(err))
+
+
+@contextmanager
+def _opened_again(output: IO[bytes] | None) -> Iterator[int | None]:
+    """Give the same pipe for standard error, not shared with standard output; None for no pipe.
+
+    gVisor makes each stream that it inherits non-blocking and hides that from its programs, by
+    what it finds.  Of two names for one it finds the second non-blocking already: programs got
+    EAGAIN when the pipe was full.
+    """
+    if output is None or not stat.S_ISFIFO(os.fstat(output.fileno()).st_mode):
+        yield None
+        return
+    flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK  # it would wait for a reader that is gone
+    try:
+        fd = os.open(f"/proc/self/fd/{output.fileno()}", flags)
+    except OSError:
+        yield None
+        return
+    try:
+        os.set_blocking(fd, True)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def run_on_terminal(
