@@ -19,7 +19,9 @@ from lazyfs.image import full_pass
 from lazyfs.image.open import OpenImage, open_image
 from lazyfs.image.prepare import Request, prepare
 from lazyfs.registry.source import AccessOptions
+from lazyfs.rootfs.table import LayerTable
 from lazyfs.rootfs.walk import walk_path
+from lazyfs.store.content.content import LayerContent
 from lazyfs.store.content.presence import ABSENT, DOUBT_SECONDS, DOUBTFUL, RESIDENT, read_header
 from lazyfs.store.images import load_record
 from lazyfs.store.paths import Store
@@ -255,6 +257,25 @@ async def test_a_link_is_not_written_through(layout: Path, tmp_path: Path) -> No
     (content.parent / "nowhere").write_bytes(b"precious")
     await use(layout, tmp_path / "cache")
     assert (content.parent / "nowhere").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize(
+    ("changes", "was_shown"),
+    [({}, True), ({"boot": b"another".ljust(16)}, False), ({"is_clean": True, "since": 1}, False)],
+)
+async def test_who_may_have_seen_what_is_doubted(
+    layout: Path, tmp_path: Path, changes: dict[str, object], was_shown: bool
+) -> None:
+    """A killed server leaves its mount behind, and with it what the kernel has read of it."""
+    await use(layout, tmp_path)
+    folder = next(layers(tmp_path))
+    forge(folder, **({"is_clean": False} | changes))
+    content = LayerContent(folder, LayerTable((folder / "table").read_bytes()))
+    try:
+        assert content.doubted
+        assert content.was_shown == was_shown
+    finally:
+        content.close()
 
 
 async def test_a_live_mount_hashes_again_what_is_old(layout: Path, tmp_path: Path) -> None:

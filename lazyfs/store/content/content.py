@@ -80,7 +80,7 @@ class LayerContent(Marks):
         self.fd = pair.fd
         self.unreadable: set[int] = set()
         self.doubted = pair.reason if pair.is_doubted else ""
-        self.was_shown = not pair.is_doubted
+        self.was_shown = pair.was_shown
         self.holes_tell, self._vain_fills = True, 0
         self._times = pair.times
         self._note_use()

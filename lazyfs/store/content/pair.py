@@ -17,6 +17,7 @@ from lazyfs.store.content.presence import (
     HEADER_SIZE,
     OLD_VERSION,
     RESIDENT,
+    boot_id,
     doubted,
     lock_presence,
     map_size,
@@ -35,7 +36,8 @@ class Pair(msgspec.Struct):
     """The files of a layer, open: ``map_fd`` is locked and ``mapped``, ``fd`` is the content.
 
     ``reason`` is why the marks are not sure, empty if they are; ``is_doubted``: they are
-    DOUBTFUL for it.  ``times`` are those of the map (of access, of its change, in ns) before.
+    DOUBTFUL for it.  ``was_shown``: a mount that is there may have shown what they are of.
+    ``times`` are those of the map (of access, of its change, in ns) before.
     """
 
     map_fd: int
@@ -44,6 +46,7 @@ class Pair(msgspec.Struct):
     times: tuple[int, int]
     reason: str = ""
     is_doubted: bool = False
+    was_shown: bool = True
 
 
 def open_pair(folder: Path, table: LayerTable, *, doubts: bool) -> Pair:
@@ -105,6 +108,9 @@ def _begin(map_fd: int, fd: int, table: LayerTable, *, is_made: bool, doubts: bo
             cannot_wait = not header.is_clean or status.st_size != header.size
             pair.is_doubted = bool(pair.reason) and (doubts or cannot_wait)
         if pair.is_doubted:
+            # Of this boot and never closed: its server was killed, and the mount may go on.
+            is_left = header is not None and not header.is_clean and header.boot == boot_id()
+            pair.was_shown = is_left
             write_marks(map_fd, doubted(marks))
         if status.st_size != table.device_size:
             os.ftruncate(fd, table.device_size)
