@@ -34,6 +34,10 @@ LOOK_SECONDS = 3600.0
 log = logging.getLogger(__name__)
 
 
+Found = tuple[str, list[int]]
+"""The name of a layer's folder, and chunks of it whose bytes were wrong."""
+
+
 class Care:
     """Looks after the store for the mount of *image* by *session*; ``run`` is its task.
 
@@ -42,10 +46,11 @@ class Care:
 
     def __init__(self, image: OpenImage, session: PyfuseSession, runtime: Path) -> None:
         self._image, self._session, self._runtime = image, session, runtime
-        self._send, self._receive = trio.open_memory_channel[tuple[str, list[int]]](math.inf)
+        self._send, self._receive = trio.open_memory_channel[Found](math.inf)
+        self._send_others, self._receive_others = trio.open_memory_channel[Found](math.inf)
         # How often rot was found here, and how much of that the kernel has forgotten.
         self._noted = self._forgotten = 0
-        self._spread_on = trio.Event()
+        self._has_forgotten = trio.Event()
         image.contents.doubts.dropped = self._note
         image.contents.doubts.keep = partial(_keep, image)
 
@@ -56,7 +61,8 @@ class Care:
     async def run(self) -> None:
         """Work until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._spread)
+            nursery.start_soon(self._forget)
+            nursery.start_soon(self._tell)
             nursery.start_soon(self._scrub)
 
     async def answer(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -74,34 +80,33 @@ class Care:
         count = await forget_pages(self._image, self._session, Dropped(layers))
         noted = self._noted
         while self._forgotten < noted:  # found here before whoever asks could find it
-            await self._spread_on.wait()
+            await self._has_forgotten.wait()
         return {"type": ANSWER, "files": count}
 
-    async def _spread(self) -> None:
-        """Have the kernel forget what was found to be wrong here, and tell the other mounts."""
+    async def _forget(self) -> None:
+        """Have the kernel forget what was found to be wrong here."""
         while True:
-            found: dict[str, list[int]] = {}
-            name, chunks = await self._receive.receive()
-            count = 0
-            while True:
-                count += 1
-                found.setdefault(name, []).extend(chunks)
-                try:
-                    name, chunks = self._receive.receive_nowait()
-                except trio.WouldBlock:
-                    break
+            found, count = await _collected(self._receive)
             try:
                 dropped = Dropped({each: list(runs_of(found[each])) for each in found})
-                try:
-                    await forget_pages(self._image, self._session, dropped)
-                finally:
-                    self._forgotten += count
-                    self._spread_on.set()
-                    self._spread_on = trio.Event()
-                tell = partial(tell_mounts, self._runtime, self._image.store.root, found)
-                await trio.to_thread.run_sync(tell, abandon_on_cancel=True)
+                await forget_pages(self._image, self._session, dropped)
             except Exception:  # the mount must go on
                 log.exception("%s: dropped chunks", self._session.mountpoint)
+            self._forgotten += count
+            self._has_forgotten.set()
+            self._has_forgotten = trio.Event()
+            for each in found.items():
+                self._send_others.send_nowait(each)
+
+    async def _tell(self) -> None:
+        """Tell the other mounts; apart, because two servers may tell each other."""
+        while True:
+            found, _ = await _collected(self._receive_others)
+            tell = partial(tell_mounts, self._runtime, self._image.store.root, found)
+            try:
+                await trio.to_thread.run_sync(tell, abandon_on_cancel=True)
+            except Exception:  # the mount must go on
+                log.exception("%s: telling others", self._session.mountpoint)
 
     async def _scrub(self) -> None:
         while True:
@@ -113,6 +118,22 @@ class Care:
                         await scrub(device, self._image.contents.doubts)
                     except Exception:
                         log.exception("%s: hashing again", self._session.mountpoint)
+
+
+async def _collected(
+    channel: "trio.MemoryReceiveChannel[Found]",
+) -> tuple[dict[str, list[int]], int]:
+    """Wait for something, and return all that there is by then, and in how many pieces it came."""
+    found: dict[str, list[int]] = {}
+    name, chunks = await channel.receive()
+    count = 0
+    while True:
+        count += 1
+        found.setdefault(name, []).extend(chunks)
+        try:
+            name, chunks = channel.receive_nowait()
+        except trio.WouldBlock:
+            return found, count
 
 
 def _keep(image: OpenImage, device: Device, chunk: int) -> None:

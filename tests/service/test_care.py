@@ -1,0 +1,90 @@
+"""What a server does about rot that it has found, and whom it keeps waiting."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import trio
+import trio.testing
+
+from lazyfs.service import care as module
+from lazyfs.service.care import Care
+
+pytestmark = pytest.mark.anyio
+QUESTION = {"type": "dropped", "layers": {}}
+DEVICE = SimpleNamespace(content=SimpleNamespace(folder=Path("layer"), is_apart=lambda: False))
+
+
+def make_care(folder: Path) -> Care:
+    doubts = SimpleNamespace(dropped=None, keep=None)
+    image = SimpleNamespace(
+        contents=SimpleNamespace(doubts=doubts), devices=(), store=SimpleNamespace(root=folder)
+    )
+    return Care(image, SimpleNamespace(mountpoint="/mnt"), folder)
+
+
+async def test_an_answer_waits_for_what_was_found_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks has found nothing then, and would take the mount for right."""
+    gate, steps = trio.Event(), []
+
+    async def forget(image: object, session: object, dropped: object) -> int:
+        if "layer" in dropped.layers:
+            await gate.wait()
+            steps.append("forgotten")
+        return 0
+
+    monkeypatch.setattr(module, "forget_pages", forget)
+    monkeypatch.setattr(module, "tell_mounts", lambda *_: [])
+    care = make_care(tmp_path)
+
+    async def ask() -> None:
+        await care.answer(QUESTION)
+        steps.append("answered")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(care.run)
+        care._note(DEVICE, [1])
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        assert steps == []
+        gate.set()
+        with trio.fail_after(10):
+            while len(steps) < 2:
+                await trio.testing.wait_all_tasks_blocked()
+        assert steps == ["forgotten", "answered"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_two_servers_that_tell_each_other_do_not_wait_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cares: list[Care] = []
+
+    async def forget(image: object, session: object, dropped: object) -> int:
+        return 0
+
+    def tell(runtime: Path, store: Path, found: object) -> list[str]:
+        if len(told) >= 2:
+            return []
+        for care in cares:
+            trio.from_thread.run_sync(care._note, DEVICE, [2])  # and it finds more meanwhile
+            trio.from_thread.run(care.answer, QUESTION)
+        told.append(1)
+        if len(told) == 2:
+            trio.from_thread.run_sync(both.set)
+        return []
+
+    told: list[int] = []
+    both = trio.Event()
+    monkeypatch.setattr(module, "forget_pages", forget)
+    monkeypatch.setattr(module, "tell_mounts", tell)
+    cares += [make_care(tmp_path), make_care(tmp_path)]
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            for care in cares:
+                nursery.start_soon(care.run)
+                care._note(DEVICE, [1])
+            await both.wait()
+            nursery.cancel_scope.cancel()
