@@ -174,7 +174,8 @@ class LazyGroup(click.Group):
         except click.exceptions.Exit as exit_:
             return exit_.exit_code
         except click.exceptions.NoArgsIsHelpError as error:
-            click.echo(error.format_message(), err=True)
+            for line in error.format_message().splitlines():
+                click.echo(printable(line), err=True)
             return exit_code_of(UsageError(""))
         except click.UsageError as error:
             context = None if error.ctx is None else error.ctx.get_usage()
