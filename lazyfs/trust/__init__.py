@@ -1,0 +1,1 @@
+"""Who vouches for a manifest: signatures and policies judged.  Pure: what is asked comes in."""
