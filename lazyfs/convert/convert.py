@@ -22,6 +22,7 @@ import trio
 from msgspec.structs import replace
 
 from lazyfs.convert.destination import open_destination
+from lazyfs.convert.judged import judged_source
 from lazyfs.convert.prioritize import prioritize
 from lazyfs.convert.push_tocs import push_tocs
 from lazyfs.convert.rebuild import ConvertedLayer, build_config, build_manifest, config_type_of
@@ -60,6 +61,7 @@ from lazyfs.oci.manifest import (
 from lazyfs.oci.platforms import Platform
 from lazyfs.oci.reference import DEFAULT_TAG, parse_reference
 from lazyfs.registry.source import AccessOptions, Destination, Document, Source
+from lazyfs.signatures.judge import judge_of
 
 # What a source layer's annotations say about the blob that it no longer is.
 STALE_KEYS = (*TOC_DIGEST_KEYS, UNCOMPRESSED_SIZE_ANNOTATION)
@@ -188,13 +190,18 @@ async def convert_reference(
     target = parse_reference(destination)
     if target.digest is not None:
         raise UsageError(f"destination {destination!r} has a digest; name it by a tag")
+    judge = judge_of(access)
     origin = Origin(wanted, access)
     try:
+        identifier = wanted.identifier
+        if judge is not None:
+            only = options.platform if convert is convert_image else None
+            identifier = await judged_source(judge, origin, only)
         place = open_destination(target, access, create=True)
         try:
             made = await convert(
                 origin.source,
-                wanted.identifier,
+                identifier,
                 place,
                 target.tag or DEFAULT_TAG,
                 options,

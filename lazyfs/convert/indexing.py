@@ -27,6 +27,7 @@ from lazyfs.image.resolve import Resolver
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import OCI_MANIFEST, Manifest
 from lazyfs.oci.reference import LayoutReference, parse_reference
+from lazyfs.signatures.judge import judge_of
 from lazyfs.store.paths import Store
 
 
@@ -70,11 +71,15 @@ async def build_index_of(
     """
     reference = parse_reference(request.reference)
     store = Store(request.cache_dir)
+    judge = judge_of(request.access)
     origin = Origin(reference, request.access)
     try:
         resolver = Resolver(store, origin)
         resolved = await resolver.resolve(reference.identifier, wanted_platform(request.platform))
         manifest, document = resolved.manifest, resolved.document
+        if judge is not None:
+            subjects = await resolver.signable(resolved, None)
+            await judge.image(store, origin, subjects, is_image=True)
         config = await resolver.config(manifest)
         pairs = [
             (layer, diff_id)

@@ -18,6 +18,7 @@ from lazyfs.image.prepare import Prepared, Request, prepare
 from lazyfs.registry.source import AccessOptions
 from lazyfs.store.images import load_image
 from lazyfs.store.paths import open_store
+from lazyfs.trust.options import OFF, TrustOptions
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ async def prepare_again(
         prepared.resolved,
         prepared.image.platform,
         cache_dir,
-        access,
+        replace(access, trust=TrustOptions(policy=OFF)),  # the verdict on what is mounted stands
         "blob" if is_by_blob else "toc",
     )
     while True:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 from lazyfs.digest import digest_of
 from lazyfs.store.images import ImageRecord
+from lazyfs.trust.options import TrustRecord
 
 PREFIX = b"user.lazyfs."
 SCHEMA = b"1"
@@ -57,6 +58,7 @@ def mount_attributes(
     source: str,
     verify: str,
     health: Callable[[], str],
+    trust: TrustRecord | None = None,
 ) -> Mapping[bytes, bytes | Callable[[], bytes]]:
     """Return the attributes of one mount; ``health`` is asked at each read."""
     attributes: dict[bytes, bytes | Callable[[], bytes]] = {
@@ -70,4 +72,21 @@ def mount_attributes(
     }
     if index_digest is not None:
         attributes[b"index.digest"] = index_digest.encode()
+    if trust is not None:
+        attributes |= trust_attributes(trust)
     return {PREFIX + name: value for name, value in attributes.items()}
+
+
+def trust_attributes(trust: TrustRecord) -> dict[bytes, bytes]:
+    """Return what a mount says of the verdict on its image, without the prefix."""
+    values = {
+        b"trust": trust.verdict,
+        b"trust.policy": trust.policy,
+        b"trust.policy.digest": trust.policy_digest,
+        b"trust.level": trust.level,
+        b"trust.signer": trust.signer,
+        b"trust.signature": trust.signature,
+        b"trust.signed-at": trust.signed_at,
+        b"trust.judged-at": trust.judged_at,
+    }
+    return {name: value.encode() for name, value in values.items() if value is not None}

@@ -182,6 +182,7 @@ class OpenImage(msgspec.Struct, frozen=True):
             "resolved": self.prepared.resolved,
             "manifestDigest": self.prepared.image.manifest_digest,
             "platform": self.prepared.image.platform,
+            "trust": None if self.prepared.trust is None else msgspec.to_builtins(self.prepared.trust),
             "health": self.health.text,
             "patienceSeconds": contents.outage.patience,
             "unavailable": None
@@ -315,6 +316,7 @@ async def open_image(
                 source=prepared.source,
                 verify="on-read",
                 health=lambda: health.text,
+                trust=prepared.trust,
             ),
             origin=origin,
             health=health,

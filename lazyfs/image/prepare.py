@@ -8,11 +8,13 @@ import os
 import shutil
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import trio
+from msgspec.structs import replace
 
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import LazyfsError, StoreError
@@ -33,12 +35,15 @@ from lazyfs.oci.platforms import Platform, parse_platform, platform_of_machine
 from lazyfs.oci.reference import LayoutReference, Reference, parse_reference
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.erofs_writer import build_index
+from lazyfs.signatures.judge import Judge, judge_of
+from lazyfs.signatures.together import side_by_side
 from lazyfs.store.images import ImageRecord, LayerRecord, StoredImage, load_image, save_image
 from lazyfs.store.layers import load_table
 from lazyfs.store.passes import is_lost_as_empty, load_pass
 from lazyfs.store.paths import Store, StoreFull, StoreUnwritten, volatile_store
 from lazyfs.store.scratch import sweep
 from lazyfs.store.spans import can_be_had
+from lazyfs.trust.options import TrustRecord
 
 if TYPE_CHECKING:
     from lazyfs.formats.layer_index import LayerIndex
@@ -56,7 +61,10 @@ class Request(msgspec.Struct, frozen=True):
     """What to mount.
 
     *platform* None means this machine's; *verify* is one of ``VERIFY_MODES``; *plain* is for layers
-    without a TOC."""
+    without a TOC.  *index_digest* is of the index that led to the image when it was first mounted:
+    it may be what is signed.  *judged_as* is the reference that policies are about, and where
+    signatures are looked for, if the image comes from elsewhere.
+    """
 
     reference: str
     platform: str | None
@@ -64,6 +72,8 @@ class Request(msgspec.Struct, frozen=True):
     access: AccessOptions
     verify: str = "toc"
     plain: PlainOptions = msgspec.field(default_factory=PlainOptions)
+    index_digest: str | None = None
+    judged_as: str | None = None
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -75,6 +85,7 @@ class Prepared(msgspec.Struct, frozen=True):
     stored.
     ``original`` is what the user wrote where somebody else asked for the mount, by digest.
     ``requests`` and ``received_size``, in bytes, are what this took, full passes among it.
+    ``trust`` is what a policy made of it, None where none is in force.
     """
 
     requested: str
@@ -89,6 +100,7 @@ class Prepared(msgspec.Struct, frozen=True):
     requests: int = 0
     received_size: int = 0
     trouble: str = ""
+    trust: TrustRecord | None = None
 
     @property
     def wanted(self) -> str:
@@ -152,6 +164,7 @@ async def _prepare(
     is_volatile: bool,
 ) -> Prepared:
     reference = parse_reference(request.reference)
+    judge = judge_of(request.access)
     origin = Origin(reference, request.access)
     try:
         resolver = Resolver(store, origin)
@@ -159,13 +172,21 @@ async def _prepare(
         manifest, digest = resolved.manifest, resolved.document.digest
         on_resolved(f"{origin.repository}@{digest}")
         check_image(manifest.layers)  # also of an image that an older lazyfs has prepared
-        stored = load_image(store, digest)
-        pinned = request.plain.pinned
-        if stored is not None and _has_layers(store, stored, pinned):
-            record = stored.record
+        trust: TrustRecord | None = None
+
+        async def build() -> ImageRecord:
+            stored = load_image(store, digest)
+            if stored is not None and _has_layers(store, stored, request.plain.pinned):
+                return stored.record
+            images = _Images(store, origin, resolver, request, is_volatile, foresee, judge)
+            return await images.build(manifest, digest)
+
+        if judge is None:
+            record = await build()
         else:
-            images = _Images(store, origin, resolver, request, is_volatile, foresee)
-            record = await images.build(manifest, digest)
+
+            look = partial(_judged, judge, request, store, origin, resolver, resolved)
+            record, trust = await side_by_side(build, look)
         check_platform(
             parse_platform(record.platform),
             wanted_platform(request.platform),
@@ -186,9 +207,29 @@ async def _prepare(
             is_volatile=is_volatile,
             requests=origin.statistics.requests,
             received_size=origin.statistics.received_size,
+            trust=trust,
         )
     finally:
         await origin.aclose()
+
+
+async def _judged(
+    judge: Judge,
+    request: Request,
+    store: Store,
+    origin: Origin,
+    resolver: Resolver,
+    resolved: Resolved,
+) -> TrustRecord:
+    """Return what the policies make of an image; raises what refuses it."""
+    subjects = await resolver.signable(resolved, request.index_digest)
+    if request.judged_as is None:
+        return await judge.image(store, origin, subjects, is_image=True)
+    named = Origin(parse_reference(request.judged_as), request.access)
+    try:
+        return await judge.image(store, named, subjects, is_image=True)
+    finally:
+        await named.aclose()
 
 
 async def _resolved(request: Request, store: Store, origin: Origin, resolver: Resolver) -> Resolved:
@@ -278,6 +319,7 @@ class _Images(msgspec.Struct, frozen=True):
     request: Request
     is_volatile: bool
     foresee: Foresee
+    judge: Judge | None
 
     async def build(self, manifest: Manifest, digest: Digest) -> ImageRecord:
         # Says what is wrong before anything is fetched.
@@ -316,15 +358,24 @@ class _Images(msgspec.Struct, frozen=True):
 
     async def _fetch_pinned(
         self, manifest: Manifest, digest: Digest, numbers: list[int]
-    ) -> "dict[Digest, LayerIndex]":
-        """Return what a pinned index has of the layers *numbers*, as far as it is needed."""
-        pinned = self.request.plain.pinned
-        if pinned is None:
-            return {}
+    ) -> "tuple[PlainOptions, dict[Digest, LayerIndex]]":
+        """Return what an index has of the layers *numbers*, as far as it is needed, and which.
+
+        It is the one that the user pinned, or else one that is signed as the policy wants it.
+        """
+        options = self.request.plain
+        layers = [manifest.layers[n] for n in numbers]
+        if options.pinned is None and self.judge is not None:
+            from lazyfs.image.signed_index import signed_index  # noqa: PLC0415
+
+            pinned = await signed_index(self.judge, self.store, self.origin, digest, layers)
+            options = replace(options, pinned=pinned)
+        if options.pinned is None:
+            return options, {}
         from lazyfs.image.plain_layers import fetch_pinned  # noqa: PLC0415
 
-        layers = [manifest.layers[n] for n in numbers]
-        return await fetch_pinned(self.store, self.origin, digest, layers, pinned)
+        found = await fetch_pinned(self.store, self.origin, digest, layers, options.pinned)
+        return options, found
 
     async def _fetch_all(
         self, manifest: Manifest, digest: Digest
@@ -338,14 +389,17 @@ class _Images(msgspec.Struct, frozen=True):
         errors: list[LazyfsError] = []
         lost: list[Descriptor] = []
         indexes: dict[Digest, LayerIndex] = {}
+        options = self.request.plain
         has_indexes = trio.Event()
         plain = [n for n, layer in enumerate(manifest.layers) if self._is_plain(layer)]
         lazy = [n for n in range(len(manifest.layers)) if n not in set(plain)]
         budget = Budget(self.origin.environment)
 
         async def fetch_indexes() -> None:
+            nonlocal options
             if plain:
-                indexes.update(await self._fetch_pinned(manifest, digest, plain))
+                options, had = await self._fetch_pinned(manifest, digest, plain)
+                indexes.update(had)
             has_indexes.set()
 
         async def fetch_config() -> None:
@@ -360,7 +414,7 @@ class _Images(msgspec.Struct, frozen=True):
             from lazyfs.image.plain_layers import load_plain  # noqa: PLC0415
 
             pairs = [(manifest.layers[n], configs[0].diff_ids[n]) for n in numbers]
-            options, is_stored = self.request.plain, not self.is_volatile
+            is_stored = not self.is_volatile
             loaded = await load_plain(
                 self.store, self.origin, pairs, indexes, options, budget, is_stored=is_stored
             )
@@ -390,7 +444,8 @@ class _Images(msgspec.Struct, frozen=True):
             raise errors[0]
         others = [n for n in lazy if manifest.layers[n] in lost]
         if others:
-            indexes.update(await self._fetch_pinned(manifest, digest, others))
+            options, more = await self._fetch_pinned(manifest, digest, others)
+            indexes.update(more)
             await fetch_plain(others)
         return configs[0], [found[n] for n in range(len(manifest.layers))]
 

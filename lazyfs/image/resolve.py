@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from lazyfs.digest import Digest
-from lazyfs.errors import FormatError, Unavailable
-from lazyfs.fetch.origins.origin import Origin
+from lazyfs.digest import Digest, parse_digest
+from lazyfs.errors import FormatError, NotFound, Unavailable
+from lazyfs.fetch.origins.origin import Offline, Origin
 from lazyfs.image.offline import last_known, resolve_offline, with_hint
 from lazyfs.oci.choosing import is_image, is_index, no_platform, rank
 from lazyfs.oci.config import ImageConfig, decode_config
@@ -20,6 +20,7 @@ from lazyfs.oci.platforms import UNKNOWN, NoPlatform, Platform, runs
 from lazyfs.oci.reference import LayoutReference
 from lazyfs.registry.source import Document
 from lazyfs.store.blobs import load_blob, save_blob
+from lazyfs.store.names import load_names
 from lazyfs.store.paths import Store, StoreUnwritten
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 CONFIG_LIMIT = 4 << 20
 DEPTH = 4  # of indexes in indexes
 DOCUMENTS = 32  # that are fetched to find one image
+INDEXES = 4  # that led to one image, and may be signed
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -80,6 +82,30 @@ class Resolver:
         except Unavailable as exc:
             known = last_known(self._store, named, platform)
             raise with_hint(exc, known) from exc
+
+    async def signable(self, resolved: Resolved, index_digest: str | None) -> list[Document]:
+        """Return what may be signed of an image: the index that led to it, and its manifest.
+
+        *index_digest* is of an index that led to it before; so are those of names that are known
+        here.  Such a one counts if it lists the manifest.
+        """
+        if resolved.index_digest is not None:
+            return [await self.document(resolved.index_digest), resolved.document]
+        wanted = resolved.document.digest
+        before = {index_digest} if index_digest is not None else set()
+        for record in load_names(self._store):
+            if record.manifest_digest == str(wanted) and record.index_digest is not None:
+                before.add(record.index_digest)
+        found = []
+        for text in sorted(before)[:INDEXES]:
+            try:
+                document = await self.document(parse_digest(text))
+                index = decode_manifest(document.data, document.media_type)
+            except (NotFound, Offline, FormatError):
+                continue
+            if isinstance(index, Index) and any(each.digest == wanted for each in index.manifests):
+                found.append(document)
+        return [*found, resolved.document]
 
     async def config(self, manifest: Manifest) -> ImageConfig:
         """Return the image's config, its digest checked."""

@@ -43,9 +43,12 @@ SETTINGS = frozenset(
     (
         *("platform", "cache_dir", "authfile", "cert_dir", "hosts_dir", "prefetch", "driver"),
         *("cache_size", "background_limit", "patience", "index", "requested", "verify"),
+        *("policy", "trust_store", "revocation", "max_signature_age"),
     )
 )
-SWITCHES = frozenset(["plain_http", "insecure_skip_verify", "anonymous", "offline"])
+SWITCHES = frozenset(
+    ["plain_http", "insecure_skip_verify", "anonymous", "offline", "require_newer"]
+)
 
 MAX_READ_LIMITS = (4096, 1 << 20)
 MAX_THREADS = 16

@@ -35,6 +35,8 @@ from lazyfs.registry.layout_files import (
     name_in_index,
     write_atomically,
 )
+from lazyfs.registry.layout_referrers import MANIFEST_LIMIT, referrers_in
+from lazyfs.registry.referrers import Referrers
 from lazyfs.registry.source import Document, EndpointState, SourceStatistics
 
 PIECE_SIZE = 1 << 20
@@ -99,6 +101,21 @@ class ImageLayout:
             )
         verify_digest(data, descriptor.digest, f"blob in {self.repository}")
         self.statistics.received_size += len(data)
+        return data
+
+    async def fetch_referrers(self, subject: Digest, artifact_type: str | None = None) -> Referrers:
+        """Return the manifests listed in ``index.json`` that refer to *subject*."""
+
+        def look() -> Referrers:
+            self._check()
+            listed = decode_index(self._index(), str(self._path / INDEX))
+            return referrers_in(listed, self._read_verified, subject, artifact_type)
+
+        return await trio.to_thread.run_sync(look)
+
+    def _read_verified(self, digest: Digest) -> bytes:
+        data = self._read(digest, MANIFEST_LIMIT)
+        verify_digest(data, digest, f"manifest in {self.repository}")
         return data
 
     def open_range(self, descriptor: Descriptor, start: int, end: int) -> "FileStream":

@@ -15,7 +15,7 @@ import msgspec
 from lazyfs.digest import BadDigest, Digest, DigestMismatch, parse_digest
 from lazyfs.errors import FormatError, StoreError
 from lazyfs.json_keys import check_keys
-from lazyfs.oci.manifest import DOCUMENT_KEYS, OCI_INDEX
+from lazyfs.oci.manifest import DOCKER_MANIFEST, DOCUMENT_KEYS, OCI_INDEX, OCI_MANIFEST
 from lazyfs.printable import printable
 from lazyfs.registry.config.errors import SizeMismatch
 
@@ -48,6 +48,11 @@ class Listed(msgspec.Struct, rename="camel"):
     def name(self) -> str | None:
         """The tag, or whatever reference the writer's tool put there."""
         return (self.annotations or {}).get(REF_NAME)
+
+    @property
+    def is_manifest(self) -> bool:
+        """Whether it is said to be one image or artifact, and not an index."""
+        return self.media_type in (OCI_MANIFEST, DOCKER_MANIFEST)
 
     def is_named(self, tag: str) -> bool:
         """Say whether *tag* means this image.

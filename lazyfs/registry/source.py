@@ -3,13 +3,16 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from lazyfs.digest import Digest
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.registry.config.access import AccessOptions as AccessOptions
+
+if TYPE_CHECKING:
+    from lazyfs.registry.referrers import Referrers
 
 
 class Document(msgspec.Struct, frozen=True):
@@ -70,6 +73,15 @@ class Source(Protocol):
 
     async def fetch_blob(self, descriptor: Descriptor, *, limit: int) -> bytes:
         """Return a whole small blob of at most *limit* bytes, size and digest verified."""
+        ...
+
+    async def fetch_referrers(
+        self, subject: Digest, artifact_type: str | None = None
+    ) -> "Referrers":
+        """Return the manifests that name *subject* as theirs, of one type or of all.
+
+        Raises what kept it from knowing: silence never looks like an empty list.
+        """
         ...
 
     def open_range(

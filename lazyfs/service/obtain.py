@@ -160,7 +160,12 @@ class _Search:
         """Return the image, its documents and tables from the store or else from *name*."""
         wanted = self._image.manifest_digest
         request = Request(
-            f"{name}@{wanted}", spelled(self._image.platform), self._cache_dir, access
+            f"{name}@{wanted}",
+            spelled(self._image.platform),
+            self._cache_dir,
+            access,
+            index_digest=self._image.index_digest,
+            judged_as=f"{self._name}@{wanted}",
         )
         prepared = await prepare(request)
         if prepared.image.manifest_digest != wanted:

@@ -8,6 +8,9 @@
     passes/<blob hex>           which TOC a plain layer's blob has
     names/<sha256>              what a reference meant the last time
     pins/<sandbox>              which images it needs
+    signatures/<subject hex>    what was signed over a manifest or an index
+    signed/<sha256>             the newest signature that a reference had
+    revocation/<sha256>         CRLs and OCSP answers, as received
     quarantine/                 what was stored and has rotted
     tmp/                        what is being written
 
@@ -31,7 +34,7 @@ from lazyfs.store.content.regular import read_regular
 STORE_VERSION = "1"
 OWN_NAMES = {
     *("CACHEDIR.TAG", "version", "blobs", "images", "layers", "names", "passes", "profiles"),
-    *("pins", "quarantine", "tmp"),
+    *("pins", "quarantine", "revocation", "signatures", "signed", "tmp"),
 }
 FOREIGN_NAMES = {
     "lost+found",
@@ -108,6 +111,9 @@ class Store:
         self.passes = root / "passes"
         self.pins = root / "pins"
         self.quarantine = root / "quarantine"
+        self.revocation = root / "revocation"
+        self.signatures = root / "signatures"
+        self.signed = root / "signed"
         self.tmp = root / "tmp"
         try:
             self._prepare()

@@ -11,6 +11,7 @@ import click
 from lazyfs.cli.access import access_options
 from lazyfs.cli.images.reading import run_with_image
 from lazyfs.cli.options import cache_dir_option, platform_option
+from lazyfs.cli.trust_options import trust_options
 from lazyfs.errors import NotFound
 from lazyfs.printable import printable
 
@@ -33,6 +34,7 @@ class NotAFile(NotFound):
 @cache_dir_option
 @platform_option
 @access_options
+@trust_options
 def cat(
     image: str,
     paths: tuple[str, ...],

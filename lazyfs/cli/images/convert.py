@@ -8,6 +8,7 @@ import click
 from lazyfs.cli.access import access_options
 from lazyfs.cli.images.conversion import Wanted, advice_of, conversion_options, convert_and_print
 from lazyfs.cli.options import cache_dir_option, json_option, platform_option
+from lazyfs.cli.trust_options import trust_options
 from lazyfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 @cache_dir_option
 @platform_option
 @access_options
+@trust_options
 @json_option
 def convert(
     source: str,

@@ -10,6 +10,7 @@ from lazyfs.cli.access import access_options
 from lazyfs.cli.options import cache_dir_option, json_option, platform_option
 from lazyfs.cli.output import print_line
 from lazyfs.cli.progress import progress_option, show_progress
+from lazyfs.cli.trust_options import trust_options
 from lazyfs.interrupts import run_trio
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def index() -> None:
 @cache_dir_option
 @platform_option
 @access_options
+@trust_options
 @click.option("--again", is_flag=True, help="Build it again even if there is one.")
 @progress_option
 @json_option
@@ -56,6 +58,7 @@ def build(
 @cache_dir_option
 @platform_option
 @access_options
+@trust_options
 @progress_option
 @json_option
 def push(
@@ -88,6 +91,7 @@ def push(
 @cache_dir_option
 @platform_option
 @access_options
+@trust_options
 @json_option
 def show(
     image: str,

@@ -8,6 +8,7 @@ import click
 from lazyfs.cli.access import access_options
 from lazyfs.cli.options import cache_dir_option, json_option, platform_option, verify_option
 from lazyfs.cli.output import print_found
+from lazyfs.cli.trust_options import trust_options
 from lazyfs.interrupts import run_trio
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class OptionalValue(click.Command):
 @cache_dir_option
 @platform_option
 @access_options
+@trust_options
 @verify_option
 @click.option(
     "--endpoints",

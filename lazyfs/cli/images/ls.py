@@ -15,6 +15,7 @@ import msgspec
 from lazyfs.cli.access import access_options
 from lazyfs.cli.images.reading import name_fields, run_with_image
 from lazyfs.cli.options import cache_dir_option, json_option, platform_option
+from lazyfs.cli.trust_options import trust_options
 from lazyfs.printable import printable
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Listed(msgspec.Struct, frozen=True):
 @cache_dir_option
 @platform_option
 @access_options
+@trust_options
 @json_option
 def ls(
     image: str,

@@ -14,6 +14,7 @@ from lazyfs.cli.images.conversion import Wanted, advice_of, conversion_options, 
 from lazyfs.cli.options import default_runtime_dir, json_option, platform_option
 from lazyfs.cli.output import print_line
 from lazyfs.cli.request import DRIVERS, MountRequest
+from lazyfs.cli.trust_options import trust_options
 from lazyfs.errors import LazyfsError, MountFailed
 from lazyfs.interrupts import uninterrupted
 from lazyfs.service.processes.standing import process_start
@@ -42,6 +43,7 @@ WAIT_SECONDS = 30.0
 @conversion_options
 @platform_option
 @access_options
+@trust_options
 @json_option
 @click.pass_context
 def optimize(

@@ -11,6 +11,7 @@ from lazyfs.cli.images.reading import run_with_image
 from lazyfs.cli.options import cache_dir_option, json_option, platform_option
 from lazyfs.cli.output import print_line
 from lazyfs.cli.progress import progress_option, show_progress
+from lazyfs.cli.trust_options import trust_options
 from lazyfs.interrupts import run_trio
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 @cache_dir_option
 @platform_option
 @access_options
+@trust_options
 @progress_option
 @json_option
 def pull(

@@ -17,6 +17,7 @@ from lazyfs.cli.options import (
 )
 from lazyfs.cli.output import print_line
 from lazyfs.cli.progress import progress_option, show_progress
+from lazyfs.cli.trust_options import trust_options
 from lazyfs.errors import LazyfsError, VerificationFailed
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ SHOWN_ERRORS = 20
 @cache_dir_option
 @platform_option
 @access_options
+@trust_options
 @verify_option
 @progress_option
 @json_option

@@ -20,6 +20,7 @@ from lazyfs.cli.options import (
     verify_option,
 )
 from lazyfs.cli.request import DRIVERS, PREFETCH_MODES, MountRequest
+from lazyfs.cli.trust_options import trust_options
 from lazyfs.service.processes.standing import process_start
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 @cache_dir_option
 @platform_option
 @access_options
+@trust_options
 @click.option(
     "-o",
     "words",

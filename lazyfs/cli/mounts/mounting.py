@@ -16,6 +16,7 @@ from lazyfs.cli.options import VERIFY_MODES, default_runtime_dir, default_state_
 from lazyfs.cli.output import print_line
 from lazyfs.cli.quantities import parse_budget, parse_duration, parse_rate
 from lazyfs.cli.request import DRIVERS, PREFETCH_MODES, MountRequest
+from lazyfs.cli.trust_options import parse_trust
 from lazyfs.errors import MountFailed, UsageError
 from lazyfs.interrupts import run_trio
 from lazyfs.mount.options import MountOptions, is_allow_other_permitted, parse_options
@@ -35,9 +36,11 @@ if TYPE_CHECKING:
     from lazyfs.fetch.origins.early import Foreseen
     from lazyfs.image.prepare import Foresee, Prepared
     from lazyfs.registry.source import AccessOptions
+    from lazyfs.trust.options import TrustOptions
 
 FUSE_CONF = "/etc/fuse.conf"
 KEPT_LOGS = 50
+TRUST_WORDS = {"policy", "trust_store", "revocation", "require_newer", "max_signature_age"}
 
 Announce = Callable[[str], None]
 Confirm = Callable[[], None]
@@ -240,6 +243,26 @@ def _with_access(access: "AccessOptions", settings: dict[str, str]) -> "AccessOp
         is_verified=access.is_verified and "insecure_skip_verify" not in settings,
         is_anonymous=access.is_anonymous or "anonymous" in settings,
         is_offline=access.is_offline or "offline" in settings,
+        trust=_with_trust(access.trust, settings),
+    )
+
+
+def _with_trust(trust: "TrustOptions", settings: dict[str, str]) -> "TrustOptions":
+    """Return *trust* with what the words after ``-o`` say instead."""
+    if not settings.keys() & TRUST_WORDS:
+        return trust
+    said = parse_trust(
+        settings.get("policy"),
+        Path(settings["trust_store"]) if "trust_store" in settings else None,
+        settings.get("revocation", trust.revocation),
+        trust.is_newer_required or "require_newer" in settings,
+        settings.get("max_signature_age"),
+    )
+    return replace(
+        said,
+        policy=trust.policy if said.policy is None else said.policy,
+        trust_store=trust.trust_store if said.trust_store is None else said.trust_store,
+        max_age=trust.max_age if said.max_age is None else said.max_age,
     )
 
 

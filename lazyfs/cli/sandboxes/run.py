@@ -27,6 +27,7 @@ from lazyfs.cli.sandbox_options import (
     secrets_option,
     wait_option,
 )
+from lazyfs.cli.trust_options import trust_options
 from lazyfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ ID_LENGTH = 54  # of a name, before a dash and 8 digits
 @cache_dir_option
 @platform_option
 @access_options
+@trust_options
 @json_option
 def run(
     source: str,

@@ -25,6 +25,7 @@ from lazyfs.cli.sandbox_options import (
     program_option,
     secrets_option,
 )
+from lazyfs.cli.trust_options import trust_options
 from lazyfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def golden() -> None:
 @s3_endpoint_option
 @cache_dir_option
 @access_options
+@trust_options
 @json_option
 def build(
     template: Path,
@@ -256,6 +258,7 @@ def list_(store: str, name: str | None, s3_endpoint: str | None, as_json: bool) 
 @s3_endpoint_option
 @cache_dir_option
 @access_options
+@trust_options
 @json_option
 def clone(
     snapshot: str,

@@ -23,6 +23,7 @@ from lazyfs.cli.sandbox_options import (
     secrets_option,
     wait_option,
 )
+from lazyfs.cli.trust_options import trust_options
 from lazyfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
 @s3_endpoint_option
 @cache_dir_option
 @access_options
+@trust_options
 @json_option
 def restore(
     snapshot: str,

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import msgspec
 
+from lazyfs.trust.options import TrustOptions
+
 
 class AccessOptions(msgspec.Struct, frozen=True):
     """How to reach a registry.
@@ -17,7 +19,8 @@ class AccessOptions(msgspec.Struct, frozen=True):
     is checked), and ``login``, a user and a password that count instead of any file's.
     ``cert_dir`` holds certificates for it, instead of the directories that are searched.
     ``hosts_dir`` is searched before the other directories with a ``hosts.toml``.  With
-    ``is_offline`` no registry is asked anything.
+    ``is_offline`` no registry is asked anything.  ``trust`` says by which policy what comes from
+    there is judged.
     """
 
     authfile: Path | None = None
@@ -31,6 +34,7 @@ class AccessOptions(msgspec.Struct, frozen=True):
     connect_seconds: float = 10.0
     idle_seconds: float = 30.0
     environment: Mapping[str, str] = msgspec.field(default_factory=dict)
+    trust: TrustOptions = TrustOptions()
 
     def __repr__(self) -> str:
         """Show neither the password nor those that the environment may hold."""

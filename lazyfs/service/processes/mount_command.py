@@ -134,6 +134,7 @@ def _access_words(access: AccessOptions) -> list[str]:
         ("--insecure-skip-verify", not access.is_verified),
         ("--anonymous", access.is_anonymous),
         ("--offline", access.is_offline),
+        ("--require-newer", access.trust.is_newer_required),
     ):
         if is_given:
             words.append(word)
@@ -141,9 +142,15 @@ def _access_words(access: AccessOptions) -> list[str]:
         ("--authfile", access.authfile),
         ("--cert-dir", access.cert_dir),
         ("--hosts-dir", access.hosts_dir),
+        ("--trust-store", access.trust.trust_store),
     ):
         if path is not None:
             words += [word, str(path)]
+    if access.trust.policy is not None:
+        words += ["--policy", access.trust.policy]
+    if access.trust.max_age is not None:
+        words += ["--max-signature-age", f"{access.trust.max_age:f}s"]
+    words += ["--revocation", access.trust.revocation]
     if access.login is not None:
         words += ["--creds", access.login[0]]  # the password goes in by standard input
     return words

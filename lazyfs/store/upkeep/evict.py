@@ -27,6 +27,7 @@ from lazyfs.store.passes import unneeded_passes
 from lazyfs.store.paths import Store
 from lazyfs.store.pins import pinned_images, stale_pins
 from lazyfs.store.scratch import PREFIX, sweep
+from lazyfs.store.signatures import unneeded_signatures
 from lazyfs.store.upkeep.documents import unneeded_documents
 from lazyfs.store.upkeep.removal import (
     LayerInUse,
@@ -74,8 +75,8 @@ def evict(store: Store, size: int, *, grace_seconds: float = GRACE_SECONDS) -> E
 def remove_unused(store: Store, *, used_before: float | None = None) -> int:
     """Remove layers, documents and names that belong to no image, and what a crash has left.
 
-    Also what is known of blobs whose layer is gone, what has rotted and was put aside, and the pins
-    of sandboxes that are gone.
+    Also what is known of blobs whose layer is gone, what has rotted and was put aside, the pins of
+    sandboxes that are gone, signatures of what is gone, and what was answered about certificates.
 
     Only what was last used before *used_before*, in seconds since the epoch, if that is given.
     Profiles stay: they make the next cold mount of their image fast.  Returns the bytes given back.
@@ -95,6 +96,7 @@ def remove_unused(store: Store, *, used_before: float | None = None) -> int:
                 continue
     freed += _remove_documents(store, held, limit)
     rests = [*unneeded_passes(store), *store.quarantine.glob("*"), *stale_pins(store)]
+    rests += [*unneeded_signatures(store), *store.revocation.glob("*")]
     freed += remove_files([path for path in rests if _changed(path) < limit])
     for record in load_names(store):
         digest = parse_digest(record.manifest_digest)

@@ -17,6 +17,7 @@ from lazyfs.store.content.presence import HEADER_SIZE
 from lazyfs.store.names import remove_names
 from lazyfs.store.paths import Store, store_error
 from lazyfs.store.pins import holders_of_layer, pinned_images
+from lazyfs.store.signatures import unneeded_signatures
 from lazyfs.store.upkeep.documents import config_of, documents_of
 from lazyfs.store.usage import BLOCK, images_in, tree_size
 
@@ -86,7 +87,7 @@ def empty_layer(store: Store, toc_digest: Digest) -> int:
 def remove_image(store: Store, manifest_digest: Digest) -> int:
     """Remove an image's index, the documents that no other image needs, its profile and names.
 
-    Its layers stay, which other images may share.  Mounts keep what they have mapped.  Returns the
+    Signatures of it go too.  Its layers stay, which other images may share.  Mounts keep what they have mapped.  Returns the
     bytes given back; raises Pinned.
     """
     holders = pinned_images(store).get(str(manifest_digest))
@@ -99,6 +100,7 @@ def remove_image(store: Store, manifest_digest: Digest) -> int:
     store.discard(folder)
     size += remove_files(documents_of(store, manifest_digest, config, kept))
     remove_names(store, manifest_digest)
+    size += remove_files(unneeded_signatures(store))
     return size + remove_files([store.profile_path(manifest_digest)])
 
 

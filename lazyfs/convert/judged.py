@@ -1,0 +1,28 @@
+"""Whether what is to be converted is what the policies in force trust.
+
+The result is another image, which nobody has signed: signing it is its publisher's to do.
+"""
+
+from lazyfs.digest import Digest
+from lazyfs.fetch.origins.origin import Origin
+from lazyfs.image.resolve import find_manifest
+from lazyfs.oci.manifest import Index, decode_manifest
+from lazyfs.oci.platforms import Platform
+from lazyfs.signatures.judge import Judge
+
+
+async def judged_source(judge: Judge, origin: Origin, only: Platform | None) -> Digest:
+    """Return the digest of what is to be converted; raises Untrusted, CannotTell, PolicyFault.
+
+    *only* is the platform that is converted; None means all that an index lists, and then it is the
+    index that has to be signed.  The name is resolved once: an answer later might be of another
+    image.
+    """
+    named = await origin.source.fetch_manifest(origin.reference.identifier)
+    subjects = [named]
+    if only is not None and isinstance(decode_manifest(named.data, named.media_type), Index):
+        _, chosen = await find_manifest(origin.source.fetch_manifest, named, only)
+        if chosen.digest != named.digest:
+            subjects.append(chosen)
+    await judge.image(None, origin, subjects, is_image=True)
+    return subjects[-1].digest

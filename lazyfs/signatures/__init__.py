@@ -1,0 +1,1 @@
+"""The signatures of an image: where they are found, and which policy judges them."""

@@ -1,0 +1,275 @@
+"""An image judged by the policies in force, before anything of it can be read.
+
+What is signed may be the image's manifest or the index that leads to it: the index's digest vouches
+for all that it lists.  Signatures that were good before are judged first, from the store, so that
+an image that was mounted needs no request for them.  What is judged is the repository that the user
+asked for, whichever mirror serves it.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import trio
+from msgspec.structs import replace
+
+from lazyfs.digest import Digest, digest_of
+from lazyfs.errors import StoreError
+from lazyfs.fetch.origins.origin import Origin
+from lazyfs.oci.reference import LayoutReference, Reference
+from lazyfs.registry.source import AccessOptions, Document
+from lazyfs.signatures.find import Found, find_signatures
+from lazyfs.signatures.policies import PolicyFile, policies_in_force
+from lazyfs.signatures.revocation import Authorities
+from lazyfs.store.paths import Store
+from lazyfs.store.signatures import load_newest, load_signatures, save_newest, save_signatures
+from lazyfs.trust.candidate import Candidate
+from lazyfs.trust.errors import Untrusted
+from lazyfs.trust.options import TRUSTED, TrustOptions, TrustRecord
+
+if TYPE_CHECKING:
+    from lazyfs.signatures.rules import Rules
+    from lazyfs.trust.verdict import Verdict
+
+log = logging.getLogger(__name__)
+
+DAY = 86400
+Clock = Callable[[], datetime]
+
+
+def now() -> datetime:
+    """Return the time."""
+    return datetime.now(UTC)
+
+
+def judge_of(access: AccessOptions, clock: Clock = now) -> "Judge | None":
+    """Return the judge of what *access* reaches, None where no policy is in force.
+
+    Raises PolicyFault.  Nothing of what judging needs is imported without a policy.
+    """
+    policies = policies_in_force(access.trust, access.environment)
+    if not policies:
+        return None
+    from lazyfs.signatures.rules import load_rules  # noqa: PLC0415
+
+    return Judge([load_rules(policy) for policy in policies], access, clock)
+
+
+class Judge:
+    """Judges images by *rules*, all of which must be met."""
+
+    def __init__(self, rules: "Sequence[Rules]", access: AccessOptions, clock: Clock = now) -> None:
+        self._rules = rules
+        self._access = access
+        self._clock = clock
+
+    async def image(
+        self, store: Store | None, origin: Origin, subjects: Sequence[Document], *, is_image: bool
+    ) -> TrustRecord:
+        """Return what is found of an image, of which any of *subjects* may be signed.
+
+        With *is_image* False it is something beside an image, whose age is of no interest.  Raises
+        Untrusted, CannotTell, PolicyFault.
+        """
+        records = []
+        for rules in self._rules:
+            verdict, candidates = await self._by(rules, store, origin, subjects)
+            error = verdict.error()
+            if error is not None:
+                raise error
+            for reason in verdict.warnings:
+                log.warning("%s: %s", verdict.name, reason.message)
+            records.append(record_of(rules.policy, verdict, self._clock()))
+            if store is not None and verdict.accepted is not None:
+                _keep(store, verdict, candidates)
+        record = merged(records)
+        if is_image and record.verdict == TRUSTED:
+            check_age(record, self._access.trust.max_age, self._clock(), str(origin.reference))
+            record = self._with_newest(store, origin.reference, record)
+        return record
+
+    async def _by(
+        self, rules: "Rules", store: Store | None, origin: Origin, subjects: Sequence[Document]
+    ) -> "tuple[Verdict, Sequence[Candidate]]":
+        """Return what one policy says, and by which candidates."""
+        asked = Authorities(store, self._access.environment, self._clock())
+        case = Case(rules, origin.reference, self._access.trust, asked, self._clock())
+        try:
+            first = await case.judge(subjects[0], ())
+            if first.is_allowed or first.reasons[0].check == "policy":
+                return first, ()
+            if store is not None:
+                for subject in subjects:
+                    kept = load_signatures(store, subject.digest)
+                    verdict = await case.judge(subject, kept) if kept else first
+                    if verdict.is_allowed:
+                        return verdict, kept
+            return await self._by_asking(case, origin, subjects, first)
+        finally:
+            await asked.aclose()
+
+    async def _by_asking(
+        self, case: "Case", origin: Origin, subjects: Sequence[Document], first: "Verdict"
+    ) -> "tuple[Verdict, Sequence[Candidate]]":
+        """Return what a policy says of the signatures that a registry, or a layout, has."""
+        if origin.is_offline and origin.kind == "registry":
+            return doubtful(first, ["--offline asks no registry, and no signature is kept"]), ()
+        found: dict[Digest, Found] = {}
+
+        async def find(digest: Digest) -> None:
+            found[digest] = await find_signatures(
+                origin.source, digest, has_tags=case.rules.has_tags
+            )
+
+        async with trio.open_nursery() as nursery:
+            for subject in subjects:
+                nursery.start_soon(find, subject.digest)
+        refusals = []
+        for subject in subjects:
+            candidates = found[subject.digest].candidates
+            verdict = await case.judge(subject, candidates)
+            if verdict.is_allowed:
+                return verdict, candidates
+            refusals.append(verdict)
+        troubles = [text for each in found.values() for text in each.troubles]
+        for verdict in refusals:
+            if verdict.outcome == "unknown":
+                return verdict, ()
+        # The one that had signatures has more to say than the one that had none.
+        verdict = max(refusals, key=lambda each: len(each.signatures))
+        return (doubtful(verdict, troubles) if troubles else verdict), ()
+
+    def _with_newest(
+        self, store: Store | None, reference: Reference | LayoutReference, record: TrustRecord
+    ) -> TrustRecord:
+        """Compare with the newest signature that the same tag had, and remember this one if newer.
+
+        Raises Untrusted for an older one where that is wanted.
+        """
+        is_required = self._access.trust.is_newer_required
+        if isinstance(reference, LayoutReference) or reference.digest or store is None:
+            return record
+        if record.signed_at is None:
+            if is_required:
+                raise Untrusted(f"{reference}: its signature does not say when it was made")
+            return record
+        name = f"{reference.name}:{reference.tag}"
+        known = load_newest(store, name)
+        if known is not None and record.signed_at < known.signed_at:
+            said = (
+                f"{reference}: signed at {record.signed_at}; a newer signature, of "
+                f"{known.signed_at}, was seen before, of {known.digest}"
+            )
+            if is_required:
+                raise Untrusted(
+                    said, hint="somebody put an older image back; without --require-newer it goes"
+                )
+            log.warning("%s", said)
+            return replace(record, warnings=(*record.warnings, said))
+        if known is None or known.signed_at < record.signed_at:
+            try:
+                save_newest(store, name, record.signed_at, record.subject or "")
+            except StoreError as error:
+                log.warning("%s", error.message)
+        return record
+
+
+class Case:
+    """One image before one policy."""
+
+    def __init__(
+        self,
+        rules: "Rules",
+        reference: Reference | LayoutReference,
+        options: TrustOptions,
+        asked: Authorities,
+        time: datetime,
+    ) -> None:
+        self.rules = rules
+        self._reference = reference
+        self._options = options
+        self._asked = asked
+        self._time = time
+
+    async def judge(self, subject: Document, candidates: Sequence[Candidate]) -> "Verdict":
+        """Return the verdict, worked out in a thread."""
+        return await trio.to_thread.run_sync(
+            self.rules.judge,
+            self._reference,
+            subject,
+            candidates,
+            self.rules.answers(self._options.revocation, self._asked),
+            self._time,
+        )
+
+
+def doubtful(verdict: "Verdict", troubles: Sequence[str]) -> "Verdict":
+    """Return a refusal that may be wrong, since not all could be looked at, as that."""
+    from lazyfs.trust.verdict import Outcome, Reason  # noqa: PLC0415
+
+    reasons = tuple(Reason("retrieval", text, "unknown") for text in troubles)
+    return replace(verdict, outcome=Outcome.UNKNOWN, reasons=(*reasons, *verdict.reasons))
+
+
+def check_age(record: TrustRecord, limit: float | None, time: datetime, name: str) -> None:
+    """Raise Untrusted for a signature older than *limit*, in seconds, or of unknown age."""
+    if limit is None:
+        return
+    if record.signed_at is None:
+        raise Untrusted(f"{name}: its signature does not say when it was made")
+    age = (time - datetime.fromisoformat(record.signed_at)).total_seconds()
+    if age > limit:
+        raise Untrusted(
+            f"{name}: signed at {record.signed_at}, {age / DAY:.1f} days ago; "
+            f"at most {limit / DAY:.1f} days are allowed"
+        )
+
+
+def record_of(policy: PolicyFile, verdict: "Verdict", time: datetime) -> TrustRecord:
+    """Return what is kept of a verdict that allows the image."""
+    accepted = verdict.accepted
+    rule = f"{policy.path}: {verdict.policy}" if verdict.policy else str(policy.path)
+    record = TrustRecord(
+        verdict=str(verdict.outcome),
+        policy=rule,
+        policy_digest=str(digest_of(policy.data)),
+        judged_at=rfc3339(time),
+        level=verdict.level or None,
+    )
+    if accepted is None:
+        return record
+    return replace(
+        record,
+        subject=str(verdict.digest),
+        signer=accepted.signer,
+        signature=str(accepted.digest),
+        format=accepted.format,
+        signed_at=None if accepted.signed_at is None else rfc3339(accepted.signed_at),
+        warnings=tuple(reason.message for reason in verdict.warnings),
+    )
+
+
+def merged(records: Sequence[TrustRecord]) -> TrustRecord:
+    """Return one record for several policies that all allow an image: the one that says most."""
+    chosen = next((each for each in records if each.verdict == TRUSTED), records[0])
+    return replace(
+        chosen,
+        policy="; ".join(each.policy for each in records),
+        warnings=tuple(text for each in records for text in each.warnings),
+    )
+
+
+def rfc3339(time: datetime) -> str:
+    """Return a time in UTC, to the second."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _keep(store: Store, verdict: "Verdict", candidates: Sequence[Candidate]) -> None:
+    """Keep the signature that was accepted for the next time."""
+    accepted = verdict.accepted
+    good = [each for each in candidates if accepted and each.digest == str(accepted.digest)]
+    try:
+        save_signatures(store, verdict.digest, good or candidates)
+    except StoreError as error:
+        log.debug("%s", error.message)

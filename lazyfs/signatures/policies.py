@@ -1,0 +1,103 @@
+"""Which policies are in force, and the files they are read from.
+
+A policy is notation's or containers', told apart by what is in the file.  Those of a machine's own
+tools count where the user says so: a stock policy that accepts everything says nothing of anybody's
+trust.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from lazyfs.trust.errors import Malformed, PolicyFault
+from lazyfs.trust.options import DEFAULT, OFF, TrustOptions
+from lazyfs.trust.strict_json import parse_object
+
+MACHINE = Path("/etc/lazyfs/policy.json")
+VARIABLE = "LAZYFS_POLICY"
+CONTAINERS = Path("/etc/containers/policy.json")
+NOTATION_NAMES = ("trustpolicy.oci.json", "trustpolicy.json")
+STORE_NAME = "truststore"
+POLICY_LIMIT = 4 << 20
+
+
+class PolicyFile(msgspec.Struct, frozen=True):
+    """A policy in force: its path and bytes; whose it is; where its certificates are."""
+
+    path: Path
+    data: bytes
+    is_notation: bool
+    trust_store: Path
+
+
+def policies_in_force(
+    options: TrustOptions, environment: Mapping[str, str], *, machine: Path = MACHINE
+) -> list[PolicyFile]:
+    """Return the policies that an image must meet, all of them; none where nothing is judged.
+
+    An option comes before the environment, and that before the machine's own policy.  Where the
+    machine has one, root's environment does not count: it may be another user's.  Raises
+    PolicyFault.
+    """
+    chosen = options.policy
+    if chosen is None and not (os.geteuid() == 0 and machine.exists()):
+        chosen = environment.get(VARIABLE) or None
+    if chosen is None:
+        chosen = str(machine) if machine.exists() else OFF
+    if chosen == OFF:
+        return []
+    if chosen == DEFAULT:
+        return _of_tools(options, environment)
+    path = Path(chosen)
+    if not path.is_absolute():
+        raise PolicyFault(
+            f"{VARIABLE} is {chosen[:100]!r}: neither default, off nor an absolute path"
+        )
+    return [load_policy(path, options.trust_store)]
+
+
+def _of_tools(options: TrustOptions, environment: Mapping[str, str]) -> list[PolicyFile]:
+    """Return the policies where notation and containers' tools keep them."""
+    home = Path(environment.get("HOME") or "/")
+    config = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
+    notation = [config / "notation" / name for name in NOTATION_NAMES]
+    containers = [home / ".config/containers/policy.json", CONTAINERS]
+    found = []
+    for paths in (notation, containers):
+        for path in paths:
+            if os.path.lexists(path):
+                found.append(load_policy(path, options.trust_store))
+                break
+    if not found:
+        raise PolicyFault(
+            f"--policy default: there is no {notation[1]}, {containers[0]} or {containers[1]}",
+            hint="write one of them, or name a policy: --policy FILE",
+        )
+    return found
+
+
+def load_policy(path: Path, trust_store: Path | None) -> PolicyFile:
+    """Return the policy in the file *path*; raises PolicyFault, also for a symbolic link."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(file, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise PolicyFault(f"policy {path} is not a file")
+            data = stream.read(POLICY_LIMIT + 1)
+        document = parse_object(data, f"policy {path}", POLICY_LIMIT)
+    except OSError as error:
+        said = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise PolicyFault(f"policy {path} cannot be read: {said}") from error
+    except Malformed as error:
+        raise PolicyFault(error.message) from error
+    is_notation = "trustPolicies" in document
+    if not is_notation and "default" not in document:
+        raise PolicyFault(
+            f"policy {path} is neither notation's, which has trustPolicies, nor containers', "
+            "which has default"
+        )
+    return PolicyFile(path, data, is_notation, trust_store or path.parent / STORE_NAME)

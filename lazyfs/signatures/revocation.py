@@ -1,0 +1,117 @@
+"""Asking certificate authorities whether a certificate was revoked: CRLs and OCSP, by plain http.
+
+These are not registries: nothing of a registry's configuration, and no credential, goes there, and
+no redirect is followed.  Both kinds of answers are signed by the authority, so http is enough, and
+nothing else is spoken.
+
+Spec: RFC 5280, section 4.2.1.13; RFC 6960, appendix A.
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+import trio
+
+from lazyfs.errors import LazyfsError, StoreError
+from lazyfs.registry.redirects import discard
+from lazyfs.registry.source import AccessOptions, SourceStatistics
+from lazyfs.registry.transport import Transport
+from lazyfs.store.content.regular import open_regular
+from lazyfs.store.paths import Store
+from lazyfs.trust.errors import CannotTell
+
+log = logging.getLogger(__name__)
+
+CRL_LIMIT = 32 << 20
+OCSP_LIMIT = 1 << 20
+SECONDS = 10.0
+"""For one answer, all of it."""
+
+
+class Authorities:
+    """Whom certificates name, asked over the network; CRLs are kept until they expire."""
+
+    def __init__(self, store: Store, environment: Mapping[str, str], now: datetime) -> None:
+        options = AccessOptions(environment=environment, connect_seconds=5.0, idle_seconds=5.0)
+        self._transport = Transport(options, SourceStatistics())
+        self._store = store
+        self._now = now
+
+    async def crl(self, url: str) -> bytes:
+        """Return the CRL at *url*, DER as received; raises CannotTell."""
+        path = self._path(url, b"")
+        kept = await trio.to_thread.run_sync(_load, path)
+        if kept is not None and _is_current(kept, self._now):
+            return kept
+        data = await self._ask("GET", url, b"", CRL_LIMIT, {})
+        await trio.to_thread.run_sync(self._keep, path, data)
+        return data
+
+    async def ocsp(self, url: str, request: bytes) -> bytes:
+        """Return the answer of the responder at *url* to *request*, DER as received.
+
+        Raises CannotTell.
+        """
+        headers = {
+            "content-type": "application/ocsp-request",
+            "accept": "application/ocsp-response",
+        }
+        return await self._ask("POST", url, request, OCSP_LIMIT, headers)
+
+    async def _ask(
+        self, method: str, url: str, content: bytes, limit: int, headers: Mapping[str, str]
+    ) -> bytes:
+        if not url.lower().startswith("http://"):
+            raise CannotTell(f"{url[:200]}: only http is spoken with certificate authorities")
+        try:
+            with trio.fail_after(SECONDS):
+                answer = await self._transport.send(method, url, headers, content or None)
+                try:
+                    if answer.status != 200:
+                        raise CannotTell(f"{answer}: HTTP status {answer.status}")
+                    return await answer.read(limit)
+                finally:
+                    await discard(answer)
+        except trio.TooSlowError:
+            raise CannotTell(f"{method} {url[:200]}: no answer within {SECONDS:g} s") from None
+        except CannotTell:
+            raise
+        except LazyfsError as error:
+            raise CannotTell(error.message) from error
+
+    def _path(self, url: str, request: bytes) -> Path:
+        name = hashlib.sha256(url.encode(errors="surrogateescape") + b"\n" + request).hexdigest()
+        return self._store.revocation / name
+
+    def _keep(self, path: Path, data: bytes) -> None:
+        try:
+            self._store.make_folder(path.parent)
+            self._store.write_file(path, data)
+        except StoreError as error:
+            log.debug("%s", error.message)
+
+    async def aclose(self) -> None:
+        """Close connections; idempotent."""
+        await self._transport.aclose()
+
+
+def _load(path: Path) -> bytes | None:
+    try:
+        with open_regular(path) as file:
+            return file.read(CRL_LIMIT + 1)
+    except OSError:
+        return None
+
+
+def _is_current(data: bytes, now: datetime) -> bool:
+    """Say whether a CRL that was kept need not be asked for again; what it says is judged anew."""
+    from cryptography import x509  # noqa: PLC0415 - only with a policy
+
+    try:
+        until = x509.load_der_x509_crl(data).next_update_utc
+    except ValueError:
+        return False
+    return until is not None and now < until
