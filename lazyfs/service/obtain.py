@@ -30,6 +30,7 @@ from lazyfs.service.reasons import not_available
 from lazyfs.store.completeness import Survey, survey_layer
 from lazyfs.store.images import LayerRecord
 from lazyfs.store.paths import Store
+from lazyfs.trust.errors import TRUST_ERRORS, PolicyFault
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,8 @@ class _Search:
                 return kept
             total = len(kept.prepared.image.layers)
             self._note("cache", f"{len(missing)} of {total} layers are incomplete here")
+        except PolicyFault:
+            raise
         except LazyfsError as exc:
             self._note("cache", exc)
         for label, name in self._sources():
@@ -123,6 +126,8 @@ class _Search:
                     missing = await self._missing(found.prepared)
                 await self._check_source(name, missing)
                 return found
+            except TRUST_ERRORS:
+                raise  # the same signatures are judged, wherever the bytes come from
             except LazyfsError as exc:
                 self._note(label, exc)
         if kept is None or not allow_partial:

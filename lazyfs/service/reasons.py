@@ -26,12 +26,13 @@ from lazyfs.errors import (
 )
 from lazyfs.oci.platforms import NoPlatform
 from lazyfs.store.paths import StoreFull
+from lazyfs.trust.errors import TRUST_ERRORS
 
 
 def reason_of(error: LazyfsError, image: str, *, is_tag: bool = False) -> LazyfsError:
     """Return the snapshots' error for *error*, met with *image*; *is_tag*: while asking its tag."""
-    if isinstance(error, SnapshotError):
-        return error
+    if isinstance(error, (SnapshotError, *TRUST_ERRORS)):
+        return error  # it says all there is to say, whatever command the image was for
     message = f"image {image}: {error.message}"
     details = {"image": image, "code": error.code}
     family = _family(error, is_tag=is_tag)

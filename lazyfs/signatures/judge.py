@@ -93,7 +93,10 @@ class Judge:
         self, rules: "Rules", store: Store | None, origin: Origin, subjects: Sequence[Document]
     ) -> "tuple[Verdict, Sequence[Candidate]]":
         """Return what one policy says, and by which candidates."""
-        asked = Authorities(store, self._access.environment, self._clock())
+        asked = Authorities(
+            *(store, self._access.environment, self._clock()),
+            is_offline=self._access.is_offline,
+        )
         case = Case(rules, origin.reference, self._access.trust, asked, self._clock())
         try:
             first = await case.judge(subjects[0], ())
@@ -199,7 +202,8 @@ class Case:
             self._reference,
             subject,
             candidates,
-            self.rules.answers(self._options.revocation, self._asked),
+            self._options.revocation,
+            self._asked,
             self._time,
         )
 

@@ -34,20 +34,29 @@ SECONDS = 10.0
 class Authorities:
     """Whom certificates name, asked over the network; CRLs are kept until they expire."""
 
-    def __init__(self, store: Store, environment: Mapping[str, str], now: datetime) -> None:
+    def __init__(
+        self,
+        store: Store | None,
+        environment: Mapping[str, str],
+        now: datetime,
+        *,
+        is_offline: bool = False,
+    ) -> None:
         options = AccessOptions(environment=environment, connect_seconds=5.0, idle_seconds=5.0)
         self._transport = Transport(options, SourceStatistics())
         self._store = store
         self._now = now
+        self._is_offline = is_offline
 
     async def crl(self, url: str) -> bytes:
         """Return the CRL at *url*, DER as received; raises CannotTell."""
-        path = self._path(url, b"")
-        kept = await trio.to_thread.run_sync(_load, path)
+        path = self._path(url)
+        kept = None if path is None else await trio.to_thread.run_sync(_load, path)
         if kept is not None and _is_current(kept, self._now):
             return kept
         data = await self._ask("GET", url, b"", CRL_LIMIT, {})
-        await trio.to_thread.run_sync(self._keep, path, data)
+        if path is not None:
+            await trio.to_thread.run_sync(self._keep, path, data)
         return data
 
     async def ocsp(self, url: str, request: bytes) -> bytes:
@@ -64,6 +73,8 @@ class Authorities:
     async def _ask(
         self, method: str, url: str, content: bytes, limit: int, headers: Mapping[str, str]
     ) -> bytes:
+        if self._is_offline:
+            raise CannotTell(f"{url[:200]}: --offline asks nobody")
         if not url.lower().startswith("http://"):
             raise CannotTell(f"{url[:200]}: only http is spoken with certificate authorities")
         try:
@@ -82,11 +93,12 @@ class Authorities:
         except LazyfsError as error:
             raise CannotTell(error.message) from error
 
-    def _path(self, url: str, request: bytes) -> Path:
-        name = hashlib.sha256(url.encode(errors="surrogateescape") + b"\n" + request).hexdigest()
-        return self._store.revocation / name
+    def _path(self, url: str) -> Path | None:
+        name = hashlib.sha256(url.encode(errors="surrogateescape")).hexdigest()
+        return None if self._store is None else self._store.revocation / name
 
     def _keep(self, path: Path, data: bytes) -> None:
+        assert self._store is not None
         try:
             self._store.make_folder(path.parent)
             self._store.write_file(path, data)

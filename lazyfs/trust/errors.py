@@ -31,3 +31,7 @@ class CannotTell(Unavailable):
     """Whether the image is trusted could not be found out: something is away or out of date."""
 
     code = "E_TRUST_UNKNOWN"
+
+
+TRUST_ERRORS = (Untrusted, CannotTell, PolicyFault)
+"""Why an image is refused by a policy: whoever meets one passes it on as it is."""

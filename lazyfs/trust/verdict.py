@@ -6,6 +6,7 @@ answer that is out of date.
 """
 
 import enum
+from datetime import datetime
 from typing import Literal
 
 import msgspec
@@ -47,7 +48,8 @@ class SignatureReport(msgspec.Struct, frozen=True, kw_only=True):
     ``digest`` is that of the artifact that carries it, ``format`` as in ``notation/jws``;
     ``signer`` the subject of the certificate (RFC 4514) or what names the key, once the signature
     is known to be made with it.  ``failure`` is None for an accepted one; ``warnings`` are checks
-    that failed and that the policy only logs.
+    that failed and that the policy only logs.  ``signed_at``, in UTC, is when it was made: by a time
+    stamp if there is one, or else what the signer says; None where nothing says it.
     """
 
     digest: Digest
@@ -55,6 +57,7 @@ class SignatureReport(msgspec.Struct, frozen=True, kw_only=True):
     signer: str | None = None
     failure: Reason | None = None
     warnings: tuple[Reason, ...] = ()
+    signed_at: datetime | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,117 @@
+"""A policy and the one way in which an image is judged by it, whoever's policy it is.
+
+Importing this module imports what judging needs, cryptography among it: do so once a policy is in
+force.  What is judged here is bytes that are here; only revocation is asked about, by way of
+``Authorities``, from the thread in which this runs.
+"""
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+import trio
+
+from lazyfs.digest import digest_of, parse_digest
+from lazyfs.errors import FormatError
+from lazyfs.oci.manifest import Manifest, decode_manifest
+from lazyfs.oci.reference import LayoutReference, Reference
+from lazyfs.registry.source import Document
+from lazyfs.signatures.policies import PolicyFile
+from lazyfs.signatures.revocation import Authorities
+from lazyfs.trust.candidate import Candidate
+from lazyfs.trust.errors import Malformed
+from lazyfs.trust.sigstore import judging
+from lazyfs.trust.sigstore.candidates import Attachment, Bundled, bundle_layer, payload_layers
+from lazyfs.trust.sigstore.policy_reading import parse_policy
+from lazyfs.trust.verdict import Verdict
+
+KEY_LIMIT = 1 << 20  # bytes of a file of keys or certificates
+
+
+class Rules(Protocol):
+    """A policy.  ``has_tags``: signatures under cosign's tags count."""
+
+    policy: PolicyFile
+    has_tags: bool
+
+    def judge(
+        self,
+        reference: Reference | LayoutReference,
+        subject: Document,
+        candidates: Sequence[Candidate],
+        revocation: str,
+        asked: Authorities,
+        time: datetime,
+    ) -> Verdict:
+        """Return what the policy says of *subject*, asked for as *reference*.
+
+        *revocation* is as in ``TrustOptions``.  Raises PolicyFault.
+        """
+        ...
+
+
+def load_rules(policy: PolicyFile) -> Rules:
+    """Return the rules of a policy; raises PolicyFault."""
+    return NotationRules(policy) if policy.is_notation else ContainersRules(policy)
+
+
+class ContainersRules:
+    """containers' ``policy.json``, for cosign's signatures in both forms."""
+
+    has_tags = True
+
+    def __init__(self, policy: PolicyFile) -> None:
+        self.policy = policy
+        self._rules = parse_policy(policy.data, str(policy.path))
+
+    def judge(
+        self,
+        reference: Reference | LayoutReference,
+        subject: Document,
+        candidates: Sequence[Candidate],
+        revocation: str,
+        asked: Authorities,
+        time: datetime,
+    ) -> Verdict:
+        """Return what the policy says of *subject*, asked for as *reference*."""
+        return judging.judge(
+            self._rules,
+            reference,
+            subject.digest,
+            [each for found in candidates for each in attachments(found, subject)],
+            read=read_key,
+            now=time,
+        )
+
+
+def attachments(found: Candidate, subject: Document) -> Iterator[Attachment | Bundled]:
+    """Yield the signatures of cosign in a manifest; one that is malformed is passed over."""
+    try:
+        manifest = decode_manifest(found.manifest, None)
+        if not isinstance(manifest, Manifest):
+            return
+        if not found.is_tagged:
+            layer = bundle_layer(manifest, subject.digest)
+            if layer is not None and str(layer.digest) in found.blobs:
+                yield Bundled(parse_digest(found.digest), found.blobs[str(layer.digest)])
+            return
+        for layer in payload_layers(manifest):
+            if str(layer.digest) in found.blobs:
+                yield Attachment(layer.digest, found.blobs[str(layer.digest)], layer.annotations)
+    except (FormatError, Malformed):
+        return
+
+
+def read_key(path: str) -> bytes:
+    """Return a file of keys or certificates that a policy names; raises OSError."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(file, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise OSError(22, "it is not a file", path)
+        data = stream.read(KEY_LIMIT + 1)
+    if len(data) > KEY_LIMIT:
+        raise OSError(27, f"it is larger than {KEY_LIMIT} bytes", path)
+    return data
