@@ -36,6 +36,7 @@ FLOORS = {
     "mount": 7,
     "registry": 7,
     "store.content": 7,
+    "trust.sigstore": 7,
     "store": 8,
     "fetch.origins": 9,
     "sandbox.specs": 9,
@@ -73,6 +74,7 @@ PURE = {
     "printable",
     "rootfs",
     "trust",
+    "trust.sigstore",
     "verity",
 }
 

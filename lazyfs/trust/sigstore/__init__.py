@@ -1,0 +1,1 @@
+"""Signatures of cosign, judged by the policies of podman and skopeo.  Pure."""

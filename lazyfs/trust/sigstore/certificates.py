@@ -1,0 +1,184 @@
+"""Certificates of one's own authority, for signatures that were made with one.
+
+Spec: containers-policy.json(5), ``pki``; RFC 5280, section 6, for which cryptography's verifier is
+taken.  As in containers/image the chain that travels with a signature is only a help: what is
+believed are the roots of the policy, and validity is that of *now*, since nothing dates a
+signature.
+
+Importing this module imports cryptography: do so once a policy is in force.
+"""
+
+import ipaddress
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TypeAlias, TypeVar
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.x509 import verification
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from lazyfs.printable import printable
+from lazyfs.trust import der, keys
+from lazyfs.trust.errors import BadSignature, Malformed
+from lazyfs.trust.sigstore.encoding import quote
+
+PEM_LIMIT = 1 << 20  # bytes of a file with certificates
+CERTIFICATE_LIMIT = 64 << 10  # bytes, as DER
+CHAIN_LIMIT = 8  # certificates that travel with a signature
+DEPTH_LIMIT = 4  # intermediate certificates between a signer's and a root
+SHOWN = 200  # characters of a subject
+
+Certificate: TypeAlias = x509.Certificate
+Made = TypeVar("Made")
+
+
+class Authority(msgspec.Struct, frozen=True):
+    """Whose certificates are accepted, and for whom: *email* and *hostname* must both be in it."""
+
+    roots: tuple[Certificate, ...]
+    intermediates: tuple[Certificate, ...] = ()
+    email: str | None = None
+    hostname: str | None = None
+
+
+def load_pem_certificates(data: bytes) -> tuple[Certificate, ...]:
+    """Return the certificates in a PEM file, at least one.  Raises Malformed."""
+    if len(data) > PEM_LIMIT:
+        raise Malformed(f"the certificates are longer than {PEM_LIMIT} bytes")
+    return _loaded(lambda: tuple(x509.load_pem_x509_certificates(data)))
+
+
+def load_der_certificate(data: bytes) -> Certificate:
+    """Return the certificate in *data*.  Raises Malformed."""
+    der.read(data, limit=CERTIFICATE_LIMIT)
+    return _loaded(lambda: x509.load_der_x509_certificate(data))
+
+
+def subject_of(certificate: Certificate) -> str:
+    """Return whom a certificate is for, as messages show it."""
+    try:
+        text = certificate.subject.rfc4514_string()
+    except ValueError:
+        return "a certificate without a readable subject"
+    return printable(text, SHOWN) or "a certificate without a subject"
+
+
+def signing_key(
+    leaf: Certificate, chain: Sequence[Certificate], authority: Authority, now: datetime
+) -> keys.PublicKey:
+    """Return the key that *leaf* certifies, once *authority* vouches for it.
+
+    *chain* are certificates that may help to reach a root; *now* has a time zone.  Raises
+    BadSignature with the reason, and Malformed.
+    """
+    if len(chain) > CHAIN_LIMIT:
+        raise Malformed(f"{len(chain)} certificates beside the signer's, at most {CHAIN_LIMIT}")
+    whose = subject_of(leaf)
+    try:
+        _verify_chain(leaf, chain, authority, now)
+        _check_names(leaf, authority)
+        return keys.accepted(leaf.public_key())
+    except verification.VerificationError as exc:
+        reason = printable(str(exc).removeprefix("validation failed: "), SHOWN)
+        raise BadSignature(f"the certificate of {whose} is not accepted: {reason}") from None
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        # Extensions are read when they are looked at: see cryptography's documentation.
+        raise Malformed(f"the certificate of {whose} cannot be read") from None
+
+
+def _verify_chain(
+    leaf: Certificate, chain: Sequence[Certificate], authority: Authority, now: datetime
+) -> None:
+    policy = verification.ExtensionPolicy
+    criticality = verification.Criticality.AGNOSTIC
+    ca_policy = (
+        policy.permit_all()
+        .require_present(x509.BasicConstraints, criticality, _check_ca)
+        .may_be_present(x509.KeyUsage, criticality, _check_ca_usage)
+    )
+    ee_policy = (
+        policy.permit_all()
+        .may_be_present(x509.KeyUsage, criticality, _check_usage)
+        .may_be_present(x509.ExtendedKeyUsage, criticality, _check_purpose)
+    )
+    verifier = (
+        verification.PolicyBuilder()
+        .store(verification.Store(list(authority.roots)))
+        .time(now)
+        .max_chain_depth(DEPTH_LIMIT)
+        .extension_policies(ca_policy=ca_policy, ee_policy=ee_policy)
+        .build_client_verifier()
+    )
+    helpers = dict.fromkeys([*authority.intermediates, *chain])
+    verifier.verify(leaf, list(helpers))
+
+
+# What cryptography asks of each certificate on the way; it makes ValueError a VerificationError.
+
+
+def _check_ca(_: object, __: object, found: x509.BasicConstraints | None) -> None:
+    if found is None or not found.ca:
+        raise ValueError("an issuer is not a certificate authority")
+
+
+def _check_ca_usage(_: object, __: object, found: x509.KeyUsage | None) -> None:
+    if found is not None and not found.key_cert_sign:
+        raise ValueError("an issuer's key is not for signing certificates")
+
+
+def _check_usage(_: object, __: object, found: x509.KeyUsage | None) -> None:
+    if found is not None and not found.digital_signature:
+        raise ValueError("the key is not for signatures")
+
+
+def _check_purpose(_: object, __: object, found: x509.ExtendedKeyUsage | None) -> None:
+    # A certificate that names no purpose is for any; one for other purposes is not for code.
+    if found is not None and ExtendedKeyUsageOID.CODE_SIGNING not in found:
+        raise ValueError("the certificate is not for signing code")
+
+
+def _check_names(leaf: Certificate, authority: Authority) -> None:
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        names = x509.SubjectAlternativeName([])
+    emails = names.get_values_for_type(x509.RFC822Name)
+    hosts = names.get_values_for_type(x509.DNSName)
+    addresses = names.get_values_for_type(x509.IPAddress)
+    if authority.email and authority.email not in emails:
+        raise BadSignature(
+            f"the certificate is for {_listed(emails)}; the policy wants {quote(authority.email)}"
+        )
+    if authority.hostname and not _is_host(authority.hostname, hosts, addresses):
+        raise BadSignature(
+            f"the certificate is for {_listed([*hosts, *map(str, addresses)])};"
+            f" the policy wants {quote(authority.hostname)}"
+        )
+
+
+def _is_host(wanted: str, hosts: Sequence[str], addresses: Sequence[object]) -> bool:
+    """Say whether *wanted* is among a certificate's names.  Spec: RFC 6125, section 6.4."""
+    try:
+        return ipaddress.ip_address(wanted) in addresses
+    except ValueError:
+        pass
+    wanted = wanted.lower().removesuffix(".")
+    below = wanted.partition(".")[2]
+    for host in hosts:
+        name = host.lower().removesuffix(".")
+        if name == wanted or (name.startswith("*.") and below and name[2:] == below):
+            return True
+    return False
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(quote(name) for name in names[:5]) or "nobody"
+
+
+def _loaded(load: Callable[[], Made]) -> Made:
+    try:
+        return load()
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise Malformed("the certificate cannot be read") from None

@@ -1,0 +1,78 @@
+"""The keys and certificates that a requirement names, read from their files.
+
+Importing this module imports cryptography: do so once a policy is in force.
+"""
+
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from lazyfs.printable import printable
+from lazyfs.trust import keys
+from lazyfs.trust.errors import Malformed, PolicyFault
+from lazyfs.trust.sigstore import certificates
+from lazyfs.trust.sigstore.policy import Material, SigstoreSigned
+
+PEM_RE = re.compile(rb"-----BEGIN ([A-Z0-9 ]{0,40})-----")
+
+Read = Callable[[str], bytes]
+"""Returns the contents of a file that a policy names.  Raises OSError."""
+
+Made = TypeVar("Made")
+
+
+class TrustedKey(msgspec.Struct, frozen=True):
+    """A key of the policy; ``name`` says which one."""
+
+    key: keys.PublicKey
+    name: str
+
+
+class Trusted(msgspec.Struct, frozen=True):
+    """Who may sign: one of the keys, or whoever has a certificate of the authority."""
+
+    keys: tuple[TrustedKey, ...] = ()
+    authority: certificates.Authority | None = None
+
+
+def load(file: str, requirement: SigstoreSigned, read: Read) -> Trusted:
+    """Return whom *requirement* trusts; *file* is the policy's.  Raises PolicyFault."""
+    if (pki := requirement.pki) is not None:
+        roots = _made(file, pki.roots, read, certificates.load_pem_certificates)
+        helpers: tuple[certificates.Certificate, ...] = ()
+        if pki.intermediates is not None:
+            helpers = _made(file, pki.intermediates, read, certificates.load_pem_certificates)
+        return Trusted((), certificates.Authority(roots, helpers, pki.email, pki.hostname))
+    return Trusted(tuple(_key(file, material, read) for material in requirement.keys))
+
+
+def _key(file: str, material: Material, read: Read) -> TrustedKey:
+    key = _made(file, material, read, _load_key)
+    return TrustedKey(
+        key, printable(material.path or f"the key sha256:{keys.spki_digest(key).hex()}")
+    )
+
+
+def _load_key(data: bytes) -> keys.PublicKey:
+    # containers/image takes the first key of a file and passes over what follows.
+    labels = PEM_RE.findall(data)
+    if len(labels) > 1:
+        raise Malformed(f"it holds {len(labels)} keys, and one is expected")
+    if labels and b"PRIVATE" in labels[0]:
+        raise Malformed("it holds a private key, and a public one is expected")
+    return keys.load_pem(data)
+
+
+def _made(file: str, material: Material, read: Read, make: Callable[[bytes], Made]) -> Made:
+    where = f"{file}: {material.place}"
+    if material.path is not None:
+        where += f": {printable(material.path)}"
+    try:
+        data = material.data if material.path is None else read(material.path)
+        return make(data or b"")
+    except OSError as exc:
+        raise PolicyFault(f"{where}: {exc.strerror or exc}") from None
+    except Malformed as exc:
+        raise PolicyFault(f"{where}: {exc.message}") from None
