@@ -65,6 +65,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Convert an image for what a program reads.",
     ),
     "index": ("images.index", "Make an ordinary image lazy without changing it."),
+    "trust": ("images.trust", "Check who signed an image, and the policies that decide."),
     "cache": ("cache.cache", "List, measure, check or remove cached images."),
     "profile": (
         "images.profile",

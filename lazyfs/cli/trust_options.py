@@ -53,6 +53,17 @@ OPTIONS = (
 )
 
 
+JUDGING = OPTIONS[:3]
+
+
+def judging_options(function: Decorated) -> Decorated:
+    """Add the options that say by which policy something is judged, as parameters of their own."""
+    decorated: Any = function
+    for option in reversed(JUDGING):
+        decorated = option(decorated)
+    return decorated  # type: ignore[no-any-return]
+
+
 def trust_options(function: Decorated) -> Decorated:
     """Add the options; they become part of the parameter *access* of ``access_options``."""
 

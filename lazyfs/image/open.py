@@ -182,7 +182,7 @@ class OpenImage(msgspec.Struct, frozen=True):
             "resolved": self.prepared.resolved,
             "manifestDigest": self.prepared.image.manifest_digest,
             "platform": self.prepared.image.platform,
-            "trust": None if self.prepared.trust is None else msgspec.to_builtins(self.prepared.trust),
+            "trust": msgspec.to_builtins(self.prepared.trust),
             "health": self.health.text,
             "patienceSeconds": contents.outage.patience,
             "unavailable": None

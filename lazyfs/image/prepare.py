@@ -184,7 +184,6 @@ async def _prepare(
         if judge is None:
             record = await build()
         else:
-
             look = partial(_judged, judge, request, store, origin, resolver, resolved)
             record, trust = await side_by_side(build, look)
         check_platform(

@@ -42,9 +42,12 @@ def referrers_in(
             continue
         if is_list and isinstance(document, Index):
             found |= {each.digest: each for each in document.manifests}
-        elif isinstance(document, Manifest) and document.subject is not None:
-            if document.subject.digest == subject:
-                kind = document.artifact_type or document.config.media_type
-                found[digest] = Descriptor(entry.media_type, digest, entry.size, artifact_type=kind)
+        elif isinstance(document, Manifest) and _refers(document, subject):
+            kind = document.artifact_type or document.config.media_type
+            found[digest] = Descriptor(entry.media_type, digest, entry.size, artifact_type=kind)
     chosen = choose(found.values(), artifact_type)
     return Referrers(tuple(chosen[:ENTRY_LIMIT]), Support.API, len(chosen) > ENTRY_LIMIT)
+
+
+def _refers(manifest: Manifest, subject: Digest) -> bool:
+    return manifest.subject is not None and manifest.subject.digest == subject

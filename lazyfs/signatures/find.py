@@ -39,8 +39,8 @@ LAYER_LIMIT = 64
 class Found(msgspec.Struct):
     """What was found of one subject.
 
-    ``troubles``: what may hide more, a sentence each.  ``malformed``: digests of what is listed as a
-    signature and cannot be read, with the reason.
+    ``troubles``: what may hide more, a sentence each.  ``malformed``: digests of what is listed as
+    a signature and cannot be read, with the reason.
     """
 
     candidates: list[Candidate] = msgspec.field(default_factory=list)
@@ -140,9 +140,7 @@ class _Search:
         subject = None if manifest.subject is None else manifest.subject.digest
         if not is_tagged and not (is_signature_type(kind) and subject == self._subject):
             return None
-        layers = [
-            layer for layer in manifest.layers if not is_tagged or layer.media_type == SIMPLE
-        ]
+        layers = [layer for layer in manifest.layers if not is_tagged or layer.media_type == SIMPLE]
         if len(layers) > LAYER_LIMIT:
             raise TooLarge(f"{document.digest} has more than {LAYER_LIMIT} signatures")
         blobs = {}

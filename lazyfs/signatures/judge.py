@@ -7,7 +7,7 @@ asked for, whichever mirror serves it.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -59,10 +59,19 @@ def judge_of(access: AccessOptions, clock: Clock = now) -> "Judge | None":
 class Judge:
     """Judges images by *rules*, all of which must be met."""
 
-    def __init__(self, rules: "Sequence[Rules]", access: AccessOptions, clock: Clock = now) -> None:
+    def __init__(
+        self,
+        rules: "Sequence[Rules]",
+        access: AccessOptions,
+        clock: Clock = now,
+        *,
+        judged_as: Reference | LayoutReference | None = None,
+    ) -> None:
+        """*judged_as* is the name that policies are about where it is not the one asked for."""
         self._rules = rules
         self._access = access
         self._clock = clock
+        self._judged_as = judged_as
 
     async def image(
         self, store: Store | None, origin: Origin, subjects: Sequence[Document], *, is_image: bool
@@ -74,50 +83,55 @@ class Judge:
         """
         records = []
         for rules in self._rules:
-            verdict, candidates = await self._by(rules, store, origin, subjects)
+            verdict, candidates, _ = await self.by(rules, store, origin, subjects)
             error = verdict.error()
             if error is not None:
                 raise error
             for reason in verdict.warnings:
                 log.warning("%s: %s", verdict.name, reason.message)
-            records.append(record_of(rules.policy, verdict, self._clock()))
-            if store is not None and verdict.accepted is not None:
-                _keep(store, verdict, candidates)
+            carrier = carrier_of(verdict, candidates)
+            records.append(record_of(rules.policy, verdict, carrier, self._clock()))
+            if store is not None and carrier is not None:
+                _keep(store, verdict.digest, carrier)
         record = merged(records)
         if is_image and record.verdict == TRUSTED:
             check_age(record, self._access.trust.max_age, self._clock(), str(origin.reference))
             record = self._with_newest(store, origin.reference, record)
         return record
 
-    async def _by(
+    async def by(
         self, rules: "Rules", store: Store | None, origin: Origin, subjects: Sequence[Document]
-    ) -> "tuple[Verdict, Sequence[Candidate]]":
-        """Return what one policy says, and by which candidates."""
+    ) -> "tuple[Verdict, Sequence[Candidate], Mapping[str, str]]":
+        """Return what one policy says, by which candidates, and what could not be read.
+
+        The last is the digest of a manifest → the reason.  Raises PolicyFault.
+        """
         asked = Authorities(
             *(store, self._access.environment, self._clock()),
             is_offline=self._access.is_offline,
         )
-        case = Case(rules, origin.reference, self._access.trust, asked, self._clock())
+        name = origin.reference if self._judged_as is None else self._judged_as
+        case = Case(rules, name, self._access.trust, asked, self._clock())
         try:
             first = await case.judge(subjects[0], ())
             if first.is_allowed or first.reasons[0].check == "policy":
-                return first, ()
+                return first, (), {}
             if store is not None:
                 for subject in subjects:
                     kept = load_signatures(store, subject.digest)
                     verdict = await case.judge(subject, kept) if kept else first
                     if verdict.is_allowed:
-                        return verdict, kept
+                        return verdict, kept, {}
             return await self._by_asking(case, origin, subjects, first)
         finally:
             await asked.aclose()
 
     async def _by_asking(
         self, case: "Case", origin: Origin, subjects: Sequence[Document], first: "Verdict"
-    ) -> "tuple[Verdict, Sequence[Candidate]]":
+    ) -> "tuple[Verdict, Sequence[Candidate], Mapping[str, str]]":
         """Return what a policy says of the signatures that a registry, or a layout, has."""
         if origin.is_offline and origin.kind == "registry":
-            return doubtful(first, ["--offline asks no registry, and no signature is kept"]), ()
+            return doubtful(first, ["--offline asks no registry, and no signature is kept"]), (), {}
         found: dict[Digest, Found] = {}
 
         async def find(digest: Digest) -> None:
@@ -128,20 +142,21 @@ class Judge:
         async with trio.open_nursery() as nursery:
             for subject in subjects:
                 nursery.start_soon(find, subject.digest)
+        malformed = {name: why for each in found.values() for name, why in each.malformed.items()}
         refusals = []
         for subject in subjects:
             candidates = found[subject.digest].candidates
             verdict = await case.judge(subject, candidates)
             if verdict.is_allowed:
-                return verdict, candidates
+                return verdict, candidates, malformed
             refusals.append(verdict)
         troubles = [text for each in found.values() for text in each.troubles]
         for verdict in refusals:
             if verdict.outcome == "unknown":
-                return verdict, ()
+                return verdict, (), malformed
         # The one that had signatures has more to say than the one that had none.
         verdict = max(refusals, key=lambda each: len(each.signatures))
-        return (doubtful(verdict, troubles) if troubles else verdict), ()
+        return (doubtful(verdict, troubles) if troubles else verdict), (), malformed
 
     def _with_newest(
         self, store: Store | None, reference: Reference | LayoutReference, record: TrustRecord
@@ -230,8 +245,18 @@ def check_age(record: TrustRecord, limit: float | None, time: datetime, name: st
         )
 
 
-def record_of(policy: PolicyFile, verdict: "Verdict", time: datetime) -> TrustRecord:
-    """Return what is kept of a verdict that allows the image."""
+def carrier_of(verdict: "Verdict", candidates: Sequence[Candidate]) -> Candidate | None:
+    """Return the manifest that has the signature which was accepted, None where none was."""
+    if verdict.accepted is None:
+        return None
+    name = str(verdict.accepted.digest)
+    return next((each for each in candidates if name in (each.digest, *each.blobs)), None)
+
+
+def record_of(
+    policy: PolicyFile, verdict: "Verdict", carrier: Candidate | None, time: datetime
+) -> TrustRecord:
+    """Return what is kept of a verdict that allows the image; *carrier* has the signature."""
     accepted = verdict.accepted
     rule = f"{policy.path}: {verdict.policy}" if verdict.policy else str(policy.path)
     record = TrustRecord(
@@ -243,11 +268,14 @@ def record_of(policy: PolicyFile, verdict: "Verdict", time: datetime) -> TrustRe
     )
     if accepted is None:
         return record
+    envelope = str(accepted.digest)
+    if carrier is not None and envelope == carrier.digest and len(carrier.blobs) == 1:
+        (envelope,) = carrier.blobs
     return replace(
         record,
         subject=str(verdict.digest),
         signer=accepted.signer,
-        signature=str(accepted.digest),
+        signature=envelope,
         format=accepted.format,
         signed_at=None if accepted.signed_at is None else rfc3339(accepted.signed_at),
         warnings=tuple(reason.message for reason in verdict.warnings),
@@ -269,11 +297,9 @@ def rfc3339(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _keep(store: Store, verdict: "Verdict", candidates: Sequence[Candidate]) -> None:
+def _keep(store: Store, subject: Digest, carrier: Candidate) -> None:
     """Keep the signature that was accepted for the next time."""
-    accepted = verdict.accepted
-    good = [each for each in candidates if accepted and each.digest == str(accepted.digest)]
     try:
-        save_signatures(store, verdict.digest, good or candidates)
+        save_signatures(store, subject, [carrier])
     except StoreError as error:
         log.debug("%s", error.message)

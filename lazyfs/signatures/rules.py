@@ -5,6 +5,7 @@ force.  What is judged here is bytes that are here; only revocation is asked abo
 ``Authorities``, from the thread in which this runs.
 """
 
+import json
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -12,10 +13,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-import trio
+from msgspec.structs import replace
 
-from lazyfs.digest import digest_of, parse_digest
-from lazyfs.errors import FormatError
+from lazyfs.errors import FormatError, UsageError
 from lazyfs.oci.manifest import Manifest, decode_manifest
 from lazyfs.oci.reference import LayoutReference, Reference
 from lazyfs.registry.source import Document
@@ -25,6 +25,13 @@ from lazyfs.trust.candidate import Candidate
 from lazyfs.trust.errors import Malformed
 from lazyfs.trust.sigstore import judging
 from lazyfs.trust.sigstore.candidates import Attachment, Bundled, bundle_layer, payload_layers
+from lazyfs.trust.sigstore.policy import (
+    AcceptAnything,
+    Reject,
+    Requirement,
+    Unsupported,
+    requirements_for,
+)
 from lazyfs.trust.sigstore.policy_reading import parse_policy
 from lazyfs.trust.verdict import Verdict
 
@@ -36,6 +43,11 @@ class Rules(Protocol):
 
     policy: PolicyFile
     has_tags: bool
+    warnings: tuple[str, ...]
+
+    def explain(self, reference: Reference | LayoutReference) -> tuple[str | None, list[str]]:
+        """Return which rule applies to *reference*, None without one, and what it asks for."""
+        ...
 
     def judge(
         self,
@@ -53,9 +65,28 @@ class Rules(Protocol):
         ...
 
 
-def load_rules(policy: PolicyFile) -> Rules:
-    """Return the rules of a policy; raises PolicyFault."""
-    return NotationRules(policy) if policy.is_notation else ContainersRules(policy)
+def load_rules(policy: PolicyFile, *, level: str | None = None) -> Rules:
+    """Return the rules of a policy; raises PolicyFault.
+
+    *level* takes the place of those that notation's policy states.
+    """
+    if level is not None:
+        raise UsageError(f"option --level: {policy.path} is not notation's policy")
+    return ContainersRules(policy)
+
+
+def rules_of_keys(paths: Sequence[Path]) -> Rules:
+    """Return the rules that want a signature of cosign by one of the keys in the files *paths*.
+
+    Whatever the signature names: a key is more than a name.
+    """
+    requirement = {
+        "type": "sigstoreSigned",
+        "keyPaths": [str(path) for path in paths],
+        "signedIdentity": {"type": "matchDigestOnly"},
+    }
+    data = json.dumps({"default": [requirement]}).encode()
+    return ContainersRules(PolicyFile(Path("--key"), data, False, Path("/")))
 
 
 class ContainersRules:
@@ -66,6 +97,12 @@ class ContainersRules:
     def __init__(self, policy: PolicyFile) -> None:
         self.policy = policy
         self._rules = parse_policy(policy.data, str(policy.path))
+        self.warnings = self._rules.warnings
+
+    def explain(self, reference: Reference | LayoutReference) -> tuple[str | None, list[str]]:
+        """Return which scope applies to *reference*, and its requirements."""
+        chosen = requirements_for(self._rules, absolute(reference))
+        return chosen.scope, [described(each) for each in chosen.requirements]
 
     def judge(
         self,
@@ -79,12 +116,35 @@ class ContainersRules:
         """Return what the policy says of *subject*, asked for as *reference*."""
         return judging.judge(
             self._rules,
-            reference,
+            absolute(reference),
             subject.digest,
             [each for found in candidates for each in attachments(found, subject)],
             read=read_key,
             now=time,
         )
+
+
+def absolute(reference: Reference | LayoutReference) -> Reference | LayoutReference:
+    """Return a layout's reference with its real path, by which policies name it."""
+    if isinstance(reference, LayoutReference):
+        return replace(reference, path=os.path.realpath(reference.path))
+    return reference
+
+
+def described(requirement: Requirement) -> str:
+    """Return a requirement in words."""
+    if isinstance(requirement, AcceptAnything):
+        return "nothing (insecureAcceptAnything)"
+    if isinstance(requirement, Reject):
+        return "what no image has (reject)"
+    if isinstance(requirement, Unsupported):
+        return f"{requirement.what}, which lazyfs cannot check"
+    who = (
+        f"the authority {requirement.pki.roots.path or 'in the policy'}"
+        if requirement.pki
+        else (", ".join(each.path or f"the key at {each.place}" for each in requirement.keys))
+    )
+    return f"a signature by {who}, for {requirement.identity}"
 
 
 def attachments(found: Candidate, subject: Document) -> Iterator[Attachment | Bundled]:
@@ -96,7 +156,7 @@ def attachments(found: Candidate, subject: Document) -> Iterator[Attachment | Bu
         if not found.is_tagged:
             layer = bundle_layer(manifest, subject.digest)
             if layer is not None and str(layer.digest) in found.blobs:
-                yield Bundled(parse_digest(found.digest), found.blobs[str(layer.digest)])
+                yield Bundled(layer.digest, found.blobs[str(layer.digest)])
             return
         for layer in payload_layers(manifest):
             if str(layer.digest) in found.blobs:

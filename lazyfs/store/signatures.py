@@ -53,10 +53,10 @@ def load_signatures(store: Store, subject: Digest) -> list[Candidate]:
     return [each for each in kept.candidates if each.is_whole()]
 
 
-def save_newest(store: Store, name: str, signed_at: str, digest: Digest) -> None:
+def save_newest(store: Store, name: str, signed_at: str, digest: str) -> None:
     """Keep that *name* had a signature of that time; StoreError where the store cannot."""
     store.make_folder(store.signed)
-    data = msgspec.json.encode(Signed(name, signed_at, str(digest)))
+    data = msgspec.json.encode(Signed(name, signed_at, digest))
     store.write_file(_newest_path(store, name), data, is_synced=True)
 
 

@@ -48,8 +48,8 @@ class SignatureReport(msgspec.Struct, frozen=True, kw_only=True):
     ``digest`` is that of the artifact that carries it, ``format`` as in ``notation/jws``;
     ``signer`` the subject of the certificate (RFC 4514) or what names the key, once the signature
     is known to be made with it.  ``failure`` is None for an accepted one; ``warnings`` are checks
-    that failed and that the policy only logs.  ``signed_at``, in UTC, is when it was made: by a time
-    stamp if there is one, or else what the signer says; None where nothing says it.
+    that failed and that the policy only logs.  ``signed_at``, in UTC, is when it was made: by a
+    time stamp if there is one, or else what the signer says; None where nothing says it.
     """
 
     digest: Digest

@@ -91,7 +91,6 @@ def push(
 @cache_dir_option
 @platform_option
 @access_options
-@trust_options
 @json_option
 def show(
     image: str,

@@ -87,8 +87,8 @@ def empty_layer(store: Store, toc_digest: Digest) -> int:
 def remove_image(store: Store, manifest_digest: Digest) -> int:
     """Remove an image's index, the documents that no other image needs, its profile and names.
 
-    Signatures of it go too.  Its layers stay, which other images may share.  Mounts keep what they have mapped.  Returns the
-    bytes given back; raises Pinned.
+    Signatures of it go too.  Its layers stay, which other images may share.  Mounts keep what they
+    have mapped.  Returns the bytes given back; raises Pinned.
     """
     holders = pinned_images(store).get(str(manifest_digest))
     if holders:
