@@ -32,6 +32,7 @@ FLOORS = {
     "interrupts": 6,
     "registry.config": 6,
     "trust": 6,
+    "trust.notation": 7,
     "verity": 6,
     "mount": 7,
     "registry": 7,
@@ -72,6 +73,7 @@ PURE = {
     "printable",
     "rootfs",
     "trust",
+    "trust.notation",
     "verity",
 }
 
