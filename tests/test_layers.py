@@ -26,6 +26,7 @@ FLOORS = {
     "oci": 1,
     "formats.tocs": 2,
     "trust": 2,
+    "trust.notation": 3,
     "formats.tars": 3,
     "formats": 4,
     "rootfs": 5,
@@ -74,6 +75,7 @@ PURE = {
     "printable",
     "rootfs",
     "trust",
+    "trust.notation",
     "trust.sigstore",
     "verity",
 }

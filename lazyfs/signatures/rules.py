@@ -8,7 +8,7 @@ force.  What is judged here is bytes that are here; only revocation is asked abo
 import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +19,7 @@ from lazyfs.errors import FormatError, UsageError
 from lazyfs.oci.manifest import Manifest, decode_manifest
 from lazyfs.oci.reference import LayoutReference, Reference
 from lazyfs.registry.source import Document
+from lazyfs.signatures.notation import NotationRules
 from lazyfs.signatures.policies import PolicyFile
 from lazyfs.signatures.revocation import Authorities
 from lazyfs.trust.candidate import Candidate
@@ -65,17 +66,24 @@ class Rules(Protocol):
         ...
 
 
-def load_rules(policy: PolicyFile, *, level: str | None = None) -> Rules:
+def load_rules(
+    policy: PolicyFile, *, level: str | None = None, annotations: Mapping[str, str] | None = None
+) -> Rules:
     """Return the rules of a policy; raises PolicyFault.
 
-    *level* takes the place of those that notation's policy states.
+    *level* takes the place of those that notation's policy states; *annotations* must have been
+    signed with the image.
     """
+    if policy.is_notation:
+        return NotationRules(policy, level, annotations)
     if level is not None:
         raise UsageError(f"option --level: {policy.path} is not notation's policy")
-    return ContainersRules(policy)
+    return ContainersRules(policy, annotations)
 
 
-def rules_of_keys(paths: Sequence[Path]) -> Rules:
+def rules_of_keys(
+    paths: Sequence[Path], annotations: Mapping[str, str] | None = None
+) -> Rules:
     """Return the rules that want a signature of cosign by one of the keys in the files *paths*.
 
     Whatever the signature names: a key is more than a name.
@@ -86,7 +94,7 @@ def rules_of_keys(paths: Sequence[Path]) -> Rules:
         "signedIdentity": {"type": "matchDigestOnly"},
     }
     data = json.dumps({"default": [requirement]}).encode()
-    return ContainersRules(PolicyFile(Path("--key"), data, False, Path("/")))
+    return ContainersRules(PolicyFile(Path("--key"), data, False, Path("/")), annotations)
 
 
 class ContainersRules:
@@ -94,8 +102,11 @@ class ContainersRules:
 
     has_tags = True
 
-    def __init__(self, policy: PolicyFile) -> None:
+    def __init__(
+        self, policy: PolicyFile, annotations: Mapping[str, str] | None = None
+    ) -> None:
         self.policy = policy
+        self._annotations = annotations
         self._rules = parse_policy(policy.data, str(policy.path))
         self.warnings = self._rules.warnings
 
@@ -121,6 +132,7 @@ class ContainersRules:
             [each for found in candidates for each in attachments(found, subject)],
             read=read_key,
             now=time,
+            annotations=self._annotations,
         )
 
 

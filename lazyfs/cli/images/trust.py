@@ -62,6 +62,14 @@ def trust() -> None:
     metavar="FILE",
     help="Public key that must have made a cosign signature, any of several; in place of a policy.",
 )
+@click.option(
+    "-a",
+    "--annotation",
+    "annotations",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Annotation that must have been signed with the image.",
+)
 @json_option
 @click.pass_context
 def check(
@@ -76,6 +84,7 @@ def check(
     level: str | None,
     at: str | None,
     keys: tuple[Path, ...],
+    annotations: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Say whether IMAGE is signed as the policy wants it.  Nothing is mounted.
@@ -90,7 +99,7 @@ def check(
 
     options = parse_trust(policy, trust_store, revocation, False, None)
     access = replace(access, trust=options)
-    rules = _rules(options, keys, level, access)
+    rules = _rules(options, keys, level, _pairs(annotations), access)
     time = datetime.now(UTC) if at is None else _time(at)
     name = None if judged_as is None else _repository(judged_as)
     resolved, opinions = run_trio(
@@ -105,7 +114,11 @@ def check(
 
 
 def _rules(
-    options: "TrustOptions", keys: tuple[Path, ...], level: str | None, access: "AccessOptions"
+    options: "TrustOptions",
+    keys: tuple[Path, ...],
+    level: str | None,
+    annotations: dict[str, str],
+    access: "AccessOptions",
 ) -> "list[Rules]":
     from lazyfs.signatures.policies import policies_in_force
     from lazyfs.signatures.rules import load_rules, rules_of_keys
@@ -113,13 +126,23 @@ def _rules(
     if keys:
         if options.policy is not None or level is not None:
             raise UsageError("--key cannot be combined with --policy or --level")
-        return [rules_of_keys([path.absolute() for path in keys])]
+        return [rules_of_keys([path.absolute() for path in keys], annotations)]
     policies = policies_in_force(options, access.environment)
     if not policies:
         raise UsageError(
             "no policy is in force", hint="name one, --policy FILE, or a key: --key FILE"
         )
-    return [load_rules(each, level=level) for each in policies]
+    return [load_rules(each, level=level, annotations=annotations) for each in policies]
+
+
+def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"option --annotation: {text[:60]!r} is not NAME=VALUE")
+        pairs[name] = value
+    return pairs
 
 
 def _time(text: str) -> datetime:
