@@ -33,6 +33,7 @@ FLOORS = {
     "registry.config": 6,
     "trust": 6,
     "trust.notation": 7,
+    "trust.files": 8,
     "verity": 6,
     "mount": 7,
     "registry": 7,

@@ -48,7 +48,7 @@ class _Failed(Exception):
 
 def judge_signature(digest: Digest, envelope: Envelope, measure: Measure) -> Judging:
     """Judge one signature; *digest* is that of its manifest.  Raises nothing."""
-    checks = _Checks(envelope, measure)
+    checks = _Checks(digest, envelope, measure)
     failure = None
     try:
         yield from checks.run()
@@ -64,7 +64,8 @@ def judge_signature(digest: Digest, envelope: Envelope, measure: Measure) -> Jud
 
 
 class _Checks:
-    def __init__(self, envelope: Envelope, measure: Measure) -> None:
+    def __init__(self, digest: Digest, envelope: Envelope, measure: Measure) -> None:
+        self.digest = digest
         self.envelope = envelope
         self.measure = measure
         self.statement = measure.statement
@@ -102,9 +103,12 @@ class _Checks:
     def check_integrity(self) -> None:
         try:
             check_chain(self.envelope.chain)
+        except Malformed as exc:
+            self.fail("integrity", exc.message)
+        try:
             self.envelope.verify()
         except (Malformed, BadSignature) as exc:
-            self.fail("integrity", exc.message)
+            self.fail("integrity", f"signature {self.digest} is broken: {exc.message}")
 
     def check_authenticity(self) -> bool:
         """Check who signed; return whether that is somebody whom the policy trusts."""
