@@ -33,6 +33,7 @@ FLOORS = {
     "documents": 6,
     "interrupts": 6,
     "registry.config": 6,
+    "trust.files": 8,
     "verity": 6,
     "mount": 7,
     "registry": 7,

@@ -5,15 +5,14 @@ tools count where the user says so: a stock policy that accepts everything says 
 trust.
 """
 
-import errno
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from lazyfs.trust.errors import Malformed, PolicyFault
+from lazyfs.trust.files.reading import read_plain
 from lazyfs.trust.options import DEFAULT, OFF, TrustOptions
 from lazyfs.trust.strict_json import parse_object
 
@@ -82,16 +81,11 @@ def _of_tools(options: TrustOptions, environment: Mapping[str, str]) -> list[Pol
 
 def load_policy(path: Path, trust_store: Path | None) -> PolicyFile:
     """Return the policy in the file *path*; raises PolicyFault, also for a symbolic link."""
+    data = read_plain(path, POLICY_LIMIT)
+    if data is None:
+        raise PolicyFault(f"policy {path} does not exist")
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(file, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise PolicyFault(f"policy {path} is not a file")
-            data = stream.read(POLICY_LIMIT + 1)
         document = parse_object(data, f"policy {path}", POLICY_LIMIT)
-    except OSError as error:
-        said = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-        raise PolicyFault(f"policy {path} cannot be read: {said}") from error
     except Malformed as error:
         raise PolicyFault(error.message) from error
     is_notation = "trustPolicies" in document

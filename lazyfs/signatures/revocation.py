@@ -21,12 +21,11 @@ from lazyfs.registry.source import AccessOptions, SourceStatistics
 from lazyfs.registry.transport import Transport
 from lazyfs.store.content.regular import open_regular
 from lazyfs.store.paths import Store
-from lazyfs.trust.errors import CannotTell
+from lazyfs.trust.errors import CannotTell, Malformed
+from lazyfs.trust.questions import LIMITS, refused_url
 
 log = logging.getLogger(__name__)
 
-CRL_LIMIT = 32 << 20
-OCSP_LIMIT = 1 << 20
 SECONDS = 10.0
 """For one answer, all of it."""
 
@@ -54,7 +53,7 @@ class Authorities:
         kept = None if path is None else await trio.to_thread.run_sync(_load, path)
         if kept is not None and _is_current(kept, self._now):
             return kept
-        data = await self._ask("GET", url, b"", CRL_LIMIT, {})
+        data = await self._ask("GET", url, b"", LIMITS["crl"], {})
         if path is not None:
             await trio.to_thread.run_sync(self._keep, path, data)
         return data
@@ -68,15 +67,16 @@ class Authorities:
             "content-type": "application/ocsp-request",
             "accept": "application/ocsp-response",
         }
-        return await self._ask("POST", url, request, OCSP_LIMIT, headers)
+        return await self._ask("POST", url, request, LIMITS["ocsp"], headers)
 
     async def _ask(
         self, method: str, url: str, content: bytes, limit: int, headers: Mapping[str, str]
     ) -> bytes:
         if self._is_offline:
-            raise CannotTell(f"{url[:200]}: --offline asks nobody")
-        if not url.lower().startswith("http://"):
-            raise CannotTell(f"{url[:200]}: only http is spoken with certificate authorities")
+            raise CannotTell("--offline asks nobody")
+        refused = refused_url(url)
+        if refused is not None:
+            raise CannotTell(refused)
         try:
             with trio.fail_after(SECONDS):
                 answer = await self._transport.send(method, url, headers, content or None)
@@ -113,17 +113,17 @@ class Authorities:
 def _load(path: Path) -> bytes | None:
     try:
         with open_regular(path) as file:
-            return file.read(CRL_LIMIT + 1)
+            return file.read(LIMITS["crl"] + 1)
     except OSError:
         return None
 
 
 def _is_current(data: bytes, now: datetime) -> bool:
     """Say whether a CRL that was kept need not be asked for again; what it says is judged anew."""
-    from cryptography import x509  # noqa: PLC0415 - only with a policy
+    from lazyfs.trust.crl import parse_crl  # noqa: PLC0415 - cryptography, for a policy only
 
     try:
-        until = x509.load_der_x509_crl(data).next_update_utc
-    except ValueError:
+        until = parse_crl(data).next_update
+    except Malformed:
         return False
     return until is not None and now < until

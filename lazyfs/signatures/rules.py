@@ -81,9 +81,7 @@ def load_rules(
     return ContainersRules(policy, annotations)
 
 
-def rules_of_keys(
-    paths: Sequence[Path], annotations: Mapping[str, str] | None = None
-) -> Rules:
+def rules_of_keys(paths: Sequence[Path], annotations: Mapping[str, str] | None = None) -> Rules:
     """Return the rules that want a signature of cosign by one of the keys in the files *paths*.
 
     Whatever the signature names: a key is more than a name.
@@ -102,9 +100,7 @@ class ContainersRules:
 
     has_tags = True
 
-    def __init__(
-        self, policy: PolicyFile, annotations: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, policy: PolicyFile, annotations: Mapping[str, str] | None = None) -> None:
         self.policy = policy
         self._annotations = annotations
         self._rules = parse_policy(policy.data, str(policy.path))

@@ -176,9 +176,7 @@ class Notary:
             .add_extension(x509.KeyUsage(**usage), critical=True)
         )
         if crl is not None:
-            point = x509.DistributionPoint(
-                [x509.UniformResourceIdentifier(crl)], None, None, None
-            )
+            point = x509.DistributionPoint([x509.UniformResourceIdentifier(crl)], None, None, None)
             builder = builder.add_extension(x509.CRLDistributionPoints([point]), critical=False)
         return builder.sign(self._authority, hashes.SHA256())
 

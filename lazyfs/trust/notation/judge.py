@@ -195,12 +195,10 @@ def _refuse(
     reasons: Sequence[Reason],
 ) -> Verdict:
     if not reasons:
-        wanted = "any identity"
+        text = f"no signature found; policy {printable(statement.name, 80)} requires one"
         if statement.identities is not None:
-            wanted = "; ".join(map(str, statement.identities[:3])) or "an identity it does not name"
-        text = (
-            f"no signature found; policy {printable(statement.name, 80)} requires one by {wanted}"
-        )
+            wanted = "; ".join(map(str, statement.identities[:3])) or "an identity of unknown kind"
+            text += f" by {wanted}"
         return _verdict(request, Outcome.UNTRUSTED, statement, reasons=(Reason("signature", text),))
     is_unknown = any(reason.kind == "unknown" for reason in reasons)
     kinds = ("unknown", "policy", "untrusted") if is_unknown else ("policy", "untrusted")

@@ -48,7 +48,7 @@ class _Failed(Exception):
 
 def judge_signature(digest: Digest, envelope: Envelope, measure: Measure) -> Judging:
     """Judge one signature; *digest* is that of its manifest.  Raises nothing."""
-    checks = _Checks(envelope, measure)
+    checks = _Checks(digest, envelope, measure)
     failure = None
     try:
         yield from checks.run()
@@ -58,24 +58,28 @@ def judge_signature(digest: Digest, envelope: Envelope, measure: Measure) -> Jud
         digest=digest,
         format=envelope.format,
         signer=checks.signer,
+        signed_at=checks.signed_at,
         failure=failure,
         warnings=tuple(checks.warnings),
     )
 
 
 class _Checks:
-    def __init__(self, envelope: Envelope, measure: Measure) -> None:
+    def __init__(self, digest: Digest, envelope: Envelope, measure: Measure) -> None:
+        self.digest = digest
         self.envelope = envelope
         self.measure = measure
         self.statement = measure.statement
         self.warnings: list[Reason] = []
         self.signer: str | None = None
+        self.signed_at: datetime | None = None
         self.unknown: Reason | None = None
 
     def run(self) -> Generator[Question, Answers, None]:
         """Make all checks; raise _Failed for the first that is enforced and fails."""
         self.check_integrity()
         self.signer = self.envelope.leaf.who
+        self.signed_at = self.envelope.signing_time
         if self.envelope.plugin is not None:
             name = printable(self.envelope.plugin, 60)
             self.fail("plugin", f"the signature asks for the verification plugin {name!r}")
@@ -102,9 +106,12 @@ class _Checks:
     def check_integrity(self) -> None:
         try:
             check_chain(self.envelope.chain)
+        except Malformed as exc:
+            self.fail("integrity", exc.message)
+        try:
             self.envelope.verify()
         except (Malformed, BadSignature) as exc:
-            self.fail("integrity", exc.message)
+            self.fail("integrity", f"signature {self.digest} is broken: {exc.message}")
 
     def check_authenticity(self) -> bool:
         """Check who signed; return whether that is somebody whom the policy trusts."""
@@ -168,6 +175,7 @@ class _Checks:
         stamp = self.read_timestamp()
         if stamp is None:
             return
+        self.signed_at = stamp.earliest
         self.check_valid(stamp.earliest, stamp.latest, " at the time of the time-stamp")
         if self.statement.actions.get("revocation") != "skip":
             yield from self.ask("revocation", stamp.chain)
