@@ -107,7 +107,7 @@ def parse_trust(
         )
     return TrustOptions(
         policy=policy if policy is None or policy in WORDS else str(Path(policy).absolute()),
-        trust_store=None if trust_store is None else trust_store.absolute(),
+        trust_store=None if trust_store is None else str(trust_store.absolute()),
         revocation=revocation if revocation in MODES else str(Path(revocation).absolute()),
         is_newer_required=is_newer_required,
         max_age=None if max_age is None else parse_duration(max_age),

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from lazyfs.digest import Digest, parse_digest
+from lazyfs.errors import LazyfsError
 from lazyfs.fetch.origins.origin import Origin
 from lazyfs.formats.layer_index import LayerIndex
 from lazyfs.formats.layer_pass import placed
@@ -16,17 +17,54 @@ from lazyfs.formats.tocs.toc import Toc
 from lazyfs.formats.tocs.toc_reader import decode_toc
 from lazyfs.image.budget import Budget
 from lazyfs.image.full_pass import pass_layers
-from lazyfs.image.indexes import fetch_index, keep_index
+from lazyfs.image.indexes import ARTIFACT_TYPE, fetch_index, keep_index
 from lazyfs.image.plain import INDEX, PASS, PlainOptions, check_pairs
 from lazyfs.image.tocs import LoadedToc
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.rootfs.layout import device_size
+from lazyfs.signatures.judge import Judge
 from lazyfs.store.layers import load_table, load_toc
 from lazyfs.store.passes import is_lost_as_empty, load_pass
 from lazyfs.store.paths import Store
 from lazyfs.store.spans import can_be_had, load_spans
+from lazyfs.trust.options import TRUSTED
 
 log = logging.getLogger(__name__)
+
+ATTEMPTS = 4
+"""Indexes of one image that are judged, at most."""
+
+
+async def signed_index(
+    judge: Judge, store: Store, origin: Origin, image: Digest, layers: Sequence[Descriptor]
+) -> Digest | None:
+    """Return the digest of an index of *image* that the policy trusts, None if there is none.
+
+    Whoever may sign images of a repository may sign indexes beside them: one that is signed so
+    needs no pin, and this is how many machines come to trust it.
+
+    None as well where nothing is asked for, or a pass here has been over all of *layers*.  What
+    goes wrong is no trouble: layers can be had without an index.
+    """
+    if all(load_pass(store, layer.digest) is not None for layer in layers):
+        return None
+    if origin.is_offline and origin.kind == "registry":
+        return None
+    try:
+        listed = await origin.source.fetch_referrers(image, ARTIFACT_TYPE)
+    except LazyfsError as error:
+        log.info("indexes of %s: %s", image, error.message)
+        return None
+    for entry in sorted(listed.found, key=lambda each: str(each.digest))[:ATTEMPTS]:
+        try:
+            document = await origin.source.fetch_manifest(entry.digest)
+            record = await judge.image(store, origin, [document], is_image=False)
+        except LazyfsError as error:
+            log.info("index %s: %s", entry.digest, error.message)
+            continue
+        if record.verdict == TRUSTED:
+            return entry.digest
+    return None
 
 
 async def fetch_pinned(

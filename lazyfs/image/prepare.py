@@ -6,7 +6,7 @@ Afterwards the store has all that a mount needs to be live; no content has been 
 import logging
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -14,30 +14,21 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import trio
-from msgspec.structs import replace
 
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import LazyfsError, StoreError
-from lazyfs.fetch.origins.early import Foreseen, ForeseenLayer
 from lazyfs.fetch.origins.origin import Origin
-from lazyfs.formats.tocs.claims import Claims
-from lazyfs.image.budget import Budget
-from lazyfs.image.identity import image_attributes
+from lazyfs.image.build import Foresee, ImageBuilder
 from lazyfs.image.known import note_name
 from lazyfs.image.offline import last_known
-from lazyfs.image.plain import INDEX, PASS, PlainOptions, check_image, is_plain
+from lazyfs.image.plain import INDEX, PASS, PlainOptions, check_image
 from lazyfs.image.resolve import Resolved, Resolver, check_platform
-from lazyfs.image.tocs import LoadedToc, layer_claims, load_tocs
-from lazyfs.oci.config import ImageConfig
-from lazyfs.oci.descriptor import Descriptor
-from lazyfs.oci.manifest import Manifest
 from lazyfs.oci.platforms import Platform, parse_platform, platform_of_machine
 from lazyfs.oci.reference import LayoutReference, Reference, parse_reference
 from lazyfs.registry.source import AccessOptions
-from lazyfs.rootfs.erofs_writer import build_index
 from lazyfs.signatures.judge import Judge, judge_of
 from lazyfs.signatures.together import side_by_side
-from lazyfs.store.images import ImageRecord, LayerRecord, StoredImage, load_image, save_image
+from lazyfs.store.images import ImageRecord, LayerRecord, StoredImage, load_image
 from lazyfs.store.layers import load_table
 from lazyfs.store.passes import is_lost_as_empty, load_pass
 from lazyfs.store.paths import Store, StoreFull, StoreUnwritten, volatile_store
@@ -46,7 +37,7 @@ from lazyfs.store.spans import can_be_had
 from lazyfs.trust.options import TrustRecord
 
 if TYPE_CHECKING:
-    from lazyfs.formats.layer_index import LayerIndex
+    pass
 
 log = logging.getLogger(__name__)
 
@@ -117,9 +108,6 @@ class Prepared(msgspec.Struct, frozen=True):
         return msgspec.json.decode(data, type=Prepared)
 
 
-Foresee = Callable[[Foreseen], None]
-
-
 async def prepare(
     request: Request,
     on_resolved: Callable[[str], None] = lambda name: None,
@@ -178,8 +166,18 @@ async def _prepare(
             stored = load_image(store, digest)
             if stored is not None and _has_layers(store, stored, request.plain.pinned):
                 return stored.record
-            images = _Images(store, origin, resolver, request, is_volatile, foresee, judge)
-            return await images.build(manifest, digest)
+            builder = ImageBuilder(
+                reference=request.reference,
+                verify=request.verify,
+                plain=request.plain,
+                store=store,
+                is_volatile=is_volatile,
+                origin=origin,
+                resolver=resolver,
+                foresee=foresee,
+                judge=judge,
+            )
+            return await builder.build(manifest, digest)
 
         if judge is None:
             record = await build()
@@ -307,162 +305,3 @@ def _has_layer(store: Store, layer: LayerRecord, size: int, pinned: Digest | Non
         if known is None or (known.index_digest, known.toc_digest) != (str(pinned), str(digest)):
             return False
     return can_be_had(store, digest) and not is_lost_as_empty(store, parse_digest(layer.digest))
-
-
-class _Images(msgspec.Struct, frozen=True):
-    """Builds the rootfs index of an image that is not here."""
-
-    store: Store
-    origin: Origin
-    resolver: Resolver
-    request: Request
-    is_volatile: bool
-    foresee: Foresee
-    judge: Judge | None
-
-    async def build(self, manifest: Manifest, digest: Digest) -> ImageRecord:
-        # Says what is wrong before anything is fetched.
-        claims = [layer_claims(layer, "blob") for layer in manifest.layers]
-        if self.origin.kind == "registry":
-            self.foresee(
-                Foreseen(
-                    self.request.reference,
-                    self.origin.repository,
-                    str(digest),
-                    tuple(map(_foreseen, manifest.layers, claims)),
-                    str(self.store.root),
-                )
-            )
-        config, loaded = await self._fetch_all(manifest, digest)
-        tocs = [each.toc for each in loaded]
-        record = ImageRecord(
-            manifest_digest=str(digest),
-            manifest_media_type=manifest.media_type,
-            config_digest=str(manifest.config.digest),
-            platform=str(config.platform),
-            layers=tuple(
-                _layer_record(*facts)
-                for facts in zip(manifest.layers, config.diff_ids, loaded, strict=True)
-            ),
-        )
-        built = build_index(
-            tocs,
-            root_xattrs=image_attributes(record),
-            device_tags=[toc.digest.hex[:64] for toc in tocs],
-        )
-        return save_image(self.store, record, built.image, built.provenance)
-
-    def _is_plain(self, layer: Descriptor) -> bool:
-        return self.request.verify != "blob" and is_plain(layer)
-
-    async def _fetch_pinned(
-        self, manifest: Manifest, digest: Digest, numbers: list[int]
-    ) -> "tuple[PlainOptions, dict[Digest, LayerIndex]]":
-        """Return what an index has of the layers *numbers*, as far as it is needed, and which.
-
-        It is the one that the user pinned, or else one that is signed as the policy wants it.
-        """
-        options = self.request.plain
-        layers = [manifest.layers[n] for n in numbers]
-        if options.pinned is None and self.judge is not None:
-            from lazyfs.image.signed_index import signed_index  # noqa: PLC0415
-
-            pinned = await signed_index(self.judge, self.store, self.origin, digest, layers)
-            options = replace(options, pinned=pinned)
-        if options.pinned is None:
-            return options, {}
-        from lazyfs.image.plain_layers import fetch_pinned  # noqa: PLC0415
-
-        found = await fetch_pinned(self.store, self.origin, digest, layers, options.pinned)
-        return options, found
-
-    async def _fetch_all(
-        self, manifest: Manifest, digest: Digest
-    ) -> tuple[ImageConfig, list[LoadedToc]]:
-        """Fetch the config, the TOCs and a pinned index side by side, then the plain layers.
-
-        A layer whose TOC cannot be had is as good as a plain one.
-        """
-        found: dict[int, LoadedToc] = {}
-        configs: list[ImageConfig] = []
-        errors: list[LazyfsError] = []
-        lost: list[Descriptor] = []
-        indexes: dict[Digest, LayerIndex] = {}
-        options = self.request.plain
-        has_indexes = trio.Event()
-        plain = [n for n, layer in enumerate(manifest.layers) if self._is_plain(layer)]
-        lazy = [n for n in range(len(manifest.layers)) if n not in set(plain)]
-        budget = Budget(self.origin.environment)
-
-        async def fetch_indexes() -> None:
-            nonlocal options
-            if plain:
-                options, had = await self._fetch_pinned(manifest, digest, plain)
-                indexes.update(had)
-            has_indexes.set()
-
-        async def fetch_config() -> None:
-            configs.append(await self.resolver.config(manifest))
-            await has_indexes.wait()
-            await fetch_plain(plain)
-
-        async def fetch_plain(numbers: list[int]) -> None:
-            if not numbers:
-                return
-            # Imported here: most images have no such layer.
-            from lazyfs.image.plain_layers import load_plain  # noqa: PLC0415
-
-            pairs = [(manifest.layers[n], configs[0].diff_ids[n]) for n in numbers]
-            is_stored = not self.is_volatile
-            loaded = await load_plain(
-                self.store, self.origin, pairs, indexes, options, budget, is_stored=is_stored
-            )
-            found.update(zip(numbers, loaded, strict=True))
-
-        async def fetch_tocs() -> None:
-            layers = [manifest.layers[n] for n in lazy]
-            verify = self.request.verify
-            loaded = await load_tocs(
-                self.store, self.origin, layers, verify=verify, lost=lost, budget=budget
-            )
-            had = [n for n in lazy if manifest.layers[n] not in lost]
-            found.update(zip(had, loaded, strict=True))
-
-        async def attempt(step: Callable[[], Awaitable[None]]) -> None:
-            try:
-                await step()
-            except LazyfsError as exc:
-                errors.append(exc)
-                nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(attempt, fetch_config)
-            nursery.start_soon(attempt, fetch_tocs)
-            nursery.start_soon(attempt, fetch_indexes)
-        if errors:
-            raise errors[0]
-        others = [n for n in lazy if manifest.layers[n] in lost]
-        if others:
-            options, more = await self._fetch_pinned(manifest, digest, others)
-            indexes.update(more)
-            await fetch_plain(others)
-        return configs[0], [found[n] for n in range(len(manifest.layers))]
-
-
-def _foreseen(layer: Descriptor, claims: Claims) -> ForeseenLayer | None:
-    if claims.key is None:
-        return None
-    return ForeseenLayer(layer.media_type, str(layer.digest), layer.size, str(claims.key))
-
-
-def _layer_record(layer: Descriptor, diff_id: Digest, loaded: LoadedToc) -> LayerRecord:
-    return LayerRecord(
-        digest=str(layer.digest),
-        size=layer.size,
-        media_type=layer.media_type,
-        diff_id=str(diff_id),
-        toc_digest=str(loaded.toc.digest),
-        format=loaded.format.text,
-        dialect=loaded.format.dialect,
-        verified_by=loaded.verified_by,
-    )

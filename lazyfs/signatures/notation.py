@@ -53,9 +53,9 @@ class NotationRules:
         if statement.level == "skip":
             return statement.name, []
         stores = ", ".join(str(each) for each in statement.stores)
-        who = (
-            "anybody" if statement.identities is None else "; ".join(map(str, statement.identities))
-        )
+        who = "anybody"
+        if statement.identities is not None:
+            who = "; ".join(map(str, statement.identities))
         actions = ", ".join(f"{check} {action}" for check, action in statement.actions.items())
         return statement.name, [
             f"a signature by {who or 'nobody'}, with a certificate that leads to {stores}",

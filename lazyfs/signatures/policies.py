@@ -56,7 +56,11 @@ def policies_in_force(
         raise PolicyFault(
             f"{VARIABLE} is {chosen[:100]!r}: neither default, off nor an absolute path"
         )
-    return [load_policy(path, options.trust_store)]
+    return [load_policy(path, _trust_store(options))]
+
+
+def _trust_store(options: TrustOptions) -> Path | None:
+    return None if options.trust_store is None else Path(options.trust_store)
 
 
 def _of_tools(options: TrustOptions, environment: Mapping[str, str]) -> list[PolicyFile]:
@@ -69,7 +73,7 @@ def _of_tools(options: TrustOptions, environment: Mapping[str, str]) -> list[Pol
     for paths in (notation, containers):
         for path in paths:
             if os.path.lexists(path):
-                found.append(load_policy(path, options.trust_store))
+                found.append(load_policy(path, _trust_store(options)))
                 break
     if not found:
         raise PolicyFault(

@@ -1,7 +1,5 @@
 """Whom to believe: what a user may say about it, and what a verdict leaves behind."""
 
-from pathlib import Path
-
 import msgspec
 
 OFF = "off"
@@ -23,7 +21,7 @@ class TrustOptions(msgspec.Struct, frozen=True):
     """
 
     policy: str | None = None
-    trust_store: Path | None = None
+    trust_store: str | None = None
     revocation: str = ONLINE
     is_newer_required: bool = False
     max_age: float | None = None

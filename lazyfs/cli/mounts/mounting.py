@@ -34,7 +34,8 @@ from lazyfs.service.record import make_runtime_directory
 if TYPE_CHECKING:
     from lazyfs.digest import Digest
     from lazyfs.fetch.origins.early import Foreseen
-    from lazyfs.image.prepare import Foresee, Prepared
+    from lazyfs.image.build import Foresee
+    from lazyfs.image.prepare import Prepared
     from lazyfs.registry.source import AccessOptions
     from lazyfs.trust.options import TrustOptions
 
