@@ -31,6 +31,16 @@ DEPTH_LIMIT = 4  # intermediate certificates between a signer's and a root
 SHOWN = 200  # characters of a subject
 
 Certificate: TypeAlias = x509.Certificate
+
+# What cryptography raises for certificates that are broken, when they are loaded or looked at.
+BROKEN = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 Made = TypeVar("Made")
 
 
@@ -83,7 +93,7 @@ def signing_key(
     except verification.VerificationError as exc:
         reason = printable(str(exc).removeprefix("validation failed: "), SHOWN)
         raise BadSignature(f"the certificate of {whose} is not accepted: {reason}") from None
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except BROKEN:
         # Extensions are read when they are looked at: see cryptography's documentation.
         raise Malformed(f"the certificate of {whose} cannot be read") from None
 
@@ -180,5 +190,5 @@ def _listed(names: Sequence[str]) -> str:
 def _loaded(load: Callable[[], Made]) -> Made:
     try:
         return load()
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except BROKEN:
         raise Malformed("the certificate cannot be read") from None
