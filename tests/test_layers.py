@@ -32,6 +32,8 @@ FLOORS = {
     "interrupts": 6,
     "registry.config": 6,
     "trust": 6,
+    "trust.notation": 7,
+    "trust.files": 8,
     "verity": 6,
     "mount": 7,
     "registry": 7,
@@ -73,6 +75,7 @@ PURE = {
     "printable",
     "rootfs",
     "trust",
+    "trust.notation",
     "trust.sigstore",
     "verity",
 }

@@ -129,7 +129,7 @@ def check_issued_by(certificate: Certificate, issuer: Certificate) -> None:
     Raises BadSignature, and Malformed for algorithms and keys that are not accepted.
     """
     if certificate.issuer.raw != issuer.subject.raw:
-        raise BadSignature(f"certificate {certificate.who} is not issued by {issuer.who}")
+        raise BadSignature(f"it is not issued by {issuer.who}")
     check_by(issuer, certificate.algorithm, certificate.signature, certificate.signed)
 
 

@@ -35,18 +35,33 @@ def context(number: int, *, constructed: bool = True) -> int:
 
 
 class Value(msgspec.Struct, frozen=True, gc=False):
-    """One element: its tag byte, its contents, and all of it as it stands (header and contents)."""
+    """One element: its tag byte, and where in ``data`` it begins, and its contents begin and end.
+
+    Nothing is copied before it is asked for: a list of revoked certificates can be large.
+    """
 
     tag: int
-    body: bytes
-    raw: bytes
+    data: bytes
+    begin: int
+    start: int
+    end: int
     depth: int = 0
+
+    @property
+    def body(self) -> bytes:
+        """The contents."""
+        return self.data[self.start : self.end]
+
+    @property
+    def raw(self) -> bytes:
+        """All of it as it stands: header and contents."""
+        return self.data[self.begin : self.end]
 
     def parts(self) -> "Parts":
         """Return what is in a constructed element, to be read one after another."""
         if not self.tag & CONSTRUCTED:
             raise Malformed(f"DER: an element with tag {self.tag:#04x} has no parts")
-        return Parts(self.body, self.depth + 1)
+        return Parts(self.data, self.start, self.end, self.depth + 1)
 
     def integer(self) -> int:
         """Return an INTEGER's value.  Section 8.3."""
@@ -117,12 +132,13 @@ class Value(msgspec.Struct, frozen=True, gc=False):
 class Parts:
     """The elements in another one, read in order; iterating yields those that are left."""
 
-    def __init__(self, data: bytes, depth: int = 0) -> None:
+    def __init__(self, data: bytes, start: int, end: int, depth: int = 0) -> None:
         if depth > DEPTH_LIMIT:
             raise Malformed(f"DER: nested more than {DEPTH_LIMIT} levels deep")
         self._data = data
+        self._at = start
+        self._end = end
         self._depth = depth
-        self._at = 0
         self._count = 0
 
     def __iter__(self) -> Iterator[Value]:
@@ -131,7 +147,7 @@ class Parts:
 
     def is_empty(self) -> bool:
         """Say whether all has been read."""
-        return self._at >= len(self._data)
+        return self._at >= self._end
 
     def peek(self) -> int | None:
         """Return the next element's tag byte, None at the end."""
@@ -147,10 +163,9 @@ class Parts:
         self._count += 1
         if self._count > PARTS_LIMIT:
             raise Malformed(f"DER: more than {PARTS_LIMIT} elements in one")
-        start, end = _bounds(self._data, self._at)
-        value = Value(found, self._data[start:end], self._data[self._at : end], self._depth)
-        self._at = end
-        return value
+        begin = self._at
+        start, self._at = bounds(self._data, begin, self._end)
+        return Value(found, self._data, begin, start, self._at, self._depth)
 
     def optional(self, tag: int) -> Value | None:
         """Return the next element if it has this tag, else None."""
@@ -169,21 +184,23 @@ def read(data: bytes, tag: int | None = SEQUENCE, limit: int = SIZE_LIMIT) -> Va
     """
     if len(data) > limit:
         raise Malformed(f"DER: longer than {limit} bytes")
-    parts = Parts(data)
+    parts = Parts(data, 0, len(data))
     value = parts.take(tag)
     parts.end()
     return value
 
 
-def _bounds(data: bytes, at: int) -> tuple[int, int]:
-    """Return where the contents of the element at *at* begin and end.  Section 8.1, 10.1."""
+def bounds(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """Return where the contents of the element at *at* begin and end; *end*: of what it is in.
+
+    Sections 8.1 and 10.1.  Raises Malformed.
+    """
     if data[at] & 0x1F == 0x1F:
         raise Malformed("DER: a tag above 30")
-    try:
-        length = data[at + 1]
-    except IndexError:
-        raise Malformed("DER: cut off") from None
     start = at + 2
+    if start > end:
+        raise Malformed("DER: cut off")
+    length = data[at + 1]
     if length == 0x80:
         raise Malformed("DER: an indefinite length")
     if length > 0x80:
@@ -192,11 +209,27 @@ def _bounds(data: bytes, at: int) -> tuple[int, int]:
             raise Malformed(f"DER: a length of {count} bytes")
         spelled = data[start : start + count]
         start += count
-        length = int.from_bytes(spelled)
-        if len(spelled) < count:
+        if start > end:
             raise Malformed("DER: cut off")
+        length = int.from_bytes(spelled)
         if length < 0x80 or spelled[0] == 0:
             raise Malformed("DER: a length is not in its shortest form")
-    if start + length > len(data):
+    if start + length > end:
         raise Malformed("DER: cut off")
     return start, start + length
+
+
+def encode(tag: int, *contents: bytes) -> bytes:
+    """Return an element with these contents, one behind the other."""
+    body = b"".join(contents)
+    size = len(body)
+    if size < 0x80:
+        return bytes([tag, size]) + body
+    spelled = size.to_bytes((size.bit_length() + 7) // 8)
+    return bytes([tag, 0x80 | len(spelled)]) + spelled + body
+
+
+def encode_integer(value: int) -> bytes:
+    """Return an INTEGER in its shortest form."""
+    bits = value.bit_length() if value >= 0 else (~value).bit_length()
+    return encode(INTEGER, value.to_bytes(bits // 8 + 1, signed=True))

@@ -11,6 +11,7 @@ import msgspec
 
 from lazyfs.printable import printable
 from lazyfs.trust import keys
+from lazyfs.trust.certificates import Certificate
 from lazyfs.trust.errors import Malformed, PolicyFault
 from lazyfs.trust.sigstore import certificates
 from lazyfs.trust.sigstore.policy import Material, SigstoreSigned
@@ -40,10 +41,10 @@ class Trusted(msgspec.Struct, frozen=True):
 def load(file: str, requirement: SigstoreSigned, read: Read) -> Trusted:
     """Return whom *requirement* trusts; *file* is the policy's.  Raises PolicyFault."""
     if (pki := requirement.pki) is not None:
-        roots = _made(file, pki.roots, read, certificates.load_pem_certificates)
-        helpers: tuple[certificates.Certificate, ...] = ()
+        roots = _made(file, pki.roots, read, certificates.load_certificates)
+        helpers: tuple[Certificate, ...] = ()
         if pki.intermediates is not None:
-            helpers = _made(file, pki.intermediates, read, certificates.load_pem_certificates)
+            helpers = _made(file, pki.intermediates, read, certificates.load_certificates)
         return Trusted((), certificates.Authority(roots, helpers, pki.email, pki.hostname))
     return Trusted(tuple(_key(file, material, read) for material in requirement.keys))
 

@@ -1,0 +1,1 @@
+"""Policies, trust stores and stored answers about revocation, read from directories, bounded."""

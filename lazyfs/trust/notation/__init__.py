@@ -1,0 +1,1 @@
+"""Signatures of the Notary Project: envelopes, certificate chains, time-stamps, trust policies."""

@@ -1,0 +1,235 @@
+"""An image judged by a trust policy: the way in.
+
+Spec: Notary Project, trust-store-trust-policy.md, "Signature Verification".  One good signature
+among many is enough, and none can stand in the way of another: a malformed one is passed over,
+where notation 1.3.2 gives up.
+
+Nothing is fetched here.  ``judging`` is a generator that yields what it has to know: the next
+signature, or an answer about revocation.  ``judge`` runs it on iterators and a source.
+Cryptography is imported with the first signature, not with this module.
+"""
+
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+
+from lazyfs.digest import Digest
+from lazyfs.oci.descriptor import Descriptor
+from lazyfs.oci.reference import LayoutReference, Reference
+from lazyfs.printable import printable
+from lazyfs.trust.errors import Malformed
+from lazyfs.trust.notation.policy import Policy, Statement, fold_scope
+from lazyfs.trust.questions import Answers, Away, Question, RevocationSource
+from lazyfs.trust.verdict import Outcome, Reason, SignatureReport, Verdict
+
+if TYPE_CHECKING:
+    from lazyfs.trust.notation.artifact import Candidate
+    from lazyfs.trust.notation.signature import Measure
+    from lazyfs.trust.notation.stores import StoreFiles
+
+SIGNATURES_LIMIT = 100  # tried for one image, as in notation
+QUESTIONS_LIMIT = 64  # about revocation, for one image
+# The order of checks.  A signature that failed late says more than one that failed early.
+ORDER = (
+    "retrieval", "integrity", "plugin", "authenticity", "expiry", "authenticTimestamp",
+    "revocation", "payload", "metadata",
+)  # fmt: skip
+
+
+class NextCandidate(msgspec.Struct, frozen=True):
+    """A wish: the next signature, Unfetched, or None when there are no more."""
+
+
+class Unfetched(msgspec.Struct, frozen=True):
+    """A signature, or the list of them (``digest`` is None), that could not be fetched."""
+
+    digest: Digest | None
+    reason: str
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be judged.
+
+    ``reference`` names the repository that the user asked for, not the mirror that served it;
+    ``image`` is the resolved manifest; ``metadata`` are annotations that must be signed.  ``now``
+    has a time zone.
+    """
+
+    reference: Reference | LayoutReference
+    image: Descriptor
+    now: datetime
+    metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+
+# What is yielded, and what is sent for it.
+Wish: TypeAlias = "NextCandidate | Question"
+Given: TypeAlias = "Candidate | Unfetched | Answers | None"
+
+
+def judge(
+    policy: Policy,
+    stores: "StoreFiles",
+    request: Request,
+    candidates: "Iterable[Candidate | Unfetched]",
+    revocation: RevocationSource | None,
+) -> Verdict:
+    """Return what *policy* says of an image.
+
+    *candidates* are taken one by one, until one is good.  Without a source nothing is known of
+    revocation.  Raises nothing but what the iterator and the source raise.
+    """
+    waiting = iter(candidates)
+    steps = judging(policy, stores, request)
+    given: Given = None
+    while True:
+        try:
+            wish = steps.send(given)
+        except StopIteration as end:
+            verdict: Verdict = end.value
+            return verdict
+        if isinstance(wish, NextCandidate):
+            given = next(waiting, None)
+        elif revocation is None:
+            given = Away("no source of revocation answers")
+        else:
+            given = revocation.answers(wish)
+
+
+def judging(
+    policy: Policy, stores: "StoreFiles", request: Request
+) -> Generator[Wish, Given, Verdict]:
+    """Judge an image; yield what has to be known and be sent it.
+
+    For NextCandidate that is a Candidate, Unfetched, or None at the end; for a Question, Answers.
+    """
+    scope = fold_scope(request.reference.name)
+    statement = policy.statement_for(scope)
+    if statement is None:
+        reason = Reason("policy", f"no statement of {policy.file} is for {printable(scope, 200)}")
+        return _verdict(request, Outcome.UNTRUSTED, None, reasons=(reason,))
+    if statement.level == "skip":
+        return _verdict(request, Outcome.SKIPPED, statement)
+    from lazyfs.trust.notation.artifact import Candidate
+    from lazyfs.trust.notation.signature import Measure
+    from lazyfs.trust.notation.stores import TrustStores
+
+    measure = Measure(
+        statement=statement,
+        stores=TrustStores(stores),
+        image=request.image,
+        metadata=request.metadata,
+        now=request.now,
+    )
+    reports: list[SignatureReport] = []
+    reasons: list[Reason] = []
+    known: dict[Question, Answers] = {}
+    for _ in range(SIGNATURES_LIMIT):
+        candidate = yield NextCandidate()
+        if candidate is None:
+            break
+        if isinstance(candidate, Unfetched):
+            text = f"{candidate.digest or 'the list of signatures'}: {candidate.reason}"
+            reasons.append(Reason("retrieval", f"cannot fetch {printable(text, 300)}", "unknown"))
+            continue
+        if not isinstance(candidate, Candidate):
+            raise TypeError("a wish for a candidate was given something else")
+        report = yield from _judge_candidate(candidate, measure, known)
+        if report is None:
+            continue
+        reports.append(report)
+        if report.failure is None:
+            return _verdict(request, Outcome.TRUSTED, statement, reports=tuple(reports))
+        reasons.append(report.failure)
+    else:
+        if (yield NextCandidate()) is not None:
+            text = f"none of the first {SIGNATURES_LIMIT} signatures is good, and there are more"
+            reasons.append(Reason("retrieval", text, "unknown"))
+    return _refuse(request, statement, reports, reasons)
+
+
+def _judge_candidate(
+    candidate: "Candidate", measure: "Measure", known: dict[Question, Answers]
+) -> Generator[Wish, Given, SignatureReport | None]:
+    """Return what is to be said of a candidate; None if it is no signature of the image."""
+    from lazyfs.trust.notation.artifact import read_envelope, wanted_envelope
+    from lazyfs.trust.notation.signature import judge_signature
+
+    digest = candidate.digest
+    try:
+        wanted = wanted_envelope(digest, candidate.manifest, measure.image.digest)
+        if wanted is None:
+            return None
+        envelope = read_envelope(wanted, candidate.envelope)
+    except Malformed as exc:
+        failure = Reason("integrity", f"signature {digest} is malformed: {exc.message}")
+        return SignatureReport(digest=digest, format="notation", failure=failure)
+    steps = judge_signature(digest, envelope, measure)
+    answers = None
+    while True:
+        try:
+            question = steps.send(answers)  # type: ignore[arg-type]
+        except StopIteration as end:
+            report: SignatureReport = end.value
+            return report
+        answers = known.get(question)
+        if answers is None:
+            answers = yield from _ask(question, len(known))
+            known[question] = answers
+
+
+def _ask(question: Question, count: int) -> Generator[Wish, Given, Answers]:
+    if count >= QUESTIONS_LIMIT:
+        return Away(f"more than {QUESTIONS_LIMIT} questions about revocation")
+    given = yield question
+    if not isinstance(given, Away | Sequence):
+        raise TypeError("a question was given something else than answers")
+    return given
+
+
+def _refuse(
+    request: Request,
+    statement: Statement,
+    reports: Sequence[SignatureReport],
+    reasons: Sequence[Reason],
+) -> Verdict:
+    if not reasons:
+        text = f"no signature found; policy {printable(statement.name, 80)} requires one"
+        if statement.identities is not None:
+            wanted = "; ".join(map(str, statement.identities[:3])) or "an identity of unknown kind"
+            text += f" by {wanted}"
+        return _verdict(request, Outcome.UNTRUSTED, statement, reasons=(Reason("signature", text),))
+    is_unknown = any(reason.kind == "unknown" for reason in reasons)
+    kinds = ("unknown", "policy", "untrusted") if is_unknown else ("policy", "untrusted")
+    ordered = sorted(reasons, key=lambda reason: (kinds.index(reason.kind), -_progress(reason)))
+    return _verdict(
+        request,
+        Outcome.UNKNOWN if is_unknown else Outcome.UNTRUSTED,
+        statement,
+        reasons=tuple(ordered),
+        reports=tuple(reports),
+    )
+
+
+def _progress(reason: Reason) -> int:
+    return ORDER.index(reason.check) if reason.check in ORDER else -1
+
+
+def _verdict(
+    request: Request,
+    outcome: Outcome,
+    statement: Statement | None,
+    *,
+    reasons: tuple[Reason, ...] = (),
+    reports: tuple[SignatureReport, ...] = (),
+) -> Verdict:
+    return Verdict(
+        outcome=outcome,
+        name=request.reference.name,
+        digest=request.image.digest,
+        policy=statement.name if statement is not None else "",
+        level=statement.level if statement is not None else "",
+        reasons=reasons,
+        signatures=reports,
+    )
