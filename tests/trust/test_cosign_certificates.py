@@ -3,6 +3,7 @@
 import base64
 import ipaddress
 import json
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -180,6 +181,13 @@ def refused(
     verdict = verdict_on(found, wanted)
     assert verdict.outcome is Outcome.UNTRUSTED
     assert message in verdict.reasons[0].message, verdict.reasons[0].message
+
+
+def faulty(wanted: dict[str, Any], message: str) -> None:
+    """Check that an image is refused because of the policy, for this reason."""
+    verdict = judged(wanted, [attachment(LEAF)], DIGEST)
+    assert isinstance(verdict.error(), PolicyFault)
+    assert re.search(message, verdict.reasons[0].message), verdict.reasons[0].message
 
 
 @pytest.mark.parametrize("form", [0, 1])
@@ -452,8 +460,7 @@ def test_a_certificate_cut_or_changed_anywhere_is_refused() -> None:
 def test_broken_roots_are_the_policys_fault(roots: bytes, message: str) -> None:
     wanted = requirement()
     wanted["pki"]["caRootsData"] = base64.b64encode(roots).decode() or "AA=="
-    with pytest.raises(PolicyFault, match=message):
-        judged(wanted, [attachment(LEAF)], DIGEST)
+    faulty(wanted, message)
 
 
 def test_files_of_roots(tmp_path: Path) -> None:
@@ -463,9 +470,7 @@ def test_files_of_roots(tmp_path: Path) -> None:
     path.write_bytes(b"Subject: CN=root\n" + pem(ROOT))
     assert verdict_on(attachment(LEAF, INTERMEDIATE), wanted).is_allowed
     path.write_bytes(b"\n" * 2_000_000 + pem(ROOT))
-    with pytest.raises(PolicyFault, match=r"caRootsPath: .*: the certificates are longer than"):
-        judged(wanted, [attachment(LEAF)], DIGEST)
+    faulty(wanted, r"caRootsPath: .* is longer than")
     wanted = requirement()
     wanted["pki"]["caIntermediatesPath"] = "/nowhere"
-    with pytest.raises(PolicyFault, match="caIntermediatesPath: /nowhere: No such file"):
-        judged(wanted, [attachment(LEAF)], DIGEST)
+    faulty(wanted, "caIntermediatesPath: /nowhere does not exist")

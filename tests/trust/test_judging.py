@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,21 +13,22 @@ import msgspec
 import pytest
 
 from lazyfs.digest import digest_of
-from lazyfs.oci.manifest import Manifest, decode_manifest
+from lazyfs.oci.descriptor import Descriptor
+from lazyfs.oci.manifest import OCI_MANIFEST, Manifest, decode_manifest
 from lazyfs.oci.reference import parse_reference
 from lazyfs.trust.errors import CannotTell, Malformed, PolicyFault, Untrusted
+from lazyfs.trust.request import SIGNATURES_LIMIT, Request, Unfetched
 from lazyfs.trust.sigstore.candidates import (
     SIGNATURE,
     Attachment,
     Bundled,
     Candidate,
-    Missing,
     bundle_layer,
     payload_layers,
 )
-from lazyfs.trust.sigstore.judging import CANDIDATES_LIMIT, judge
+from lazyfs.trust.sigstore.judge import judge
 from lazyfs.trust.sigstore.policy_reading import parse_policy
-from lazyfs.trust.verdict import Outcome
+from lazyfs.trust.verdict import Outcome, Verdict
 from tests.support import cosign
 from tests.support.cosign import NOW, candidates, image_digest, judged, key_data, signed_by
 
@@ -116,24 +118,25 @@ def test_no_more_is_fetched_than_is_needed() -> None:
 
 
 def test_what_could_not_be_fetched_is_not_called_untrusted() -> None:
-    away = Missing("registry.example answered 503 for the referrers")
+    away = Unfetched(None, "registry.example answered 503")
     digest = image_digest("old-p256")
     verdict = judged(P256, [away, *bad()], digest)
     assert verdict.outcome is Outcome.UNKNOWN
-    assert verdict.reasons[0].message == away.reason
+    text = "cannot fetch the list of signatures: registry.example answered 503"
+    assert verdict.reasons[0].message == text
     assert isinstance(verdict.error(), CannotTell)
     assert judged(P256, [away, *candidates("old-p256")], digest).outcome is Outcome.TRUSTED
 
 
 def test_more_signatures_than_are_tried() -> None:
     digest = image_digest("old-p256")
-    most = bad(CANDIDATES_LIMIT)
+    most = bad(SIGNATURES_LIMIT)
     assert judged(P256, most, digest).outcome is Outcome.UNTRUSTED
     assert judged(P256, [*most[1:], *candidates("old-p256")], digest).outcome is Outcome.TRUSTED
     verdict = judged(P256, [*most, *candidates("old-p256")], digest)
     assert verdict.outcome is Outcome.UNKNOWN
-    assert "more than 100 signatures" in verdict.reasons[0].message
-    assert len(verdict.signatures) == CANDIDATES_LIMIT
+    assert "none of the first 100 signatures is good" in verdict.reasons[0].message
+    assert len(verdict.signatures) == SIGNATURES_LIMIT
 
 
 def test_the_summary_is_short() -> None:
@@ -199,6 +202,13 @@ def test_images_in_layouts() -> None:
     assert judged(requirement, found, digest, asked=layout).is_allowed
 
 
+def faulty(verdict: Verdict, message: str) -> None:
+    """Check that an image is refused because of the policy, for this reason."""
+    assert verdict.outcome is Outcome.UNTRUSTED
+    assert re.search(message, verdict.reasons[0].message), verdict.reasons[0].message
+    assert isinstance(verdict.error(), PolicyFault)
+
+
 def test_keys_are_read_from_their_files(tmp_path: Path) -> None:
     path = tmp_path / "cosign.pub"
     path.write_bytes(cosign.key_file("p256.pub"))
@@ -227,19 +237,21 @@ PEM = b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"
 )
 def test_broken_keys_are_the_policys_fault(data: bytes, message: str) -> None:
     requirement = {**P256, "keyData": base64.b64encode(data).decode() or "AA=="}
-    with pytest.raises(PolicyFault, match=message) as caught:
-        judged(requirement, candidates("old-p256"), image_digest("old-p256"))
-    assert caught.value.message.startswith("policy.json: default[0].keyData: ")
+    verdict = judged(requirement, candidates("old-p256"), image_digest("old-p256"))
+    faulty(verdict, message)
+    assert verdict.reasons[0].message.startswith("policy.json: default[0].keyData: ")
 
 
 def test_keys_that_are_not_there(tmp_path: Path) -> None:
     requirement = {**P256, "keyPaths": ["/dev/null", str(tmp_path / "none")]}
     del requirement["keyData"]
-    with pytest.raises(PolicyFault, match=r"keyPaths\[0\]: /dev/null: the public key"):
-        judged(requirement, [], image_digest("old-p256"))
+    faulty(
+        judged(requirement, [], image_digest("old-p256")),
+        r"keyPaths\[0\]: /dev/null cannot be read",
+    )
     requirement["keyPaths"] = [str(tmp_path / "none")]
-    with pytest.raises(PolicyFault, match=r"keyPaths\[0\]: .*/none: No such file"):
-        judged(requirement, [], image_digest("old-p256"))
+    verdict = judged(requirement, [], image_digest("old-p256"))
+    faulty(verdict, r"keyPaths\[0\]: .*/none does not exist")
 
 
 def test_keys_of_other_scopes_are_not_read() -> None:
@@ -249,11 +261,16 @@ def test_keys_of_other_scopes_are_not_read() -> None:
     }
     policy = parse_policy(json.dumps(document).encode(), "policy.json")
 
-    def read(path: str) -> bytes:
-        raise AssertionError(path)
+    class NoFiles:
+        def read(self, path: str) -> bytes:
+            raise AssertionError(path)
 
-    digest = image_digest("old-p256")
-    assert judge(policy, parse_reference("b.example/x"), digest, [], read=read, now=NOW).is_allowed
+    request = Request(
+        reference=parse_reference("b.example/x"),
+        image=Descriptor(OCI_MANIFEST, image_digest("old-p256"), 0),
+        now=NOW,
+    )
+    assert judge(policy, NoFiles(), request, []).is_allowed
 
 
 def test_annotations_must_be_signed() -> None:
@@ -313,7 +330,7 @@ def test_payloads_of_a_possible_size() -> None:
 def test_cryptography_is_imported_once_it_is_needed() -> None:
     program = (
         "import sys\n"
-        "from lazyfs.trust.sigstore import candidates, judging, policy_reading, registries_d\n"
+        "from lazyfs.trust.sigstore import candidates, judge, policy_reading, registries_d\n"
         "assert not [name for name in sys.modules if name.startswith(('cryptography', 'yaml'))]\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -21,7 +21,7 @@ from lazyfs.trust.sigstore.policy import (
     refuse_unsupported,
     requirements_for,
 )
-from lazyfs.trust.sigstore.policy_reading import POLICY_LIMIT, is_policy, materials_of, parse_policy
+from lazyfs.trust.sigstore.policy_reading import POLICY_LIMIT, is_policy, parse_policy
 
 ACCEPT, REJECT = {"type": "insecureAcceptAnything"}, {"type": "reject"}
 SIGNED = {"type": "sigstoreSigned", "keyPath": "/etc/pki/cosign.pub"}
@@ -91,9 +91,12 @@ def test_a_whole_policy() -> None:
         ),
     )
     (company,) = docker["*.company.example"]
-    assert [each.data for each in materials_of(company)] == [b"\0\0\0", b"\4\x10\x41"]
+    assert isinstance(company, SigstoreSigned)
+    assert [each.data for each in company.keys] == [b"\0\0\0", b"\4\x10\x41"]
     (pki,) = docker["company.example/pki"]
-    assert [each.path for each in materials_of(pki)] == ["/etc/pki/ca.pem"]
+    assert isinstance(pki, SigstoreSigned)
+    assert pki.pki is not None
+    assert pki.pki.roots.path == "/etc/pki/ca.pem"
     assert isinstance(docker["redhat.example"][0], Unsupported)
 
 
