@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lazyfs.digest import Digest, parse_digest
-from lazyfs.oci.manifest import Manifest, decode_manifest
+from lazyfs.oci.descriptor import Descriptor
+from lazyfs.oci.manifest import OCI_MANIFEST, Manifest, decode_manifest
 from lazyfs.oci.reference import LayoutReference, Reference, parse_reference
+from lazyfs.trust.files.containers import LocalFiles
+from lazyfs.trust.request import Request
 from lazyfs.trust.sigstore.candidates import (
     Attachment,
     Bundled,
@@ -20,7 +23,7 @@ from lazyfs.trust.sigstore.candidates import (
     bundle_layer,
     payload_layers,
 )
-from lazyfs.trust.sigstore.judging import judge
+from lazyfs.trust.sigstore.judge import judge
 from lazyfs.trust.sigstore.policy_reading import parse_policy
 from lazyfs.trust.verdict import Verdict
 
@@ -67,17 +70,17 @@ def candidates(image: str, registry: str = "olareg") -> list[Candidate]:
     name, _ = REGISTRIES[registry]
     files, digest = layout(name), image_digest(image)
     found: list[Candidate] = []
-    for manifest, tag in _manifests(name):
+    for manifest, tag, _ in _manifests(name):
         if tag == attachment_tag(digest):
             for layer in payload_layers(manifest):
                 data = files[f"blobs/sha256/{layer.digest.hex}"]
                 found.append(Attachment(layer.digest, data, layer.annotations))
-    for manifest, _ in _manifests(name):
+    for manifest, _, manifest_digest in _manifests(name):
         if manifest.subject is not None and manifest.subject.digest == digest:
             bundle = bundle_layer(manifest, digest)
             if bundle is not None:
                 data = files[f"blobs/sha256/{bundle.digest.hex}"]
-                found.append(Bundled(bundle.digest, data))
+                found.append(Bundled(manifest_digest, data))
     return found
 
 
@@ -121,26 +124,22 @@ def judged(
     """Return the verdict of a policy that requires this of all images."""
     requirements = requirement if isinstance(requirement, list) else [requirement]
     policy = parse_policy(json.dumps({"default": requirements}).encode(), "policy.json")
-    return judge(
-        policy,
-        asked or reference(),
-        digest,
-        found,
-        read=lambda path: Path(path).read_bytes(),
-        now=now,
-        annotations=annotations,
+    image = Descriptor(OCI_MANIFEST, digest, 0)
+    request = Request(
+        reference=asked or reference(), image=image, now=now, metadata=annotations or {}
     )
+    return judge(policy, LocalFiles(), request, found)
 
 
-def _manifests(name: str) -> Iterator[tuple[Manifest, str | None]]:
-    """Yield the manifests of a layout, each with its tag."""
+def _manifests(name: str) -> Iterator[tuple[Manifest, str | None, Digest]]:
+    """Yield the manifests of a layout, each with its tag and digest."""
     files = layout(name)
     for entry in json.loads(files["index.json"])["manifests"]:
         digest = parse_digest(entry["digest"])
         document = decode_manifest(files[f"blobs/sha256/{digest.hex}"], None)
         if isinstance(document, Manifest):
             tag = entry.get("annotations", {}).get("org.opencontainers.image.ref.name")
-            yield document, tag
+            yield document, tag, digest
 
 
 def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

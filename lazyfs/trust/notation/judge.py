@@ -9,19 +9,14 @@ signature, or an answer about revocation.  ``judge`` runs it on iterators and a 
 Cryptography is imported with the first signature, not with this module.
 """
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-import msgspec
-
-from lazyfs.digest import Digest
-from lazyfs.oci.descriptor import Descriptor
-from lazyfs.oci.reference import LayoutReference, Reference
 from lazyfs.printable import printable
 from lazyfs.trust.errors import Malformed
 from lazyfs.trust.notation.policy import Policy, Statement, fold_scope
 from lazyfs.trust.questions import Answers, Away, Question, RevocationSource
+from lazyfs.trust.request import SIGNATURES_LIMIT, NextCandidate, Request, Unfetched
 from lazyfs.trust.verdict import Outcome, Reason, SignatureReport, Verdict
 
 if TYPE_CHECKING:
@@ -29,39 +24,12 @@ if TYPE_CHECKING:
     from lazyfs.trust.notation.signature import Measure
     from lazyfs.trust.notation.stores import StoreFiles
 
-SIGNATURES_LIMIT = 100  # tried for one image, as in notation
 QUESTIONS_LIMIT = 64  # about revocation, for one image
 # The order of checks.  A signature that failed late says more than one that failed early.
 ORDER = (
     "retrieval", "integrity", "plugin", "authenticity", "expiry", "authenticTimestamp",
     "revocation", "payload", "metadata",
 )  # fmt: skip
-
-
-class NextCandidate(msgspec.Struct, frozen=True):
-    """A wish: the next signature, Unfetched, or None when there are no more."""
-
-
-class Unfetched(msgspec.Struct, frozen=True):
-    """A signature, or the list of them (``digest`` is None), that could not be fetched."""
-
-    digest: Digest | None
-    reason: str
-
-
-class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be judged.
-
-    ``reference`` names the repository that the user asked for, not the mirror that served it;
-    ``image`` is the resolved manifest; ``metadata`` are annotations that must be signed.  ``now``
-    has a time zone.
-    """
-
-    reference: Reference | LayoutReference
-    image: Descriptor
-    now: datetime
-    metadata: Mapping[str, str] = msgspec.field(default_factory=dict)
-
 
 # What is yielded, and what is sent for it.
 Wish: TypeAlias = "NextCandidate | Question"

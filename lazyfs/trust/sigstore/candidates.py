@@ -39,16 +39,10 @@ class Attachment(msgspec.Struct, frozen=True):
 
 
 class Bundled(msgspec.Struct, frozen=True):
-    """A signature in the new form: the bytes of a bundle; ``digest`` is theirs."""
+    """A signature in the new form: the bytes of a bundle; ``digest`` is its referrer's."""
 
     digest: Digest
     data: bytes
-
-
-class Missing(msgspec.Struct, frozen=True):
-    """A signature, or a list of them, that could not be fetched; ``reason`` is one sentence."""
-
-    reason: str
 
 
 Candidate: TypeAlias = Attachment | Bundled

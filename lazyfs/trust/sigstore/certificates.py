@@ -9,9 +9,8 @@ Importing this module imports cryptography: do so once a policy is in force.
 """
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import TypeAlias, TypeVar
 
 import msgspec
 from cryptography import x509
@@ -20,18 +19,26 @@ from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from lazyfs.printable import printable
-from lazyfs.trust import der, keys
+from lazyfs.trust import keys
+from lazyfs.trust.certificates import Certificate, parse_certificate, parse_certificates
 from lazyfs.trust.errors import BadSignature, Malformed
 from lazyfs.trust.sigstore.encoding import quote
 
 PEM_LIMIT = 1 << 20  # bytes of a file with certificates
-CERTIFICATE_LIMIT = 64 << 10  # bytes, as DER
+ROOTS_LIMIT = 500  # certificates in such a file
 CHAIN_LIMIT = 8  # certificates that travel with a signature
 DEPTH_LIMIT = 4  # intermediate certificates between a signer's and a root
-SHOWN = 200  # characters of a subject
+SHOWN = 200  # characters of what cryptography says
 
-Certificate: TypeAlias = x509.Certificate
-Made = TypeVar("Made")
+# What cryptography raises for broken certificates, when they are loaded or looked at.
+BROKEN = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 class Authority(msgspec.Struct, frozen=True):
@@ -43,26 +50,16 @@ class Authority(msgspec.Struct, frozen=True):
     hostname: str | None = None
 
 
-def load_pem_certificates(data: bytes) -> tuple[Certificate, ...]:
-    """Return the certificates in a PEM file, at least one.  Raises Malformed."""
+def load_certificates(data: bytes, limit: int = ROOTS_LIMIT) -> tuple[Certificate, ...]:
+    """Return the certificates in a PEM file, or the one that is DER.  Raises Malformed."""
     if len(data) > PEM_LIMIT:
         raise Malformed(f"the certificates are longer than {PEM_LIMIT} bytes")
-    return _loaded(lambda: tuple(x509.load_pem_x509_certificates(data)))
+    return tuple(_checked(each) for each in parse_certificates(data, limit))
 
 
-def load_der_certificate(data: bytes) -> Certificate:
-    """Return the certificate in *data*.  Raises Malformed."""
-    der.read(data, limit=CERTIFICATE_LIMIT)
-    return _loaded(lambda: x509.load_der_x509_certificate(data))
-
-
-def subject_of(certificate: Certificate) -> str:
-    """Return whom a certificate is for, as messages show it."""
-    try:
-        text = certificate.subject.rfc4514_string()
-    except ValueError:
-        return "a certificate without a readable subject"
-    return printable(text, SHOWN) or "a certificate without a subject"
+def load_certificate(data: bytes) -> Certificate:
+    """Return the certificate in *data* (DER).  Raises Malformed."""
+    return _checked(parse_certificate(data))
 
 
 def signing_key(
@@ -75,22 +72,34 @@ def signing_key(
     """
     if len(chain) > CHAIN_LIMIT:
         raise Malformed(f"{len(chain)} certificates beside the signer's, at most {CHAIN_LIMIT}")
-    whose = subject_of(leaf)
+    whose = leaf.who
+    if leaf.key is None:
+        raise Malformed(f"the key of {whose} is not supported")
     try:
-        _verify_chain(leaf, chain, authority, now)
-        _check_names(leaf, authority)
-        return keys.accepted(leaf.public_key())
+        _check_names(_verify_chain(leaf, chain, authority, now), authority)
+        return leaf.key
     except verification.VerificationError as exc:
         reason = printable(str(exc).removeprefix("validation failed: "), SHOWN)
         raise BadSignature(f"the certificate of {whose} is not accepted: {reason}") from None
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except BROKEN:
         # Extensions are read when they are looked at: see cryptography's documentation.
         raise Malformed(f"the certificate of {whose} cannot be read") from None
 
 
+def _checked(certificate: Certificate) -> Certificate:
+    """Refuse what cryptography would only warn of, or stumble over later."""
+    if certificate.serial <= 0:  # RFC 5280, section 4.1.2.2
+        raise Malformed(f"the serial number of {certificate.who} is not positive")
+    try:
+        _loaded([certificate])
+    except BROKEN:
+        raise Malformed(f"the certificate of {certificate.who} cannot be read") from None
+    return certificate
+
+
 def _verify_chain(
     leaf: Certificate, chain: Sequence[Certificate], authority: Authority, now: datetime
-) -> None:
+) -> x509.Certificate:
     policy = verification.ExtensionPolicy
     criticality = verification.Criticality.AGNOSTIC
     ca_policy = (
@@ -105,14 +114,20 @@ def _verify_chain(
     )
     verifier = (
         verification.PolicyBuilder()
-        .store(verification.Store(list(authority.roots)))
+        .store(verification.Store(_loaded(authority.roots)))
         .time(now)
         .max_chain_depth(DEPTH_LIMIT)
         .extension_policies(ca_policy=ca_policy, ee_policy=ee_policy)
         .build_client_verifier()
     )
+    (loaded,) = _loaded([leaf])
     helpers = dict.fromkeys([*authority.intermediates, *chain])
-    verifier.verify(leaf, list(helpers))
+    verifier.verify(loaded, _loaded(helpers))
+    return loaded
+
+
+def _loaded(certificates: Iterable[Certificate]) -> list[x509.Certificate]:
+    return [x509.load_der_x509_certificate(each.raw) for each in certificates]
 
 
 # What cryptography asks of each certificate on the way; it makes ValueError a VerificationError.
@@ -139,7 +154,7 @@ def _check_purpose(_: object, __: object, found: x509.ExtendedKeyUsage | None) -
         raise ValueError("the certificate is not for signing code")
 
 
-def _check_names(leaf: Certificate, authority: Authority) -> None:
+def _check_names(leaf: x509.Certificate, authority: Authority) -> None:
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -175,10 +190,3 @@ def _is_host(wanted: str, hosts: Sequence[str], addresses: Sequence[object]) -> 
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(quote(name) for name in names[:5]) or "nobody"
-
-
-def _loaded(load: Callable[[], Made]) -> Made:
-    try:
-        return load()
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise Malformed("the certificate cannot be read") from None

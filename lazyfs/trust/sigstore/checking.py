@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from lazyfs.digest import Digest
 from lazyfs.errors import LazyfsError
 from lazyfs.trust import keys
+from lazyfs.trust.certificates import Certificate
 from lazyfs.trust.errors import BadSignature, Malformed
 from lazyfs.trust.sigstore import bundle, certificates
 from lazyfs.trust.sigstore.candidates import (
@@ -82,10 +83,10 @@ def _check_attachment(
     else:
         if CERTIFICATE not in noted:
             raise Refused("authenticity", "it was not made with a certificate")
-        pem = certificates.load_pem_certificates(noted[CERTIFICATE].encode())
-        chain: tuple[certificates.Certificate, ...] = ()
+        pem = certificates.load_certificates(noted[CERTIFICATE].encode())
+        chain: tuple[Certificate, ...] = ()
         if noted.get(CHAIN):
-            chain = certificates.load_pem_certificates(noted[CHAIN].encode())
+            chain = certificates.load_certificates(noted[CHAIN].encode(), certificates.CHAIN_LIMIT)
         usable = _certified(pem, chain, trusted.authority, now)
     # SHA-256 whatever the key: cosign has no other in this form.
     signer = _signer(usable, signature, candidate.payload, by_curve=False)
@@ -104,7 +105,7 @@ def _check_bundle(candidate: Bundled, trusted: Trusted, digest: Digest, now: dat
     else:
         if not parsed.certificates:
             raise Refused("authenticity", "it was not made with a certificate")
-        leaf, *others = (certificates.load_der_certificate(der) for der in parsed.certificates)
+        leaf, *others = (certificates.load_certificate(each) for each in parsed.certificates)
         usable = _certified([leaf], others, trusted.authority, now)
     envelope = parsed.envelope
     signer = _signer(usable, envelope.signature, envelope.signed, by_curve=True)
@@ -126,8 +127,8 @@ def _check_bundle(candidate: Bundled, trusted: Trusted, digest: Digest, now: dat
 
 
 def _certified(
-    leaf: Sequence[certificates.Certificate],
-    chain: Sequence[certificates.Certificate],
+    leaf: Sequence[Certificate],
+    chain: Sequence[Certificate],
     authority: certificates.Authority,
     now: datetime,
 ) -> list[TrustedKey]:
@@ -137,7 +138,7 @@ def _certified(
         key = certificates.signing_key(leaf[0], chain, authority, now)
     except BadSignature as exc:
         raise Refused("authenticity", exc.message) from None
-    return [TrustedKey(key, certificates.subject_of(leaf[0]))]
+    return [TrustedKey(key, leaf[0].who)]
 
 
 def _signer(

@@ -5,22 +5,28 @@ Importing this module imports cryptography: do so once a policy is in force.
 
 import re
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from lazyfs.printable import printable
 from lazyfs.trust import keys
+from lazyfs.trust.certificates import Certificate
 from lazyfs.trust.errors import Malformed, PolicyFault
 from lazyfs.trust.sigstore import certificates
 from lazyfs.trust.sigstore.policy import Material, SigstoreSigned
 
 PEM_RE = re.compile(rb"-----BEGIN ([A-Z0-9 ]{0,40})-----")
 
-Read = Callable[[str], bytes]
-"""Returns the contents of a file that a policy names.  Raises OSError."""
-
 Made = TypeVar("Made")
+
+
+class PolicyFiles(Protocol):
+    """Where the files are that a policy names."""
+
+    def read(self, path: str) -> bytes:
+        """Return the contents of the file at an absolute path.  Raises PolicyFault."""
+        ...
 
 
 class TrustedKey(msgspec.Struct, frozen=True):
@@ -37,19 +43,19 @@ class Trusted(msgspec.Struct, frozen=True):
     authority: certificates.Authority | None = None
 
 
-def load(file: str, requirement: SigstoreSigned, read: Read) -> Trusted:
-    """Return whom *requirement* trusts; *file* is the policy's.  Raises PolicyFault."""
+def load(file: str, requirement: SigstoreSigned, files: PolicyFiles) -> Trusted:
+    """Return whom *requirement* trusts; *file* is the policy.  Raises PolicyFault."""
     if (pki := requirement.pki) is not None:
-        roots = _made(file, pki.roots, read, certificates.load_pem_certificates)
-        helpers: tuple[certificates.Certificate, ...] = ()
+        roots = _made(file, pki.roots, files, certificates.load_certificates)
+        helpers: tuple[Certificate, ...] = ()
         if pki.intermediates is not None:
-            helpers = _made(file, pki.intermediates, read, certificates.load_pem_certificates)
+            helpers = _made(file, pki.intermediates, files, certificates.load_certificates)
         return Trusted((), certificates.Authority(roots, helpers, pki.email, pki.hostname))
-    return Trusted(tuple(_key(file, material, read) for material in requirement.keys))
+    return Trusted(tuple(_key(file, material, files) for material in requirement.keys))
 
 
-def _key(file: str, material: Material, read: Read) -> TrustedKey:
-    key = _made(file, material, read, _load_key)
+def _key(file: str, material: Material, files: PolicyFiles) -> TrustedKey:
+    key = _made(file, material, files, _load_key)
     return TrustedKey(
         key, printable(material.path or f"the key sha256:{keys.spki_digest(key).hex()}")
     )
@@ -65,14 +71,14 @@ def _load_key(data: bytes) -> keys.PublicKey:
     return keys.load_pem(data)
 
 
-def _made(file: str, material: Material, read: Read, make: Callable[[bytes], Made]) -> Made:
+def _made(file: str, material: Material, files: PolicyFiles, make: Callable[[bytes], Made]) -> Made:
     where = f"{file}: {material.place}"
-    if material.path is not None:
-        where += f": {printable(material.path)}"
     try:
-        data = material.data if material.path is None else read(material.path)
+        data = material.data if material.path is None else files.read(material.path)
         return make(data or b"")
-    except OSError as exc:
-        raise PolicyFault(f"{where}: {exc.strerror or exc}") from None
+    except PolicyFault as exc:
+        raise PolicyFault(f"{where}: {exc.message}") from None
     except Malformed as exc:
+        if material.path is not None:
+            where += f": {printable(material.path)}"
         raise PolicyFault(f"{where}: {exc.message}") from None

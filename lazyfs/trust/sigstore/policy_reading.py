@@ -6,7 +6,7 @@ that they hold for.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 from lazyfs.oci.reference import DOMAIN_RE, BadReference
@@ -289,16 +289,6 @@ class _Reading:
 
     def fault(self, place: str, text: str) -> PolicyFault:
         return PolicyFault(f"{self.file}: {place or 'the policy'} {text}")
-
-
-def materials_of(requirement: Requirement) -> Iterator[Material]:
-    """Yield the keys and certificates that a requirement names."""
-    if isinstance(requirement, SigstoreSigned):
-        yield from requirement.keys
-        if requirement.pki is not None:
-            yield requirement.pki.roots
-            if requirement.pki.intermediates is not None:
-                yield requirement.pki.intermediates
 
 
 def _step(name: str) -> str:
