@@ -18,10 +18,11 @@ from lazyfs.trust.errors import CannotTell
 from lazyfs.trust.files.notation import NotationFolder
 from lazyfs.trust.files.revocation import RevocationFolder
 from lazyfs.trust.notation import artifact
-from lazyfs.trust.notation.judge import Request, Unfetched, judge
+from lazyfs.trust.notation.judge import judge
 from lazyfs.trust.notation.policy import LEVELS, Statement, parse_policy
 from lazyfs.trust.options import OFF, ONLINE
 from lazyfs.trust.questions import Answers, Away, Question, RevocationSource
+from lazyfs.trust.request import Request, Unfetched
 from lazyfs.trust.verdict import Verdict
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from lazyfs.registry.config.files import read_regular
 from lazyfs.trust.errors import Malformed, PolicyFault
 from lazyfs.trust.files.reading import read_plain
 from lazyfs.trust.options import DEFAULT, OFF, TrustOptions
@@ -84,12 +85,19 @@ def _of_tools(options: TrustOptions, environment: Mapping[str, str]) -> list[Pol
 
 
 def load_policy(path: Path, trust_store: Path | None) -> PolicyFile:
-    """Return the policy in the file *path*; raises PolicyFault, also for a symbolic link."""
-    data = read_plain(path, POLICY_LIMIT)
-    if data is None:
-        raise PolicyFault(f"policy {path} does not exist")
+    """Return the policy in the file *path*; raises PolicyFault.
+
+    A symbolic link is followed to containers' policy, and refused for notation's, as their own
+    tools do it.
+    """
     try:
+        data = read_regular(path, POLICY_LIMIT + 1)
         document = parse_object(data, f"policy {path}", POLICY_LIMIT)
+    except FileNotFoundError:
+        raise PolicyFault(f"policy {path} does not exist") from None
+    except OSError as error:
+        said = (error.strerror or str(error)).lower()
+        raise PolicyFault(f"policy {path} cannot be read: {said}") from error
     except Malformed as error:
         raise PolicyFault(error.message) from error
     is_notation = "trustPolicies" in document
@@ -98,4 +106,6 @@ def load_policy(path: Path, trust_store: Path | None) -> PolicyFile:
             f"policy {path} is neither notation's, which has trustPolicies, nor containers', "
             "which has default"
         )
+    if is_notation:
+        read_plain(path, POLICY_LIMIT)
     return PolicyFile(path, data, is_notation, trust_store or path.parent / STORE_NAME)

@@ -7,7 +7,6 @@ force.  What is judged here is bytes that are here; only revocation is asked abo
 
 import json
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from lazyfs.errors import FormatError, UsageError
+from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import Manifest, decode_manifest
 from lazyfs.oci.reference import LayoutReference, Reference
 from lazyfs.registry.source import Document
@@ -24,8 +24,10 @@ from lazyfs.signatures.policies import PolicyFile
 from lazyfs.signatures.revocation import Authorities
 from lazyfs.trust.candidate import Candidate
 from lazyfs.trust.errors import Malformed
-from lazyfs.trust.sigstore import judging
+from lazyfs.trust.files.containers import LocalFiles
+from lazyfs.trust.request import Request
 from lazyfs.trust.sigstore.candidates import Attachment, Bundled, bundle_layer, payload_layers
+from lazyfs.trust.sigstore.judge import judge
 from lazyfs.trust.sigstore.policy import (
     AcceptAnything,
     Reject,
@@ -35,8 +37,6 @@ from lazyfs.trust.sigstore.policy import (
 )
 from lazyfs.trust.sigstore.policy_reading import parse_policy
 from lazyfs.trust.verdict import Verdict
-
-KEY_LIMIT = 1 << 20  # bytes of a file of keys or certificates
 
 
 class Rules(Protocol):
@@ -121,15 +121,14 @@ class ContainersRules:
         time: datetime,
     ) -> Verdict:
         """Return what the policy says of *subject*, asked for as *reference*."""
-        return judging.judge(
-            self._rules,
-            absolute(reference),
-            subject.digest,
-            [each for found in candidates for each in attachments(found, subject)],
-            read=read_key,
+        request = Request(
+            reference=absolute(reference),
+            image=Descriptor(subject.media_type, subject.digest, len(subject.data)),
             now=time,
-            annotations=self._annotations,
+            metadata=self._annotations or {},
         )
+        given = [each for found in candidates for each in attachments(found, subject)]
+        return judge(self._rules, LocalFiles(), request, given)
 
 
 def absolute(reference: Reference | LayoutReference) -> Reference | LayoutReference:
@@ -171,15 +170,3 @@ def attachments(found: Candidate, subject: Document) -> Iterator[Attachment | Bu
                 yield Attachment(layer.digest, found.blobs[str(layer.digest)], layer.annotations)
     except (FormatError, Malformed):
         return
-
-
-def read_key(path: str) -> bytes:
-    """Return a file of keys or certificates that a policy names; raises OSError."""
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(file, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise OSError(22, "it is not a file", path)
-        data = stream.read(KEY_LIMIT + 1)
-    if len(data) > KEY_LIMIT:
-        raise OSError(27, f"it is larger than {KEY_LIMIT} bytes", path)
-    return data

@@ -408,7 +408,7 @@ async def test_a_disk_without_room_for_the_index(tmp_path: Path, layout: Path) -
 async def test_without_room_for_the_index_nothing_is_left(
     registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lazyfs.image import prepare as module
+    from lazyfs.image import build as module
     from lazyfs.store.paths import StoreFull
 
     def full(*arguments: object) -> None:
