@@ -36,7 +36,15 @@ from lazyfs.sandbox.sandbox import Sandbox, utc_now
 from lazyfs.sandbox.specs.bundle import load_bundle
 from lazyfs.sandbox.specs.spec import spec_digest, spec_facts
 from lazyfs.snapshot.draft import Draft, boot_id
-from lazyfs.snapshot.extensions import PROFILES, SPECS, TEMPLATE, pack_profiles, without_values
+from lazyfs.snapshot.extensions import (
+    PROFILES,
+    SPECS,
+    TEMPLATE,
+    TRUST,
+    pack_profiles,
+    trust_of,
+    without_values,
+)
 from lazyfs.snapshot.gates import CLASSES, FULL
 
 HEALTH = "user.lazyfs.health"
@@ -178,7 +186,23 @@ def gather_parts(
     host = {"kernel": machine.release(), "tool": f"lazyfs {__version__}"}
     facts_of_specs = {name: spec_facts(spec) for name, spec in specs.items()}
     added = _extensions(sandbox, images, mounts) | {SPECS: facts_of_specs} | dict(extensions)
+    trust = _trust(sandbox, images, mounts)
+    if trust:
+        added[TRUST] = trust
     return Parts(snapshot, images, runtime, host, added)
+
+
+def _trust(sandbox: Sandbox, images: tuple[Image, ...], mounts: Mounts) -> dict[str, Any]:
+    """Return manifest digest → what was found out about who signed it, as its mount says."""
+    found = {}
+    for image in images:
+        try:
+            said = trust_of(mounts.identity(sandbox.rootfs(image.name)))
+        except BaseUnresolved:
+            continue  # it was allowed to be dead
+        if said:
+            found[image.manifest_digest] = said
+    return found
 
 
 def _extensions(sandbox: Sandbox, images: tuple[Image, ...], mounts: Mounts) -> dict[str, Any]:

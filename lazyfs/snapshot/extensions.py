@@ -5,6 +5,8 @@
                 writes it; bounded, what was read last is left out first
     specs       container → what must be the same of its config.json at a restore
     golden      a golden snapshot's name, its number, and the id of the one before
+    trust       manifest digest → what the policy of the machine that took the snapshot said of the
+                image; for people and audits: who restores judges by a policy of their own
 
 A reader that does not know them restores all the same.  Pure: bytes and values.
 """
@@ -22,9 +24,30 @@ TEMPLATE = "template"
 SPECS = "specs"
 PROFILES = "profiles"
 GOLDEN = "golden"
+TRUST = "trust"
+TRUST_PREFIX = "user.lazyfs.trust"
 PROFILES_SIZE = 384 << 10  # bytes of a manifest, which has 1 MiB, for all profiles together
 LEVEL = 9
 WINDOW = 1 << 24  # bytes that a reader needs at most; those of LEVEL fit
+
+
+def trust_of(attributes: Mapping[str, str]) -> dict[str, str]:
+    """Return what a mount's attributes say of the verdict on its image; empty without one."""
+    names = {
+        "": "verdict",
+        ".policy": "policy",
+        ".policy.digest": "policyDigest",
+        ".level": "level",
+        ".signer": "signer",
+        ".signature": "signature",
+        ".signed-at": "signedAt",
+        ".judged-at": "judgedAt",
+    }
+    return {
+        name: attributes[TRUST_PREFIX + suffix]
+        for suffix, name in names.items()
+        if TRUST_PREFIX + suffix in attributes
+    }
 
 
 def pack_profiles(profiles: Mapping[str, bytes], limit: int = PROFILES_SIZE) -> dict[str, str]:

@@ -1,0 +1,297 @@
+"""An image is prepared only if the policies in force trust it, and says why; hostile siblings and
+a registry in trouble included."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from lazyfs.digest import parse_digest
+from lazyfs.image.prepare import Prepared, Request, prepare
+from lazyfs.registry.source import AccessOptions
+from lazyfs.store.paths import Store
+from lazyfs.store.signatures import load_newest, load_signatures
+from lazyfs.trust.errors import CannotTell, PolicyFault, Untrusted
+from lazyfs.trust.options import TrustOptions
+from tests.support.images import directory, estargz_layer, file, make_layout, tagged, tar_bytes
+from tests.support.registry import FakeRegistry
+from tests.support.registry_wire import Answer, Request as Asked
+from tests.support.signing import Cosigner, Notary
+
+pytestmark = pytest.mark.anyio
+
+NAME = "team/app"
+ACCESS = AccessOptions(connect_seconds=5, idle_seconds=5)
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("layout")
+    for tag in ("single", "many"):
+        entries = [directory("d"), file("d/file", tag.encode())]
+        make_layout(path, [estargz_layer(tar_bytes(entries))], tag=tag, index=tag == "many")
+    return path
+
+
+@pytest.fixture
+def registry(layout: Path) -> Iterator[FakeRegistry]:
+    with FakeRegistry(layout) as found:
+        found.list_referrers()
+        yield found
+
+
+@pytest.fixture(scope="module")
+def notary() -> Notary:
+    return Notary()
+
+
+def options(policy: Path, **more: object) -> AccessOptions:
+    return replace(ACCESS, trust=TrustOptions(policy=str(policy), **more))
+
+
+async def mounted(
+    registry: FakeRegistry, folder: Path, access: AccessOptions, name: str = "single"
+) -> Prepared:
+    reference = f"{registry.host}/{NAME}{name if name.startswith('@') else f':{name}'}"
+    return await prepare(Request(reference, None, folder / "cache", access))
+
+
+def scope(registry: FakeRegistry) -> str:
+    return f"{registry.host}/{NAME}"
+
+
+async def test_a_signed_image_is_prepared_and_says_so(
+    registry: FakeRegistry, layout: Path, tmp_path: Path, notary: Notary
+) -> None:
+    subject = tagged(layout, "single")
+    policy = notary.policy(tmp_path, scope(registry))
+    notary.sign(registry, NAME, subject)
+    prepared = await mounted(registry, tmp_path, options(policy))
+    trust = prepared.trust
+    assert trust is not None
+    assert (trust.verdict, trust.level, trust.format) == ("trusted", "strict", "notation/jws")
+    assert trust.policy == f"{policy}: publisher"
+    assert trust.signer == "CN=Publisher,O=Example,ST=Berlin,C=DE"
+    assert trust.subject == subject["digest"]
+    assert trust.signed_at == "2026-06-01T00:00:00Z"
+    envelope = notary_envelope(registry, str(trust.signature))
+    assert json.loads(envelope)["payload"]
+
+
+def notary_envelope(registry: FakeRegistry, digest: str) -> bytes:
+    data = registry.content.blob(NAME, digest)
+    assert isinstance(data, bytes)
+    return data
+
+
+async def test_without_a_policy_nothing_is_asked(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    prepared = await mounted(registry, tmp_path, ACCESS)
+    assert prepared.trust is None
+    assert not any("referrers" in each.path or ".sig" in each.path for each in registry.requests)
+
+
+async def test_an_unsigned_image_is_refused(
+    registry: FakeRegistry, tmp_path: Path, notary: Notary
+) -> None:
+    policy = notary.policy(tmp_path, scope(registry))
+    with pytest.raises(Untrusted, match="no signature found; policy publisher requires one"):
+        await mounted(registry, tmp_path, options(policy))
+
+
+async def test_a_signature_of_somebody_else_is_refused(
+    registry: FakeRegistry, layout: Path, tmp_path: Path, notary: Notary
+) -> None:
+    Notary("Other").sign(registry, NAME, tagged(layout, "single"))
+    policy = notary.policy(tmp_path, scope(registry))
+    with pytest.raises(Untrusted, match="none of it is in trust store ca:publisher"):
+        await mounted(registry, tmp_path, options(policy))
+
+
+async def test_another_repository_is_not_covered(
+    registry: FakeRegistry, layout: Path, tmp_path: Path, notary: Notary
+) -> None:
+    notary.sign(registry, NAME, tagged(layout, "single"))
+    policy = notary.policy(tmp_path, f"{registry.host}/team/other")
+    with pytest.raises(Untrusted, match="no statement of"):
+        await mounted(registry, tmp_path, options(policy))
+
+
+async def test_one_good_signature_among_bad_ones_is_enough(
+    registry: FakeRegistry, layout: Path, tmp_path: Path, notary: Notary
+) -> None:
+    subject = tagged(layout, "single")
+    for number in range(5):
+        Notary(f"Other {number}").sign(registry, NAME, subject)
+    broken = {
+        "schemaVersion": 2,
+        "config": {"mediaType": "application/vnd.cncf.notary.signature", "digest": "x"},
+        "layers": "none",
+        "subject": subject,
+    }
+    media_type = "application/vnd.oci.image.manifest.v1+json"
+    data = json.dumps(broken | {"mediaType": media_type}).encode()
+    registry.content.put_manifest(NAME, data, media_type)
+    notary.sign(registry, NAME, subject)
+    policy = notary.policy(tmp_path, scope(registry))
+    prepared = await mounted(registry, tmp_path, options(policy))
+    assert prepared.trust is not None
+    assert prepared.trust.verdict == "trusted"
+
+
+async def test_an_index_that_is_signed_vouches_for_its_images(
+    registry: FakeRegistry, layout: Path, tmp_path: Path, notary: Notary
+) -> None:
+    subject = tagged(layout, "many")
+    notary.sign(registry, NAME, subject)
+    access = options(notary.policy(tmp_path, scope(registry)))
+    prepared = await mounted(registry, tmp_path, access, "many")
+    assert prepared.trust is not None
+    assert prepared.trust.subject == prepared.index_digest == subject["digest"]
+    # By its own digest it is the same image: the index that led to it is remembered.
+    digest = prepared.image.manifest_digest
+    again = await mounted(registry, tmp_path, access, f"@{digest}")
+    assert again.trust is not None
+    assert again.trust.subject == subject["digest"]
+    # Where nothing led to it, it is not signed.
+    with pytest.raises(Untrusted):
+        await mounted(registry, tmp_path / "other", access, f"@{digest}")
+
+
+async def test_what_was_good_needs_no_registry(
+    registry: FakeRegistry, layout: Path, tmp_path: Path, notary: Notary
+) -> None:
+    subject = tagged(layout, "single")
+    notary.sign(registry, NAME, subject)
+    access = options(notary.policy(tmp_path, scope(registry)))
+    await mounted(registry, tmp_path, access)
+    assert load_signatures(Store(tmp_path / "cache"), parse_digest(subject["digest"]))
+    before = len(registry.requests)
+    prepared = await mounted(registry, tmp_path, replace(access, is_offline=True))
+    assert prepared.trust is not None
+    assert prepared.trust.verdict == "trusted"
+    assert len(registry.requests) == before
+
+
+async def test_what_is_kept_is_judged_anew(
+    registry: FakeRegistry, layout: Path, tmp_path: Path, notary: Notary
+) -> None:
+    notary.sign(registry, NAME, tagged(layout, "single"))
+    await mounted(registry, tmp_path, options(notary.policy(tmp_path, scope(registry))))
+    other = tmp_path / "other"
+    other.mkdir()
+    policy = Notary("Other").policy(other, scope(registry))
+    with pytest.raises(Untrusted, match="trust store"):
+        await mounted(registry, tmp_path, options(policy))
+    with pytest.raises(CannotTell, match="--offline"):
+        await mounted(registry, tmp_path, replace(options(policy), is_offline=True))
+
+
+async def test_a_registry_in_trouble_leaves_it_open(
+    registry: FakeRegistry, layout: Path, tmp_path: Path, notary: Notary
+) -> None:
+    def refuse(request: Asked, proceed) -> Answer:
+        return Answer(500, {}, b"") if "/referrers/" in request.path else proceed(request)
+
+    registry.wrap(refuse)
+    policy = notary.policy(tmp_path, scope(registry))
+    with pytest.raises(CannotTell, match="signatures could not be listed"):
+        await mounted(registry, tmp_path, options(policy))
+
+
+async def test_cosigns_tag_is_found(
+    registry: FakeRegistry, layout: Path, tmp_path: Path
+) -> None:
+    signer, digest = Cosigner(), tagged(layout, "single")["digest"]
+    policy = signer.policy(tmp_path, scope(registry))
+    with pytest.raises(Untrusted, match="no signature found"):
+        await mounted(registry, tmp_path, options(policy))
+    signer.sign(registry, NAME, digest, identity=f"{scope(registry)}:single")
+    prepared = await mounted(registry, tmp_path, options(policy))
+    assert prepared.trust is not None
+    assert (prepared.trust.verdict, prepared.trust.format) == ("trusted", "cosign/payload")
+
+
+async def test_a_signature_for_another_name_is_refused(
+    registry: FakeRegistry, layout: Path, tmp_path: Path
+) -> None:
+    signer, digest = Cosigner(), tagged(layout, "single")["digest"]
+    signer.sign(registry, NAME, digest, identity="registry.example/team/app")
+    policy = signer.policy(tmp_path, scope(registry))
+    with pytest.raises(Untrusted, match="it is for the name"):
+        await mounted(registry, tmp_path, options(policy))
+
+
+async def test_a_bundle_is_found_among_the_referrers(
+    registry: FakeRegistry, layout: Path, tmp_path: Path
+) -> None:
+    signer, subject = Cosigner(), tagged(layout, "single")
+    signer.bundle(registry, NAME, {k: subject[k] for k in ("mediaType", "digest", "size")})
+    identity = {"signedIdentity": {"type": "matchDigestOnly"}}
+    policy = signer.policy(tmp_path, scope(registry), **identity)
+    prepared = await mounted(registry, tmp_path, options(policy))
+    assert prepared.trust is not None
+    assert prepared.trust.format == "cosign/bundle"
+
+
+async def test_a_policy_that_asks_for_nothing_makes_nothing_trusted(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy.json"
+    policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+    prepared = await mounted(registry, tmp_path, options(policy))
+    assert prepared.trust is not None
+    assert prepared.trust.verdict == "skipped"
+    assert prepared.trust.signer is None
+    assert not any("referrers" in each.path for each in registry.requests)
+
+
+async def test_a_policy_that_is_not_valid_is_found_out_before_anything_is_asked(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    policy = tmp_path / "trustpolicy.json"
+    policy.write_text('{"version": "1.0", "trustPolicies": []}')
+    with pytest.raises(PolicyFault):
+        await mounted(registry, tmp_path, options(policy))
+    assert registry.requests == []
+
+
+async def test_an_older_image_under_the_same_tag_is_noticed(
+    registry: FakeRegistry, tmp_path: Path, notary: Notary, layout: Path
+) -> None:
+    new, old = tagged(layout, "single"), tagged(layout, "many")
+    notary.sign(registry, NAME, new, "2026-06-02T00:00:00Z")
+    notary.sign(registry, NAME, old, "2026-06-01T00:00:00Z")
+    policy = notary.policy(tmp_path, scope(registry))
+    move(registry, layout, new)
+    await mounted(registry, tmp_path, options(policy), "moving")
+    move(registry, layout, old)
+    prepared = await mounted(registry, tmp_path, options(policy), "moving")
+    assert prepared.trust is not None
+    (warning,) = prepared.trust.warnings
+    assert "a newer signature, of 2026-06-02T00:00:00Z, was seen before" in warning
+    with pytest.raises(Untrusted, match="a newer signature"):
+        await mounted(registry, tmp_path, options(policy, is_newer_required=True), "moving")
+    kept = load_newest(Store(tmp_path / "cache"), f"{scope(registry)}:moving")
+    assert kept is not None
+    assert kept.signed_at == "2026-06-02T00:00:00Z"
+    move(registry, layout, new)
+    await mounted(registry, tmp_path, options(policy, is_newer_required=True), "moving")
+
+
+def move(registry: FakeRegistry, layout: Path, described: dict) -> None:
+    data = (layout / "blobs" / described["digest"].replace(":", "/")).read_bytes()
+    registry.content.put_manifest(NAME, data, described["mediaType"], "moving")
+
+
+async def test_a_signature_may_be_too_old(
+    registry: FakeRegistry, layout: Path, tmp_path: Path, notary: Notary
+) -> None:
+    notary.sign(registry, NAME, tagged(layout, "single"), "2026-01-02T00:00:00Z")
+    policy = notary.policy(tmp_path, scope(registry))
+    await mounted(registry, tmp_path, options(policy))
+    with pytest.raises(Untrusted, match="days ago; at most 30.0 days are allowed"):
+        await mounted(registry, tmp_path, options(policy, max_age=30 * 86400.0))
