@@ -26,7 +26,9 @@ from lazyfs.image.tocs import layer_claims, load_tocs, read_range, stored_toc
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.platforms import Platform
 from lazyfs.oci.reference import parse_reference
+from lazyfs.signatures.judge import Judge, judge_of
 from lazyfs.store.paths import Store, StoreUnwritten, volatile_store
+from lazyfs.trust.options import TrustRecord
 
 
 class DescribedLayer(msgspec.Struct, frozen=True):
@@ -60,6 +62,8 @@ class DescribedImage(msgspec.Struct, frozen=True):
     config_digest: Digest
     platform: Platform
     layers: tuple[DescribedLayer, ...]
+    trust: TrustRecord | None = None
+    distrust: LazyfsError | None = None
 
 
 async def describe(request: Request) -> DescribedImage:
@@ -80,6 +84,7 @@ async def describe(request: Request) -> DescribedImage:
 
 async def _describe(request: Request, store: Store) -> DescribedImage:
     reference = parse_reference(request.reference)
+    judge = judge_of(request.access)
     origin = Origin(reference, request.access)
     try:
         resolver = Resolver(store, origin)
@@ -100,7 +105,18 @@ async def _describe(request: Request, store: Store) -> DescribedImage:
             except LazyfsError as exc:
                 errors.append(exc)
 
+        verdicts: list[TrustRecord | LazyfsError] = []
+
+        async def ask(judge: Judge) -> None:
+            try:
+                subjects = await resolver.signable(resolved, None)
+                verdicts.append(await judge.image(store, origin, subjects, is_image=True))
+            except LazyfsError as exc:
+                verdicts.append(exc)
+
         async with trio.open_nursery() as nursery:
+            if judge is not None:
+                nursery.start_soon(ask, judge)
             pairs = zip(manifest.layers, config.diff_ids, strict=True)
             for number, (layer, diff_id) in enumerate(pairs):
                 nursery.start_soon(look, number, layer, diff_id)
@@ -114,6 +130,8 @@ async def _describe(request: Request, store: Store) -> DescribedImage:
             config_digest=manifest.config.digest,
             platform=config.platform,
             layers=tuple(layer for layer in layers if layer is not None),
+            trust=next((each for each in verdicts if isinstance(each, TrustRecord)), None),
+            distrust=next((each for each in verdicts if isinstance(each, LazyfsError)), None),
         )
     finally:
         await origin.aclose()

@@ -82,7 +82,6 @@ def trust_attributes(trust: TrustRecord) -> dict[bytes, bytes]:
     values = {
         b"trust": trust.verdict,
         b"trust.policy": trust.policy,
-        b"trust.policy.digest": trust.policy_digest,
         b"trust.level": trust.level,
         b"trust.signer": trust.signer,
         b"trust.signature": trust.signature,

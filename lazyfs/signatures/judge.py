@@ -262,7 +262,7 @@ def record_of(
     record = TrustRecord(
         verdict=str(verdict.outcome),
         policy=rule,
-        policy_digest=str(digest_of(policy.data)),
+        policy_files={str(policy.path): str(digest_of(policy.data))},
         judged_at=rfc3339(time),
         level=verdict.level or None,
     )
@@ -288,6 +288,7 @@ def merged(records: Sequence[TrustRecord]) -> TrustRecord:
     return replace(
         chosen,
         policy="; ".join(each.policy for each in records),
+        policy_files={path: text for each in records for path, text in each.policy_files.items()},
         warnings=tuple(text for each in records for text in each.warnings),
     )
 

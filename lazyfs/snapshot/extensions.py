@@ -36,7 +36,6 @@ def trust_of(attributes: Mapping[str, str]) -> dict[str, str]:
     names = {
         "": "verdict",
         ".policy": "policy",
-        ".policy.digest": "policyDigest",
         ".level": "level",
         ".signer": "signer",
         ".signature": "signature",

@@ -31,15 +31,15 @@ class TrustRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tru
     """What was found out about an image: kept by its mount, and by snapshots of it.
 
     *verdict* is ``trusted`` or ``skipped``; an image of which anything else was found is not
-    mounted.  *policy* names the file and the statement or scope of it that counted, *policy_digest*
-    is the file's.  *signature* is
+    mounted.  *policy* names the file and the statement or scope of it that counted, *policy_files*
+    the digest of each such file by its path.  *signature* is
     the digest of the envelope, *subject* of the manifest or index that was signed.  Times are
     RFC 3339, UTC.
     """
 
     verdict: str
     policy: str
-    policy_digest: str
+    policy_files: dict[str, str]
     judged_at: str
     level: str | None = None
     subject: str | None = None

@@ -96,6 +96,7 @@ def document_of(image: "DescribedImage") -> dict[str, Any]:
         "manifestDigest": str(image.manifest_digest),
         "configDigest": str(image.config_digest),
         "platform": str(image.platform),
+        "trust": trust_document(image),
         "layers": [
             {
                 "digest": str(layer.descriptor.digest),
@@ -115,6 +116,19 @@ def document_of(image: "DescribedImage") -> dict[str, Any]:
     }
 
 
+def trust_document(image: "DescribedImage") -> dict[str, Any] | None:
+    """Return what the policies in force make of the image; None where there is none."""
+    from msgspec import to_builtins
+
+    from lazyfs.trust.errors import CannotTell
+
+    if image.distrust is not None:
+        verdict = "unknown" if isinstance(image.distrust, CannotTell) else "untrusted"
+        return {"verdict": verdict, "reason": image.distrust.message}
+    document: dict[str, Any] | None = to_builtins(image.trust)
+    return document
+
+
 def lines_of(image: "DescribedImage") -> list[str]:
     """Return what a person reads."""
     from lazyfs.cli.quantities import size_text
@@ -128,6 +142,10 @@ def lines_of(image: "DescribedImage") -> list[str]:
         f"platform   {image.platform}",
         f"layers     {len(image.layers)}, {sum(layer.why is None for layer in image.layers)} lazy",
     ]
+    trust = trust_document(image)
+    if trust is not None:
+        why = trust.get("reason") or trust.get("signer") or trust["policy"]
+        lines.append(f"trust      {trust['verdict']}: {why}")
     for layer in image.layers:
         size = size_text(layer.descriptor.size)
         name = layer.format if layer.dialect is None else f"{layer.format} ({layer.dialect})"

@@ -101,7 +101,36 @@ def _of_living(runtime_dir: Path, record: MountRecord, is_mounted: bool) -> dict
         return facts | {"state": "silent", "message": error.message}
     if answer.pop("type") != "status":
         return facts | {"state": "silent", "message": str(answer.get("message"))}
+    if answer.get("trust"):
+        answer["trust"]["policyChanged"] = has_changed(answer["trust"]["policyFiles"])
     return facts | answer
+
+
+def trust_lines(trust: dict[str, Any] | None) -> list[str]:
+    """Return the lines about who signed an image; none where no policy was in force."""
+    if trust is None:
+        return []
+    signer = f", signed by {trust['signer']}" if trust.get("signer") else ""
+    lines = [f"  trust      {trust['verdict']}{signer}", f"  policy     {trust['policy']}"]
+    lines += [f"  warning    {text}" for text in trust.get("warnings", ())]
+    if trust["policyChanged"]:
+        lines.append("  policy     it has changed since: the mount stays as it was judged")
+    return lines
+
+
+def has_changed(files: dict[str, str]) -> bool:
+    """Say whether any of these policies (path → digest) is another one by now, or gone."""
+    from lazyfs.digest import digest_of
+    from lazyfs.registry.config.files import read_regular
+    from lazyfs.signatures.policies import POLICY_LIMIT
+
+    for path, digest in files.items():
+        try:
+            if str(digest_of(read_regular(Path(path), POLICY_LIMIT))) != digest:
+                return True
+        except OSError:
+            return True
+    return False
 
 
 def describe(entry: dict[str, Any], *, is_detailed: bool = False) -> list[str]:
@@ -122,6 +151,7 @@ def describe(entry: dict[str, Any], *, is_detailed: bool = False) -> list[str]:
             f"  requests   {source['requests']}, {size_text(source['receivedSize'])} received, "
             f"{source['retries']} repeated, {source['errors']} failed",
             f"  health     {entry['health']}",
+            *trust_lines(entry.get("trust")),
         ]
         away = entry.get("unavailable")
         if away is not None:
