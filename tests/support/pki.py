@@ -253,7 +253,7 @@ def url64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def manifest(envelope: bytes, subject: str, **changes: Any) -> bytes:
+def manifest(envelope: bytes, image: str, **changes: Any) -> bytes:
     """Return the manifest of a signature."""
     document = {
         "schemaVersion": 2,
@@ -267,7 +267,7 @@ def manifest(envelope: bytes, subject: str, **changes: Any) -> bytes:
                 "size": len(envelope),
             }
         ],
-        "subject": {"digest": subject},
+        "subject": {"digest": image},
         **changes,
     }
     return json.dumps(document).encode()
