@@ -113,19 +113,21 @@ def check_period(this_update: datetime, next_update: datetime | None, now: datet
 def find_entry(entries: der.Value, serial: int) -> der.Value | None:
     """Return the entry with a serial number; None if there is none.  Raises Malformed.
 
-    There may be a million: nothing is made of an entry but where it ends.
+    There may be a million: they are walked through only if the number's bytes are anywhere in them,
+    and nothing is made of an entry but where it ends.
     """
     data, at, last = entries.data, entries.start, entries.end
     wanted = der.encode_integer(serial)
-    found = None
+    if data.find(wanted, at, last) < 0:
+        return None
     while at < last:
         if data[at] != der.SEQUENCE:
             raise Malformed("an entry of a revocation list is not a sequence")
         start, end = der.bounds(data, at, last)
-        if found is None and data.startswith(wanted, start, end):
-            found = der.Value(der.SEQUENCE, data, at, start, end, entries.depth + 1)
+        if data.startswith(wanted, start, end):
+            return der.Value(der.SEQUENCE, data, at, start, end, entries.depth + 1)
         at = end
-    return found
+    return None
 
 
 def _since(entry: der.Value) -> datetime | None:
