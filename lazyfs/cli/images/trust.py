@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LEVELS = ("strict", "permissive", "audit")
 EXITS = {"trusted": 0, "skipped": 0, "untrusted": 6, "unknown": 5}
+POLICY_FAULT = 2
 WORST = ("untrusted", "unknown", "skipped", "trusted")
 """Of several policies, all of which must be met, the first of these that one says counts; of those
 that allow the image, the one that asked for something."""
@@ -90,12 +91,14 @@ def check(
     """Say whether IMAGE is signed as the policy wants it.  Nothing is mounted.
 
     Exit code 0: trusted, or the policy asks for nothing (skipped).  6: untrusted.  5: it cannot be
-    told, since a registry or a certificate authority did not answer.  2: the policy is not valid.
+    told, since a registry or a certificate authority did not answer.  2: the policy, or a trust
+    store or key that it names, is not valid.
     """
     from msgspec.structs import replace
 
     from lazyfs.image.judged import judge_reference
     from lazyfs.image.prepare import wanted_platform
+    from lazyfs.trust.errors import PolicyFault
 
     options = parse_trust(policy, trust_store, revocation, False, None)
     access = replace(access, trust=options)
@@ -110,7 +113,8 @@ def check(
         verdict = "trusted"
     document = _document(resolved, verdict, opinions)
     print_found(document, _lines(document), as_json=as_json)
-    ctx.exit(EXITS[verdict])
+    is_fault = any(isinstance(each.verdict.error(), PolicyFault) for each in opinions)
+    ctx.exit(POLICY_FAULT if verdict == "untrusted" and is_fault else EXITS[verdict])
 
 
 def _rules(
