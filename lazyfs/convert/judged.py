@@ -3,15 +3,19 @@
 The result is another image, which nobody has signed: signing it is its publisher's to do.
 """
 
+from typing import TYPE_CHECKING
+
 from lazyfs.digest import Digest
 from lazyfs.fetch.origins.origin import Origin
 from lazyfs.image.resolve import find_manifest
 from lazyfs.oci.manifest import Index, decode_manifest
 from lazyfs.oci.platforms import Platform
-from lazyfs.signatures.judge import Judge
+
+if TYPE_CHECKING:
+    from lazyfs.signatures.judge import Judge
 
 
-async def judged_source(judge: Judge, origin: Origin, only: Platform | None) -> Digest:
+async def judged_source(judge: "Judge", origin: Origin, only: Platform | None) -> Digest:
     """Return the digest of what is to be converted; raises Untrusted, CannotTell, PolicyFault.
 
     *only* is the platform that is converted; None means all that an index lists, and then it is the

@@ -21,12 +21,12 @@ from lazyfs.oci.config import ImageConfig
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import Manifest
 from lazyfs.rootfs.erofs_writer import build_index
-from lazyfs.signatures.judge import Judge
 from lazyfs.store.images import ImageRecord, LayerRecord, save_image
 from lazyfs.store.paths import Store
 
 if TYPE_CHECKING:
     from lazyfs.formats.layer_index import LayerIndex
+    from lazyfs.signatures.judge import Judge
 
 Foresee = Callable[[Foreseen], None]
 
@@ -46,7 +46,7 @@ class ImageBuilder(msgspec.Struct, frozen=True, kw_only=True):
     origin: Origin
     resolver: Resolver
     foresee: Foresee
-    judge: Judge | None
+    judge: "Judge | None"
 
     async def build(self, manifest: Manifest, digest: Digest) -> ImageRecord:
         """Return the record of the image of *manifest*; the store has all of it then."""

@@ -5,6 +5,7 @@ TOCs is fetched.
 """
 
 import shutil
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -26,9 +27,12 @@ from lazyfs.image.tocs import layer_claims, load_tocs, read_range, stored_toc
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.platforms import Platform
 from lazyfs.oci.reference import parse_reference
-from lazyfs.signatures.judge import Judge, judge_of
+from lazyfs.signatures.policies import judge_of
 from lazyfs.store.paths import Store, StoreUnwritten, volatile_store
 from lazyfs.trust.options import TrustRecord
+
+if TYPE_CHECKING:
+    from lazyfs.signatures.judge import Judge
 
 
 class DescribedLayer(msgspec.Struct, frozen=True):
@@ -107,7 +111,7 @@ async def _describe(request: Request, store: Store) -> DescribedImage:
 
         verdicts: list[TrustRecord | LazyfsError] = []
 
-        async def ask(judge: Judge) -> None:
+        async def ask(judge: "Judge") -> None:
             try:
                 subjects = await resolver.signable(resolved, None)
                 verdicts.append(await judge.image(store, origin, subjects, is_image=True))

@@ -6,6 +6,7 @@ What vouches for such a TOC is ``pass`` (the blob's digest and the diffID, both 
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import LazyfsError
@@ -22,12 +23,14 @@ from lazyfs.image.plain import INDEX, PASS, PlainOptions, check_pairs
 from lazyfs.image.tocs import LoadedToc
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.rootfs.layout import device_size
-from lazyfs.signatures.judge import Judge
 from lazyfs.store.layers import load_table, load_toc
 from lazyfs.store.passes import is_lost_as_empty, load_pass
 from lazyfs.store.paths import Store
 from lazyfs.store.spans import can_be_had, load_spans
 from lazyfs.trust.options import TRUSTED
+
+if TYPE_CHECKING:
+    from lazyfs.signatures.judge import Judge
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +39,7 @@ ATTEMPTS = 4
 
 
 async def signed_index(
-    judge: Judge, store: Store, origin: Origin, image: Digest, layers: Sequence[Descriptor]
+    judge: "Judge", store: Store, origin: Origin, image: Digest, layers: Sequence[Descriptor]
 ) -> Digest | None:
     """Return the digest of an index of *image* that the policy trusts, None if there is none.
 

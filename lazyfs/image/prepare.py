@@ -26,7 +26,7 @@ from lazyfs.image.resolve import Resolved, Resolver, check_platform
 from lazyfs.oci.platforms import Platform, parse_platform, platform_of_machine
 from lazyfs.oci.reference import LayoutReference, Reference, parse_reference
 from lazyfs.registry.source import AccessOptions
-from lazyfs.signatures.judge import Judge, judge_of
+from lazyfs.signatures.policies import judge_of
 from lazyfs.signatures.together import side_by_side
 from lazyfs.store.images import ImageRecord, LayerRecord, StoredImage, load_image
 from lazyfs.store.layers import load_table
@@ -37,7 +37,7 @@ from lazyfs.store.spans import can_be_had
 from lazyfs.trust.options import TrustRecord
 
 if TYPE_CHECKING:
-    pass
+    from lazyfs.signatures.judge import Judge
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +211,7 @@ async def _prepare(
 
 
 async def _judged(
-    judge: Judge,
+    judge: "Judge",
     request: Request,
     store: Store,
     origin: Origin,

@@ -20,7 +20,7 @@ from lazyfs.fetch.origins.origin import Origin
 from lazyfs.oci.reference import LayoutReference, Reference
 from lazyfs.registry.source import AccessOptions, Document
 from lazyfs.signatures.find import Found, find_signatures
-from lazyfs.signatures.policies import PolicyFile, policies_in_force
+from lazyfs.signatures.policies import PolicyFile
 from lazyfs.signatures.revocation import Authorities
 from lazyfs.store.paths import Store
 from lazyfs.store.signatures import load_newest, load_signatures, save_newest, save_signatures
@@ -41,19 +41,6 @@ Clock = Callable[[], datetime]
 def now() -> datetime:
     """Return the time."""
     return datetime.now(UTC)
-
-
-def judge_of(access: AccessOptions, clock: Clock = now) -> "Judge | None":
-    """Return the judge of what *access* reaches, None where no policy is in force.
-
-    Raises PolicyFault.  Nothing of what judging needs is imported without a policy.
-    """
-    policies = policies_in_force(access.trust, access.environment)
-    if not policies:
-        return None
-    from lazyfs.signatures.rules import load_rules  # noqa: PLC0415
-
-    return Judge([load_rules(policy) for policy in policies], access, clock)
 
 
 class Judge:

@@ -8,14 +8,16 @@ trust.
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from lazyfs.registry.config.files import read_regular
+from lazyfs.registry.config.access import AccessOptions
 from lazyfs.trust.errors import Malformed, PolicyFault
-from lazyfs.trust.files.reading import read_plain
 from lazyfs.trust.options import DEFAULT, OFF, TrustOptions
-from lazyfs.trust.strict_json import parse_object
+
+if TYPE_CHECKING:
+    from lazyfs.signatures.judge import Judge
 
 MACHINE = Path("/etc/lazyfs/policy.json")
 VARIABLE = "LAZYFS_POLICY"
@@ -32,6 +34,20 @@ class PolicyFile(msgspec.Struct, frozen=True):
     data: bytes
     is_notation: bool
     trust_store: Path
+
+
+def judge_of(access: AccessOptions) -> "Judge | None":
+    """Return the judge of what *access* reaches, None where no policy is in force.
+
+    Raises PolicyFault.  Nothing of what judging needs is imported without a policy.
+    """
+    policies = policies_in_force(access.trust, access.environment)
+    if not policies:
+        return None
+    from lazyfs.signatures.judge import Judge  # noqa: PLC0415
+    from lazyfs.signatures.rules import load_rules  # noqa: PLC0415
+
+    return Judge([load_rules(policy) for policy in policies], access)
 
 
 def policies_in_force(
@@ -90,6 +106,11 @@ def load_policy(path: Path, trust_store: Path | None) -> PolicyFile:
     A symbolic link is followed to containers' policy, and refused for notation's, as their own
     tools do it.
     """
+    # Imported here: a mount without a policy, which most are, needs none of it.
+    from lazyfs.registry.config.files import read_regular  # noqa: PLC0415
+    from lazyfs.trust.files.reading import read_plain  # noqa: PLC0415
+    from lazyfs.trust.strict_json import parse_object  # noqa: PLC0415
+
     try:
         data = read_regular(path, POLICY_LIMIT + 1)
         document = parse_object(data, f"policy {path}", POLICY_LIMIT)

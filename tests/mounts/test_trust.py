@@ -11,6 +11,7 @@ from tests.support.command import Lazyfs
 from tests.support.images import directory, estargz_layer, file, make_layout, tagged, tar_bytes
 from tests.support.mounting import force_unmount, needs_fuse, wait_until
 from tests.support.registry import FakeRegistry
+from tests.support.serving import serving
 from tests.support.signing import Notary
 
 pytestmark = needs_fuse
@@ -134,3 +135,24 @@ def test_inspect_says_it_and_refuses_nothing(
     done = lazyfs("inspect", "--policy", policy, f"{registry.host}/other:latest")
     assert done.returncode == 0
     assert "trust      untrusted: " in done.stdout
+
+
+def test_a_warm_process_judges_too(
+    signed: tuple[str, Path], tmp_path: Path, mountpoint: Path
+) -> None:
+    image, policy = signed
+    lazyfs = Lazyfs(tmp_path, environment={"LAZYFS_POLICY": str(policy)})
+    with serving(lazyfs):
+        lazyfs.mount(image, mountpoint)
+        assert os.getxattr(mountpoint, "user.lazyfs.trust") == b"trusted"
+        lazyfs("umount", mountpoint)
+        # Whoever asks says by which policy, not the process.
+        lazyfs.mount("--policy", "off", image, mountpoint)
+        with pytest.raises(OSError, match="No data"):
+            os.getxattr(mountpoint, "user.lazyfs.trust")
+        lazyfs("umount", mountpoint)
+        other = tmp_path / "other"
+        other.mkdir()
+        elsewhere = Notary("Other").policy(other, "elsewhere.example/app")
+        asking = Lazyfs(tmp_path, environment={"LAZYFS_POLICY": str(elsewhere)})
+        assert asking("mount", image, mountpoint).returncode == 6

@@ -30,6 +30,15 @@ NEEDED = (
     "lazyfs.service.server",
 )
 
+# And with these one that is judged: only where a policy is in force when the process starts.
+NEEDED_TO_JUDGE = (
+    "lazyfs.signatures.rules",
+    "lazyfs.trust.notation.signature",
+    "lazyfs.trust.notation.stores",
+    "lazyfs.trust.sigstore.checking",
+    "lazyfs.trust.sigstore.material",
+)
+
 
 @click.command()
 @click.option(
@@ -62,7 +71,7 @@ def serve(ctx: click.Context, idle_seconds: float | None) -> None:
 def _serve(
     listener: socket.socket, environment: dict[str, str], idle_seconds: float | None
 ) -> None:
-    for name in NEEDED:
+    for name in (*NEEDED, *(NEEDED_TO_JUDGE if is_judging(environment) else ())):
         importlib.import_module(name)
     # The first of each sets OpenSSL up, which would take every child 5 ms.
     ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -79,6 +88,18 @@ def _serve(
         service.run()
     finally:
         notify(environment, "STOPPING=1")
+
+
+def is_judging(environment: dict[str, str]) -> bool:
+    """Say whether mounts will be judged by a policy; a faulty one is for the mounts to refuse."""
+    from lazyfs.signatures.policies import policies_in_force
+    from lazyfs.trust.errors import PolicyFault
+    from lazyfs.trust.options import TrustOptions
+
+    try:
+        return bool(policies_in_force(TrustOptions(), environment))
+    except PolicyFault:
+        return False
 
 
 def do_handed_over(words: Sequence[str], client: Client, prepared: bytes | None = None) -> int:
