@@ -172,6 +172,7 @@ def replaced(old: bytes, new: bytes) -> bytes:
     [
         # Version 3 → 9; a list's address that is not ASCII; key usage with unused bits above 7.
         (bytes.fromhex("a003020102"), bytes.fromhex("a003020108")),
+        (bytes.fromhex("a003020102"), bytes.fromhex("a003020101")),
         (b"http://a.test/1", b"http://a.test/\xff"),
         (bytes.fromhex("03020780"), bytes.fromhex("03020980")),
         # The inner algorithm is another one than the outer.
@@ -264,6 +265,21 @@ def test_another_key_behind_the_same_name() -> None:
         check_issuers([pki.issue("leaf", twin).certificate, pki.root().certificate])
     with pytest.raises(BadSignature):
         check_issued_by(pki.issue("leaf", twin).certificate, pki.root().certificate)
+
+
+def test_another_name_before_the_same_key() -> None:
+    twin = pki.issue("twin", authority=True, key=pki.root().key)
+    leaf = pki.issue("leaf", twin).certificate
+    check_issued_by(leaf, twin.certificate)
+    with pytest.raises(BadSignature, match="not issued by"):
+        check_issued_by(leaf, pki.root().certificate)
+
+
+def test_an_authority_whose_key_is_not_supported() -> None:
+    weak = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+    authority = pki.issue("weak", authority=True, key=weak)
+    with pytest.raises(Malformed, match="CN=weak,.* is not supported"):
+        check_issued_by(pki.issue("leaf", authority).certificate, authority.certificate)
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,9 @@ def test_stores_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    "contents", [b"", b"hello", pki.issue("leaf", pki.root()).pem, pki.root().pem[:-30]]
+    "contents",
+    [b"", b"hello", pki.issue("leaf", pki.root()).pem, pki.root().pem[:-30]],
+    ids=range(4),
 )
 def test_what_is_no_certificate_to_trust(tmp_path: Path, contents: bytes) -> None:
     found = fill(tmp_path)

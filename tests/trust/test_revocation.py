@@ -53,7 +53,8 @@ def test_numbers_of_every_size(size: int) -> None:
 def test_the_period_of_a_list() -> None:
     data = pki.crl(pki.root(), this=pki.NOW, until=pki.NOW + SECOND)
     assert since(data, pki.NOW) is None
-    for moment in (pki.NOW - SECOND, pki.NOW + SECOND):
+    assert since(data, pki.NOW - lists.SKEW) is None
+    for moment in (pki.NOW - lists.SKEW - SECOND, pki.NOW + SECOND):
         with pytest.raises(Malformed, match=r"it hel|it hol"):
             since(data, moment)
 
@@ -177,7 +178,7 @@ def test_the_period_of_an_answer() -> None:
     with pytest.raises(Malformed, match="held until"):
         state(data, pki.NOW + SECOND)
     with pytest.raises(Malformed, match="holds from"):
-        state(data, pki.NOW - SECOND)
+        state(data, pki.NOW - lists.SKEW - SECOND)
     with pytest.raises(Malformed, match="until when"):
         state(pki.ocsp_answer(LEAF, pki.root(), until=None))
 
