@@ -30,6 +30,7 @@ from lazyfs.trust.sigstore.candidates import CERTIFICATE, CHAIN, SIGNATURE, Atta
 from lazyfs.trust.sigstore.payload import PAYLOAD_LIMIT, parse_payload
 from lazyfs.trust.verdict import Outcome, Verdict
 from tests.support.cosign import candidates, image_digest, judged, signed_by
+from tests.trust import fuzz_sigstore
 
 P256 = signed_by("p256")
 DIGEST = image_digest("old-p256")
@@ -476,3 +477,8 @@ def test_damaged_documents_are_refused_or_read(data: st.DataObject) -> None:
         verdict = judged(P256, [found], image_digest("new-p256"))
         if verdict.is_allowed:  # then what is signed is as it was
             assert parse_bundle(damaged).envelope == parse_bundle(good_bundle()).envelope
+
+
+@pytest.mark.parametrize("name", fuzz_sigstore.READERS)
+def test_the_fuzzer_finds_nothing_at_once(name: str) -> None:
+    assert fuzz_sigstore.run(name, seconds=0.3, seed=7)
