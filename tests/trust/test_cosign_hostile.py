@@ -30,6 +30,7 @@ from lazyfs.trust.sigstore.candidates import CERTIFICATE, CHAIN, SIGNATURE, Atta
 from lazyfs.trust.sigstore.payload import PAYLOAD_LIMIT, parse_payload
 from lazyfs.trust.verdict import Outcome, Verdict
 from tests.support.cosign import candidates, image_digest, judged, signed_by
+from tests.trust import fuzz_sigstore
 
 P256 = signed_by("p256")
 DIGEST = image_digest("old-p256")
@@ -243,7 +244,7 @@ def test_bundles_without_an_envelope() -> None:
         ({"payload": 1}, "the envelope's payload is not text"),
         ({"payload": "e30"}, "the envelope's payload is not base64"),
         ({"payload": "e31="}, "the envelope's payload is not base64"),  # bits that say nothing
-        ({"payload": "e30=\n"}, "the envelope's payload is not base64"),
+        ({"payload": "e30= "}, "the envelope's payload is not base64"),
         ({"payloadType": None}, "the envelope's payloadType is not text"),
         ({"payloadType": "application/json"}, "it does not verify"),
         ({"x": 1}, "the envelope has an unknown member 'x'"),
@@ -318,6 +319,13 @@ def test_base64_of_envelopes_may_be_url_safe() -> None:
     made = envelope(data)
     made["payload"] = base64.urlsafe_b64encode(data).decode()
     assert verdict_on(bundled(bundle(made))).is_allowed
+
+
+def test_base64_may_stand_on_lines() -> None:
+    """As the program base64 writes it, for who signs without cosign and attaches the signature."""
+    data = json.dumps(payload()).encode()
+    noted = base64.encodebytes(sign(data)).decode().replace("\n", "\r\n")
+    assert verdict_on(Attachment(digest_of(data), data, {SIGNATURE: noted})).is_allowed
 
 
 def test_hints_prove_nothing() -> None:
@@ -476,3 +484,8 @@ def test_damaged_documents_are_refused_or_read(data: st.DataObject) -> None:
         verdict = judged(P256, [found], image_digest("new-p256"))
         if verdict.is_allowed:  # then what is signed is as it was
             assert parse_bundle(damaged).envelope == parse_bundle(good_bundle()).envelope
+
+
+@pytest.mark.parametrize("name", fuzz_sigstore.READERS)
+def test_the_fuzzer_finds_nothing_at_once(name: str) -> None:
+    assert fuzz_sigstore.run(name, seconds=0.3, seed=7)

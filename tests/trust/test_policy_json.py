@@ -100,6 +100,19 @@ def test_a_whole_policy() -> None:
     assert isinstance(docker["redhat.example"][0], Unsupported)
 
 
+def test_keys_of_logs() -> None:
+    found = required({**SIGNED, "rekorPublicKeyDatas": ["AAAA", "BBBB"]})
+    assert isinstance(found, SigstoreSigned)
+    assert [each.data for each in found.logs] == [b"\0\0\0", b"\4\x10\x41"]
+    found = required({"type": "sigstoreSigned", "fulcio": FULCIO, "rekorPublicKeyPath": "/r"})
+    assert isinstance(found, SigstoreSigned)
+    assert found.fulcio is not None
+    assert (found.fulcio.authority.path, found.fulcio.issuer, found.fulcio.email) == tuple(
+        FULCIO.values()
+    )
+    assert (found.keys, [each.path for each in found.logs]) == ((), ["/r"])
+
+
 def test_which_dialect_a_policy_is_in() -> None:
     assert is_policy(WHOLE)
     assert is_policy({"default": []})
@@ -195,9 +208,6 @@ def test_scopes_that_match_nothing_are_warned_of(scope: str) -> None:
     [
         (GPG, "signedBy (a GPG signature)"),
         ({"type": "signedBaseLayer", "baseLayerIdentity": {}}, "signedBaseLayer"),
-        ({"type": "sigstoreSigned", "fulcio": FULCIO, "rekorPublicKeyPath": "/r"}, "fulcio ("),
-        ({**SIGNED, "rekorPublicKeyPath": "/r"}, "rekorPublicKeyPath ("),
-        ({**SIGNED, "rekorPublicKeyDatas": ["AAAA"]}, "rekorPublicKeyDatas ("),
     ],
 )
 def test_what_lazyfs_cannot_check_refuses_its_images_only(
@@ -298,6 +308,33 @@ def test_faults_are_told(document: Any, message: str) -> None:
         (
             {"rekorPublicKeyPath": "/x", "rekorPublicKeyData": "AAAA"},
             " has rekorPublicKeyPath and rekorPublicKeyData, may have one of them",
+        ),
+        ({"rekorPublicKeyPaths": []}, ".rekorPublicKeyPaths must be a list of 1 to 100 keys"),
+        ({"rekorPublicKeyPaths": ["x"]}, ".rekorPublicKeyPaths[0] must be the absolute path"),
+        ({"rekorPublicKeyData": "?"}, ".rekorPublicKeyData must be base64"),
+        (
+            {"keyPath": None, "rekorPublicKeyPath": "/r", "fulcio": []},
+            ".fulcio must be an object, not a list",
+        ),
+        (
+            {"keyPath": None, "rekorPublicKeyPath": "/r", "fulcio": {**FULCIO, "x": 1}},
+            ".fulcio has an unknown member 'x'; allowed are oidcIssuer, subjectEmail, caPath",
+        ),
+        (
+            {"keyPath": None, "rekorPublicKeyPath": "/r", "fulcio": {**FULCIO, "caData": "AAAA"}},
+            ".fulcio must have exactly one of caPath, caData, not caPath and caData",
+        ),
+        (
+            {"keyPath": None, "rekorPublicKeyPath": "/r", "fulcio": {**FULCIO, "oidcIssuer": ""}},
+            ".fulcio.oidcIssuer must be text that is not empty",
+        ),
+        (
+            {
+                "keyPath": None,
+                "rekorPublicKeyPath": "/r",
+                "fulcio": {"caPath": "/x", "oidcIssuer": "y"},
+            },
+            ".fulcio has no subjectEmail",
         ),
         ({"keyPath": None, "pki": []}, ".pki must be an object, not a list"),
         ({"keyPath": None, "pki": {}}, ".pki must have exactly one of caRootsPath, caRootsData"),

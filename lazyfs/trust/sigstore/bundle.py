@@ -52,12 +52,13 @@ class Bundle(msgspec.Struct, frozen=True):
     """A bundle that holds an envelope.
 
     ``hint`` says which key may have signed, which proves nothing.  ``certificates`` are DER, the
-    signer's first; empty: a bare key signed.
+    signer's first; empty: a bare key signed.  ``entries`` are as they stand: see ``rekor.py``.
     """
 
     envelope: Envelope
     hint: str = ""
     certificates: tuple[bytes, ...] = ()
+    entries: Any = ()
 
 
 class Subject(msgspec.Struct, frozen=True):
@@ -98,10 +99,11 @@ def parse_bundle(data: bytes) -> Bundle:
     if len(given) != 1:
         raise Malformed(f"the bundle has not exactly one of {', '.join(MATERIALS)}")
     envelope = _envelope(document["dsseEnvelope"])
+    entries = material.get("tlogEntries", [])
     if given == ["publicKey"]:
         key = members(material["publicKey"], "the bundle's publicKey", (), ("hint",))
-        return Bundle(envelope, text(key.get("hint", ""), "the bundle's hint"))
-    return Bundle(envelope, certificates=_certificates(material))
+        return Bundle(envelope, text(key.get("hint", ""), "the bundle's hint"), entries=entries)
+    return Bundle(envelope, certificates=_certificates(material), entries=entries)
 
 
 def parse_statement(data: bytes) -> Statement:

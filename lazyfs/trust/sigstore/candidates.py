@@ -25,6 +25,7 @@ PAYLOAD_MEDIA_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json"
 SIGNATURE = "dev.cosignproject.cosign/signature"
 CERTIFICATE = "dev.sigstore.cosign/certificate"
 CHAIN = "dev.sigstore.cosign/chain"
+ENTRY = "dev.sigstore.cosign/bundle"  # of a transparency log; not a bundle of the new form
 
 
 class Attachment(msgspec.Struct, frozen=True):

@@ -2,8 +2,8 @@
 
 Spec: containers-policy.json(5), ``pki``; RFC 5280, section 6, for which cryptography's verifier is
 taken.  As in containers/image the chain that travels with a signature is only a help: what is
-believed are the roots of the policy, and validity is that of *now*, since nothing dates a
-signature.
+believed are the roots of the policy.  Validity is that of now, since nothing dates a signature, or
+of the moment at which a transparency log saw it.
 
 Importing this module imports cryptography: do so once a policy is in force.
 """
@@ -19,7 +19,7 @@ from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from lazyfs.printable import printable
-from lazyfs.trust import keys
+from lazyfs.trust import der, keys
 from lazyfs.trust.certificates import Certificate, parse_certificate, parse_certificates
 from lazyfs.trust.errors import BadSignature, Malformed
 from lazyfs.trust.sigstore.encoding import quote
@@ -29,6 +29,11 @@ ROOTS_LIMIT = 500  # certificates in such a file
 CHAIN_LIMIT = 8  # certificates that travel with a signature
 DEPTH_LIMIT = 4  # intermediate certificates between a signer's and a root
 SHOWN = 200  # characters of what cryptography says
+
+# Extensions of Fulcio: plain text, and the same as DER.
+ISSUER_V1 = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.1")
+ISSUER_V2 = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.8")
+UTF8_STRING = 0x0C
 
 # What cryptography raises for broken certificates, when they are loaded or looked at.
 BROKEN = (
@@ -42,12 +47,16 @@ BROKEN = (
 
 
 class Authority(msgspec.Struct, frozen=True):
-    """Whose certificates are accepted, and for whom: *email* and *hostname* must both be in it."""
+    """Whose certificates are accepted, and for whom: what is given must all be in them.
+
+    ``issuer`` is who confirmed the login that a Sigstore service gave a certificate for.
+    """
 
     roots: tuple[Certificate, ...]
     intermediates: tuple[Certificate, ...] = ()
     email: str | None = None
     hostname: str | None = None
+    issuer: str | None = None
 
 
 def load_certificates(data: bytes, limit: int = ROOTS_LIMIT) -> tuple[Certificate, ...]:
@@ -63,12 +72,12 @@ def load_certificate(data: bytes) -> Certificate:
 
 
 def signing_key(
-    leaf: Certificate, chain: Sequence[Certificate], authority: Authority, now: datetime
+    leaf: Certificate, chain: Sequence[Certificate], authority: Authority, moment: datetime
 ) -> keys.PublicKey:
     """Return the key that *leaf* certifies, once *authority* vouches for it.
 
-    *chain* are certificates that may help to reach a root; *now* has a time zone.  Raises
-    BadSignature with the reason, and Malformed.
+    *chain* are certificates that may help to reach a root; *moment*, with a time zone, is when it
+    must be valid.  Raises BadSignature with the reason, and Malformed.
     """
     if len(chain) > CHAIN_LIMIT:
         raise Malformed(f"{len(chain)} certificates beside the signer's, at most {CHAIN_LIMIT}")
@@ -76,7 +85,7 @@ def signing_key(
     if leaf.key is None:
         raise Malformed(f"the key of {whose} is not supported")
     try:
-        _check_names(_verify_chain(leaf, chain, authority, now), authority)
+        _check_names(_verify_chain(leaf, chain, authority, moment), authority)
         return leaf.key
     except verification.VerificationError as exc:
         reason = printable(str(exc).removeprefix("validation failed: "), SHOWN)
@@ -98,7 +107,7 @@ def _checked(certificate: Certificate) -> Certificate:
 
 
 def _verify_chain(
-    leaf: Certificate, chain: Sequence[Certificate], authority: Authority, now: datetime
+    leaf: Certificate, chain: Sequence[Certificate], authority: Authority, moment: datetime
 ) -> x509.Certificate:
     policy = verification.ExtensionPolicy
     criticality = verification.Criticality.AGNOSTIC
@@ -115,7 +124,7 @@ def _verify_chain(
     verifier = (
         verification.PolicyBuilder()
         .store(verification.Store(_loaded(authority.roots)))
-        .time(now)
+        .time(moment)
         .max_chain_depth(DEPTH_LIMIT)
         .extension_policies(ca_policy=ca_policy, ee_policy=ee_policy)
         .build_client_verifier()
@@ -171,6 +180,26 @@ def _check_names(leaf: x509.Certificate, authority: Authority) -> None:
             f"the certificate is for {_listed([*hosts, *map(str, addresses)])};"
             f" the policy wants {quote(authority.hostname)}"
         )
+    if authority.issuer and (found := _issuer_of(leaf)) != authority.issuer:
+        said = "nobody" if found is None else quote(found)
+        raise BadSignature(
+            f"the certificate's login was confirmed by {said};"
+            f" the policy wants {quote(authority.issuer)}"
+        )
+
+
+def _issuer_of(leaf: x509.Certificate) -> str | None:
+    """Return the OIDC issuer that Fulcio has noted in a certificate: its docs/oid-info.md."""
+    found = set()
+    for extension in leaf.extensions:
+        value = getattr(extension.value, "value", b"")
+        if extension.oid == ISSUER_V1:
+            found.add(value.decode())
+        elif extension.oid == ISSUER_V2:
+            found.add(der.read(value, UTF8_STRING).body.decode())
+    if len(found) > 1:
+        raise Malformed("the certificate has two issuers of logins")
+    return found.pop() if found else None
 
 
 def _is_host(wanted: str, hosts: Sequence[str], addresses: Sequence[object]) -> bool:

@@ -15,13 +15,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from lazyfs.digest import Digest
 from lazyfs.errors import LazyfsError
+from lazyfs.printable import printable
 from lazyfs.trust import keys
 from lazyfs.trust.certificates import Certificate
 from lazyfs.trust.errors import BadSignature, Malformed
-from lazyfs.trust.sigstore import bundle, certificates
+from lazyfs.trust.sigstore import bundle, certificates, rekor
 from lazyfs.trust.sigstore.candidates import (
     CERTIFICATE,
     CHAIN,
+    ENTRY,
     SIGNATURE,
     Attachment,
     Bundled,
@@ -71,25 +73,41 @@ def check_annotations(signed: Signed, wanted: Mapping[str, str]) -> None:
             raise Refused("metadata", f"it says {said} of {quote(name)}; {quote(value)} is wanted")
 
 
+class _Offered(msgspec.Struct, frozen=True):
+    """A signature with what is to make it trusted; the signer's certificate is the first."""
+
+    signature: bytes
+    signed: bytes
+    payload: bytes
+    certificates: Sequence[Certificate]
+    entries: Sequence[rekor.Entry]
+
+
 def _check_attachment(
     candidate: Attachment, trusted: Trusted, digest: Digest, now: datetime
 ) -> Signed:
     noted = candidate.annotations
     if SIGNATURE not in noted:
         raise Malformed(f"the payload's layer has no annotation {SIGNATURE}")
-    signature = from_base64(noted[SIGNATURE], "the signature")
-    if trusted.authority is None:
-        usable: Sequence[TrustedKey] = trusted.keys  # a certificate beside it changes nothing
-    else:
-        if CERTIFICATE not in noted:
-            raise Refused("authenticity", "it was not made with a certificate")
-        pem = certificates.load_certificates(noted[CERTIFICATE].encode())
-        chain: tuple[Certificate, ...] = ()
+    chain: list[Certificate] = []
+    # With bare keys, a certificate beside the signature changes nothing.
+    if trusted.authority is not None and CERTIFICATE in noted:
+        chain += certificates.load_certificates(noted[CERTIFICATE].encode())
+        if len(chain) != 1:
+            raise Malformed(f"the signature has {len(chain)} certificates of its signer")
         if noted.get(CHAIN):
-            chain = certificates.load_certificates(noted[CHAIN].encode(), certificates.CHAIN_LIMIT)
-        usable = _certified(pem, chain, trusted.authority, now)
+            limit = certificates.CHAIN_LIMIT
+            chain += certificates.load_certificates(noted[CHAIN].encode(), limit)
+    is_logged = trusted.logs and ENTRY in noted
+    offered = _Offered(
+        from_base64(noted[SIGNATURE], "the signature"),
+        candidate.payload,
+        candidate.payload,
+        chain,
+        [rekor.parse_annotation(noted[ENTRY])] if is_logged else [],
+    )
     # SHA-256 whatever the key: cosign has no other in this form.
-    signer = _signer(usable, signature, candidate.payload, by_curve=False)
+    signer = _signer(_usable(offered, trusted, now), offered, by_curve=False)
     payload = parse_payload(candidate.payload)
     if payload.digest != digest:
         raise Refused("payload", f"it is for {payload.digest}")
@@ -98,17 +116,17 @@ def _check_attachment(
 
 def _check_bundle(candidate: Bundled, trusted: Trusted, digest: Digest, now: datetime) -> Signed:
     parsed = bundle.parse_bundle(candidate.data)
-    if trusted.authority is None:
-        if parsed.certificates:
-            raise Refused("authenticity", "it was made with a certificate, not with a bare key")
-        usable: Sequence[TrustedKey] = trusted.keys
-    else:
-        if not parsed.certificates:
-            raise Refused("authenticity", "it was not made with a certificate")
-        leaf, *others = (certificates.load_certificate(each) for each in parsed.certificates)
-        usable = _certified([leaf], others, trusted.authority, now)
+    if trusted.authority is None and parsed.certificates:
+        raise Refused("authenticity", "it was made with a certificate, not with a bare key")
     envelope = parsed.envelope
-    signer = _signer(usable, envelope.signature, envelope.signed, by_curve=True)
+    offered = _Offered(
+        envelope.signature,
+        envelope.signed,
+        envelope.payload,
+        [certificates.load_certificate(each) for each in parsed.certificates],
+        rekor.parse_entries(parsed.entries) if trusted.logs else [],
+    )
+    signer = _signer(_usable(offered, trusted, now), offered, by_curve=True)
     if envelope.payload_type != bundle.STATEMENT_MEDIA_TYPE:
         raise Refused("payload", f"it signs {quote(envelope.payload_type)}, not a statement")
     statement = bundle.parse_statement(envelope.payload)
@@ -126,28 +144,50 @@ def _check_bundle(candidate: Bundled, trusted: Trusted, digest: Digest, now: dat
     raise Refused("payload", f"it is for {quote(about)}")
 
 
-def _certified(
-    leaf: Sequence[Certificate],
-    chain: Sequence[Certificate],
-    authority: certificates.Authority,
-    now: datetime,
-) -> list[TrustedKey]:
-    if len(leaf) != 1:
-        raise Malformed(f"the signature has {len(leaf)} certificates of its signer")
+def _usable(offered: _Offered, trusted: Trusted, now: datetime) -> Sequence[TrustedKey]:
+    """Return the keys that may have signed.  Raises Refused."""
+    logged = _logged(offered, trusted) if trusted.logs else None
+    if trusted.authority is None:
+        if logged is None:
+            return trusted.keys
+        usable = [each for each in trusted.keys if keys.spki_of(each.key) == logged.signer]
+        if not usable:
+            raise Refused("authenticity", "the log has seen it signed with another key")
+        return usable
+    if not offered.certificates:
+        raise Refused("authenticity", "it was not made with a certificate")
+    leaf, *chain = offered.certificates
+    if logged is not None and logged.signer != leaf.raw:
+        raise Refused("authenticity", "the log has seen it signed with another certificate")
+    moment = now if logged is None else logged.moment
     try:
-        key = certificates.signing_key(leaf[0], chain, authority, now)
+        key = certificates.signing_key(leaf, chain, trusted.authority, moment)
     except BadSignature as exc:
         raise Refused("authenticity", exc.message) from None
-    return [TrustedKey(key, leaf[0].who)]
+    email = trusted.authority.email
+    return [TrustedKey(key, leaf.who or printable(email or "a certificate without a subject"))]
 
 
-def _signer(
-    usable: Sequence[TrustedKey], signature: bytes, message: bytes, *, by_curve: bool
-) -> str:
+def _logged(offered: _Offered, trusted: Trusted) -> rekor.Logged:
+    """Return what a log of the policy has seen of a signature.  Raises Refused."""
+    reason = "it has no entry of a transparency log with a signed timestamp"
+    for entry in offered.entries:
+        try:
+            logged = rekor.read_entry(entry, trusted.logs)
+        except (BadSignature, Malformed) as exc:
+            reason = exc.message
+            continue
+        if rekor.is_about(logged, offered.signature, offered.payload):
+            return logged
+        reason = "the entry of the log is about another signature"
+    raise Refused("authenticity", reason)
+
+
+def _signer(usable: Sequence[TrustedKey], offered: _Offered, *, by_curve: bool) -> str:
     """Return the name of the key that made a signature.  Raises Refused."""
     for each in usable:
         try:
-            _verify(each.key, signature, message, by_curve)
+            _verify(each.key, offered.signature, offered.signed, by_curve)
         except LazyfsError:  # BadSignature, or Malformed: another kind of key made it
             continue
         return each.name

@@ -10,6 +10,7 @@ from lazyfs.trust.errors import Malformed
 
 SHOWN = 80  # characters of foreign text that a message quotes
 URL_SAFE = str.maketrans("-_", "+/")
+LINE_ENDS = str.maketrans("", "", "\r\n")
 
 
 def quote(value: object) -> str:
@@ -47,15 +48,15 @@ def from_base64(value: Any, what: str, *, is_url_safe: bool = False) -> bytes:
     """Return the bytes that a text spells in base64, padded.  Raises Malformed.
 
     Spec: RFC 4648, section 4; with *is_url_safe* also section 5.  Nothing but the alphabet is
-    accepted, and each bytes have one spelling.
+    accepted, and ends of lines, which Go passes over and the program ``base64`` writes.
     """
-    spelled = text(value, what)
+    spelled = text(value, what).translate(LINE_ENDS)
     if is_url_safe:
         spelled = spelled.translate(URL_SAFE)
     try:
-        data = base64.b64decode(spelled, validate=True)
+        data = base64.b64decode(spelled)
     except (binascii.Error, ValueError):
         raise Malformed(f"{what} is not base64") from None
-    if base64.b64encode(data).decode() != spelled:
+    if base64.b64encode(data).decode() != spelled:  # Python passes over what is no base64
         raise Malformed(f"{what} is not base64")
     return data

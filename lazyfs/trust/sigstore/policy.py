@@ -34,6 +34,14 @@ class Pki(msgspec.Struct, frozen=True):
     hostname: str | None = None
 
 
+class Fulcio(msgspec.Struct, frozen=True):
+    """Certificates of a Sigstore service: whose they are, and by which login."""
+
+    authority: Material
+    issuer: str
+    email: str
+
+
 class AcceptAnything(msgspec.Struct, frozen=True):
     """``insecureAcceptAnything``: nothing is asked for."""
 
@@ -43,12 +51,17 @@ class Reject(msgspec.Struct, frozen=True):
 
 
 class SigstoreSigned(msgspec.Struct, frozen=True):
-    """``sigstoreSigned``: a signature by one of the keys, or by a certificate."""
+    """``sigstoreSigned``: a signature by one of the keys, or with a certificate.
+
+    With ``logs``, keys of transparency logs, one of them must have seen it.
+    """
 
     place: str
     identity: Identity
     keys: tuple[Material, ...] = ()
     pki: Pki | None = None
+    fulcio: Fulcio | None = None
+    logs: tuple[Material, ...] = ()
 
 
 class Unsupported(msgspec.Struct, frozen=True):
@@ -98,6 +111,5 @@ def refuse_unsupported(policy: Policy, chosen: Chosen) -> None:
         if isinstance(requirement, Unsupported):
             raise PolicyFault(
                 f"{policy.file}: {requirement.place}: {requirement.what} is not supported",
-                hint="lazyfs checks reject, insecureAcceptAnything, and sigstoreSigned with keys"
-                " or pki",
+                hint="lazyfs checks reject, insecureAcceptAnything and sigstoreSigned",
             )

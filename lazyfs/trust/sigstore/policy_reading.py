@@ -1,8 +1,8 @@
 """policy.json read strictly: whatever is unknown, missing or said twice refuses the whole file.
 
 Spec: containers-policy.json(5), "FORMAT" and "Policy Requirements".  Requirements that lazyfs
-cannot check (signedBy, fulcio, a rekor key) are no fault of the file: they refuse only the images
-that they hold for.
+cannot check (signedBy, signedBaseLayer) are no fault of the file: they refuse only the images that
+they hold for.
 """
 
 import json
@@ -15,6 +15,7 @@ from lazyfs.trust.sigstore.encoding import from_base64, quote
 from lazyfs.trust.sigstore.identity import Identity, Kind, parse_name
 from lazyfs.trust.sigstore.policy import (
     AcceptAnything,
+    Fulcio,
     Material,
     Pki,
     Policy,
@@ -153,20 +154,20 @@ class _Reading:
         rekor = [name for name in REKOR_SOURCES if name in found]
         if len(rekor) > 1:
             raise self.fault(place, f"has {' and '.join(rekor)}, may have one of them")
-        if source == "fulcio":
-            if not rekor:
-                raise self.fault(place, f"fulcio needs one of {', '.join(REKOR_SOURCES)}")
-            return Unsupported(place, "fulcio (certificates of a Sigstore service)")
-        if rekor:
-            if source == "pki":
-                raise self.fault(place, f"{rekor[0]} may not stand beside pki")
-            return Unsupported(place, f"{rekor[0]} (an entry in a transparency log)")
+        if rekor and source == "pki":
+            raise self.fault(place, f"{rekor[0]} may not stand beside pki")
+        if not rekor and source == "fulcio":
+            raise self.fault(place, f"fulcio needs one of {', '.join(REKOR_SOURCES)}")
+        logs = self.materials(found, place, rekor[0]) if rekor else ()
         if source == "pki":
             return SigstoreSigned(place, identity, pki=self.pki(found["pki"], f"{place}.pki"))
-        return SigstoreSigned(place, identity, self.materials(found, place, source))
+        if source == "fulcio":
+            fulcio = self.fulcio(found["fulcio"], f"{place}.fulcio")
+            return SigstoreSigned(place, identity, fulcio=fulcio, logs=logs)
+        return SigstoreSigned(place, identity, self.materials(found, place, source), logs=logs)
 
     def materials(self, found: dict[str, Any], place: str, source: str) -> tuple[Material, ...]:
-        """Return the keys that one of keyPath, keyPaths, keyData and keyDatas states."""
+        """Return the keys that a member states whose name ends in Path, Paths, Data or Datas."""
         make: Callable[[Any, str], Material] = (
             self.file_material if "Path" in source else self.data_material
         )
@@ -204,15 +205,26 @@ class _Reading:
         if not email and not hostname:
             raise self.fault(place, "needs subjectEmail or subjectHostname, or both")
         roots = self.certificates(found, place, "caRoots")
-        assert roots is not None
-        return Pki(roots, self.certificates(found, place, "caIntermediates"), email, hostname)
+        helpers = None
+        if any(name in found for name in both):
+            helpers = self.certificates(found, place, "caIntermediates")
+        return Pki(roots, helpers, email, hostname)
 
-    def certificates(self, found: dict[str, Any], place: str, name: str) -> Material | None:
-        if (path := found.get(f"{name}Path")) is not None:
-            return self.file_material(path, f"{place}.{name}Path")
-        if (data := found.get(f"{name}Data")) is not None:
-            return self.data_material(data, f"{place}.{name}Data")
-        return None
+    def fulcio(self, value: Any, place: str) -> Fulcio:
+        found = self.object(value, place)
+        sources = ("caPath", "caData")
+        self.check_members(found, place, ("oidcIssuer", "subjectEmail"), sources)
+        self.one_of(found, place, sources)
+        issuer, email = (
+            self.text(found[name], f"{place}.{name}") for name in ("oidcIssuer", "subjectEmail")
+        )
+        return Fulcio(self.certificates(found, place, "ca"), issuer, email)
+
+    def certificates(self, found: dict[str, Any], place: str, name: str) -> Material:
+        """Return what NAMEPath or NAMEData states, of which one is there."""
+        if f"{name}Path" in found:
+            return self.file_material(found[f"{name}Path"], f"{place}.{name}Path")
+        return self.data_material(found[f"{name}Data"], f"{place}.{name}Data")
 
     def identity(self, requirement: dict[str, Any], above: str) -> Identity:
         if "signedIdentity" not in requirement:
