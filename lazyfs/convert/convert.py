@@ -61,7 +61,7 @@ from lazyfs.oci.manifest import (
 from lazyfs.oci.platforms import Platform
 from lazyfs.oci.reference import DEFAULT_TAG, parse_reference
 from lazyfs.registry.source import AccessOptions, Destination, Document, Source
-from lazyfs.signatures.policies import judge_of
+from lazyfs.signatures.in_force import judge_of
 
 # What a source layer's annotations say about the blob that it no longer is.
 STALE_KEYS = (*TOC_DIGEST_KEYS, UNCOMPRESSED_SIZE_ANNOTATION)

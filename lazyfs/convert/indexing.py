@@ -27,7 +27,7 @@ from lazyfs.image.resolve import Resolver
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import OCI_MANIFEST, Manifest
 from lazyfs.oci.reference import LayoutReference, parse_reference
-from lazyfs.signatures.policies import judge_of
+from lazyfs.signatures.in_force import judge_of
 from lazyfs.store.paths import Store
 
 

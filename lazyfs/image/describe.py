@@ -27,7 +27,7 @@ from lazyfs.image.tocs import layer_claims, load_tocs, read_range, stored_toc
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.platforms import Platform
 from lazyfs.oci.reference import parse_reference
-from lazyfs.signatures.policies import judge_of
+from lazyfs.signatures.in_force import judge_of
 from lazyfs.store.paths import Store, StoreUnwritten, volatile_store
 from lazyfs.trust.options import TrustRecord
 

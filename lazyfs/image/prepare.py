@@ -26,7 +26,7 @@ from lazyfs.image.resolve import Resolved, Resolver, check_platform
 from lazyfs.oci.platforms import Platform, parse_platform, platform_of_machine
 from lazyfs.oci.reference import LayoutReference, Reference, parse_reference
 from lazyfs.registry.source import AccessOptions
-from lazyfs.signatures.policies import judge_of
+from lazyfs.signatures.in_force import judge_of
 from lazyfs.signatures.together import side_by_side
 from lazyfs.store.images import ImageRecord, LayerRecord, StoredImage, load_image
 from lazyfs.store.layers import load_table

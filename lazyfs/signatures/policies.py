@@ -8,16 +8,11 @@ trust.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
-from lazyfs.registry.config.access import AccessOptions
 from lazyfs.trust.errors import Malformed, PolicyFault
 from lazyfs.trust.options import DEFAULT, OFF, TrustOptions
-
-if TYPE_CHECKING:
-    from lazyfs.signatures.judge import Judge
 
 MACHINE = Path("/etc/lazyfs/policy.json")
 VARIABLE = "LAZYFS_POLICY"
@@ -34,20 +29,6 @@ class PolicyFile(msgspec.Struct, frozen=True):
     data: bytes
     is_notation: bool
     trust_store: Path
-
-
-def judge_of(access: AccessOptions) -> "Judge | None":
-    """Return the judge of what *access* reaches, None where no policy is in force.
-
-    Raises PolicyFault.  Nothing of what judging needs is imported without a policy.
-    """
-    policies = policies_in_force(access.trust, access.environment)
-    if not policies:
-        return None
-    from lazyfs.signatures.judge import Judge  # noqa: PLC0415
-    from lazyfs.signatures.rules import load_rules  # noqa: PLC0415
-
-    return Judge([load_rules(policy) for policy in policies], access)
 
 
 def policies_in_force(
