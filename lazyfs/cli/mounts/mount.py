@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     help="Options of mount(8): allow_other, allow_root, auto_unmount, fsname=, max_read=, "
     "threads=, [no]suid, [no]dev, [no]exec, noatime; and platform=, cache_dir=, authfile=, "
     "cert_dir=, hosts_dir=, plain_http, insecure_skip_verify, anonymous, offline, prefetch=, "
-    "cache_size=, background_limit=, patience=, driver=, verify=, index= like the options above "
+    "cache_size=, background_limit=, patience=, driver=, verify=, index=, policy=, trust_store=, "
+    "revocation=, require_newer, max_signature_age= like the options above "
     "and below; "
     "requested=REFERENCE, what the mount is to say was asked for, where IMAGE is its digest.",
 )
