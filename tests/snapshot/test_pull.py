@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from lazyfs.cli.main import cli
-from lazyfs.image import prepare as module
+from lazyfs.image import build as module
 from lazyfs.store.paths import Store, StoreFull
 from tests.support.faults import status
 from tests.support.images import directory, estargz_layer, file, make_layout, tar_bytes
