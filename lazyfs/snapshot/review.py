@@ -18,7 +18,7 @@ from lazyfs.oci.platforms import Platform
 from lazyfs.sandbox.bases import Bases
 from lazyfs.sandbox.runtimes.runtime import Choose, Runtime
 from lazyfs.snapshot import gates
-from lazyfs.snapshot.extensions import template_of
+from lazyfs.snapshot.extensions import specs_of, template_of
 from lazyfs.snapshot.gates import DATA, Allowed, BadRestoreOption
 from lazyfs.snapshot.grants import (
     OWN_TEMPLATE,
@@ -119,6 +119,7 @@ def review(
     """
     loaded = _load(wanted, snapshots, bases, host)
     manifest = loaded.manifest
+    specs_of(manifest.extensions or {})  # nothing is downloaded for what could not be started
     gates.check_portable(manifest, host)
     gates.check_rebase(manifest, wanted.rebase)
     recorded = _recorded_template(manifest)
