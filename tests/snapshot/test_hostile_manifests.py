@@ -198,7 +198,10 @@ def test_facts_of_today_have_the_shape(here: Machine) -> None:
     assert specs_of({SPECS: {"a": spec_facts(spec)}}) == {"a": spec_facts(spec)}
 
 
-@pytest.mark.parametrize("data", [b'{"sandboxId":"\xff"}', b"[" * 100_000, b"\xff", b"[]"])
+@pytest.mark.parametrize(
+    "data",
+    [b'{"sandboxId":"\xff","boot_id":"\xff","bootId":"\xff"}', b"[" * 100_000, b"\xff", b"[]"],
+)
 def test_no_bytes_in_the_place_of_what_is_kept_are_a_bug(here: Machine, data: bytes) -> None:
     there = neighbour(here)
     sandbox = there.run()
