@@ -374,15 +374,22 @@ def _check_specs(
 ) -> list[str]:
     """Raise SpecMismatch unless containers are started as those were that were checkpointed."""
     before = specs_of(found.manifest.extensions or {})
-    for name in before.keys() & specs.keys():
+    notices = []
+    for name in sorted(before.keys() & specs.keys()):
+        is_wanted = specs[name]["process"]["noNewPrivileges"]
         start_as_before(specs[name], before[name])
+        if is_wanted and not specs[name]["process"]["noNewPrivileges"]:
+            notices.append(
+                f"{name}: the snapshot was made without noNewPrivileges, so its programs may gain "
+                "privileges by set-user-id files; a fresh run closes that"
+            )
     differences = {
         name: [str(each) for each in diff_specs(before[name], spec)]
         for name, spec in specs.items()
         if name in before
     }
     digests = {name: spec_digest(spec) for name, spec in specs.items()}
-    notices = gates.check_specs(found.manifest, digests, differences, order.wanted.allowed)
+    notices += gates.check_specs(found.manifest, digests, differences, order.wanted.allowed)
     for notice in notices:
         say(notice)
     return notices

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import zstandard
 
+from lazyfs.documents.documents import canonical_digest
 from lazyfs.documents.errors import (
     BaseCorrupt,
     BaseDrift,
@@ -99,6 +100,28 @@ def test_a_tag_that_was_deleted_plays_no_part(tmp_path: Path) -> None:
     there = neighbour(here)
     there.restore("@latest")
     assert there.count("r1") == 6
+
+
+def test_what_was_started_without_a_protection_is_said_to_go_on_without(tmp_path: Path) -> None:
+    # Given a snapshot of a release that did not know noNewPrivileges, or that says so,
+    here = saved(tmp_path)
+    document = json.loads(here.snapshots.load("@latest").data)
+    facts = document["extensions"]["specs"]["counter"]
+    del facts["noNewPrivileges"]
+    document["runtime"]["containers"][0]["specDigest"] = canonical_digest(facts)
+    snapshot_id = rewrite(here, extensions=document["extensions"], runtime=document["runtime"])
+    there = neighbour(here)
+    # when it is restored, then it is restored as it was, and the user is told.
+    restored = there.restore(snapshot_id)
+    assert there.count("r1") == 6
+    (said,) = [line for line in there.said if "noNewPrivileges" in line]
+    assert said.startswith("counter: the snapshot was made without noNewPrivileges")
+    assert said in restored.notices
+    # Nothing is said where it has it.
+    (tmp_path / "again").mkdir()
+    other = neighbour(saved(tmp_path / "again"))
+    other.restore("@latest")
+    assert not [line for line in other.said if "noNewPrivileges" in line]
 
 
 def test_a_digest_that_nobody_has_fails_and_names_who_was_asked(tmp_path: Path) -> None:
