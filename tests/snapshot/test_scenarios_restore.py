@@ -398,6 +398,27 @@ def test_the_manifest_wins_over_the_template(tmp_path: Path) -> None:
     assert any("template now says busybox:2" in line for line in there.said)
 
 
+def test_a_template_of_another_name_than_the_manifest_says_is_refused(tmp_path: Path) -> None:
+    here = saved(tmp_path)
+    document = json.loads(here.snapshots.load("@latest").data)
+    snapshot = document["snapshot"]
+    stated = {"name": "other", "digest": "sha256:" + "0" * 64}
+    snapshot_id = rewrite(here, snapshot=snapshot | {"template": stated})
+    there = neighbour(here)
+    for template in (None, counter()):
+        with pytest.raises(
+            ManifestInvalid, match=r'template\.name: got "other", expected "counter"'
+        ):
+            there.restore(snapshot_id, template=template)
+    there.check_gone()
+    assert "restore" not in there.runtime.names()
+    # The digest is only claimed: that of the recorded template differs where there are values.
+    document["snapshot"] = snapshot | {"template": stated | {"name": "counter"}}
+    (directory(here) / manifest_key(snapshot_id)).write_text(json.dumps(document))
+    there.restore(snapshot_id)
+    assert there.count("r1") == 6
+
+
 @pytest.mark.parametrize("change", ["added", "removed"])
 def test_containers_can_be_neither_added_nor_removed(tmp_path: Path, change: str) -> None:
     here = saved(tmp_path, template=pair() if change == "removed" else counter())
