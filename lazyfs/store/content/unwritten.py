@@ -213,5 +213,12 @@ def open_content(folder: Path, table: LayerTable) -> LayerContent:
             except ContentUnusable:
                 pass
         content = UnstoredContent(folder, table)
-        content.trouble = (cause.strerror if isinstance(cause, OSError) else None) or error.message
+        content.trouble = _told(cause) if isinstance(cause, OSError) else error.message
         return content
+
+
+def _told(cause: OSError) -> str:
+    if cause.errno == errno.EISDIR and isinstance(cause.filename, str | os.PathLike):
+        # Not ours, so it is left: everything else in the store is used as ever.
+        return f"{os.fspath(cause.filename)} is a directory in the place of a file: remove it"
+    return cause.strerror or str(cause)
