@@ -63,6 +63,7 @@ from lazyfs.sandbox.threads import Threads, wait_all
 from lazyfs.snapshot import gates
 from lazyfs.snapshot.evidence import REBASED
 from lazyfs.snapshot.extensions import specs_of, unpack_profiles
+from lazyfs.snapshot.resuming import resume
 from lazyfs.snapshot.review import Review, Wanted, review
 from lazyfs.snapshot.stores.directory_store import DirectoryStore
 from lazyfs.snapshot.stores.objects import ObjectStore
@@ -216,7 +217,7 @@ def _restore(
     with Threads(1) as pool:
         # Whoever comes after a crash finds them already; after one of the machine nothing runs.
         syncing = pool.submit(_sync, sandbox)
-        wait_read = found.runtime.restore(plan, files)
+        wait_read = resume(found.runtime, plan, files, found.manifest)
         syncing.result()
     wait_ready(found.template, found.runtime, plan)
     sandbox.step(journal, State.RUNNING)

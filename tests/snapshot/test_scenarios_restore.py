@@ -398,6 +398,34 @@ def test_the_manifest_wins_over_the_template(tmp_path: Path) -> None:
     assert any("template now says busybox:2" in line for line in there.said)
 
 
+@pytest.mark.parametrize("name", ["pages.img", "pages_meta.img"])
+@pytest.mark.parametrize("is_said", [False, True])
+def test_a_file_that_the_manifest_does_not_list_is_named(
+    tmp_path: Path, name: str, is_said: bool
+) -> None:
+    here = saved(tmp_path)
+    files = json.loads(here.snapshots.load("@latest").data)["files"]
+    snapshot_id = rewrite(here, files=[file for file in files if file["name"] != name])
+    there = neighbour(here)
+    if is_said:  # as the real one fails, whose words are not for programs
+        there.runtime.fail["restore"] = RuntimeFailed("runsc restore: exit status 128")
+    with pytest.raises(FileMissing, match=f"has no file {name}, which the runtime needs") as told:
+        there.restore(snapshot_id)
+    assert told.value.exit_code == 40
+    there.check_gone()
+
+
+def test_a_failure_of_the_runtime_is_not_blamed_on_files_that_are_there(tmp_path: Path) -> None:
+    there = neighbour(saved(tmp_path))
+    there.runtime.fail["restore"] = RuntimeFailed("runsc restore: exit status 128")
+    with pytest.raises(RuntimeFailed, match="exit status 128"):
+        there.restore("@latest")
+    there.runtime.fail["restore"] = FileNotFoundError(2, "no such file", "/fake/runsc")
+    there.runtime._left.clear()
+    with pytest.raises(FileNotFoundError):
+        there.restore("@latest")
+
+
 def test_a_template_of_another_name_than_the_manifest_says_is_refused(tmp_path: Path) -> None:
     here = saved(tmp_path)
     document = json.loads(here.snapshots.load("@latest").data)
