@@ -19,7 +19,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "server.h"
+#include "serving/requests.h"
+#include "serving/server_state.h"
 #include "support.h"
 
 #define MAX_REQUESTS 160
