@@ -2,17 +2,22 @@
 /*
  * A grammar of layers.  Each byte of the input decides one thing; an input that
  * has ended gives zeros, so that a prefix of an input means much the same.
+ *
+ *   make_layers.c   the entries
+ *   paths.c         their paths
+ *   maker.c         the bytes that decide, and the JSON
+ *   usual.c         which layers the core takes
+ *   layers.h        what is made
  */
 #include "make_layers.h"
 
-#include <stdarg.h>
 #include <string.h>
 
+#include "maker.h"
+#include "paths.h"
 #include "support.h"
+#include "usual.h"
 
-#define ROOM (8u << 20)
-#define JSON_ROOM (2u << 20)
-#define MAX_PATH_TEXT 6000
 #define D64 "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
 const struct made_xattr MADE_XATTR[MADE_XATTRS] = {
@@ -35,285 +40,11 @@ const struct made_time MADE_TIME[MADE_TIMES] = {
 	{"2038-01-19T03:14:08Z", 2147483648, 0},
 };
 
-/* Names that sort closely, that JSON escapes, and that mean something. */
-static const char *const NAMES[] = {
-	"a",	       "b",	  "ab",	      "a-",
-	"-",	       ".a",	  "...",      "+",
-	"\xc3\xa9",    "x\"y",	  "back\\s",  "tab\tx",
-	"\xf0\x9f\x98\x80", "~",  "d",	      "n100",
-	"n0",	       "a\x7f",	  "<&>",      ".prefetch.landmark",
-	".no.prefetch.landmark",  ".wh.a",    ".wh.b",	  ".wh.d",
-	".wh..wh..opq", ".wh..wh.plnk", ".wh.n100", ".wh.\xc3\xa9",
-	".wh..a",      ".wh..wh..opqx", "e",  "f",
-};
-#define NAME_COUNT (sizeof(NAMES) / sizeof(NAMES[0]))
-static const char *const RARE[] = {"..", ".wh.", ".wh..", ".wh...", ".", ""};
 static const uint32_t SIZES[] = {0,    1,     10,    4095, 4096,
 				 4097, 65536, 70001, 0,	   1u << 20};
 static const uint32_t LINK_SIZES[] = {1,    5,	  60,	4000, 4031, 4032,
 				      4033, 4094, 4095, 20,   3000, 4096};
 static const uint32_t IDS[] = {0, 1, 1000, 65536, 0x7FFFFFFF, 0xFFFFFFFE};
-
-/* ---- Which layers are usual ---------------------------------------------- */
-
-bool made_begins(const char *name, const char *prefix)
-{
-	return strncmp(name, prefix, strlen(prefix)) == 0;
-}
-
-const char *made_name(const char *path)
-{
-	const char *slash = strrchr(path, '/');
-
-	return slash ? slash + 1 : path;
-}
-
-bool made_is_below(const char *path, size_t size, const char *above,
-		     size_t above_size)
-{
-	return size > above_size && !memcmp(path, above, above_size) &&
-	       (!above_size || path[above_size] == '/');
-}
-
-static const struct made_item *find_item(const struct made_layer *layer,
-					 const char *path, size_t size)
-{
-	size_t i;
-
-	for (i = 0; i < layer->count; i++)
-		if (layer->items[i].path_size == size &&
-		    !memcmp(layer->items[i].path, path, size))
-			return &layer->items[i];
-	return NULL;
-}
-
-/* What a hardlink means in the end; NULL: nothing, or not soon. */
-const struct made_item *made_target(const struct made_layer *layer,
-				    const struct made_item *item)
-{
-	unsigned steps;
-
-	for (steps = 0; item && item->kind == 8; steps++) {
-		item = find_item(layer, item->link, item->link_size);
-		if (steps > 8)
-			return NULL;
-	}
-	if (!item || item->kind == 2 || made_begins(made_name(item->path), ".wh."))
-		return NULL;
-	return item;
-}
-
-static bool is_usual_item(const struct made_layer *layer, size_t number)
-{
-	const struct made_item *item = &layer->items[number], *other;
-	const char *name = made_name(item->path);
-	size_t i, start = 0;
-
-	if (item->is_odd || (!item->path_size && item->kind != 2))
-		return false;
-	if (!strcmp(name, ".wh.") || !strcmp(name, ".wh..") ||
-	    !strcmp(name, ".wh..."))
-		return false;
-	for (i = 0; i < item->path_size; i++) {
-		if (item->path[i] != '/')
-			continue;
-		if (made_begins(item->path + start, ".wh."))
-			return false;
-		start = i + 1;
-	}
-	for (i = 0; i < layer->count; i++) {
-		other = &layer->items[i];
-		if (i < number && other->path_size == item->path_size &&
-		    !memcmp(other->path, item->path, item->path_size))
-			return false;
-		if (other->kind != 2 &&
-		    made_is_below(item->path, item->path_size, other->path,
-			     other->path_size))
-			return false;
-	}
-	return item->kind != 8 || made_target(layer, item);
-}
-
-bool made_is_usual(const struct made_layer *layer)
-{
-	size_t i;
-
-	for (i = 0; i < layer->count; i++)
-		if (!is_usual_item(layer, i))
-			return false;
-	return true;
-}
-
-/* ---- The bytes ----------------------------------------------------------- */
-
-struct maker {
-	const uint8_t *data;
-	size_t size;
-	char *room;
-	size_t used;
-	struct made_layer *layer;
-	bool is_full;
-	bool is_careful; /* leaves out what is not usual */
-};
-
-static uint8_t next(struct maker *in)
-{
-	if (!in->size)
-		return 0;
-	in->size--;
-	return *in->data++;
-}
-
-static char *keep(struct maker *in, const char *text, size_t size)
-{
-	char *out = in->room + in->used;
-
-	if (ROOM - in->used < size + 1) {
-		in->is_full = true;
-		return in->room;
-	}
-	memcpy(out, text, size);
-	out[size] = 0;
-	in->used += size + 1;
-	return out;
-}
-
-/* ---- JSON ---------------------------------------------------------------- */
-
-__attribute__((format(printf, 2, 3))) static void
-put(struct maker *in, const char *format, ...)
-{
-	struct made_layer *layer = in->layer;
-	size_t left = JSON_ROOM - layer->json_size;
-	va_list arguments;
-	int size;
-
-	va_start(arguments, format);
-	size = vsnprintf(layer->json + layer->json_size, left, format,
-			 arguments);
-	va_end(arguments);
-	CHECK(size >= 0 && (size_t)size < left);
-	layer->json_size += (size_t)size;
-}
-
-static void put_byte(struct maker *in, uint8_t byte)
-{
-	struct made_layer *layer = in->layer;
-
-	CHECK(layer->json_size < JSON_ROOM);
-	layer->json[layer->json_size++] = (char)byte;
-}
-
-/* Put a text; 'style' says which of its characters are escaped. */
-static void put_text(struct maker *in, const char *text, size_t size,
-		     unsigned style)
-{
-	const uint8_t *at = (const uint8_t *)text, *end = at + size;
-
-	put(in, "\"");
-	for (; at < end; at++) {
-		if (*at == '"' || *at == '\\')
-			put(in, "\\%c", *at);
-		else if (*at == '/' && style == 1)
-			put(in, "\\/");
-		else if (*at < 0x20 || (*at < 0x80 && style == 2))
-			put(in, "\\u%04x", *at);
-		else if (style == 3 && *at == 0xF0 && end - at >= 4) {
-			put(in, "\\uD83D\\uDe00"); /* the only one in NAMES */
-			at += 3;
-		} else
-			put_byte(in, *at);
-	}
-	put(in, "\"");
-}
-
-/* ---- Paths --------------------------------------------------------------- */
-
-static void add(char *text, size_t *size, const char *more)
-{
-	size_t more_size = strlen(more);
-
-	if (*size + more_size >= MAX_PATH_TEXT)
-		return;
-	memcpy(text + *size, more, more_size);
-	*size += more_size;
-}
-
-static void add_name(struct maker *in, char *text, size_t *size)
-{
-	static const char many[] =
-		"nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn"
-		"nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn"
-		"nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn"
-		"nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn";
-	uint8_t which = next(in);
-
-	if (which < 224)
-		add(text, size, NAMES[which % NAME_COUNT]);
-	else if (which < 248) /* 256 to 250 bytes, and to 190 */
-		add(text, size,
-		    many + (which < 231 ? which - 224u : 8u * (which - 230u)));
-	else
-		add(text, size, RARE[which % 6]);
-}
-
-/* Make the text of a path: new, or below an earlier one, oddly written. */
-static size_t make_path(struct maker *in, char *text)
-{
-	static const char *const prefixes[] = {"", "./", "/", ".//", "",
-					       "", "",	 ""};
-	static const char *const slashes[] = {"/", "/", "/", "//", "/./"};
-	const struct made_layer *layer = in->layer;
-	uint8_t shape = next(in);
-	unsigned depth = 1 + shape % 3;
-	size_t size = 0;
-
-	add(text, &size, prefixes[shape >> 5]);
-	if (shape & 16 && layer->count) {
-		add(text, &size, layer->items[next(in) % layer->count].path);
-		if (!(shape & 8))
-			add(text, &size, "/");
-		else
-			depth = 0; /* the very same path */
-	}
-	while (depth--) {
-		add_name(in, text, &size);
-		if (depth)
-			add(text, &size, slashes[(shape + depth) % 5]);
-	}
-	if (shape % 16 == 4)
-		add(text, &size, "/");
-	return size;
-}
-
-/* Keep the normalised form of a path; false: the core does not take it. */
-static bool keep_path(struct maker *in, const char *text, size_t size,
-		      const char **path, size_t *path_size)
-{
-	static char clean[MAX_PATH_TEXT + 1];
-	size_t start = 0, end, used = 0, depth = 0;
-	bool is_usual = true;
-
-	for (; start < size; start = end + 1) {
-		for (end = start; end < size && text[end] != '/';)
-			end++;
-		if (end == start || (end == start + 1 && text[start] == '.'))
-			continue;
-		if (end - start > 255 ||
-		    (end == start + 2 && !memcmp(text + start, "..", 2)))
-			is_usual = false;
-		if (used)
-			clean[used++] = '/';
-		memcpy(clean + used, text + start, end - start);
-		used += end - start;
-		depth++;
-	}
-	*path = keep(in, clean, used);
-	*path_size = used;
-	return is_usual && used <= 4095 && depth <= 1024;
-}
-
-/* ---- Entries ------------------------------------------------------------- */
 
 static void put_payload(struct maker *in, struct made_item *item)
 {
@@ -404,7 +135,7 @@ static bool fits(const struct made_layer *layer)
 	const struct made_item *item = &layer->items[layer->count - 1];
 	size_t i;
 
-	if (!is_usual_item(layer, layer->count - 1))
+	if (!made_is_usual_item(layer, layer->count - 1))
 		return false;
 	for (i = 0; item->kind != 2 && i < layer->count; i++)
 		if (made_is_below(layer->items[i].path,
