@@ -30,9 +30,9 @@ static int parse_layers(struct lent_image *lent, PyObject *list,
 		own = &lent->layers[i];
 		layer = &layers[i];
 		if (!item ||
-		    !PyArg_ParseTuple(item, "y*y*iss", &own->table, &own->states,
-				      &layer->content_fd, &layer->digest,
-				      &layer->diff_id))
+		    !PyArg_ParseTuple(item, "y*y*iss", &own->table,
+				      &own->states, &layer->content_fd,
+				      &layer->digest, &layer->diff_id))
 			return -1;
 		lent->layer_count++;
 		layer->states = own->states.buf;

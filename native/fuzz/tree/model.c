@@ -110,12 +110,15 @@ static void white_out(struct model *model, const struct made_layer *layer)
 		memcpy(path, item->path, head);
 		if (!strcmp(name, ".wh..wh..opq")) {
 			head -= head > 0;
-			node = find_node(model->nodes, model->count, path, head);
+			node = find_node(model->nodes, model->count, path,
+					 head);
 			if (node && node->is_directory)
-				prune(model->nodes, &model->count, path, head, false);
+				prune(model->nodes, &model->count, path, head,
+				      false);
 		} else if (!made_begins(name, ".wh..wh.")) {
 			strcpy(path + head, name + 4);
-			prune(model->nodes, &model->count, path, strlen(path), true);
+			prune(model->nodes, &model->count, path, strlen(path),
+			      true);
 		}
 	}
 }

@@ -21,7 +21,7 @@ const struct made_item *made_target(const struct made_layer *layer,
 /* made_is_usual() says whether the core takes a layer, or leaves it to Python. */
 bool made_is_usual(const struct made_layer *layer);
 
-/* made_is_usual_item() says it of one entry; the others may still be unusual. */
+/* made_is_usual_item() says it of one entry; others may still be unusual. */
 bool made_is_usual_item(const struct made_layer *layer, size_t number);
 
 #endif /* LAZYFS_FUZZ_USUAL_H */

@@ -245,7 +245,8 @@ void lfs_read(struct lfs_worker *worker, const struct lfs_request *request)
 	}
 	device = &server->devices[extent.device - 1];
 	start = extent.offset + in.offset;
-	if (records_for(server, device, start, start + size, &first, &last) != LFS_OK) {
+	if (records_for(server, device, start, start + size, &first, &last) !=
+	    LFS_OK) {
 		lfs_fault(worker, request);
 		return;
 	}

@@ -16,8 +16,8 @@ void lfs_read(struct lfs_worker *, const struct lfs_request *);
 enum lfs_result lfs_is_resident(const struct lfs_server *server,
 				const struct lfs_device *device,
 				uint64_t offset, uint64_t size);
-/* Read bytes that are resident; false: the content file lacks them, or a hole of
- * it has taken their place. */
+/* Read bytes that are resident; false: the content file lacks them, or a hole
+ * of it has taken their place. */
 bool lfs_read_whole(const struct lfs_device *device, uint8_t *out,
 		    uint64_t offset, size_t size);
 /* Make zeros of what 'out' has from places that no record holds. */

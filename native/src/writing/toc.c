@@ -33,7 +33,8 @@ uint32_t toc_find(const struct lfs_toc *toc, const uint8_t *path, size_t size)
 	while (low < high) {
 		middle = low + (high - low) / 2;
 		entry = &toc->entries[toc->sorted[middle]];
-		order = lfs_compare_names(entry->path, entry->path_size, path, size);
+		order = lfs_compare_names(entry->path, entry->path_size, path,
+					  size);
 		if (order == 0)
 			return toc->sorted[middle];
 		if (order < 0)
@@ -55,12 +56,13 @@ void lfs_toc_facts(const struct lfs_toc *toc, struct lfs_toc_facts *facts)
 	facts->device_size = toc->device_size;
 	facts->tar_split = toc->tar_split;
 	facts->tar_split_size = toc->tar_split_size;
-	if (toc_find(toc, (const uint8_t *)TOC_NO_LANDMARK, strlen(TOC_NO_LANDMARK)) !=
-	    NONE) {
+	if (toc_find(toc, (const uint8_t *)TOC_NO_LANDMARK,
+		     strlen(TOC_NO_LANDMARK)) != NONE) {
 		facts->has_prefetch_end = true;
 		return;
 	}
-	found = toc_find(toc, (const uint8_t *)TOC_LANDMARK, strlen(TOC_LANDMARK));
+	found = toc_find(toc, (const uint8_t *)TOC_LANDMARK,
+			 strlen(TOC_LANDMARK));
 	if (found == NONE)
 		return;
 	entry = &toc->entries[found];

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A scanned table of contents, as whoever fills it and whoever reads it knows it. */
+/* A scanned table of contents, for who fills it and who reads it. */
 #ifndef LAZYFS_TOC_INTERNAL_H
 #define LAZYFS_TOC_INTERNAL_H
 
@@ -87,7 +87,7 @@ struct lfs_toc {
  * NONE. */
 uint32_t toc_find(const struct lfs_toc *toc, const uint8_t *path, size_t size);
 
-/* toc_enlarge() gives an array that is full twice its room; false: no memory. */
+/* toc_enlarge() gives a full array twice its room; false: no memory. */
 bool toc_enlarge(void **array, uint32_t *room, size_t size);
 
 /* toc_grow() sees that an array has room for one more; false: no memory. */
