@@ -25,6 +25,7 @@ from lazyfs.rootfs.layout import LAYOUT_VERSION
 from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.content.locks import lock_for_use
 from lazyfs.store.content.regular import open_regular
+from lazyfs.store.content.whole import write_whole
 
 HEADER_SIZE = 4096  # a page, so that marks never share one with ``clean``
 MAGIC = b"LFSPRES1"
@@ -89,7 +90,7 @@ def doubted(marks: memoryview) -> bytes:
 
 def write_marks(fd: int, marks: bytes) -> None:
     """Set all marks of the map *fd* (OSError); what others mark meanwhile may be forgotten."""
-    os.pwrite(fd, marks, HEADER_SIZE)
+    write_whole(fd, marks, HEADER_SIZE)
 
 
 def new_header(table: LayerTable, content: os.stat_result, *, is_clean: bool) -> Header:
@@ -123,7 +124,7 @@ def write_header(fd: int, header: Header, marks: bytes | memoryview | None = Non
     """Write *header*, sealed over *marks*; without these it is no clean one, and has no seal."""
     packed = header.pack()
     seal = bytes(SEAL_SIZE) if marks is None else _seal(packed, marks)
-    os.pwrite(fd, packed + seal, 0)
+    write_whole(fd, packed + seal, 0)
 
 
 def is_sealed(fd: int, header: Header, marks: bytes | memoryview) -> bool:
