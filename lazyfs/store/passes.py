@@ -14,7 +14,7 @@ from lazyfs.errors import FormatError
 from lazyfs.formats.tars.empty_tar import is_empty_tar
 from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.content.content import LayerContent
-from lazyfs.store.content.locks import share
+from lazyfs.store.content.locks import mark_from_now_on, share
 from lazyfs.store.content.presence import (
     RESIDENT,
     lock_presence,
@@ -124,6 +124,7 @@ def adopt_content(folder: Path, table: LayerTable, path: Path) -> int:
         os.fdatasync(fd)
         os.rename(path, folder / "content")
         write_marks(fd, bytes([RESIDENT]) * table.count)
+        mark_from_now_on(fd)
         share(fd)
     except OSError as exc:
         os.close(fd)

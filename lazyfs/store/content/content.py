@@ -57,8 +57,8 @@ class LayerContent(Marks):
     Thread-safe: ``write``, ``write_all`` and ``confirm`` are called from decoding threads, the rest
     from the event loop.  ``states`` is the presence map, one byte per chunk; readers may index it
     directly.  Unless *counts_as_use* is false, opening and closing make the layer the last used
-    one.  Unless *doubts* is false, which is for those who hash everything, marks that may have gone
-    bad are doubted; ``doubted`` says why, empty if they were believed.  ``was_shown``: a live mount
+    one.  Marks that may have gone bad are doubted; ``doubted`` says why, empty if they are
+    believed.  ``was_shown``: a live mount
     may have shown bytes that are doubted now.  ``holes_tell``: what was written is no hole here.
     ``unreadable`` are the chunks that the disk did not give back: they are stored no more.
     """
@@ -69,17 +69,16 @@ class LayerContent(Marks):
         table: LayerTable,
         *,
         counts_as_use: bool = True,
-        doubts: bool = True,
     ) -> None:
         self._counts_as_use = counts_as_use
         try:
-            pair = open_pair(folder, table, doubts=doubts)
+            pair = open_pair(folder, table)
         except OSError as exc:
             raise ContentUnusable(f"content store {folder}: {exc.strerror}") from exc
         super().__init__(folder, table, pair)
         self.fd = pair.fd
         self.unreadable: set[int] = set()
-        self.doubted = pair.reason if pair.is_doubted else ""
+        self.doubted = pair.reason
         self.was_shown = pair.was_shown
         self.holes_tell, self._vain_fills = True, 0
         self._times = pair.times
@@ -163,8 +162,7 @@ class LayerContent(Marks):
     def _write_row(self, row: Sequence[Payload]) -> None:
         try:
             write_row(self.fd, self.table, row)
-            self._look_at_size()
-            self._mark(row[0][0], bytes([RESIDENT]) * len(row))
+            self._mark(row[0][0], bytes([self._mark_of_written()]) * len(row))
         except OSError as exc:
             raise self._not_stored(exc) from exc
 
@@ -187,15 +185,16 @@ class LayerContent(Marks):
                 source_offset += copied
                 offset += copied
                 left -= copied
-            self._look_at_size()
-            self._mark(chunk, bytes([RESIDENT]))
+            self._mark(chunk, bytes([self._mark_of_written()]))
         except OSError as exc:
             raise self._not_stored(exc) from exc
 
-    def _look_at_size(self) -> None:
-        """See to rule 8: behind what was written, a file that was cut has zeros now."""
-        if os.fstat(self.fd).st_size != self.table.device_size:
-            self.doubt()
+    def _mark_of_written(self) -> int:
+        """Return how to mark what was just written: a file that was cut may have lost that, too."""
+        if os.fstat(self.fd).st_size == self.table.device_size:
+            return RESIDENT
+        self.doubt()  # rule 8: behind what was written it has zeros now
+        return DOUBTFUL
 
     def open_spool(self) -> BinaryIO:
         """Open a temporary file, without a name, for a chunk that is too large for memory."""

@@ -174,13 +174,16 @@ def lock_presence(folder: Path) -> tuple[int, bool]:
         folder.mkdir(mode=0o700, exist_ok=True)
         _remove_foreign(folder / "presence")
         fd = os.open(folder / "presence", flags, 0o600)
-        alone = lock_for_use(fd)
         try:
+            alone = lock_for_use(fd)
             # Removal holds the exclusive lock and unlinks: what we locked may be gone.
             if os.path.samestat(os.fstat(fd), os.stat(folder / "presence")):
                 return fd, alone
         except FileNotFoundError:
             pass
+        except OSError:
+            os.close(fd)
+            raise
         os.close(fd)
 
 

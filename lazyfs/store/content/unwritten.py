@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.content.content import NEVER, ContentUnusable, LayerContent, NotStored
-from lazyfs.store.content.locks import lock_for_use, share
+from lazyfs.store.content.locks import has_markers, lock_for_use, share
 from lazyfs.store.content.presence import (
     ABSENT,
     DOUBTFUL,
@@ -32,7 +32,7 @@ READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 class ReadOnlyContent(LayerContent):
     """The content of a layer on a read-only disk; its marks are a copy in memory."""
 
-    _pin_flags = os.O_RDONLY
+    _is_marker = False
 
     def __init__(self, folder: Path, table: LayerTable) -> None:
         self.folder = folder
@@ -65,7 +65,8 @@ class ReadOnlyContent(LayerContent):
         if content.st_size != self.table.device_size:
             raise OSError(errno.EIO, "the content file does not fit the layer table")
         marks = bytearray(stored[HEADER_SIZE:])
-        if is_alone:
+        # Others who only read, too, have doubted for themselves.
+        if is_alone or not has_markers(self._map_fd):
             self.doubted = why_doubtful(self._map_fd, header, memoryview(marks), content)
         elif header.version != OLD_VERSION and header.inode != content.st_ino:
             self.doubted = "a change of the content file"

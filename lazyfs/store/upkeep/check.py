@@ -170,7 +170,7 @@ class _Checker:
 
     def _check_content(self, folder: Path, table: LayerTable) -> None:
         try:
-            content = LayerContent(folder, table, counts_as_use=False, doubts=False)
+            content = LayerContent(folder, table, counts_as_use=False)
         except StoreError as error:
             self._skip("content", folder / "content", error.message)
             return
