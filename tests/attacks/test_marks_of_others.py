@@ -6,8 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import trio
 from msgspec.structs import replace
 
+from lazyfs.fetch.device import Device
+from lazyfs.fetch.doubts import Doubts
+from lazyfs.oci.descriptor import Descriptor
 from lazyfs.store.content.content import LayerContent
 from lazyfs.store.content.presence import DOUBTFUL, RESIDENT, read_header, write_header
 from lazyfs.store.content.unwritten import ReadOnlyContent
@@ -132,3 +136,26 @@ def test_what_a_user_marks_is_believed_by_those_who_come_while_it_lives(
     assert set(content.states) == {DOUBTFUL}
     content.close()
     reading.close()
+
+
+@pytest.mark.anyio
+async def test_what_another_user_doubts_was_shown(folder: Path, layer: MadeLayer) -> None:
+    """Nothing was shown when the layer was opened; but then a chunk was right, and was read."""
+    content = LayerContent(folder, layer.table)
+    assert not content.was_shown
+    device = Device(1, Descriptor("", layer.digest, len(layer.blob)), layer.table, content)
+    doubts = Doubts(trio.CapacityLimiter(1))
+    told: list[int] = []
+    doubts.dropped = lambda _, chunks: told.extend(chunks)
+    await doubts.confirm(device, [0])
+    assert told == [], "it was wrong before anybody could read it"
+    await doubts.confirm(device, [1, 2])
+    with (folder / "content").open("r+b") as file:
+        file.seek(layer.table.device_offset(2))
+        file.write(b"rot")
+    other = LayerContent(folder, layer.table)
+    other.doubt()
+    other.close()
+    await doubts.confirm(device, [1, 2])
+    assert told == [2]
+    content.close()

@@ -311,10 +311,10 @@ class LayerContent(Marks):
         except OSError:
             return True
 
-    def suspect(self, chunk: int) -> None:
-        """Doubt one chunk: its bytes turned out to be wrong, and are left to be looked at."""
+    def suspect(self, first: int, last: int) -> None:
+        """Doubt those of chunks *first* to *last* that are believed: some are said to be wrong."""
         try:
-            self._insist(chunk, bytes([DOUBTFUL]))
+            self._insist(first, doubted(self.states[first : last + 1]))
         except OSError as exc:
             raise ContentUnusable(f"content store {self.folder}: {exc.strerror}") from exc
 

@@ -38,7 +38,8 @@ class NotStored(StoreError):
 class Marks:
     """The marks of the chunks of *table*, in the map of *pair*, and its header.
 
-    ``trouble`` is why the last write failed.
+    ``trouble`` is why the last write failed.  ``was_marked`` has a byte per chunk, not 0 for those
+    that were marked as resident here; others may have doubted them since.
     """
 
     _is_marker = True
@@ -51,6 +52,7 @@ class Marks:
         self._is_private = False  # the map: what is marked in it may not get to the disk
         self._dirty = False
         self.states = memoryview(self._map)[HEADER_SIZE:]
+        self.was_marked = bytearray(len(self.states))
         # Paged in now: a disk that fails when a mark is first looked at would be a SIGBUS.
         bytes(self.states[:: mmap.PAGESIZE])
 
@@ -127,6 +129,8 @@ class Marks:
 
     def _mark(self, first: int, marks: bytes) -> None:
         """Set the marks of neighbours; raises OSError."""
+        if RESIDENT in marks:
+            self.was_marked[first : first + len(marks)] = marks
         os.pwrite(self._map_fd, marks, HEADER_SIZE + first)
         if not self._is_private and self.states[first : first + len(marks)] != marks:
             self._go_private()  # the file was cut, and a guard has put zeros in its place

@@ -50,6 +50,7 @@ class ReadOnlyContent(LayerContent):
             is_alone = lock_for_use(self._map_fd)
             self.fd = os.open(folder / "content", flags)
             self.states = memoryview(self._marks(is_alone=is_alone))
+            self.was_marked = bytearray(len(self.states))
             share(self._map_fd)
         except OSError as exc:
             self._close()
@@ -82,6 +83,8 @@ class ReadOnlyContent(LayerContent):
         return marks
 
     def _mark(self, first: int, marks: bytes) -> None:
+        if RESIDENT in marks:
+            self.was_marked[first : first + len(marks)] = marks
         self.states[first : first + len(marks)] = marks
 
     def claim(self, first: int, last: int) -> bool:
@@ -136,6 +139,7 @@ class UnstoredContent(LayerContent):
         self.fd = -1
         self.doubted, self.was_shown, self.holes_tell = "", False, True
         self.states = memoryview(bytearray(max(1, table.count)))
+        self.was_marked = bytearray(max(1, table.count))
         for chunk in table.holes:
             self.states[chunk] = RESIDENT
 
@@ -177,7 +181,7 @@ class UnstoredContent(LayerContent):
     def forget(self, chunk: int) -> None:
         """Do nothing: nothing is marked."""
 
-    def suspect(self, chunk: int) -> None:
+    def suspect(self, first: int, last: int) -> None:
         """Do nothing: nothing is marked."""
 
     def doubt(self) -> None:

@@ -206,7 +206,7 @@ class _Checker:
             if self._repair:
                 content.forget(chunk)
             else:
-                content.suspect(chunk)
+                content.suspect(chunk, chunk)
             self._rotten("chunk", content.folder / "content", reason, chunk, dropped=self._repair)
         self._progress(size)
 
