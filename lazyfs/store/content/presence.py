@@ -140,7 +140,6 @@ def _seal(packed: bytes, marks: bytes | memoryview) -> bytes:
 
 def why_doubtful(fd: int, header: Header, marks: memoryview, content: os.stat_result) -> str:
     """Return why the marks of a map that nobody uses are not believed; empty if they are."""
-    now = time.time()
     if not header.is_clean:
         return UNCLEAN
     if header.version == OLD_VERSION:
@@ -152,9 +151,15 @@ def why_doubtful(fd: int, header: Header, marks: memoryview, content: os.stat_re
         return "a change of the content file"
     if header.boot == UNKNOWN_BOOT or header.boot != boot_id():
         return "a restart of the machine"
-    if not now - DOUBT_SECONDS < header.since <= now + 1:
+    if not is_recent(header.since):
         return "a long time"
     return ""
+
+
+def is_recent(since: int) -> bool:
+    """Say whether what was hashed after *since* (in s since 1970) is believed for that still."""
+    now = time.time()
+    return now - DOUBT_SECONDS < since <= now + 1
 
 
 @functools.cache
