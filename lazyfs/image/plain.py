@@ -22,8 +22,8 @@ PASS, INDEX = "pass", "index"
 class PlainOptions(msgspec.Struct, frozen=True):
     """How plain layers are had.
 
-    ``pinned`` is the digest of an index to believe.  ``believed`` are layers and their TOCs, digests
-    as text, that an index has vouched for before, in this image.  ``progress`` is told bytes of
+    ``pinned`` is the digest of an index to believe.  ``believed`` are layers and TOCs, digests as
+    text, that an index has vouched for before, in this image.  ``progress`` is told bytes of
     blobs, ``on_total`` how many there will be, once they are known.
     """
 
