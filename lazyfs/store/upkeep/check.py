@@ -61,20 +61,23 @@ class Check(msgspec.Struct):
     skipped: list[Fault] = msgspec.field(default_factory=list)
 
 
-def check_store(store: Store, *, repair: bool, progress: Progress) -> Check:
+def check_store(
+    store: Store, *, repair: bool, progress: Progress, found: Check | None = None
+) -> Check:
     """Hash all of *store*; *progress* is told bytes of content as they pass.
 
-    With *repair* what is rotten is dropped, so that it is fetched anew when it is needed.
+    With *repair* what is rotten is dropped, so that it is fetched anew when it is needed.  *found*
+    is added to, if it is given, and returned: it has what was found also where this is broken off.
     """
-    return _Checker(store, repair=repair, progress=progress).run()
+    return _Checker(store, repair=repair, progress=progress, found=found or Check()).run()
 
 
 class _Checker:
-    def __init__(self, store: Store, *, repair: bool, progress: Progress) -> None:
+    def __init__(self, store: Store, *, repair: bool, progress: Progress, found: Check) -> None:
         self._store = store
         self._repair = repair
         self._progress = progress
-        self._found = Check()
+        self._found = found
 
     def run(self) -> Check:
         for path, digest in documents_in(self._store):
