@@ -97,9 +97,7 @@ def _survey(store: Store, content: LayerContent, *, is_believed: bool) -> Survey
             verified += size
             continue
         hashed += size
-        if content.is_right(chunk):
-            if was != RESIDENT:
-                content.confirm(chunk)
+        if _is_right(content, chunk):
             verified += size
             continue
         if was == RESIDENT or content.doubted != UNCLEAN:
@@ -107,6 +105,13 @@ def _survey(store: Store, content: LayerContent, *, is_believed: bool) -> Survey
             put_chunk_aside(store, content, chunk)
         content.forget(chunk)
     return Survey(table.payload_size, verified, rotten, hashed)
+
+
+def _is_right(content: LayerContent, chunk: int) -> bool:
+    try:
+        return content.hash_again(chunk)
+    except OSError:
+        return False
 
 
 @contextmanager

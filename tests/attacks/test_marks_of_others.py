@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from lazyfs.fetch.device import Device
 from lazyfs.fetch.doubts import Doubts
 from lazyfs.oci.descriptor import Descriptor
+from lazyfs.store.completeness import survey_layer
 from lazyfs.store.content.content import LayerContent
 from lazyfs.store.content.presence import DOUBTFUL, RESIDENT, read_header, write_header
 from lazyfs.store.content.unwritten import ReadOnlyContent
@@ -97,6 +98,31 @@ def test_who_checks_the_store_makes_no_mount_believe_what_it_has_not_hashed(
     again = LayerContent(folder, layer.table)
     assert again.states[2] == DOUBTFUL, "nor did the last of them leave it as believed"
     again.close()
+
+
+def test_what_is_doubted_is_hashed_once(
+    tmp_path: Path, layer: MadeLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "store")
+    keep_layer(store, layer)
+    hashed: list[int] = []
+    real = LayerContent._hash
+
+    def count(self: LayerContent, chunk: int) -> tuple[bool, bool]:
+        hashed.append(chunk)
+        return real(self, chunk)
+
+    monkeypatch.setattr(LayerContent, "_hash", count)
+    monkeypatch.setattr(check, "load_toc", lambda *_: b"{}")
+    monkeypatch.setattr(check, "_why_other", lambda *_: None)
+    for look in (
+        lambda: check_store(store, repair=False, progress=lambda _: None),
+        lambda: survey_layer(store, layer.toc.digest),
+    ):
+        leave_unclean(store.layer_path(layer.toc.digest))
+        hashed.clear()
+        look()
+        assert hashed == [0, 1, 2]
 
 
 @pytest.mark.parametrize("is_clean", [True, False])

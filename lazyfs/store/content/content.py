@@ -215,21 +215,29 @@ class LayerContent(Marks):
         if state == ABSENT:
             return False
         try:
-            is_right, has_zeros = self._hash(chunk)
+            is_right = self.hash_again(chunk)
         except OSError as exc:
             self._not_stored(exc)
             if self.states[chunk] == state:  # else somebody has written it meanwhile
                 self.distrust(chunk)
             return self.states[chunk] == RESIDENT
-        if is_right and (not has_zeros or self._keep_whole(chunk)):
-            if state == DOUBTFUL:
-                self._insist(chunk, bytes([RESIDENT]))
+        if is_right:
             return True
         if self.states[chunk] == state:
             if keep is not None:
                 keep(chunk)
             self.forget(chunk)
         return self.states[chunk] == RESIDENT
+
+    def hash_again(self, chunk: int) -> bool:
+        """Hash a marked chunk; mark it resident, or change nothing and return False (OSError)."""
+        state = self.states[chunk]
+        is_right, has_zeros = self._hash(chunk)
+        if not is_right or (has_zeros and not self._keep_whole(chunk)):
+            return False
+        if state == DOUBTFUL:
+            self._insist(chunk, bytes([RESIDENT]))
+        return True
 
     def _keep_whole(self, chunk: int) -> bool:
         """Have no holes in a chunk that was written, where zeros are right; False: the disk fails.

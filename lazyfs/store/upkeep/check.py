@@ -196,15 +196,13 @@ class _Checker:
         reason = f"wrong bytes, expected {expected}"
         was_lost = content.doubted == UNCLEAN and content.states[chunk] == DOUBTFUL
         try:
-            is_right = content.check(chunk)
+            is_right = content.hash_again(chunk)
         except OSError as error:
             is_right, reason = False, f"cannot be read: {error.strerror}"
-        if is_right:
-            content.confirm(chunk)
-        elif was_lost:
+        if not is_right and was_lost:
             found.lost_chunks += 1
             content.forget(chunk)
-        else:
+        elif not is_right:
             # What is known to be wrong is not served any more, also where nothing is dropped.
             if self._repair:
                 content.forget(chunk)
