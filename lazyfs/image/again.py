@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from lazyfs.digest import parse_digest
 from lazyfs.errors import LazyfsError, StoreError
 from lazyfs.fetch.origins.outage import is_away
+from lazyfs.image.plain import PlainOptions, believed_of
 from lazyfs.image.prepare import Prepared, Request, prepare
 from lazyfs.registry.source import AccessOptions
 from lazyfs.store.images import load_image
@@ -63,6 +64,7 @@ async def prepare_again(
         cache_dir,
         access,
         "blob" if is_by_blob else "toc",
+        PlainOptions(believed=believed_of(prepared.image.layers)),
     )
     while True:
         try:

@@ -23,7 +23,7 @@ from lazyfs.image.budget import Budget
 from lazyfs.image.identity import image_attributes
 from lazyfs.image.known import note_name
 from lazyfs.image.offline import last_known
-from lazyfs.image.plain import INDEX, PASS, PlainOptions, check_image, is_plain
+from lazyfs.image.plain import INDEX, PASS, PlainOptions, believed_of, check_image, is_plain
 from lazyfs.image.resolve import Resolved, Resolver, check_platform
 from lazyfs.image.tocs import LoadedToc, layer_claims, load_tocs
 from lazyfs.oci.config import ImageConfig
@@ -33,7 +33,14 @@ from lazyfs.oci.platforms import Platform, parse_platform, platform_of_machine
 from lazyfs.oci.reference import LayoutReference, Reference, parse_reference
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.erofs_writer import build_index
-from lazyfs.store.images import ImageRecord, LayerRecord, StoredImage, load_image, save_image
+from lazyfs.store.images import (
+    ImageRecord,
+    LayerRecord,
+    StoredImage,
+    load_image,
+    load_record,
+    save_image,
+)
 from lazyfs.store.layers import load_table
 from lazyfs.store.passes import is_lost_as_empty, load_pass
 from lazyfs.store.paths import Store, StoreFull, StoreUnwritten, volatile_store
@@ -164,6 +171,7 @@ async def _prepare(
         if stored is not None and _has_layers(store, stored, pinned):
             record = stored.record
         else:
+            request = _with_believed(request, load_record(store.image_path(digest)))
             images = _Images(store, origin, resolver, request, is_volatile, foresee)
             record = await images.build(manifest, digest)
         check_platform(
@@ -222,6 +230,13 @@ async def _resolved(request: Request, store: Store, origin: Origin, resolver: Re
         assert error is not None
         raise error
     return resolved
+
+
+def _with_believed(request: Request, record: ImageRecord | None) -> Request:
+    """Return *request* that believes the indexes by which the image was made before."""
+    before = believed_of(() if record is None else record.layers)
+    plain = msgspec.structs.replace(request.plain, believed=request.plain.believed | before)
+    return msgspec.structs.replace(request, plain=plain)
 
 
 def _note_name(

@@ -349,6 +349,10 @@ async def test_a_live_mount_hashes_again_what_is_old(layout: Path, tmp_path: Pat
             assert is_due(device)
             assert await scrub(device, doubts, rate=1 << 40) == 1
             assert not is_due(device)
+            device.content.note_checked(time.time() + 1e8)  # by a clock that was years ahead
+            assert is_due(device)
+            assert await scrub(device, doubts, rate=1 << 40) == 0
+            assert not is_due(device)
         assert told == [(device.content.folder.name, 1) for device in image.devices]
         assert kept == [1, 1]
         assert await read_all(image) == FILES
