@@ -6,6 +6,7 @@ the kernel of a live mount knows; where it comes out differently nothing is serv
 """
 
 import logging
+import shutil
 from pathlib import Path
 
 import trio
@@ -78,6 +79,8 @@ async def prepare_again(
     for name in ("manifest_digest", "index_digest", "provenance_digest"):
         got, expected = getattr(again.image, name), getattr(prepared.image, name)
         if got != expected:
+            if again.is_volatile:
+                shutil.rmtree(again.store_dir, ignore_errors=True)  # nobody will open it
             raise OtherImage(f"{prepared.resolved}: {name}: got {got}, expected {expected}")
     return replace(
         prepared,

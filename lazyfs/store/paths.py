@@ -165,6 +165,7 @@ class Store:
                 f"{stat.S_IMODE(status.st_mode):o}, expected owner {os.geteuid()}, mode 700",
                 hint="a store that others can write to could serve bytes that nobody verified",
             )
+        self._make_missing()
 
     def _create(self, version: Path) -> str:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -175,11 +176,21 @@ class Store:
                 f"store {self.root} is not a cache of lazyfs, and not empty: it has {foreign[0]!r}",
                 hint="choose an empty directory",
             )
-        for folder in (self.blobs / "sha256", self.images, self.layers, self.tmp):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make_folders()
         self.write_file(self.root / "CACHEDIR.TAG", TAG.encode())
         self.write_file(version, STORE_VERSION.encode() + b"\n", is_synced=True)
         return STORE_VERSION
+
+    def _make_folders(self) -> None:
+        for folder in (self.blobs / "sha256", self.images, self.layers, self.tmp):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _make_missing(self) -> None:
+        """Make again what somebody has removed; who wants to write there is told otherwise."""
+        try:
+            self._make_folders()
+        except OSError:
+            pass
 
     def blob_path(self, digest: Digest) -> Path:
         """Where a manifest, index or config lies."""

@@ -172,9 +172,14 @@ async def test_opening_what_was_removed_prepares_it_again(
         assert await read(image, TEXT) == expected_text()
 
 
+@pytest.mark.parametrize("is_volatile", [False, True])
 @pytest.mark.parametrize("name", ["manifest_digest", "index_digest", "provenance_digest"])
 async def test_opening_what_comes_out_differently_is_an_error(
-    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    registry: FakeRegistry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    is_volatile: bool,
 ) -> None:
     """A live mount's inodes have the numbers of the index that was there first."""
     prepared = await prepare(request(f"{registry.host}/image:latest", tmp_path))
@@ -182,12 +187,19 @@ async def test_opening_what_comes_out_differently_is_an_error(
 
     async def otherwise(wanted: Request) -> Prepared:
         again = await prepare(wanted)
-        return replace(again, image=replace(again.image, **{name: f"sha256:{'0' * 64}"}))
+        made.append(again.store_dir)
+        return replace(
+            again,
+            image=replace(again.image, **{name: f"sha256:{'0' * 64}"}),
+            is_volatile=is_volatile,
+        )
 
+    made: list[str] = []
     monkeypatch.setattr("lazyfs.image.again.prepare", otherwise)
     with pytest.raises(ImageGone):
         async with open_image(prepared, ACCESS):
             pass
+    assert Path(*made).exists() == (not is_volatile)  # what lies in memory is nobody else's
 
 
 async def test_opening_what_was_removed_and_cannot_be_had_is_an_error(
