@@ -21,10 +21,4 @@ struct module_state {
 	PyTypeObject *tree;
 };
 
-extern PyType_Spec server_spec, toc_spec, tree_spec;
-
-PyObject *scan_toc(PyObject *module, PyObject *args);
-PyObject *has_plain_keys(PyObject *module, PyObject *args);
-PyObject *merge_tocs(PyObject *module, PyObject *args);
-
 #endif /* LAZYFS_MODULE_H */

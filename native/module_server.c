@@ -1,170 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* lazyfs._native.Server: the server of lazyfs_core.h. */
-#include "module.h"
+/* lazyfs._native.Server: the server of lazyfs_server.h. */
+#include "module_server.h"
 
 #include <errno.h>
 #include <string.h>
 
-#include "lazyfs_core.h"
+#include "lazyfs_result.h"
+#include "lazyfs_server.h"
+#include "module_image.h"
 
 #define MAX_TAKE 256
 
-/* What one layer lends to the server. */
-struct lent {
-	Py_buffer table;
-	Py_buffer states;
-};
-
 typedef struct {
 	PyObject_HEAD struct lfs_server *server; /* NULL when closed */
-	Py_buffer index;
-	Py_buffer provenance;
-	struct lent *lent;
-	Py_ssize_t lent_count;
+	struct lent_image lent;
 	unsigned busy; /* calls under way without the interpreter's lock */
 } Server;
-
-static void give_back(Server *self)
-{
-	Py_ssize_t i;
-
-	for (i = 0; i < self->lent_count; i++) {
-		PyBuffer_Release(&self->lent[i].table);
-		PyBuffer_Release(&self->lent[i].states);
-	}
-	PyMem_Free(self->lent);
-	self->lent = NULL;
-	self->lent_count = 0;
-	PyBuffer_Release(&self->index);
-	PyBuffer_Release(&self->provenance);
-}
-
-static void corrupt(const char *what)
-{
-	PyErr_Format(PyExc_ValueError,
-		     "%s: got bytes that contradict themselves", what);
-}
-
-/* Fill in 'layers' from a list of (table, states, content fd, digest, diffID).
- */
-static int parse_layers(Server *self, PyObject *list, struct lfs_layer *layers)
-{
-	struct lfs_layer *layer;
-	struct lent *lent;
-	PyObject *item;
-	Py_ssize_t i, count = PyList_Size(list);
-
-	for (i = 0; i < count; i++) {
-		item = PyList_GetItem(list, i);
-		lent = &self->lent[i];
-		layer = &layers[i];
-		if (!item ||
-		    !PyArg_ParseTuple(item, "y*y*iss", &lent->table,
-				      &lent->states, &layer->content_fd,
-				      &layer->digest, &layer->diff_id))
-			return -1;
-		self->lent_count++;
-		layer->states = lent->states.buf;
-		layer->states_size = (size_t)lent->states.len;
-		if (lfs_table_open(&layer->table, lent->table.buf,
-				   (size_t)lent->table.len) != LFS_OK) {
-			corrupt("layer table");
-			return -1;
-		}
-	}
-	return 0;
-}
-
-/* Fill in 'attributes' from a list of (name, value or None). */
-static int parse_attributes(PyObject *list, struct lfs_attribute *attributes)
-{
-	Py_ssize_t i, size, count = PyList_Size(list);
-	const char *value;
-	PyObject *item;
-
-	for (i = 0; i < count; i++) {
-		item = PyList_GetItem(list, i);
-		if (!item || !PyArg_ParseTuple(item, "yz#", &attributes[i].name,
-					       &value, &size))
-			return -1;
-		attributes[i].value = (const uint8_t *)value;
-		attributes[i].value_size = value ? (size_t)size : 0;
-	}
-	return 0;
-}
-
-static int create(Server *self, int fd, PyObject *layer_list,
-		  PyObject *attribute_list, const struct lfs_options *options)
-{
-	Py_ssize_t layer_count = PyList_Size(layer_list);
-	Py_ssize_t attribute_count = PyList_Size(attribute_list);
-	struct lfs_attribute *attributes;
-	struct lfs_image image;
-	struct lfs_layer *layers;
-	int error, result = -1;
-
-	layers = PyMem_Calloc((size_t)layer_count + 1, sizeof(*layers));
-	attributes =
-		PyMem_Calloc((size_t)attribute_count + 1, sizeof(*attributes));
-	self->lent = PyMem_Calloc((size_t)layer_count + 1, sizeof(*self->lent));
-	if (!layers || !attributes || !self->lent) {
-		PyErr_NoMemory();
-		goto out;
-	}
-	if (parse_layers(self, layer_list, layers) < 0 ||
-	    parse_attributes(attribute_list, attributes) < 0)
-		goto out;
-	if (lfs_index_open(&image.index, self->index.buf,
-			   (size_t)self->index.len) != LFS_OK) {
-		corrupt("rootfs index");
-		goto out;
-	}
-	if (lfs_provenance_open(&image.provenance, self->provenance.buf,
-				(size_t)self->provenance.len) != LFS_OK) {
-		corrupt("provenance table");
-		goto out;
-	}
-	if (image.index.device_count != (size_t)layer_count) {
-		PyErr_Format(PyExc_ValueError,
-			     "layers: got %zd, expected %u, as the index has",
-			     layer_count, (unsigned)image.index.device_count);
-		goto out;
-	}
-	image.layers = layers;
-	image.attributes = attributes;
-	image.attribute_count = (size_t)attribute_count;
-	error = lfs_server_create(&self->server, fd, &image, options);
-	if (error) {
-		errno = error;
-		PyErr_SetFromErrno(PyExc_OSError);
-		goto out;
-	}
-	result = 0;
-out:
-	PyMem_Free(layers);
-	PyMem_Free(attributes);
-	return result;
-}
-
-/* Fill in 'clones' from a list of at most LFS_MAX_THREADS descriptors. */
-static int parse_clones(PyObject *list, int *clones, uint32_t *count)
-{
-	Py_ssize_t i, size = list ? PyList_Size(list) : 0;
-
-	if (size > LFS_MAX_THREADS) {
-		PyErr_Format(PyExc_ValueError,
-			     "clones: got %zd, expected at most %d", size,
-			     LFS_MAX_THREADS);
-		return -1;
-	}
-	for (i = 0; i < size; i++) {
-		clones[i] = (int)PyLong_AsLong(PyList_GetItem(list, i));
-		if (PyErr_Occurred())
-			return -1;
-	}
-	*count = (uint32_t)size;
-	return 0;
-}
 
 static PyObject *server_new(PyTypeObject *type, PyObject *args,
 			    PyObject *keywords)
@@ -193,15 +44,14 @@ static PyObject *server_new(PyTypeObject *type, PyObject *args,
 		return NULL;
 	if (!PyArg_ParseTupleAndKeywords(
 		    args, keywords, "iy*y*O!O!|$IIIIppO!Ip", names, &fd,
-		    &self->index, &self->provenance, &PyList_Type, &layers,
-		    &PyList_Type, &attributes, &options.threads,
+		    &self->lent.index, &self->lent.provenance, &PyList_Type,
+		    &layers, &PyList_Type, &attributes, &options.threads,
 		    &options.max_waiting, &options.max_touches,
 		    &options.max_read, &share_device, &stays, &PyList_Type,
 		    &clone_list, &options.adopted_minor,
 		    &serves_devices)) {
 		/* On failure the parser has released what it had taken */
-		memset(&self->index, 0, sizeof(self->index));
-		memset(&self->provenance, 0, sizeof(self->provenance));
+		memset(&self->lent, 0, sizeof(self->lent));
 		Py_DECREF(self);
 		return NULL;
 	}
@@ -209,8 +59,10 @@ static PyObject *server_new(PyTypeObject *type, PyObject *args,
 	options.stays = stays;
 	options.serves_devices = serves_devices;
 	options.clones = clones;
-	if (parse_clones(clone_list, clones, &options.clone_count) < 0 ||
-	    create(self, fd, layers, attributes, &options) < 0) {
+	if (module_image_clones(clone_list, clones, &options.clone_count) == 0)
+		self->server = module_image_open(&self->lent, fd, layers,
+						 attributes, &options);
+	if (!self->server) {
 		Py_DECREF(self);
 		return NULL;
 	}
@@ -226,7 +78,7 @@ static void close_server(Server *self)
 		Py_BEGIN_ALLOW_THREADS lfs_server_destroy(server);
 		Py_END_ALLOW_THREADS
 	}
-	give_back(self);
+	module_image_give_back(&self->lent);
 }
 
 static void server_dealloc(PyObject *object)

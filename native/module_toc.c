@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* lazyfs._native.Toc and Tree: the index writer of lazyfs_core.h. */
-#include "module.h"
+#include "module_toc.h"
 
 #include <string.h>
 
-#include "lazyfs_core.h"
+#include "lazyfs_result.h"
+#include "lazyfs_toc.h"
+#include "lazyfs_tree.h"
 
 typedef struct {
 	PyObject_HEAD struct lfs_toc *toc;

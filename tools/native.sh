@@ -11,8 +11,8 @@ cd "$(dirname "$0")/.."
 CC=${CC:-cc}
 OUT=build/native
 PYTHON=${PYTHON:-.venv/bin/python}
-BASE="-std=gnu11 -g -pthread -Inative/include"
-WARNINGS="-Wall -Wextra -Wshadow -Wvla -Wstrict-prototypes -Werror"
+BASE="-std=gnu11 -g -pthread -Inative/include -Inative/src"
+WARNINGS="-Wall -Wextra -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Werror"
 SANITIZERS="-O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
 
 # shellcheck disable=SC2086  # the words of the variables are the command line
@@ -20,7 +20,7 @@ build() {
     local include
     include=$($PYTHON -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
     $CC $BASE -O2 -fPIC -fvisibility=hidden $WARNINGS -I"$include" "$@" \
-        -shared native/src/*.c native/module*.c -o lazyfs/_native.abi3.so.new
+        -shared native/src/*/*.c native/module*.c -o lazyfs/_native.abi3.so.new
     mv lazyfs/_native.abi3.so.new lazyfs/_native.abi3.so # who has the old one mapped keeps it
     strip --strip-debug lazyfs/_native.abi3.so
 }
@@ -30,11 +30,17 @@ build() {
 sanitized() {
     local program=$1
     shift
-    $CC $BASE $WARNINGS -Wconversion $SANITIZERS -Inative/src -Inative/tests \
-        native/src/*.c native/tests/support_*.c "$@" -o "$program"
+    $CC $BASE $WARNINGS -Wconversion $SANITIZERS -Inative/tests \
+        native/src/*/*.c native/tests/support_*.c "$@" -o "$program"
 }
 
-# shellcheck disable=SC2086
+# parts_of native/fuzz/fuzz_TARGET.c: the rest of it, which is in native/fuzz/TARGET
+parts_of() {
+    local target=${1##*/fuzz_}
+    find "native/fuzz/${target%.c}" -name '*.c' 2>/dev/null | sort
+}
+
+# shellcheck disable=SC2046,SC2086
 run_tests() {
     local source program rounds
     mkdir -p "$OUT"
@@ -42,7 +48,7 @@ run_tests() {
         program=$OUT/$(basename "$source" .c)
         rounds=
         case $source in
-        native/fuzz/*) set -- native/fuzz/main.c native/fuzz/make_*.c ;;
+        native/fuzz/*) set -- native/fuzz/main.c $(parts_of "$source") ;;
         *) set -- ;;
         esac
         case $source in
@@ -54,7 +60,7 @@ run_tests() {
     done
 }
 
-# shellcheck disable=SC2086
+# shellcheck disable=SC2046,SC2086
 fuzz() {
     local target=$1 clang
     shift
@@ -63,15 +69,17 @@ fuzz() {
         { echo "libFuzzer needs clang (Debian: clang-14 libclang-rt-14-dev)" >&2; exit 2; }
     mkdir -p "$OUT/corpus-$target"
     $clang $BASE -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
-        -Inative/src -Inative/tests native/src/*.c native/tests/support_*.c native/fuzz/make_*.c \
-        "native/fuzz/fuzz_$target.c" -o "$OUT/libfuzzer_$target"
+        -Inative/tests native/src/*/*.c native/tests/support_*.c \
+        $(parts_of "native/fuzz/fuzz_$target.c") "native/fuzz/fuzz_$target.c" -o "$OUT/libfuzzer_$target"
     "$OUT/libfuzzer_$target" -artifact_prefix="$OUT/finding-$target-" -timeout=60 \
         "$OUT/corpus-$target" "$@"
 }
 
+# shellcheck disable=SC2046
 fuzz_plain() {
     mkdir -p "$OUT"
-    sanitized "$OUT/fuzz_$1" "native/fuzz/fuzz_$1.c" native/fuzz/main.c native/fuzz/make_*.c
+    sanitized "$OUT/fuzz_$1" "native/fuzz/fuzz_$1.c" native/fuzz/main.c \
+        $(parts_of "native/fuzz/fuzz_$1.c")
     echo "$OUT/fuzz_$1"
 }
 

@@ -138,7 +138,8 @@ def patience_option(function: Decorated) -> Decorated:
         callback=check,
         metavar="DURATION",
         help="How long reads wait for a registry that is away, throttles or stalls, before they "
-        "fail: 90s, 10m, 24h; 0 fails them at once.",
+        "fail: 90s, 10m, 24h; 0 fails them at once.  Preparing the image gives up after 5 tries, "
+        "none begun more than 60 s after the first failure.",
     )(function)
 
 

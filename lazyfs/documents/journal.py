@@ -136,7 +136,7 @@ def decode_journal(data: bytes) -> Journal:
     """Return the journal that *data* holds; raises SandboxBroken."""
     try:
         journal = msgspec.json.decode(data, type=Journal)
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise SandboxBroken(f"journal: not a valid journal of lazyfs: {exc}") from exc
     if journal.version != JOURNAL_VERSION:
         raise SandboxBroken(

@@ -64,6 +64,8 @@ Name = Annotated[str, Meta(pattern=NAME)]
 Time = Annotated[str, Meta(pattern=TIME)]
 Size = Annotated[int, Meta(ge=0, le=(1 << 53) - 1)]
 Count = Annotated[int, Meta(ge=1)]
+HINTS = 16  # of an image: each may be asked at a restore
+Hint = Annotated[str, Meta(max_length=512)]
 
 
 class _Part(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -108,7 +110,7 @@ class Image(_Part, frozen=True, omit_defaults=True):
     resolved_at: Time
     source: Annotated[str, Meta(pattern=SOURCE)]
     embedded: bool | UnsetType = UNSET
-    hints: tuple[Annotated[str, Meta(max_length=512)], ...] | UnsetType = UNSET
+    hints: Annotated[tuple[Hint, ...], Meta(max_length=HINTS)] | UnsetType = UNSET
 
 
 class Container(_Part, frozen=True, omit_defaults=True):

@@ -15,7 +15,7 @@ from msgspec import UNSET
 from lazyfs.documents.documents import quote
 from lazyfs.documents.manifest import CHECKPOINT_NAME, MANIFEST_NAME, Container, Image, Manifest
 from lazyfs.oci.platforms import normalise
-from lazyfs.oci.reference import BadReference, parse_reference
+from lazyfs.oci.reference import BadReference, Reference, parse_reference
 
 # A machine of the first architecture also runs the others' programs.
 SIBLINGS = {"amd64": {"386"}, "arm64": {"arm"}}
@@ -39,6 +39,10 @@ def image_faults(image: Image, place: str) -> Iterator[str]:
         parse_reference(image.resolved_ref)
     except BadReference as exc:
         yield f"{place}.resolvedRef: {exc.message}"
+    for number, hint in enumerate(image.hints or ()):
+        if not _is_in_a_registry(hint):
+            # It is not shown: what is unfit may have a password in it.
+            yield f"{place}.hints[{number}]: must be a repository of a registry"
     try:
         original = parse_reference(image.original_ref)
     except BadReference as exc:
@@ -55,6 +59,14 @@ def image_faults(image: Image, place: str) -> Iterator[str]:
             f"{place}.originalRef: got digest {digest}, expected indexDigest or manifestDigest:"
             f" {image.index_digest or '-'}, {image.manifest_digest}"
         )
+
+
+def _is_in_a_registry(text: str) -> bool:
+    """Say whether *text* names a repository over there: no hint reads files of this machine."""
+    try:
+        return isinstance(parse_reference(text), Reference)
+    except BadReference:
+        return False
 
 
 def _complete(manifest: Manifest) -> Iterator[str]:

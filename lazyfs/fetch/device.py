@@ -40,6 +40,9 @@ STREAM_CHUNKS = 16 << 10
 """Chunks of one compressed stream that are fetched together, as they arrive together: more than a
 span of 128 KiB or a merged stream of eStargz holds.  Of a longer one a part comes at a time."""
 
+EXPANSION, STREAM_EXTRA = 64, 64 << 10
+"""What does not compress takes a 64th more at most, and headers so many bytes."""
+
 AHEAD_MIN = 64 << 10
 AHEAD_MAX = 8 << 20
 NOWHERE = -(1 << 63)  # not near any offset: the first demand is never a sequential one
@@ -62,7 +65,8 @@ class Device:
     or 0.  ``points`` are the restart points of a plain layer, ``mend_points``
     has them here.  ``is_by_index``: what chunks should be, an index says that somebody has pinned.
     ``gaps`` takes what is decoded beside chunks, where that is wanted; ``agrees`` says whether the
-    tar shows the same tree as the TOC, None where that is not known.
+    tar shows the same tree as the TOC, None where that is not known.  ``payload_end`` is where
+    the last stream ends in the blob, as far as is known.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Device:
         self.is_by_index = False
         self.gaps: GapStore | None = None
         self.agrees: bool | None = None
+        self.payload_end = table.payload_end
         self.flights: dict[int, Flight] = {}
         self.refused: dict[int, tuple[LazyfsError, float]] = {}
         self.order = table.by_blob()
@@ -98,6 +103,22 @@ class Device:
         self.marks: set[int] = set()
         self.used = bytearray(table.count)
         self.fetched = bytearray(table.count)
+
+    def blob_end(self, chunk: int) -> int:
+        """Return up to where the blob is read for *chunk*."""
+        end = self.table.blob_end(chunk)
+        return self.payload_end if end == self.table.payload_end else end
+
+    def doubt_end(self, chunk: int) -> None:
+        """Look for the end of a stream further behind, if *chunk*, which came bad, is of the last.
+
+        Nothing vouches for that: a footer says it, or that of another blob with the same TOC.
+        """
+        table = self.table
+        if table.blob_end(chunk) == table.payload_end:
+            need = table.inner_offset(chunk) + table.size(chunk)
+            most = table.blob_offset(chunk) + need + need // EXPANSION + STREAM_EXTRA
+            self.payload_end = max(self.payload_end, min(most, self.descriptor.size))
 
     def position(self, chunk: int) -> int:
         """Return the place of *chunk* in blob order."""

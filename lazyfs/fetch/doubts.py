@@ -74,7 +74,11 @@ class Doubts:
             return [chunk for chunk in chunks if not content.check_again(chunk, keep)]
 
         states = content.states
-        shown = {chunk for chunk in chunks if content.was_shown or states[chunk] == RESIDENT}
+        shown = {
+            chunk
+            for chunk in chunks
+            if content.was_shown or states[chunk] == RESIDENT or content.was_marked[chunk]
+        }
         wrong = await trio.to_thread.run_sync(look, limiter=self._workers)
         if not wrong:
             return wrong

@@ -47,8 +47,10 @@ async def fetch_again(
     Yields how many were refused together, and what there is to report of them.
     """
     chunks = sorted(bad, key=dev.position)
+    dev.doubt_end(chunks[-1])
     for part in plan_runs(dev.table, chunks, gap=gap, purpose=run.purpose):
         part.flights, part.progress = run.flights, run.progress
+        part.end = max(part.end, dev.blob_end(part.chunks[-1]))
         left = {chunk: bad[chunk] for chunk in part.chunks}
         first, reason = next(iter(left.items()))
         log.warning(
@@ -62,6 +64,7 @@ async def fetch_again(
                 break
             part.chunks = [chunk for chunk in part.chunks if chunk in left]
             part.fit(dev.table)
+            part.end = max(part.end, dev.blob_end(part.chunks[-1]))
             reason = left[part.chunks[0]]
             if not source.blame(dev.descriptor, part.start, part.end, reason):
                 break

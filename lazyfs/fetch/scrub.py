@@ -6,7 +6,8 @@ import trio
 
 from lazyfs.fetch.device import Device
 from lazyfs.fetch.doubts import Doubts
-from lazyfs.store.content.presence import DOUBT_SECONDS
+from lazyfs.store.content.content import NEVER
+from lazyfs.store.content.presence import is_recent
 
 PIECE_SIZE = 4 << 20
 RATE = 32 << 20
@@ -14,8 +15,12 @@ RATE = 32 << 20
 
 
 def is_due(device: Device) -> bool:
-    """Say whether some marked chunk of a layer was hashed too long ago."""
-    return device.content.since + DOUBT_SECONDS < time.time()
+    """Say whether some marked chunk of a layer was hashed too long ago, or at a time to come.
+
+    A clock that was ahead and has been set must not put this off for years.
+    """
+    since = device.content.since
+    return since != NEVER and not is_recent(since)
 
 
 async def scrub(device: Device, doubts: Doubts, *, rate: int = RATE) -> int:

@@ -161,7 +161,7 @@ def pieces_of(dev: Device, chunks: Sequence[int]) -> list[Piece]:
         Piece(
             chunk,
             table.blob_offset(chunk),
-            table.blob_end(chunk),
+            dev.blob_end(chunk),
             table.inner_offset(chunk),
             table.size(chunk),
             table.digest(chunk),

@@ -66,7 +66,8 @@ class Twins:
         wanted: dict[bytes, list[tuple[int, int]]] = {}
         for device in self._devices:
             for chunk, digest in enumerate(device.table.digests()):
-                if device.content.states[chunk] != RESIDENT:
+                # The digest of a hole stands for nothing: it must not make a twin of anything.
+                if device.content.states[chunk] != RESIDENT and chunk not in device.table.holes:
                     wanted.setdefault(digest, []).append((device.number, chunk))
         own = {device.content.folder for device in self._devices}
         candidates = [
@@ -89,9 +90,10 @@ class Twins:
                 continue
             self._opened.append(content)
             for chunk, digest in enumerate(digests):
-                if digest in wanted and content.states[chunk] != ABSENT:  # it is hashed first
-                    for place in wanted.pop(digest):
-                        self._twins[place] = Twin(content, chunk)
+                if digest not in wanted or content.states[chunk] == ABSENT or chunk in table.holes:
+                    continue
+                for place in wanted.pop(digest):
+                    self._twins[place] = Twin(content, chunk)
 
     def has(self, device: Device, chunks: Sequence[int]) -> bool:
         """Say whether any of *chunks* has a twin."""
@@ -115,11 +117,13 @@ class Twins:
             twin = self._twins.pop((device.number, chunk), None)
             if twin is None or twin.content.states[twin.chunk] == ABSENT:
                 continue
+            # A TOC may claim a digest and another size.  What lies behind the twin is of another
+            # file, perhaps of an image that this one must know nothing of.
+            if twin.content.table.size(twin.chunk) != device.table.size(chunk):
+                continue
             if not twin.content.is_right(twin.chunk):
                 continue
             try:
-                if not twin.content.check(twin.chunk):
-                    continue
                 offset = twin.content.table.device_offset(twin.chunk)
                 device.content.copy(chunk, twin.content.fd, offset)
             except (LazyfsError, OSError):

@@ -6,6 +6,7 @@ the kernel of a live mount knows; where it comes out differently nothing is serv
 """
 
 import logging
+import shutil
 from pathlib import Path
 
 import trio
@@ -14,6 +15,7 @@ from msgspec.structs import replace
 from lazyfs.digest import parse_digest
 from lazyfs.errors import LazyfsError, StoreError
 from lazyfs.fetch.origins.outage import is_away
+from lazyfs.image.plain import PlainOptions, believed_of
 from lazyfs.image.prepare import Prepared, Request, prepare
 from lazyfs.registry.source import AccessOptions
 from lazyfs.store.images import load_image
@@ -64,6 +66,7 @@ async def prepare_again(
         cache_dir,
         replace(access, trust=TrustOptions(policy=OFF)),  # the verdict on what is mounted stands
         "blob" if is_by_blob else "toc",
+        PlainOptions(believed=believed_of(prepared.image.layers)),
     )
     while True:
         try:
@@ -77,6 +80,8 @@ async def prepare_again(
     for name in ("manifest_digest", "index_digest", "provenance_digest"):
         got, expected = getattr(again.image, name), getattr(prepared.image, name)
         if got != expected:
+            if again.is_volatile:
+                shutil.rmtree(again.store_dir, ignore_errors=True)  # nobody will open it
             raise OtherImage(f"{prepared.resolved}: {name}: got {got}, expected {expected}")
     return replace(
         prepared,

@@ -19,6 +19,7 @@ from lazyfs.formats.layers import TAIL_SIZE as FORMAT_TAIL_SIZE
 from lazyfs.formats.layers import find_layer_toc
 from lazyfs.formats.tocs.claims import Claims
 from lazyfs.image.budget import Budget
+from lazyfs.image.plain import PlainOptions, believed_of
 from lazyfs.image.plain_layers import known_layer
 from lazyfs.image.prepare import Request, wanted_platform
 from lazyfs.image.resolve import Resolver, check_platform
@@ -28,6 +29,7 @@ from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.platforms import Platform
 from lazyfs.oci.reference import parse_reference
 from lazyfs.signatures.in_force import judge_of
+from lazyfs.store.images import load_record
 from lazyfs.store.paths import Store, StoreUnwritten, volatile_store
 from lazyfs.trust.options import TrustRecord
 
@@ -98,13 +100,16 @@ async def _describe(request: Request, store: Store) -> DescribedImage:
         config = await resolver.config(manifest)
         is_asked_for = request.platform is not None
         check_platform(config.platform, wanted, request.reference, is_asked_for=is_asked_for)
+        record = load_record(store.image_path(digest))
+        before = believed_of(() if record is None else record.layers)
+        options = replace(request.plain, believed=request.plain.believed | before)
         layers: list[DescribedLayer | None] = [None] * len(manifest.layers)
         errors: list[LazyfsError] = []
 
         async def look(number: int, layer: Descriptor, diff_id: Digest) -> None:
             try:
                 layers[number] = await _describe_layer(
-                    store, origin, layer, diff_id, request.verify
+                    store, origin, layer, diff_id, request.verify, options
                 )
             except LazyfsError as exc:
                 errors.append(exc)
@@ -142,7 +147,12 @@ async def _describe(request: Request, store: Store) -> DescribedImage:
 
 
 async def _describe_layer(
-    store: Store, origin: Origin, layer: Descriptor, diff_id: Digest, verify: str
+    store: Store,
+    origin: Origin,
+    layer: Descriptor,
+    diff_id: Digest,
+    verify: str,
+    options: PlainOptions,
 ) -> DescribedLayer:
     described = DescribedLayer(layer, diff_id, "unknown")
     try:
@@ -155,7 +165,7 @@ async def _describe_layer(
             is_plain=claims.key is None and verify != "blob",
         )
         if claims.key is None and verify != "blob":
-            known = _known(store, described)
+            known = _known(store, described, options)
             if known is not None:
                 return known
         stored = stored_toc(store, layer, claims, Budget(origin.environment))
@@ -177,14 +187,15 @@ async def _describe_layer(
             verified_by=described.verified_by or ("blob",),
         )
     except NoTocImage as exc:  # a mount takes it as a plain one
-        return _known(store, described) or replace(described, why=_why(layer, exc), is_plain=True)
+        known = _known(store, described, options)
+        return known or replace(described, why=_why(layer, exc), is_plain=True)
     except (FormatError, VerificationFailed, NotFound) as exc:
         return replace(described, why=_why(layer, exc))
 
 
-def _known(store: Store, described: DescribedLayer) -> DescribedLayer | None:
+def _known(store: Store, described: DescribedLayer, options: PlainOptions) -> DescribedLayer | None:
     """Return what an earlier pass, or a pinned index, has made of a layer; None without one."""
-    known = known_layer(store, described.descriptor, described.diff_id)
+    known = known_layer(store, described.descriptor, described.diff_id, options)
     if known is None:
         return None
     return replace(

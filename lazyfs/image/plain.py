@@ -9,6 +9,8 @@ from lazyfs.errors import FormatError
 from lazyfs.formats.tocs.claims import claims_of
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import is_layer_encrypted, is_layer_tar
+from lazyfs.store.images import LayerRecord
+from lazyfs.store.passes import PassRecord
 
 Progress = Callable[[int], object]
 """Told a number of bytes."""
@@ -20,13 +22,31 @@ PASS, INDEX = "pass", "index"
 class PlainOptions(msgspec.Struct, frozen=True):
     """How plain layers are had.
 
-    ``pinned`` is the digest of an index to believe.  ``progress`` is told bytes of blobs,
-    ``on_total`` how many there will be, once they are known.
+    ``pinned`` is the digest of an index to believe.  ``believed`` are layers and TOCs, digests as
+    text, that an index has vouched for before, in this image.  ``progress`` is told bytes of
+    blobs, ``on_total`` how many there will be, once they are known.
     """
 
     pinned: Digest | None = None
+    believed: frozenset[tuple[str, str]] = frozenset()
     progress: Progress = msgspec.field(default=lambda size: None)
     on_total: Progress = msgspec.field(default=lambda size: None)
+
+    def believes(self, record: PassRecord) -> bool:
+        """Say whether *record*, of a pass or an index, is to be believed here.
+
+        An index is, that was pinned for this image: whoever made it vouches for no other one.
+        """
+        if not record.index_digest or record.index_digest == str(self.pinned):
+            return True
+        return (record.blob_digest, record.toc_digest) in self.believed
+
+
+def believed_of(layers: Iterable[LayerRecord]) -> frozenset[tuple[str, str]]:
+    """Return what an index has vouched for of an image's *layers*."""
+    return frozenset(
+        (layer.digest, layer.toc_digest) for layer in layers if layer.verified_by == INDEX
+    )
 
 
 class EncryptedLayer(FormatError):

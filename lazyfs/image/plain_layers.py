@@ -123,14 +123,15 @@ async def load_plain(
             if not is_lost_as_empty(store, layer.digest):
                 found[layer.digest] = _loaded(store, toc, INDEX)
                 continue
-        known = known_layer(store, layer, diff_id)
+        known = known_layer(store, layer, diff_id, options)
+        record = load_pass(store, layer.digest)
         if known is not None:
             found[layer.digest] = known
-        elif load_pass(store, layer.digest) is not None:
-            log.warning(
-                "layer %s: its cached data is damaged or incomplete; fetching the whole layer",
-                layer.digest,
-            )
+        elif record is not None:
+            why = "is damaged or incomplete"
+            if not options.believes(record):
+                why = "is from an index that was given for another image"
+            log.warning("layer %s: its cached data %s; fetching the whole layer", layer.digest, why)
     if options.pinned is not None:
         passed = sum(known.verified_by == PASS for known in found.values())
         if passed:
@@ -154,13 +155,17 @@ async def load_plain(
     return [found[layer.digest] for layer, _ in layers]
 
 
-def known_layer(store: Store, layer: Descriptor, diff_id: Digest) -> LoadedToc | None:
+def known_layer(
+    store: Store, layer: Descriptor, diff_id: Digest, options: PlainOptions
+) -> LoadedToc | None:
     """Return what an earlier pass, or a pinned index, has left of a layer.
 
-    None without one, and where content lacks that could not be had by it.
+    None without one, where it is not believed, and where content lacks that could not be had by it.
     """
     record = load_pass(store, layer.digest)
-    if record is None or record.diff_id != str(diff_id) or record.blob_size != layer.size:
+    if record is None or not options.believes(record):
+        return None
+    if record.diff_id != str(diff_id) or record.blob_size != layer.size:
         return None
     digest = parse_digest(record.toc_digest)
     data, table = load_toc(store, digest), load_table(store, digest)

@@ -21,14 +21,14 @@ from lazyfs.fetch.origins.origin import Origin
 from lazyfs.image.build import Foresee, ImageBuilder
 from lazyfs.image.known import note_name
 from lazyfs.image.offline import last_known
-from lazyfs.image.plain import INDEX, PASS, PlainOptions, check_image
+from lazyfs.image.plain import INDEX, PASS, PlainOptions, believed_of, check_image
 from lazyfs.image.resolve import Resolved, Resolver, check_platform
 from lazyfs.oci.platforms import Platform, parse_platform, platform_of_machine
 from lazyfs.oci.reference import LayoutReference, Reference, parse_reference
 from lazyfs.registry.source import AccessOptions
 from lazyfs.signatures.in_force import judge_of
 from lazyfs.signatures.together import side_by_side
-from lazyfs.store.images import ImageRecord, LayerRecord, StoredImage, load_image
+from lazyfs.store.images import ImageRecord, LayerRecord, StoredImage, load_image, load_record
 from lazyfs.store.layers import load_table
 from lazyfs.store.passes import is_lost_as_empty, load_pass
 from lazyfs.store.paths import Store, StoreFull, StoreUnwritten, volatile_store
@@ -169,7 +169,7 @@ async def _prepare(
             builder = ImageBuilder(
                 reference=request.reference,
                 verify=request.verify,
-                plain=request.plain,
+                plain=_with_believed(request.plain, load_record(store.image_path(digest))),
                 store=store,
                 is_volatile=is_volatile,
                 origin=origin,
@@ -260,6 +260,12 @@ async def _resolved(request: Request, store: Store, origin: Origin, resolver: Re
         assert error is not None
         raise error
     return resolved
+
+
+def _with_believed(plain: PlainOptions, record: ImageRecord | None) -> PlainOptions:
+    """Return *plain* so that the indexes are believed by which the image was made before."""
+    before = believed_of(() if record is None else record.layers)
+    return replace(plain, believed=plain.believed | before)
 
 
 def _note_name(

@@ -58,6 +58,15 @@ class Unverifiable(NotEstargz):
     """The manifest does not vouch for the layer's TOC."""
 
 
+WRONG_BYTES = (
+    "the bytes do not match the digest in the manifest: registry, mirror or image is wrong"
+)
+
+
+class WrongTail(NotEstargz):
+    """A layer does not end with what the manifest says: a TOC that has a certain digest."""
+
+
 class LoadedToc(msgspec.Struct, frozen=True):
     """A verified TOC, the format of its layer, and which of VERIFY_MODES vouched for it."""
 
@@ -196,12 +205,12 @@ async def _fetch_from_anywhere(
     """Fetch a TOC; one that is wrong once more at least, and once from each endpoint."""
     try:
         return await fetch_toc(origin, toc_image, layer, claims, budget)
-    except VerificationFailed as exc:
+    except (VerificationFailed, WrongTail) as exc:
         origin.source.blame(layer, 0, layer.size, exc.message)
     while True:
         try:
             return await fetch_toc(origin, toc_image, layer, claims, budget)
-        except VerificationFailed as exc:
+        except (VerificationFailed, WrongTail) as exc:
             if not origin.source.blame(layer, 0, layer.size, exc.message):
                 raise
 
@@ -213,7 +222,7 @@ async def fetch_toc(
     try:
         tail_start = _tail_start(layer, claims)
         tail = await read_range(origin, layer, tail_start, layer.size)
-        place = find_layer_toc(tail, layer.size, claims, media_type=layer.media_type)
+        place = _find(tail, layer, claims)
         if place.end - place.start > TOC_MEMBER_LIMIT:
             raise NotEstargz(
                 f"TOC: got {place.end - place.start} compressed bytes, "
@@ -232,7 +241,20 @@ async def fetch_toc(
             data = tail[place.start - tail_start : place.end - tail_start]
         return _read(data, place, claims, budget)
     except LazyfsError as exc:
-        raise _named(layer, exc) from exc
+        named = _named(layer, exc)
+        if isinstance(exc, VerificationFailed) and claims.key is not None:
+            named.hint = named.hint or WRONG_BYTES
+        raise named from exc
+
+
+def _find(tail: bytes, layer: Descriptor, claims: Claims) -> TocPlace:
+    """Return where the TOC is.  Raises NotEstargz; WrongTail where the manifest has its digest."""
+    try:
+        return find_layer_toc(tail, layer.size, claims, media_type=layer.media_type)
+    except NotEstargz as exc:
+        if claims.key is None:
+            raise
+        raise WrongTail(exc.message, hint=WRONG_BYTES) from exc
 
 
 def _tail_start(layer: Descriptor, claims: Claims) -> int:

@@ -22,6 +22,7 @@ threads: native/include/lazyfs_core.h.
 
 import logging
 import os
+import threading
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -193,13 +194,21 @@ class NativeSession(PyfuseSession):
             return
         descriptor = os.dup(self._descriptors[0])  # the thread may outlive the session
 
+        owned = threading.Lock()  # by who closes it: a cancelled call may have no thread yet
+
         def forget() -> None:
+            if not owned.acquire(blocking=False):
+                return
             try:
                 forget_pages(descriptor, pages)
             finally:
                 os.close(descriptor)
 
-        await trio.to_thread.run_sync(forget, abandon_on_cancel=True)
+        try:
+            await trio.to_thread.run_sync(forget, abandon_on_cancel=True)
+        finally:
+            if owned.acquire(blocking=False):
+                os.close(descriptor)
 
     def close(self) -> None:
         """Let go of the connection; what is still mounted answers ENOTCONN from now on."""

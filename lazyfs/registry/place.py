@@ -14,6 +14,7 @@ from lazyfs.registry.config.endpoints import Endpoint
 from lazyfs.registry.config.errors import (
     ConnectionTrouble,
     Refused,
+    TlsRefused,
     is_meant_for_tls,
     redact_url,
 )
@@ -107,8 +108,9 @@ class Place:
         if asked != self.endpoint.url:
             return True
         other = self.endpoint.other_url
-        is_garbled = isinstance(error, ConnectionTrouble | Refused) and error.is_garbled
-        if other is None or not is_garbled:
+        if other is None or not isinstance(error, ConnectionTrouble | TlsRefused | Refused):
+            return False
+        if not error.is_garbled:
             return False
         back = None if self._left else self.endpoint.url
         self._left.append(self.transport)
@@ -122,7 +124,7 @@ class Place:
             try:
                 answer = await self.transport.send("GET", f"{self.endpoint.api}/", {})
                 body = await discard(answer)
-            except ConnectionTrouble as error:
+            except (ConnectionTrouble, TlsRefused) as error:
                 if not self.change_scheme(error, asked):
                     return  # whoever needs it will be told
                 continue

@@ -92,7 +92,8 @@ def check_answer(
         raise SizeMismatch(f"blob size: got {got.total}, expected {blob_size}")
     if got.start != start or got.end > end:
         raise BadAnswer(
-            f"Content-Range: got bytes {got.start}-{got.end - 1}, expected {start}-{end - 1}"
+            "the registry answered with other bytes than asked for: Content-Range: got bytes "
+            f"{got.start}-{got.end - 1}, expected {start}-{end - 1}"
         )
     if length is not None and length != got.end - got.start:
         raise BadAnswer(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from lazyfs.errors import LazyfsError
-from lazyfs.registry.config.errors import ERROR_BODY_LIMIT, BadAnswer, Refused, redact_url
+from lazyfs.registry.config.errors import ERROR_BODY_LIMIT, Refused, redact_url
 from lazyfs.registry.config.hosts import Origin, next_url, origin_of
 from lazyfs.registry.transport import Answer, Body, Transport
 
@@ -65,7 +65,9 @@ async def follow(
                 hint="nothing was sent there; the token service must answer at its own address",
                 status=answer.status,
             )
-    raise BadAnswer(f"{method} {redact_url(first)}: more than {HOPS} redirects")
+    raise Refused(
+        f"{method} {redact_url(first)}: more than {HOPS} redirects, the last to {redact_url(url)}"
+    )
 
 
 async def discard(answer: Answer) -> bytes:

@@ -14,7 +14,7 @@ from lazyfs.digest import Digest
 from lazyfs.errors import LazyfsError, UsageError
 from lazyfs.printable import printable
 from lazyfs.registry.config.endpoints import BadEndpoint
-from lazyfs.registry.config.errors import ConnectionTrouble, Slow, redact_url
+from lazyfs.registry.config.errors import ConnectionTrouble, Slow, TlsRefused, redact_url
 from lazyfs.registry.place import Place
 from lazyfs.registry.retry import Patience, RetryPolicy
 from lazyfs.registry.source import SourceStatistics
@@ -101,7 +101,7 @@ def verdict(errors: Sequence[tuple[Place, LazyfsError]]) -> LazyfsError:
 
     def weight(entry: tuple[Place, LazyfsError]) -> tuple[bool, bool]:
         place, error = entry
-        return place.endpoint.is_origin, not isinstance(error, ConnectionTrouble)
+        return place.endpoint.is_origin, not isinstance(error, ConnectionTrouble | TlsRefused)
 
     chosen = max(errors, key=weight)
     others = "; ".join(

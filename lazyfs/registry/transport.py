@@ -5,7 +5,9 @@ above, so nothing here may follow, authorise or repeat.  HTTP/1.1 with keep-aliv
 pooled per proxy.  Bodies come as the socket delivers them; nothing is decoded.
 """
 
+import errno
 import os
+import re
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,8 +25,10 @@ from lazyfs.registry.config.endpoints import Tls
 from lazyfs.registry.config.errors import (
     BadAnswer,
     ConnectionTrouble,
+    Refused,
     Silent,
     Slow,
+    TlsRefused,
     TooLarge,
     redact_url,
 )
@@ -44,6 +48,18 @@ KNOWN_URLS = 256
 
 NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "record layer failure", "(EOF)")
 """What OpenSSL says of a server that does not speak TLS."""
+
+LASTING = (
+    *("CERTIFICATE_VERIFY_FAILED", "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"),
+    *("record layer failure", "UNSUPPORTED_PROTOCOL", "PROTOCOL_VERSION", "NO_SHARED_CIPHER"),
+    *("HANDSHAKE_FAILURE", "INSUFFICIENT_SECURITY", "UNRECOGNIZED_NAME", "ALERT_UNKNOWN_CA"),
+    *("ALERT_BAD_CERTIFICATE", "ALERT_CERTIFICATE", "CERTIFICATE_REQUIRED", "ALERT_ACCESS_DENIED"),
+)
+"""What OpenSSL says of what stays so until somebody changes a certificate or a configuration.  What
+it says of a connection that broke, or of a server in trouble, is not among these."""
+
+REFUSED_BY_PROXY_RE = re.compile(r"4(?!08|29)[0-9]{2}\b")
+"""How a proxy's answer to CONNECT begins where it will not: 403, 407, …; not 408 and 429."""
 
 GZIP_MAGIC = b"\x1f\x8b"
 
@@ -224,8 +240,8 @@ class Transport:
     ) -> Answer:
         """Send a request, and return the answer as soon as its head is there.
 
-        The caller closes the answer.  Raises ConnectionTrouble, Silent, or BadAnswer for a URL
-        that cannot be used.
+        The caller closes the answer.  Raises ConnectionTrouble, Silent, TlsRefused, Refused (by a
+        proxy), or BadAnswer for a URL that cannot be used.
         """
         parsed, pool = self._route(url)
         fields = {"user-agent": USER_AGENT, "accept-encoding": "identity", **headers}
@@ -336,28 +352,29 @@ def translating(what: str) -> Iterator[None]:
 
 def translated(
     error: httpx.HTTPError, what: str, *, is_answered: bool = False
-) -> ConnectionTrouble | Silent | BadAnswer:
+) -> ConnectionTrouble | Silent | TlsRefused | Refused | BadAnswer:
     """Return our error for one of httpx; *is_answered*: it was met in the body of an answer."""
     said = printable(_reason(error), 200) or type(error).__name__
     if isinstance(error, httpx.ConnectTimeout):
         return Silent(f"{what}: no connection within the time limit")
     if isinstance(error, httpx.TimeoutException):
         return Silent(f"{what}: no data within the idle limit")
-    if isinstance(error, httpx.ConnectError | httpx.ProxyError):
-        hint = None
-        is_garbled = any(text in said for text in NO_TLS)
-        if is_garbled:
-            hint = "if the registry speaks plain HTTP, use --plain-http"
-        elif "CERTIFICATE_VERIFY_FAILED" in said:
-            hint = (
-                "put the certificate of the registry's authority into "
-                "~/.config/containers/certs.d/HOST/ca.crt, or name it in SSL_CERT_FILE"
-            )
-        return ConnectionTrouble(
-            f"cannot reach {_host(what)}: {said[:1].lower()}{said[1:]} ({what})",
-            hint=hint,
-            is_garbled=is_garbled,
+    message = f"cannot reach {_host(what)}: {said[:1].lower()}{said[1:]} ({what})"
+    is_garbled = any(text in said for text in NO_TLS)
+    hint = None
+    if is_garbled:
+        hint = "if the registry speaks plain HTTP, use --plain-http"
+    elif "CERTIFICATE_VERIFY_FAILED" in said:
+        hint = (
+            "put the certificate of the registry's authority into "
+            "~/.config/containers/certs.d/HOST/ca.crt, or name it in SSL_CERT_FILE"
         )
+    if "[SSL" in said and any(text in said for text in LASTING):
+        return TlsRefused(message, hint=hint, is_garbled=is_garbled)
+    if isinstance(error, httpx.ProxyError) and REFUSED_BY_PROXY_RE.match(said):
+        return Refused(message, hint="the proxy refuses; it is in HTTP_PROXY or HTTPS_PROXY")
+    if isinstance(error, httpx.ConnectError | httpx.ProxyError):
+        return ConnectionTrouble(message, hint=hint, is_garbled=is_garbled)
     if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError):
         is_stale = "without sending a response" in said or isinstance(error, httpx.ReadError)
         return ConnectionTrouble(
@@ -386,8 +403,16 @@ def _reason(error: BaseException) -> str:
         if isinstance(error, ssl.SSLError):
             said = str(error)
         elif isinstance(error, OSError):
-            said = error.strerror or said
+            said = _plain(error) or said
     return said
+
+
+def _plain(error: OSError) -> str | None:
+    """Return what the system calls an error; trio puts addresses before that."""
+    # Errors of names that do not resolve have numbers of their own.
+    if error.errno is not None and error.errno in errno.errorcode:
+        return os.strerror(error.errno)
+    return error.strerror
 
 
 def _headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -31,7 +31,6 @@ class Base(msgspec.Struct, frozen=True):
     config: Mapping[str, Any]
     mount_ref: str
     note: str | None = None
-    hints: tuple[str, ...] = msgspec.field(default=())
     prepared: bytes | None = None
 
 

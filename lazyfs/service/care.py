@@ -73,10 +73,12 @@ class Care:
         layers = dict(dropped.layers)
         for device in self._image.devices:
             name = device.content.folder.name
-            is_all = name in layers and layers[name] is None
-            if is_all or device.content.is_apart():
+            runs = layers.get(name, [])
+            if runs is None or device.content.is_apart():
                 await trio.to_thread.run_sync(device.content.doubt)
                 layers[name] = None
+            elif runs:
+                await trio.to_thread.run_sync(_suspect, device, runs)
         count = await forget_pages(self._image, self._session, Dropped(layers))
         noted = self._noted
         while self._forgotten < noted:  # found here before whoever asks could find it
@@ -134,6 +136,14 @@ async def _collected(
             name, chunks = channel.receive_nowait()
         except trio.WouldBlock:
             return found, count
+
+
+def _suspect(device: Device, runs: Iterable[tuple[int, int]]) -> None:
+    """Doubt chunks: who found them wrong may not have been able to say so in the map we use."""
+    for first, stop in runs:
+        stop = min(stop, device.table.count)
+        if 0 <= first < stop:
+            device.content.suspect(first, stop - 1)
 
 
 def _keep(image: OpenImage, device: Device, chunk: int) -> None:

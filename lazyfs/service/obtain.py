@@ -6,7 +6,7 @@ not find out in the middle of its work.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -188,9 +188,18 @@ class _Search:
             work = partial(survey_layer, store, parse_digest(toc_digest), rehash=self._rehash)
             surveys[toc_digest] = await trio.to_thread.run_sync(work)
 
-        async with trio.open_nursery() as nursery:
-            for toc_digest in {layer.toc_digest for layer in prepared.image.layers}:
-                nursery.start_soon(look, toc_digest)
+        try:
+            async with trio.open_nursery() as nursery:
+                for toc_digest in {layer.toc_digest for layer in prepared.image.layers}:
+                    nursery.start_soon(look, toc_digest)
+        finally:  # also where it is broken off: what was dropped will not be found again
+            with trio.CancelScope(shield=True):
+                await self._tell(store, surveys)
+        complete = {name for name, survey in surveys.items() if survey and survey.is_complete}
+        return [layer for layer in prepared.image.layers if layer.toc_digest not in complete]
+
+    async def _tell(self, store: Store, surveys: Mapping[str, Survey | None]) -> None:
+        """Tell live mounts of what was found to be damaged, and dropped."""
         for toc_digest, survey in surveys.items():
             if survey is not None and survey.rotten:
                 log.warning("layer %s: %d stored chunks were damaged", toc_digest, survey.rotten)
@@ -198,8 +207,6 @@ class _Search:
                     rotten = {parse_digest(toc_digest).hex: None}
                     tell = partial(tell_mounts, self._runtime, store.root, rotten)
                     await trio.to_thread.run_sync(tell)
-        complete = {name for name, survey in surveys.items() if survey and survey.is_complete}
-        return [layer for layer in prepared.image.layers if layer.toc_digest not in complete]
 
     async def _check_source(self, name: str, layers: Sequence[LayerRecord]) -> None:
         """See that a source has the blobs: it is asked for a byte of each."""

@@ -1,10 +1,12 @@
 """Many sandboxes from one snapshot: its files are downloaded once, and linked for each."""
 
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
+from lazyfs.documents.errors import Interrupted
 from lazyfs.errors import LazyfsError
 from lazyfs.sandbox.sandbox import check_id
 from lazyfs.sandbox.specs.local import local_errors
@@ -12,6 +14,8 @@ from lazyfs.sandbox.threads import Threads
 from lazyfs.snapshot.restore import Order, Restored, Tools, restore
 from lazyfs.snapshot.review import review
 from lazyfs.snapshot.stores.snapshots import new_id
+
+log = logging.getLogger(__name__)
 
 WORKERS = 2  # restores at once; each keeps more than one core busy for a moment
 
@@ -46,9 +50,19 @@ def clone(
                 done(restore(replace(one, sandbox_id=sandbox_id), tools))
             except LazyfsError as error:
                 failed.append((sandbox_id, error))
+            except Exception as error:  # a fault of ours in one hides nothing of the others
+                log.info("sandbox %s", sandbox_id, exc_info=True)
+                failed.append((sandbox_id, _fault(sandbox_id, error)))
 
         with tools.bases.ready(), Threads(WORKERS) as pool:
             list(pool.map(start, sandbox_ids))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return failed
+
+
+def _fault(sandbox_id: str, error: Exception) -> LazyfsError:
+    return Interrupted(
+        f"sandbox {sandbox_id}: {type(error).__name__}: {error}",
+        hint="this is a bug in lazyfs: report it with the traceback that -v prints",
+    )

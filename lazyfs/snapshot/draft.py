@@ -78,7 +78,7 @@ def load_draft(sandbox: Sandbox) -> Draft | None:
         return msgspec.json.decode(data, type=Draft) if data else None
     except FileNotFoundError:
         return None
-    except (msgspec.MsgspecError, RecursionError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise TornDraft(f"{sandbox.draft_path} is not a valid draft: {exc}") from exc
     except OSError as exc:
         raise SandboxBroken(f"cannot read {sandbox.draft_path}: {exc.strerror}") from exc

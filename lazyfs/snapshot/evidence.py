@@ -213,7 +213,7 @@ def _extensions(sandbox: Sandbox, images: tuple[Image, ...], mounts: Mounts) -> 
         )
     except FileNotFoundError:
         pass
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise SandboxBroken(f"{sandbox.template_path} is not a valid template: {exc}") from exc
     digests = {image.manifest_digest for image in images}
     found = {digest: mounts.profile(digest) for digest in sorted(digests)}

@@ -8,16 +8,22 @@
     trust       manifest digest → what the policy of the machine that took the snapshot said of the
                 image; for people and audits: who restores judges by a policy of their own
 
-A reader that does not know them restores all the same.  Pure: bytes and values.
+A reader that does not know them restores all the same.  What cannot be read of profiles and of a
+golden snapshot's name is left out; specs decide how processes are started, and are refused where
+they are unfit.  Pure: bytes and values.
 """
 
 import base64
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
 import zstandard
 
+from lazyfs.documents.documents import make, quote
+from lazyfs.documents.errors import ManifestInvalid
+from lazyfs.documents.manifest import MANIFEST_NAME
 from lazyfs.store.profiles import FILE_LIMIT, BadProfile, decode_profile, encode_profile
 
 TEMPLATE = "template"
@@ -29,6 +35,45 @@ TRUST_PREFIX = "user.lazyfs.trust"
 PROFILES_SIZE = 384 << 10  # bytes of a manifest, which has 1 MiB, for all profiles together
 LEVEL = 9
 WINDOW = 1 << 24  # bytes that a reader needs at most; those of LEVEL fit
+
+
+class _Named(msgspec.Struct):
+    """What has a name, and more that is only compared."""
+
+    name: str
+
+
+class _Placed(msgspec.Struct):
+    path: str
+
+
+class _Variables(msgspec.Struct):
+    env: list[_Named] | None = None
+
+
+class _WithVariables(msgspec.Struct):
+    """The shape of a template, as far as it is gone through for values."""
+
+    containers: list[_Variables] | None = None
+
+
+class _Facts(msgspec.Struct, rename="camel"):
+    """The shape of what ``spec_facts`` returns.
+
+    Earlier releases lack some, later ones may have more: those are compared and nothing else.
+    """
+
+    args: list[str] = []
+    cwd: str = ""
+    user: dict[str, Any] = {}
+    capabilities: dict[str, list[str]] = {}
+    rlimits: list[dict[str, Any]] = []
+    read_only_root: bool = False
+    mounts: list[_Named] = []
+    devices: list[_Placed] = []
+    namespaces: list[str] = []
+    annotations: dict[str, str] = {}
+    no_new_privileges: bool = False
 
 
 def trust_of(attributes: Mapping[str, str]) -> dict[str, str]:
@@ -107,19 +152,38 @@ def template_of(extensions: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def specs_of(extensions: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return container → what its spec was, as far as it is there."""
-    found = extensions.get(SPECS)
+    """Return container → what its spec was, as far as it is there; each as ``spec_facts`` does.
+
+    Raises ManifestInvalid where it cannot be that: containers would be started by it.
+    """
+    found = extensions.get(SPECS, {})
     if not isinstance(found, dict):
-        return {}
-    return {name: facts for name, facts in found.items() if isinstance(facts, dict)}
+        raise _unfit(f"must be an object, not {quote(found)}")
+    for name, facts in found.items():
+        place = quote(name)
+        if isinstance(facts, dict) and "process" in facts:  # a config.json, and not facts of one
+            raise _unfit(f"{place}: the field process is not a fact")
+        make(_Facts, facts, partial(_unfit_at, place), {})
+    return dict(found)
+
+
+def _unfit_at(place: str, text: str) -> ManifestInvalid:
+    return _unfit(f"{place}: {text}")
+
+
+def _unfit(text: str) -> ManifestInvalid:
+    return ManifestInvalid(f"{MANIFEST_NAME}: extensions.{SPECS}: {text}")
 
 
 def without_values(template: dict[str, Any]) -> dict[str, Any]:
     """Return a template's document with an environment of names only: values are secrets.
 
+    Raises msgspec.ValidationError for what is no template's document.
+
     It is a template still: each value is empty.  Processes that are restored have the values that
     they were started with in their memory.
     """
+    msgspec.convert(template, _WithVariables)
     containers = []
     for container in template.get("containers") or ():
         env = [{"name": each["name"], "value": ""} for each in container.get("env") or ()]

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from lazyfs.documents.documents import cut
 from lazyfs.documents.errors import (
     CpuMismatch,
     PlatformMismatch,
@@ -200,7 +201,7 @@ def check_specs(
         if got == container.spec_digest:
             continue
         fields = list(differences.get(container.name, ()))
-        said = f" ({', '.join(fields[:SHOWN])})" if fields else ""
+        said = f" ({cut(', '.join(fields[:SHOWN]))})" if fields else ""
         fixed = container.root is True and (
             not fields
             or any(FIELD_RE.split(field, maxsplit=1)[0] in ROOT_FIXED for field in fields)

@@ -261,7 +261,7 @@ def load_status(folder: Path, name: str) -> Status:
             f"this machine has no golden build named {name}",
             hint="lazyfs golden list STORE lists those in a store",
         ) from exc
-    except (OSError, msgspec.MsgspecError, RecursionError) as exc:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise SandboxBroken(f"{path} is not a valid build status: {exc}") from exc
 
 

@@ -63,6 +63,7 @@ from lazyfs.sandbox.threads import Threads, wait_all
 from lazyfs.snapshot import gates
 from lazyfs.snapshot.evidence import REBASED
 from lazyfs.snapshot.extensions import specs_of, unpack_profiles
+from lazyfs.snapshot.resuming import resume
 from lazyfs.snapshot.review import Review, Wanted, review
 from lazyfs.snapshot.stores.directory_store import DirectoryStore
 from lazyfs.snapshot.stores.objects import ObjectStore
@@ -216,7 +217,7 @@ def _restore(
     with Threads(1) as pool:
         # Whoever comes after a crash finds them already; after one of the machine nothing runs.
         syncing = pool.submit(_sync, sandbox)
-        wait_read = found.runtime.restore(plan, files)
+        wait_read = resume(found.runtime, plan, files, found.manifest)
         syncing.result()
     wait_ready(found.template, found.runtime, plan)
     sandbox.step(journal, State.RUNNING)
@@ -374,15 +375,22 @@ def _check_specs(
 ) -> list[str]:
     """Raise SpecMismatch unless containers are started as those were that were checkpointed."""
     before = specs_of(found.manifest.extensions or {})
-    for name in before.keys() & specs.keys():
+    notices = []
+    for name in sorted(before.keys() & specs.keys()):
+        is_wanted = specs[name]["process"]["noNewPrivileges"]
         start_as_before(specs[name], before[name])
+        if is_wanted and not specs[name]["process"]["noNewPrivileges"]:
+            notices.append(
+                f"{name}: the snapshot was made without noNewPrivileges, so its programs may gain "
+                "privileges by set-user-id files; a fresh run closes that"
+            )
     differences = {
         name: [str(each) for each in diff_specs(before[name], spec)]
         for name, spec in specs.items()
         if name in before
     }
     digests = {name: spec_digest(spec) for name, spec in specs.items()}
-    notices = gates.check_specs(found.manifest, digests, differences, order.wanted.allowed)
+    notices += gates.check_specs(found.manifest, digests, differences, order.wanted.allowed)
     for notice in notices:
         say(notice)
     return notices

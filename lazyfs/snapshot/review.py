@@ -8,9 +8,16 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from lazyfs.documents.errors import ManifestMissing, OtherManifest, SpecMismatch, Unsupported
+from lazyfs.documents.documents import quote
+from lazyfs.documents.errors import (
+    ManifestInvalid,
+    ManifestMissing,
+    OtherManifest,
+    SpecMismatch,
+    Unsupported,
+)
 from lazyfs.documents.journal import DEFAULT_OVERLAY
-from lazyfs.documents.manifest import Manifest
+from lazyfs.documents.manifest import MANIFEST_NAME, Manifest
 from lazyfs.documents.plans import RuntimeFacts
 from lazyfs.documents.template import Template
 from lazyfs.documents.template_reading import template_of_document
@@ -18,7 +25,7 @@ from lazyfs.oci.platforms import Platform
 from lazyfs.sandbox.bases import Bases
 from lazyfs.sandbox.runtimes.runtime import Choose, Runtime
 from lazyfs.snapshot import gates
-from lazyfs.snapshot.extensions import template_of
+from lazyfs.snapshot.extensions import specs_of, template_of
 from lazyfs.snapshot.gates import DATA, Allowed, BadRestoreOption
 from lazyfs.snapshot.grants import (
     OWN_TEMPLATE,
@@ -119,9 +126,11 @@ def review(
     """
     loaded = _load(wanted, snapshots, bases, host)
     manifest = loaded.manifest
+    specs_of(manifest.extensions or {})  # nothing is downloaded for what could not be started
     gates.check_portable(manifest, host)
     gates.check_rebase(manifest, wanted.rebase)
     recorded = _recorded_template(manifest)
+    _check_name(manifest, recorded)
     template = wanted.template or recorded
     if template is None:
         raise SpecMismatch(
@@ -226,6 +235,20 @@ def _load(wanted: Wanted, snapshots: Snapshots, bases: Bases, host: Platform) ->
 def _recorded_template(manifest: Manifest) -> Template | None:
     document = template_of(manifest.extensions or {})
     return None if document is None else template_of_document(document, what="recorded template")
+
+
+def _check_name(manifest: Manifest, recorded: Template | None) -> None:
+    """Raise ManifestInvalid where the manifest names another template than the one in it.
+
+    Digests are not compared: the recorded one has no values of variables.
+    """
+    stated = manifest.snapshot.template
+    if recorded is None or isinstance(stated, UnsetType) or stated.name == recorded.name:
+        return
+    raise ManifestInvalid(
+        f"{MANIFEST_NAME}: snapshot.template.name: got {quote(stated.name)}, expected "
+        f"{quote(recorded.name)}, the name in extensions.template"
+    )
 
 
 def _runtime(manifest: Manifest, wanted: Wanted, choose: Choose) -> tuple[Runtime, RuntimeFacts]:

@@ -20,7 +20,7 @@ import msgspec
 from lazyfs.digest import Digest
 from lazyfs.store.content.content import LayerContent
 from lazyfs.store.content.locks import lock_within
-from lazyfs.store.content.presence import ABSENT, RESIDENT
+from lazyfs.store.content.presence import ABSENT, RESIDENT, UNCLEAN
 from lazyfs.store.layers import load_table
 from lazyfs.store.paths import Store, store_error
 from lazyfs.store.quarantine import put_chunk_aside
@@ -73,7 +73,7 @@ def survey_layer(store: Store, toc_digest: Digest, *, rehash: bool = False) -> S
     with _only_one(folder) as fd:
         # Before the layer is opened: then we use it ourselves.
         is_live = fd >= 0 and is_in_use(folder)
-        content = LayerContent(folder, table, counts_as_use=False, doubts=False)
+        content = LayerContent(folder, table, counts_as_use=False)
         try:
             started, now = time.time(), _checked(content)
             is_believed = not rehash and _is_unchanged(_load(fd), now, is_live=is_live)
@@ -97,16 +97,21 @@ def _survey(store: Store, content: LayerContent, *, is_believed: bool) -> Survey
             verified += size
             continue
         hashed += size
-        if content.is_right(chunk):
-            if was != RESIDENT:
-                content.confirm(chunk)
+        if _is_right(content, chunk):
             verified += size
             continue
-        if was == RESIDENT:
+        if was == RESIDENT or content.doubted != UNCLEAN:
             rotten += 1
             put_chunk_aside(store, content, chunk)
         content.forget(chunk)
     return Survey(table.payload_size, verified, rotten, hashed)
+
+
+def _is_right(content: LayerContent, chunk: int) -> bool:
+    try:
+        return content.hash_again(chunk)
+    except OSError:
+        return False
 
 
 @contextmanager

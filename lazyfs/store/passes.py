@@ -14,15 +14,15 @@ from lazyfs.errors import FormatError
 from lazyfs.formats.tars.empty_tar import is_empty_tar
 from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.content.content import LayerContent
-from lazyfs.store.content.locks import share
+from lazyfs.store.content.locks import mark_from_now_on, share
 from lazyfs.store.content.presence import (
-    HEADER_SIZE,
     RESIDENT,
     lock_presence,
     map_size,
     new_header,
     reset,
     write_header,
+    write_marks,
 )
 from lazyfs.store.content.regular import read_regular
 from lazyfs.store.paths import Store, digest_named, store_error
@@ -123,7 +123,8 @@ def adopt_content(folder: Path, table: LayerTable, path: Path) -> int:
         # before must not be believed of it after a crash (rule 2 of content.py).
         os.fdatasync(fd)
         os.rename(path, folder / "content")
-        os.pwrite(fd, bytes([RESIDENT]) * table.count, HEADER_SIZE)
+        write_marks(fd, bytes([RESIDENT]) * table.count)
+        mark_from_now_on(fd)
         share(fd)
     except OSError as exc:
         os.close(fd)

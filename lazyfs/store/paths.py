@@ -29,6 +29,7 @@ from pathlib import Path
 
 from lazyfs.digest import HEX_LENGTH, Digest, parse_digest
 from lazyfs.errors import StoreError
+from lazyfs.printable import printable
 from lazyfs.store.content.regular import read_regular
 
 STORE_VERSION = "1"
@@ -84,14 +85,41 @@ HINTS = {
 }
 
 
+# Somebody else has put there what lazyfs does not: it is not removed unasked.
+MISPLACED = {
+    errno.EISDIR: "a directory is in the place of a file",
+    errno.ENOTDIR: "a file is in the place of a directory",
+    errno.EEXIST: "a file is in the place of a directory",
+}
+
+
 def store_error(what: object, exc: OSError) -> StoreError:
     """Return our error for *exc*, which the store *what* met."""
+    if exc.errno in MISPLACED:
+        path = _misplaced(what, exc)
+        hint = f"remove {path}: lazyfs makes it again"
+        if exc.errno != errno.EISDIR:
+            hint = f"remove {path} and put an empty directory there: mkdir -m 700 {path}"
+        return StoreUnusable(f"store {path}: {MISPLACED[exc.errno]}", hint=hint)
     family: type[StoreError] = StoreUnusable
     if exc.errno in NO_SPACE:
         family = StoreFull
     elif exc.errno in UNWRITABLE:
         family = StoreReadOnly
     return family(f"store {what}: {exc.strerror}", hint=HINTS.get(exc.errno or 0))
+
+
+def _misplaced(what: object, exc: OSError) -> str:
+    """Return the path of what is no file, or no directory, and should be."""
+    # Of a rename the second name is the one in whose place something is.
+    named = [each for each in (exc.filename2, exc.filename) if isinstance(each, str | os.PathLike)]
+    paths = [*map(Path, named), Path(str(what))]
+    above = [each for path in paths for each in reversed([path, *path.parents])]
+    if exc.errno == errno.EISDIR:
+        found = [each for each in paths if each.is_dir()]
+    else:
+        found = [each for each in above if os.path.lexists(each) and not each.is_dir()]
+    return printable(str((found or paths)[0]))
 
 
 class Store:
@@ -143,6 +171,7 @@ class Store:
                 f"{stat.S_IMODE(status.st_mode):o}, expected owner {os.geteuid()}, mode 700",
                 hint="a store that others can write to could serve bytes that nobody verified",
             )
+        self._make_missing()
 
     def _create(self, version: Path) -> str:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -153,11 +182,21 @@ class Store:
                 f"store {self.root} is not a cache of lazyfs, and not empty: it has {foreign[0]!r}",
                 hint="choose an empty directory",
             )
-        for folder in (self.blobs / "sha256", self.images, self.layers, self.tmp):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make_folders()
         self.write_file(self.root / "CACHEDIR.TAG", TAG.encode())
         self.write_file(version, STORE_VERSION.encode() + b"\n", is_synced=True)
         return STORE_VERSION
+
+    def _make_folders(self) -> None:
+        for folder in (self.blobs / "sha256", self.images, self.layers, self.tmp):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def _make_missing(self) -> None:
+        """Make again what somebody has removed; who wants to write there is told otherwise."""
+        try:
+            self._make_folders()
+        except OSError:
+            pass
 
     def blob_path(self, digest: Digest) -> Path:
         """Where a manifest, index or config lies."""

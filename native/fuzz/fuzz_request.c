@@ -6,7 +6,8 @@
 #include <fcntl.h>
 #include <string.h>
 
-#include "server.h"
+#include "serving/requests.h"
+#include "serving/server_state.h"
 #include "support.h"
 
 static struct lfs_worker *open_worker(void)

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "fuse_abi.h"
+#include "serving/fuse_abi.h"
 #include "lazyfs_core.h"
 
 #define CHECK(condition)                                                       \

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,36 @@ def test_a_spool_takes_all_of_it_wherever_the_disk_ends(
     assert file.read() == whole
     assert os.pread(file.fileno(), len(whole), 0) == whole, "by its descriptor, too"
     file.close()
+
+
+@pytest.mark.parametrize("call", ["pread", "pwrite"])
+def test_a_spool_that_is_moved_loses_nothing_to_calls_that_take_a_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Its bytes were hashed on their way in: what is lost here would be served."""
+    whole = random.Random(7).randbytes(300_000)
+    real_read, real_write = os.pread, os.pwrite
+    file = open_spool(tmp_path)
+    file.write(whole)
+    if call == "pread":
+        monkeypatch.setattr(os, call, lambda fd, size, at: real_read(fd, min(size, 70_000), at))
+    else:
+        monkeypatch.setattr(os, call, lambda fd, data, at: real_write(fd, data[:70_000], at))
+    file._move()
+    monkeypatch.undo()
+    file.write(b"more")
+    assert os.pread(file.fileno(), 1 << 20, 0) == whole + b"more"
+    file.close()
+
+
+def test_a_spool_whose_disk_has_lost_its_end_is_not_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_spool(tmp_path) as file:
+        file.write(b"x" * 100_000)
+        os.ftruncate(file.fileno(), 50_000)
+        with pytest.raises(OSError, match="Input/output error"):
+            file._move()
 
 
 def test_a_spool_where_none_can_be_made(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from lazyfs.errors import LazyfsError
 from lazyfs.registry.config import endpoints
-from lazyfs.registry.config.errors import ConnectionTrouble, Refused
+from lazyfs.registry.config.errors import Refused, TlsRefused
 from lazyfs.registry.source import AccessOptions, SourceStatistics
 from lazyfs.registry.transport import Transport
 from tests.support import certificates, faults
@@ -198,7 +198,7 @@ async def test_only_the_registrys_own_host_is_believed_unseen(made: Certificates
             answer = await transport.send("GET", f"https://127.0.0.1:{own.port}/v2/", {})
             assert answer.status == 200
             await answer.aclose()
-            with pytest.raises(ConnectionTrouble, match="CERTIFICATE_VERIFY_FAILED"):
+            with pytest.raises(TlsRefused, match="CERTIFICATE_VERIFY_FAILED"):
                 await transport.send("GET", f"https://127.0.0.2:{other.port}/_token", {})
             # And in the other order: pools are shared by what is believed only.
             answer = await transport.send("GET", f"https://127.0.0.1:{own.port}/v2/", {})

@@ -6,6 +6,7 @@ start of the machine, or when it was hashed too long ago.
 
 import os
 import random
+import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from lazyfs.errors import StoreError
 from lazyfs.fetch.ahead.prefetch import Limits
 from lazyfs.fetch.scrub import is_due, scrub
 from lazyfs.image import full_pass
@@ -26,7 +28,17 @@ from lazyfs.store.content.presence import ABSENT, DOUBT_SECONDS, DOUBTFUL, RESID
 from lazyfs.store.images import load_record
 from lazyfs.store.paths import Store
 from lazyfs.store.upkeep.check import check_store
-from tests.support.damage import DAMAGES, age, forge, put_link_over, put_zeros_over, reboot, rot
+from tests.support.damage import (
+    DAMAGES,
+    age,
+    forge,
+    put_file_over,
+    put_folder_over,
+    put_link_over,
+    put_zeros_over,
+    reboot,
+    rot,
+)
 from tests.support.images import (
     directory,
     estargz_layer,
@@ -123,6 +135,43 @@ async def test_every_file_and_damage(
     await use(layout, tmp_path)
     await use(layout, tmp_path)
     assert await use(layout, tmp_path) == 0, "what was mended stays"
+
+
+FOLDERS = ("blobs", "blobs/sha256", "images", "images/*", "layers", "layers/*", "tmp")
+
+
+def follow_hint(path: Path, error: StoreError, *, is_file: bool) -> None:
+    """See that *path* is named, and do what the hint says."""
+    said = ["a file is in the place of a directory", "a directory is in the place of a file"]
+    assert error.message == f"store {path}: {said[is_file]}"
+    assert (error.hint or "").startswith(f"remove {path}")
+    assert is_file == ("mkdir" not in str(error.hint))
+    if is_file:
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+        path.mkdir(mode=0o700)
+
+
+@pytest.mark.parametrize("pattern", [*PATHS, "version", *FOLDERS])
+async def test_what_somebody_has_put_there_is_named_and_left(
+    layout: Path, tmp_path: Path, pattern: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A directory in the place of a file, or the reverse: used around, or told what to do."""
+    await use(layout, tmp_path)
+    for path in paths_of(tmp_path, pattern):
+        is_file = path.is_file()
+        put_folder_over(path) if is_file else put_file_over(path)
+        for _ in range(2):
+            try:
+                await use(layout, tmp_path)
+            except StoreError as error:
+                follow_hint(path, error, is_file=is_file)
+        if path.name in ("content", "presence"):
+            assert f"{path} is a directory in the place of a file: remove it" in caplog.text
+            path.rmdir()
+    await use(layout, tmp_path)
+    assert await use(layout, tmp_path) == 0
 
 
 @pytest.mark.parametrize("pattern", PATHS)
@@ -299,6 +348,10 @@ async def test_a_live_mount_hashes_again_what_is_old(layout: Path, tmp_path: Pat
             device.content.note_checked(time.time() - DOUBT_SECONDS - 5)
             assert is_due(device)
             assert await scrub(device, doubts, rate=1 << 40) == 1
+            assert not is_due(device)
+            device.content.note_checked(time.time() + 1e8)  # by a clock that was years ahead
+            assert is_due(device)
+            assert await scrub(device, doubts, rate=1 << 40) == 0
             assert not is_due(device)
         assert told == [(device.content.folder.name, 1) for device in image.devices]
         assert kept == [1, 1]

@@ -1,4 +1,4 @@
-"""What a program changes in a folder, as a list of events; recorder.c writes them down.
+"""What a program changes in a folder, as a list of events; recorder/ writes them down.
 
 The log is believed only when the tree that it makes is the real one in the end: what the recorder
 did not see would be states that nobody looks at.
@@ -17,14 +17,14 @@ from tempfile import mkdtemp
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent.parent
-SOURCE = Path(__file__).with_name("recorder.c")
+SOURCES = Path(__file__).with_name("recorder")
 HEAD = struct.Struct("<BQQQqqIII")
 BOOT_ID = "00000000-1111-2222-3333-444444444444\n"
 SECONDS = 120  # the longest that a workload may take
 
 
 class Kind(IntEnum):
-    """As in recorder.c."""
+    """As in recorder/log.h."""
 
     MKDIR = 1
     CREATE = 2
@@ -104,8 +104,9 @@ def why_no_recorder() -> str | None:
 def library() -> Path:
     """Compile the recorder, once per process."""
     target = Path(mkdtemp(prefix="lazyfs-crash-")) / "recorder.so"
-    words = ["cc", "-std=gnu11", "-O2", "-g", "-Wall", "-shared", "-fPIC", "-o", target, SOURCE]
-    subprocess.run([*words, "-ldl"], check=True, timeout=SECONDS)
+    words = ["cc", "-std=gnu11", "-O2", "-g", "-Wall", "-shared", "-fPIC", "-o", target]
+    sources = sorted(SOURCES.glob("*.c"))
+    subprocess.run([*words, *sources, "-ldl"], check=True, timeout=SECONDS)
     return target
 
 

@@ -51,5 +51,5 @@ def test_there_is_a_page_for_each_path() -> None:
 
 
 def test_a_wrong_step_is_noticed() -> None:
-    text = "`cli/start.py:main` `cli/start.py:nothing` `cli/gone.py:main` `native/src/server.c:x_y`"
+    text = "`cli/start.py:main` `cli/start.py:nothing` `cli/gone.py:main` `native/module_toc.c:x_y`"
     assert len(faults_in(text)) == 3

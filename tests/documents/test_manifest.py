@@ -241,6 +241,35 @@ def test_each_object_with_something_more_gets_the_same_verdict() -> None:
                 check_verdicts(document)
 
 
+@pytest.mark.parametrize("count", [0, 1, 16, 17])
+def test_so_many_hints_are_asked_at_most(count: int) -> None:
+    hints = [f"registry.example/mirror-{number}" for number in range(count)]
+    document = changed(lambda d: d["images"][0].update(hints=hints))
+    check_verdicts(document)
+    assert is_accepted(document) == (count <= 16)
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        *(
+            "",
+            "oci:/etc",
+            "oci:layout:tag",
+            "../x",
+            "a.example/UPPER",
+            "user:hush@registry.example/x",
+        ),
+        *("registry.example/\x1b[31m", "https://registry.example/x"),
+    ],
+)
+def test_hints_are_repositories_over_there(hint: str) -> None:
+    document = changed(lambda d: d["images"][0].update(hints=["registry.example/x", hint]))
+    with pytest.raises(ManifestInvalid, match=r"images\[0\]\.hints\[1\]: must be ") as told:
+        decode_manifest(data_of(document))
+    assert not hint or hint not in told.value.message
+
+
 @pytest.mark.parametrize("scope", ["full", "data"])
 @pytest.mark.parametrize("missing", ["version", "platform", "overlay", "containers", "arch"])
 def test_what_a_full_snapshot_must_say_of_its_runtime(scope: str, missing: str) -> None:

@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
+from lazyfs.digest import digest_of
 from lazyfs.fetch.device import Device
 from lazyfs.fetch.twins import Twin, Twins
+from lazyfs.formats.streams.codec import Codec
+from lazyfs.formats.tocs.toc import Chunk, Kind, Toc, TocEntry
 from lazyfs.oci.descriptor import Descriptor
+from lazyfs.rootfs.table import LayerTable, build_table
 from lazyfs.store.content.content import LayerContent
-from lazyfs.store.content.presence import RESIDENT
+from lazyfs.store.content.presence import ABSENT, RESIDENT
 from lazyfs.store.paths import Store
 from lazyfs.store.usage import is_in_use
 from tests.support.layers import MadeLayer, make_layer
@@ -79,11 +83,54 @@ def test_after_close_nothing_is_found_or_copied(
     assert not is_in_use(store.layer_path(old.toc.digest))
 
 
+def claiming(digest: bytes, size: int) -> LayerTable:
+    """Return the table of a layer of one file, which claims a digest and a size."""
+    chunk = Chunk(0, size, 64, 0, digest, Codec.GZIP)
+    entry = TocEntry(
+        path=b"f", kind=Kind.REGULAR, mode=0o644, uid=0, gid=0, size=size, chunks=(chunk,)
+    )
+    return LayerTable(build_table(Toc(digest_of(b"claims"), (entry,)), 10_000))
+
+
+def copied(store: Store, table: LayerTable) -> int:
+    """Return how much of a layer with *table* comes out of other layers of *store*."""
+    content = LayerContent(store.layers / ("c" * 64), table)
+    twins = Twins(store, [Device(1, Descriptor("", digest_of(b"blob"), 10_000), table, content)])
+    try:
+        twins.search()
+        size = twins.copy(twins._devices[0], [0])
+        assert content.states[0] == (RESIDENT if size else ABSENT)
+        return size
+    finally:
+        twins.close()
+        content.close()
+
+
+@pytest.mark.parametrize("more", [-1, 1, 100_000])
+def test_a_digest_that_is_claimed_with_another_size_shows_nothing_of_other_layers(
+    store: Store, old: MadeLayer, more: int
+) -> None:
+    """A longer one would get what lies behind the twin: files of an image of somebody else."""
+    digest = old.table.digest(0)
+    assert copied(store, claiming(digest, SIZES[0] + more)) == 0
+    assert copied(store, claiming(digest, SIZES[0])) == SIZES[0]
+
+
+def test_a_hole_is_no_twin_of_a_chunk_with_its_digest(store: Store) -> None:
+    hole = Chunk(0, 8192, 0, 0, bytes(32), Codec.HOLE)
+    entry = TocEntry(
+        path=b"f", kind=Kind.REGULAR, mode=0o644, uid=0, gid=0, size=8192, chunks=(hole,)
+    )
+    toc = Toc(digest_of(b"hole"), (entry,))
+    keep_layer(store, MadeLayer(b"", toc, LayerTable(build_table(toc, 100)), {}), chunks=range(0))
+    assert copied(store, claiming(bytes(32), 8192)) == 0
+
+
 class SlowContent:
     """A layer whose check takes until the test lets it end; knows whether it was closed before."""
 
-    def __init__(self) -> None:
-        self.states = [RESIDENT]
+    def __init__(self, table: LayerTable) -> None:
+        self.states, self.table = [RESIDENT], table
         self.entered, self.goes_on = threading.Event(), threading.Event()
         self.is_closed = self.was_closed_early = False
 
@@ -99,7 +146,7 @@ class SlowContent:
 
 def test_closing_waits_for_a_copy(store: Store, device: Device) -> None:
     twins = Twins(store, [device])
-    content: Any = SlowContent()
+    content: Any = SlowContent(device.table)
     twins._opened.append(content)
     twins._twins[1, 0] = Twin(content, 0)
     copier = threading.Thread(target=twins.copy, args=(device, [0]))

@@ -25,6 +25,7 @@ from lazyfs.fetch.counts import Purpose
 from lazyfs.fetch.device import PART_SIZE
 from lazyfs.fetch.origins.origin import Offline
 from lazyfs.formats.layer_index import decode_index, encode_index
+from lazyfs.image.again import prepare_again
 from lazyfs.image.describe import describe
 from lazyfs.image.indexes import (
     Artifact,
@@ -488,6 +489,45 @@ async def test_another_index_is_used_where_it_is_asked_for(
         there = request(reference, tmp_path / "two", pinned=index_digest)
         digests.append([layer.toc_digest for layer in (await prepare(there)).image.layers])
     assert digests[0] != digests[1] == digests[2]
+
+
+async def test_an_index_vouches_for_its_own_image_only(
+    registry: FakeRegistry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever makes an image may put a layer of another one into it, and lie about that."""
+    reference = f"{registry.host}/image:latest"
+    wanted = request(reference, tmp_path / "one")
+    built = await build_index_of(wanted)
+    forged = replace(built, artifact=forged_modes(built))
+    pinned = await push_index(wanted, forged)
+    by_index = await prepare(request(reference, tmp_path / "two", pinned=pinned))
+    make_layout(tmp_path / "other", [layer(tar_of(MANY))])
+    other = request(f"oci:{tmp_path / 'other'}", tmp_path / "two")
+    (described,) = (await describe(other)).layers
+    assert described.is_plain
+    prepared = await prepare(other)
+    assert "is from an index that was given for another image" in caplog.text
+    (record,) = prepared.image.layers
+    assert record.verified_by == "pass"
+    assert record.toc_digest != by_index.image.layers[0].toc_digest
+    async with open_image(prepared, ACCESS) as image:
+        nid = walk_path(image.index, b"a/small")
+        assert image.index.inode(nid).mode & 0o777 == 0o644
+
+
+async def test_an_image_that_is_built_again_has_its_index_still(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    pinned = await published(registry, tmp_path / "one")
+    reference = f"{registry.host}/image:latest"
+    before = await prepare(request(reference, tmp_path / "two", pinned=pinned))
+    (index,) = (tmp_path / "two/cache").glob("images/*/index.erofs")
+    index.write_bytes(b"")
+    again = await prepare(request(reference, tmp_path / "two"))
+    assert again.image == before.image
+    index.parent.joinpath("record.json").unlink()
+    anew = await prepare_again(before, ACCESS, cache_dir=tmp_path / "two/cache", patience=0.0)
+    assert anew.image == before.image
 
 
 async def test_an_index_that_is_not_needed_is_told_of(

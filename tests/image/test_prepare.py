@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,12 +34,14 @@ from tests.support.images import (
     Layer,
     blob_path,
     estargz_layer,
+    file,
     layer_from_fixture,
     make_layout,
     plain_layer,
     source_tar,
     tagged,
     tamper_blob,
+    tar_bytes,
 )
 from tests.support.mounting import needs_root, run
 from tests.support.registry import FakeRegistry
@@ -169,9 +172,14 @@ async def test_opening_what_was_removed_prepares_it_again(
         assert await read(image, TEXT) == expected_text()
 
 
+@pytest.mark.parametrize("is_volatile", [False, True])
 @pytest.mark.parametrize("name", ["manifest_digest", "index_digest", "provenance_digest"])
 async def test_opening_what_comes_out_differently_is_an_error(
-    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    registry: FakeRegistry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    is_volatile: bool,
 ) -> None:
     """A live mount's inodes have the numbers of the index that was there first."""
     prepared = await prepare(request(f"{registry.host}/image:latest", tmp_path))
@@ -179,12 +187,19 @@ async def test_opening_what_comes_out_differently_is_an_error(
 
     async def otherwise(wanted: Request) -> Prepared:
         again = await prepare(wanted)
-        return replace(again, image=replace(again.image, **{name: f"sha256:{'0' * 64}"}))
+        made.append(again.store_dir)
+        return replace(
+            again,
+            image=replace(again.image, **{name: f"sha256:{'0' * 64}"}),
+            is_volatile=is_volatile,
+        )
 
+    made: list[str] = []
     monkeypatch.setattr("lazyfs.image.again.prepare", otherwise)
     with pytest.raises(ImageGone):
         async with open_image(prepared, ACCESS):
             pass
+    assert Path(*made).exists() == (not is_volatile)  # what lies in memory is nobody else's
 
 
 async def test_opening_what_was_removed_and_cannot_be_had_is_an_error(
@@ -472,3 +487,41 @@ async def test_first_reads_are_recorded_and_replayed(layout: Path, tmp_path: Pat
         assert image.contents.statistics.misses == 0
         resident = sum(device.content.resident_size() for device in image.devices)
         assert resident < 200_000
+
+
+# Other bytes than were asked for
+
+
+def long_layer(tmp_path: Path) -> Layer:
+    """Return a layer whose end is asked for alone; its image is in the layout long/."""
+    data = random.Random(1).randbytes(3 << 20)
+    layer = estargz_layer(tar_bytes([file(b"big", data)]), chunk_size=1 << 20)
+    make_layout(tmp_path / "long", [layer])
+    return layer
+
+
+@pytest.mark.parametrize("times", [1, None])
+async def test_bytes_of_another_range(tmp_path: Path, times: int | None) -> None:
+    """The end of a layer is not what the manifest says: nobody knows who is wrong."""
+    layer = long_layer(tmp_path)
+    with FakeRegistry(tmp_path / "long") as registry:
+        path = f"blobs/{layer.digest}"
+        registry.faults.add(faults.another_range(), path=path, times=times, ranged=True)
+        wanted = request(f"{registry.host}/image:latest", tmp_path)
+        if times is not None:  # asked again, it is right
+            await prepare(wanted)
+            return
+        with pytest.raises(FormatError, match="not eStargz") as told:
+            await prepare(wanted)
+    assert told.value.hint == (
+        "the bytes do not match the digest in the manifest: registry, mirror or image is wrong"
+    )
+
+
+async def test_an_answer_that_says_that_it_is_another_range(tmp_path: Path) -> None:
+    layer = long_layer(tmp_path)
+    with FakeRegistry(tmp_path / "long") as registry:
+        behaviour = faults.content_range(f"bytes 0-9/{layer.size}")
+        registry.faults.add(behaviour, path=f"blobs/{layer.digest}", times=None, ranged=True)
+        with pytest.raises(Unavailable, match="answered with other bytes than asked for: Content"):
+            await prepare(request(f"{registry.host}/image:latest", tmp_path))

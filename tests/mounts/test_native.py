@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import trio
 
 from tests.support.mounting import (
     ROOT,
@@ -222,6 +224,27 @@ def test_in_a_user_namespace(tmp_path):
         pytest.skip("no user namespaces here")
     command = ["unshare", "-Urm", sys.executable, "-c", SERVE_AND_READ, tmp_path]
     check_serves_and_reads(run(*command, cwd=ROOT))
+
+
+@pytest.mark.anyio
+async def test_a_call_that_is_cancelled_before_its_thread_keeps_no_connection() -> None:
+    from lazyfs.mount.native import NativeSession
+
+    session = SimpleNamespace(_descriptors=[os.open("/dev/null", os.O_WRONLY)])
+    before = os.listdir("/proc/self/fd")
+    limiter = trio.to_thread.current_default_thread_limiter()
+    tokens, limiter.total_tokens = limiter.total_tokens, 1
+    try:
+        async with limiter:
+            with trio.move_on_after(0.05) as scope:
+                await NativeSession.invalidate(session, [(1, 0, 4096)])
+        assert scope.cancelled_caught
+        assert os.listdir("/proc/self/fd") == before
+        await NativeSession.invalidate(session, [(1, 0, 4096)])
+        assert os.listdir("/proc/self/fd") == before
+    finally:
+        limiter.total_tokens = tokens
+        os.close(session._descriptors[0])
 
 
 # In a mount namespace of its own, so that nobody else sees a /dev/fuse for all.

@@ -194,3 +194,35 @@ def named(home: Home, path: Path, way: str) -> AccessOptions:
     return replace(
         options, environment={**options.environment, "REGISTRY_AUTH_FILE": os.fspath(path)}
     )
+
+
+ANSWER = """echo '{"Username":"u","Secret":"p"}'"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it is about root's own path")
+@pytest.mark.parametrize("kind", ["another user's", "group", "others", "sticky"])
+async def test_root_looks_where_only_root_can_put_programs(home: Home, kind: str) -> None:
+    home.config.write_text('{"credsStore": "test"}')
+    home.helper("test", ANSWER)
+    assert await home.find() == Credential("u", "p")
+    modes = {"group": 0o775, "others": 0o757, "sticky": 0o1777}
+    if kind in modes:
+        (home.path / "bin").chmod(modes[kind])
+    else:
+        os.chown(home.path / "bin", 12345, 0)
+    with pytest.raises(HelperFailed, match="No such file") as told:
+        await home.find()
+    assert str(home.path / "bin") in (told.value.hint or "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it is about root's own path")
+async def test_a_path_of_which_nothing_is_left_means_nowhere(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.config.write_text('{"credsStore": "test"}')
+    home.helper("test", ANSWER)
+    monkeypatch.chdir(home.path / "bin")
+    (home.path / "bin").chmod(0o777)
+    options = replace(home.options, environment={**home.options.environment, "PATH": "/nothing"})
+    with pytest.raises(HelperFailed, match="No such file"):
+        await find_credential("r.example", "team/app", options)

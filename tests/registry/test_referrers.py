@@ -255,6 +255,50 @@ async def test_a_changed_tag_is_read_again(registry: FakeRegistry) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("listing", ["listed", "hidden", "no list", "no document", "no tags"])
+async def test_what_others_have_listed_is_not_overwritten_unread(
+    registry: FakeRegistry, status: int, listing: str
+) -> None:
+    """The tag is there, and may not be read: only a list without it says that it is missing."""
+    theirs = referrer_of(artifact("theirs"), OCI_MANIFEST, digest_of(b"theirs"))
+    assert theirs is not None
+    kept = add_referrer(None, theirs)
+    registry.put_manifest(NAME, kept, OCI_INDEX, tag_of(SUBJECT))
+    registry.faults.add(
+        faults.error(status, "DENIED", "no"), method="GET", path=tag_of(SUBJECT), times=None
+    )
+    answers = {"hidden": faults.status(403), "no list": faults.status(404)}
+    bodies = {"no document": b"<html>", "no tags": b"{}"}
+    if listing in answers:
+        registry.faults.add(answers[listing], path="tags/list", times=None)
+    if listing in bodies:
+        behaviour = saying(bodies[listing])
+        registry.faults.add(behaviour, path="tags/list", times=None)
+    async with connected(registry) as client:
+        with pytest.raises(AccessDenied, match=f"referrers of {SUBJECT}: ") as told:
+            await push(client, "ours")
+    assert "may list what others have pushed" in (told.value.hint or "")
+    registry.faults.clear()
+    async with connected(registry) as client:
+        assert (await client.fetch_manifest(tag_of(SUBJECT))).data == kept
+
+
+@pytest.mark.anyio
+async def test_a_tag_that_no_list_has_is_missing(registry: FakeRegistry) -> None:
+    """As Artifactory has it: 403 for what is not there."""
+    registry.put_manifest(NAME, artifact("x", subject=None), OCI_MANIFEST, "other")
+    registry.faults.add(faults.status(403), method="GET", path=tag_of(SUBJECT), times=1)
+    async with connected(registry) as client:
+        (digest,) = await push(client, "ours")
+        assert lists((await client.fetch_manifest(tag_of(SUBJECT))).data, digest)
+
+
+def saying(body: bytes) -> faults.Behaviour:
+    return lambda request, answer: Answer(200, {"Content-Type": "application/json"}, body)
+
+
+@pytest.mark.anyio
 async def test_a_tag_that_never_stays_is_given_up(registry: FakeRegistry) -> None:
     def lost(request: Request, answer: Answer) -> Answer:
         empty = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}).encode()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.registry.config.errors import ConnectionTrouble, is_meant_for_tls
+from lazyfs.registry.config.errors import TlsRefused, is_meant_for_tls
 from lazyfs.registry.retry import RetryPolicy
 from tests.support import certificates, faults
 from tests.support.certificates import Certificates
@@ -78,7 +78,7 @@ async def test_a_connection_that_breaks_at_once_is_tried_again_by_http(
 async def test_an_unknown_authority_on_loopback_is_named(made: Certificates) -> None:
     with FakeRegistry(tls=made.server) as registry:
         async with connected(registry, policy=ONCE) as client:
-            with pytest.raises(ConnectionTrouble, match="CERTIFICATE_VERIFY_FAILED"):
+            with pytest.raises(TlsRefused, match="CERTIFICATE_VERIFY_FAILED"):
                 await client.fetch_manifest("v1")
 
 
@@ -108,7 +108,7 @@ async def test_a_registry_elsewhere_is_never_asked_in_plain(
 ) -> None:
     monkeypatch.setattr("lazyfs.registry.config.endpoints.is_loopback", lambda registry: False)
     async with connected(registry, policy=ONCE) as client:
-        with pytest.raises(ConnectionTrouble):
+        with pytest.raises(TlsRefused):
             await client.fetch_manifest("v1")
     assert registry.requests == []
 

@@ -335,7 +335,6 @@ async def test_errors_that_stay(
         (faults.overlong(b"x"), BadAnswer, "body is longer"),
         (faults.overlong(b"x", announced=True), BadAnswer, "Content-Length: got 649001"),
         (faults.compressed(), BadAnswer, "Content-Length: got"),
-        (faults.redirect("{path}"), BadAnswer, "more than 5 redirects"),
         (faults.redirect("ftp://x/"), BadAnswer, "not an http or https URL"),
     ],
 )

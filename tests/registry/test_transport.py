@@ -3,18 +3,31 @@
 import contextlib
 import gzip
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httpx
 import pytest
 import trio
 import trio.lowlevel
 
-from lazyfs.registry.config.errors import BadAnswer, ConnectionTrouble, Missing, Silent, TooLarge
+from lazyfs.errors import LazyfsError
+from lazyfs.fetch.origins.outage import is_away
+from lazyfs.registry.config.errors import (
+    TEMPORARY,
+    BadAnswer,
+    ConnectionTrouble,
+    Missing,
+    Refused,
+    Silent,
+    TlsRefused,
+    TooLarge,
+)
 from lazyfs.registry.rate import Rate
 from lazyfs.registry.source import AccessOptions, SourceStatistics
-from lazyfs.registry.transport import Transport
+from lazyfs.registry.transport import Transport, translated
 from tests.support import certificates, faults
 from tests.support.certificates import Certificates
 from tests.support.clients import FAST, NAME, ONCE, connected, read_range, stored
@@ -139,8 +152,84 @@ async def test_a_host_that_does_not_answer_at_all() -> None:
 async def test_the_reason_is_the_machines() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    with pytest.raises(ConnectionTrouble, match="Connection refused"):
-        await exchange(f"http://127.0.0.1:{port}/")
+    url = f"http://127.0.0.1:{port}/"
+    with pytest.raises(ConnectionTrouble) as told:
+        await exchange(url)
+    assert told.value.message == f"cannot reach 127.0.0.1:{port}: connection refused (GET {url})"
+
+
+# What lasts, and what passes.
+
+LASTS = (
+    "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate has expired",
+    "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1000)",
+    "[SSL] record layer failure (_ssl.c:1006)",
+    "[SSL: SSLV3_ALERT_HANDSHAKE_FAILURE] sslv3 alert handshake failure (_ssl.c:1000)",
+    "[SSL: TLSV1_ALERT_PROTOCOL_VERSION] tlsv1 alert protocol version (_ssl.c:1000)",
+    "[SSL: TLSV1_UNRECOGNIZED_NAME] tlsv1 unrecognized name (_ssl.c:1000)",
+    "[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert certificate required (_ssl.c:2580)",
+    "[SSL: UNSUPPORTED_PROTOCOL] unsupported protocol (_ssl.c:1000)",
+)
+PASSES = (
+    ssl.SSLError(8, "[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred in violation of protocol"),
+    ssl.SSLError(1, "[SSL: TLSV1_ALERT_INTERNAL_ERROR] tlsv1 alert internal error (_ssl.c:1000)"),
+    # A network that is away knows no names.
+    socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+    socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"),
+    ConnectionResetError(104, "CERTIFICATE_VERIFY_FAILED is what somebody else said"),
+)
+KINDS = [httpx.ConnectError, httpx.ReadError]
+
+
+def met(kind: type[httpx.HTTPError], cause: OSError) -> LazyfsError:
+    error = kind("what httpx says")
+    error.__cause__ = cause
+    return translated(error, "GET https://r.example/v2/")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("said", LASTS)
+def test_what_lasts_is_told_at_once(kind: type[httpx.HTTPError], said: str) -> None:
+    error = met(kind, ssl.SSLError(1, said))
+    assert isinstance(error, TlsRefused)
+    assert not isinstance(error, TEMPORARY)
+    assert not is_away(error), "no reader waits for it"
+    assert error.message.startswith("cannot reach r.example: ")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("cause", PASSES)
+def test_what_may_pass_is_waited_for(kind: type[httpx.HTTPError], cause: OSError) -> None:
+    error = met(kind, cause)
+    assert isinstance(error, ConnectionTrouble)
+    assert is_away(error)
+
+
+@pytest.mark.parametrize(
+    ("said", "is_lasting"),
+    [
+        ("407 Proxy Authentication Required", True),
+        ("403 Forbidden", True),
+        ("408 Request Timeout", False),
+        ("429 Too Many Requests", False),
+        ("503 Service Unavailable", False),
+        ("4030 is not a status", False),
+    ],
+)
+def test_a_proxy_that_refuses(said: str, is_lasting: bool) -> None:
+    error = translated(httpx.ProxyError(said), "GET https://r.example/v2/")
+    assert isinstance(error, Refused if is_lasting else ConnectionTrouble)
+    assert is_away(error) == (not is_lasting)
+
+
+async def test_redirects_that_lead_nowhere_are_followed_once(registry: FakeRegistry) -> None:
+    blob = stored(registry, DATA)
+    registry.faults.add(faults.redirect("{path}"), times=None)
+    async with connected(registry) as client:
+        with pytest.raises(Refused, match=r"more than 5 redirects, the last to http://127") as told:
+            await read_range(client, blob, 0, 10)
+        assert client.statistics.retries == 0
+    assert not is_away(told.value)
 
 
 # TLS.
@@ -179,7 +268,7 @@ async def test_an_unknown_authority_is_refused_with_a_hint(
 ) -> None:
     with speaking_https(monkeypatch), FakeRegistry(tls=made.server) as registry:
         async with connected(registry, policy=ONCE) as client:
-            with pytest.raises(ConnectionTrouble, match="CERTIFICATE_VERIFY_FAILED") as caught:
+            with pytest.raises(TlsRefused, match="CERTIFICATE_VERIFY_FAILED") as caught:
                 await client.fetch_manifest("v1")
         assert "SSL_CERT_FILE" in str(caught.value)
         assert registry.requests == []
@@ -190,7 +279,7 @@ async def test_https_to_a_plain_http_registry_hints_at_the_option(
 ) -> None:
     with speaking_https(monkeypatch):
         async with connected(registry, policy=ONCE) as client:
-            with pytest.raises(ConnectionTrouble) as caught:
+            with pytest.raises(TlsRefused) as caught:
                 await client.fetch_manifest("v1")
     assert "--plain-http" in str(caught.value)
 
@@ -204,7 +293,7 @@ async def test_a_redirect_from_https_to_http_is_refused(
         stored(registry, DATA)
         secure.faults.add(faults.redirect(registry.url + "{path}"), times=None)
         async with connected(secure, policy=ONCE, environment=environment) as client:
-            with pytest.raises(BadAnswer, match="from https to http") as caught:
+            with pytest.raises(Refused, match="from https to http") as caught:
                 await read_range(client, blob, 0, 10)
     assert "no longer be encrypted" in str(caught.value)
     assert registry.requests == []

@@ -7,18 +7,24 @@ import pytest
 import trio
 import trio.testing
 
+from lazyfs.fetch.device import Device
+from lazyfs.oci.descriptor import Descriptor
 from lazyfs.service import care as module
 from lazyfs.service.care import Care
+from lazyfs.store.content.content import LayerContent
+from lazyfs.store.content.presence import ABSENT, DOUBTFUL, RESIDENT
+from lazyfs.store.content.unwritten import ReadOnlyContent
+from tests.support.layers import make_layer
 
 pytestmark = pytest.mark.anyio
 QUESTION = {"type": "dropped", "layers": {}}
 DEVICE = SimpleNamespace(content=SimpleNamespace(folder=Path("layer"), is_apart=lambda: False))
 
 
-def make_care(folder: Path) -> Care:
+def make_care(folder: Path, *devices: Device) -> Care:
     doubts = SimpleNamespace(dropped=None, keep=None)
     image = SimpleNamespace(
-        contents=SimpleNamespace(doubts=doubts), devices=(), store=SimpleNamespace(root=folder)
+        contents=SimpleNamespace(doubts=doubts), devices=devices, store=SimpleNamespace(root=folder)
     )
     return Care(image, SimpleNamespace(mountpoint="/mnt"), folder)
 
@@ -88,3 +94,34 @@ async def test_two_servers_that_tell_each_other_do_not_wait_for_ever(
                 care._note(DEVICE, [1])
             await both.wait()
             nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("kind", ["read-only", "private", "shared"])
+async def test_what_somebody_else_has_found_is_not_believed_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The marks of a mount may be its own: of a disk that it cannot write to, or that is full."""
+
+    async def forget(*_: object) -> int:
+        return 1
+
+    monkeypatch.setattr(module, "forget_pages", forget)
+    layer = make_layer([5000] * 6)
+    content = LayerContent(tmp_path / "layer", layer.table)
+    for chunk in (0, 1, 2, 4, 5):
+        content.write(chunk, layer.files[b"file%04d" % chunk])
+    if kind == "read-only":
+        content.close()
+        content = ReadOnlyContent(tmp_path / "layer", layer.table)
+    elif kind == "private":
+        content._go_private()
+    device = Device(1, Descriptor("", layer.digest, len(layer.blob)), layer.table, content)
+    care = make_care(tmp_path, device)
+    try:
+        runs = [[1, 4], [5, 1 << 40], [-3, 1], [9, 2]]
+        done = await care.answer({"type": "dropped", "layers": {"layer": runs, "other": [[0, 1]]}})
+        assert done["type"] == module.ANSWER
+        wanted = [RESIDENT, DOUBTFUL, DOUBTFUL, ABSENT, RESIDENT, DOUBTFUL]
+        assert list(content.states) == wanted
+    finally:
+        content.close()

@@ -9,6 +9,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lazyfs.documents.errors import ManifestInvalid
 from lazyfs.documents.template_reading import template_of_document
 from lazyfs.snapshot.extensions import (
     PROFILES,
@@ -72,13 +73,17 @@ def test_a_bomb_is_not_unpacked() -> None:
     assert unpack_profiles({PROFILES: {DIGEST: text}}, [DIGEST]) == {}
 
 
-@given(JSON)
-def test_any_document_is_read(document: object) -> None:
+@given(JSON | st.dictionaries(st.text(max_size=9), st.dictionaries(st.text(max_size=9), JSON)))
+def test_any_document_is_read_or_refused(document: object) -> None:
     for key in ("profiles", "template", "specs"):
         extensions = {key: document}
         assert isinstance(unpack_profiles(extensions, [DIGEST]), dict)
         assert template_of(extensions) is None or isinstance(document, dict)
-        assert all(isinstance(facts, dict) for facts in specs_of(extensions).values())
+        try:
+            specs = specs_of(extensions)
+        except ManifestInvalid:
+            continue
+        assert all(isinstance(facts, dict) for facts in specs.values())
 
 
 @given(st.binary(max_size=200))

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import zstandard
 
+from lazyfs.documents.documents import canonical_digest
 from lazyfs.documents.errors import (
     BaseCorrupt,
     BaseDrift,
@@ -99,6 +100,28 @@ def test_a_tag_that_was_deleted_plays_no_part(tmp_path: Path) -> None:
     there = neighbour(here)
     there.restore("@latest")
     assert there.count("r1") == 6
+
+
+def test_what_was_started_without_a_protection_is_said_to_go_on_without(tmp_path: Path) -> None:
+    # Given a snapshot of a release that did not know noNewPrivileges, or that says so,
+    here = saved(tmp_path)
+    document = json.loads(here.snapshots.load("@latest").data)
+    facts = document["extensions"]["specs"]["counter"]
+    del facts["noNewPrivileges"]
+    document["runtime"]["containers"][0]["specDigest"] = canonical_digest(facts)
+    snapshot_id = rewrite(here, extensions=document["extensions"], runtime=document["runtime"])
+    there = neighbour(here)
+    # when it is restored, then it is restored as it was, and the user is told.
+    restored = there.restore(snapshot_id)
+    assert there.count("r1") == 6
+    (said,) = [line for line in there.said if "noNewPrivileges" in line]
+    assert said.startswith("counter: the snapshot was made without noNewPrivileges")
+    assert said in restored.notices
+    # Nothing is said where it has it.
+    (tmp_path / "again").mkdir()
+    other = neighbour(saved(tmp_path / "again"))
+    other.restore("@latest")
+    assert not [line for line in other.said if "noNewPrivileges" in line]
 
 
 def test_a_digest_that_nobody_has_fails_and_names_who_was_asked(tmp_path: Path) -> None:
@@ -373,6 +396,55 @@ def test_the_manifest_wins_over_the_template(tmp_path: Path) -> None:
     there.restore("@latest", template=counter("busybox:2"))
     assert there.base_seen("r1") == "old"
     assert any("template now says busybox:2" in line for line in there.said)
+
+
+@pytest.mark.parametrize("name", ["pages.img", "pages_meta.img"])
+@pytest.mark.parametrize("is_said", [False, True])
+def test_a_file_that_the_manifest_does_not_list_is_named(
+    tmp_path: Path, name: str, is_said: bool
+) -> None:
+    here = saved(tmp_path)
+    files = json.loads(here.snapshots.load("@latest").data)["files"]
+    snapshot_id = rewrite(here, files=[file for file in files if file["name"] != name])
+    there = neighbour(here)
+    if is_said:  # as the real one fails, whose words are not for programs
+        there.runtime.fail["restore"] = RuntimeFailed("runsc restore: exit status 128")
+    with pytest.raises(FileMissing, match=f"has no file {name}, which the runtime needs") as told:
+        there.restore(snapshot_id)
+    assert told.value.exit_code == 40
+    there.check_gone()
+
+
+def test_a_failure_of_the_runtime_is_not_blamed_on_files_that_are_there(tmp_path: Path) -> None:
+    there = neighbour(saved(tmp_path))
+    there.runtime.fail["restore"] = RuntimeFailed("runsc restore: exit status 128")
+    with pytest.raises(RuntimeFailed, match="exit status 128"):
+        there.restore("@latest")
+    there.runtime.fail["restore"] = FileNotFoundError(2, "no such file", "/fake/runsc")
+    there.runtime._left.clear()
+    with pytest.raises(FileNotFoundError):
+        there.restore("@latest")
+
+
+def test_a_template_of_another_name_than_the_manifest_says_is_refused(tmp_path: Path) -> None:
+    here = saved(tmp_path)
+    document = json.loads(here.snapshots.load("@latest").data)
+    snapshot = document["snapshot"]
+    stated = {"name": "other", "digest": "sha256:" + "0" * 64}
+    snapshot_id = rewrite(here, snapshot=snapshot | {"template": stated})
+    there = neighbour(here)
+    for template in (None, counter()):
+        with pytest.raises(
+            ManifestInvalid, match=r'template\.name: got "other", expected "counter"'
+        ):
+            there.restore(snapshot_id, template=template)
+    there.check_gone()
+    assert "restore" not in there.runtime.names()
+    # The digest is only claimed: that of the recorded template differs where there are values.
+    document["snapshot"] = snapshot | {"template": stated | {"name": "counter"}}
+    (directory(here) / manifest_key(snapshot_id)).write_text(json.dumps(document))
+    there.restore(snapshot_id)
+    assert there.count("r1") == 6
 
 
 @pytest.mark.parametrize("change", ["added", "removed"])

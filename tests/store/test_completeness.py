@@ -9,6 +9,7 @@ import pytest
 from lazyfs.store import completeness
 from lazyfs.store.completeness import TICK, Survey, survey_layer
 from lazyfs.store.content.content import LayerContent
+from lazyfs.store.content.unwritten import ReadOnlyContent
 from lazyfs.store.paths import Store
 from tests.support.layers import MadeLayer, make_layer
 from tests.support.mounting import wait_until
@@ -156,3 +157,14 @@ def test_what_is_not_here(store: Store, layer: MadeLayer) -> None:
     assert survey(store, layer) == Survey(SIZE, 0)
     (folder / "table").unlink()
     assert survey_layer(store, layer.toc.digest) is None
+
+
+def test_who_only_reads_is_not_taken_for_who_has_changed_the_content(
+    store: Store, layer: MadeLayer
+) -> None:
+    assert survey(store, layer).is_complete
+    assert survey(store, layer).hashed_size == 0
+    reading = ReadOnlyContent(store.layer_path(layer.toc.digest), layer.table)
+    rot(store, layer)
+    assert survey(store, layer) == Survey(SIZE, SIZE - 20_000, 1, SIZE)
+    reading.close()

@@ -93,3 +93,13 @@ def test_a_volatile_store_is_a_store(tmp_path: Path) -> None:
         store.write_file(store.blobs / "x", b"x")
     finally:
         shutil.rmtree(store.root)
+
+
+@pytest.mark.parametrize("name", ["images", "layers", "blobs", "tmp"])
+def test_a_folder_that_somebody_removed_is_made_again(tmp_path: Path, name: str) -> None:
+    shutil.rmtree(Store(tmp_path / "cache").root / name)
+    store = Store(tmp_path / "cache")
+    digest = digest_of(b"document")
+    save_blob(store, digest, b"document")
+    assert load_blob(store, digest) == b"document"
+    assert (store.root / name).is_dir()

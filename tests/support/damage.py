@@ -82,6 +82,16 @@ def put_pipe_over(path: Path) -> None:
     os.mkfifo(path)
 
 
+def put_folder_over(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def put_file_over(path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_bytes(b"a file")
+
+
 DAMAGES: dict[str, Damage] = {
     each.__name__: each
     for each in (

@@ -172,6 +172,16 @@ def short(size: int) -> Behaviour:
     return behave
 
 
+def another_range() -> Behaviour:
+    """Send as many bytes from the blob's start, and say that they are those asked for."""
+
+    def behave(request: Request, answer: Answer) -> Answer:
+        whole = answer.whole if isinstance(answer.whole, bytes) else answer.whole.read()
+        return replace(answer, body=whole[: answer.size])
+
+    return behave
+
+
 def ended_early(size: int) -> Behaviour:
     """End the body in good order after *size* bytes, whatever the head says of the range."""
     return lambda request, answer: replace(answer, body=answer.content()[:size], chunked=True)

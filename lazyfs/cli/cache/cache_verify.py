@@ -39,8 +39,13 @@ def verify(repair: bool, cache_dir: Path, progress: str, as_json: bool) -> int:
     found = Check()
     if store is not None:
         size = sum(resident_size(store, usage.toc_digest)[0] for usage in layers_in(store))
-        with show_progress("none" if as_json else progress, "verify", size) as advance:
-            found = check_store(store, repair=repair, progress=advance)
+        try:
+            with show_progress("none" if as_json else progress, "verify", size) as advance:
+                check_store(store, repair=repair, progress=advance, found=found)
+        except BaseException:
+            if found.rotten:  # it is marked in the store already, and will not be found again
+                _tell(store.root, found)
+            raise
         _tell(store.root, found)  # also if nothing was found: some layers cannot be checked
     if as_json:
         click.echo(json.dumps(_document(cache_dir, found), indent=2))

@@ -68,11 +68,13 @@ def verify(
             found = await verify_image(opened, advance)
         return opened.prepared.resolved, len(opened.devices), size, found
 
-    resolved, layers, size, found = run_with_image(
-        image, platform, cache_dir, access, use, verify=verify_mode
-    )
-    if dropped:
-        tell_mounts(default_runtime_dir(), cache_dir, dropped)
+    try:
+        resolved, layers, size, found = run_with_image(
+            image, platform, cache_dir, access, use, verify=verify_mode
+        )
+    finally:  # also where it is broken off: what was dropped will not be found again
+        if dropped:
+            tell_mounts(default_runtime_dir(), cache_dir, dropped)
     if as_json:
         click.echo(json.dumps(_document(image, resolved, size, found), indent=2))
     else:

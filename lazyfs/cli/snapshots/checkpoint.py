@@ -153,9 +153,10 @@ def _location_of(sandbox: "Sandbox") -> str:
 
     try:
         document = json.loads(read_own(sandbox.template_path, TEMPLATE_FILE_LIMIT))
-        location = (document.get("snapshotsConfig") or {}).get("location")
-    except (OSError, ValueError):
-        location = None
+    except (OSError, ValueError, RecursionError):
+        document = None
+    config = document.get("snapshotsConfig") if isinstance(document, dict) else None
+    location = config.get("location") if isinstance(config, dict) else None
     if not isinstance(location, str):
         raise UsageError(
             "no store to save it in: the template has no snapshotsConfig.location",

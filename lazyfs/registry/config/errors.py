@@ -5,8 +5,9 @@
     Unavailable         ── ConnectionTrouble     no connection, or it was lost           *
                         ├─ Overloaded            408, 429, 5xx                           *
                         ├─ BadAnswer             an answer that breaks the protocol      *
+                        ├─ TlsRefused            no trust in a certificate, no common TLS
                         ├─ Unsettled             what was written was overwritten by others
-                        └─ Refused               any other status
+                        └─ Refused               any other status; redirects that lead nowhere
     DeadlineExceeded    ── Silent                no data for too long                    *
                            └─ Slow               too little data for too long            *
     VerificationFailed  ── SizeMismatch          a blob longer or shorter than its descriptor
@@ -14,7 +15,9 @@
     FormatError         ── TooLarge              more than may be held in memory
 
 Those with a star may go away by themselves: ``TEMPORARY``.  All of these but BadAnswer say that the
-registry is away, throttles or stalls: ``is_away``.  No I/O here.
+registry is away, throttles or stalls: ``is_away``.  The others fail at once, with their reason:
+they last until somebody changes something.  A name that does not resolve is ConnectionTrouble,
+since without a network no name does.  No I/O here.
 
 Spec: OCI distribution-spec, "Error Codes".
 """
@@ -101,6 +104,17 @@ class Refused(Unavailable):
     ) -> None:
         super().__init__(message, hint=hint)
         self.status = status
+        self.is_garbled = is_garbled
+
+
+class TlsRefused(Unavailable):
+    """Certificates or versions of TLS do not do, for one side or the other, or there is no TLS.
+
+    ``is_garbled``: the other side seems not to speak TLS at all.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, is_garbled: bool = False) -> None:
+        super().__init__(message, hint=hint)
         self.is_garbled = is_garbled
 
 

@@ -6,11 +6,13 @@ is remembered: each need for a credential searches again, so that a new login ta
 
 import logging
 import os
+import stat
 import subprocess
+from collections.abc import MutableMapping
 
 import trio
 
-from lazyfs.environment import harden
+from lazyfs.environment import DEFAULT_PATH, harden
 from lazyfs.errors import Unavailable
 from lazyfs.printable import printable
 from lazyfs.registry.config.access import AccessOptions
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 
 HELPER_SECONDS = 30.0
 ANSWER_LIMIT = 1 << 20
+OTHERS = stat.S_IWGRP | stat.S_IWOTH
+NOWHERE = "/nonexistent"  # an empty PATH would mean the working directory
 NOBODY = b"{}"  # what /dev/null says
 NOT_HERE = (b"credentials not found in native keychain", b"no credentials server URL")
 """What a helper says, with exit code 1, if it works and does not know the server."""
@@ -75,6 +79,7 @@ async def run_helper(
     program = f"docker-credential-{call.name}"
     environment = dict(options.environment)
     harden(environment)  # or a helper would be found in the working directory
+    dropped = _trust_root_only(environment) if os.geteuid() == 0 else []
     try:
         with trio.fail_after(limit_seconds):
             done = await trio.run_process(
@@ -92,11 +97,32 @@ async def run_helper(
             hint=f"this credential helper is configured in {call.source}",
         ) from None
     except OSError as error:
-        raise HelperFailed(
-            f"cannot run {program}: {error.strerror}",
-            hint=f"install this credential helper, or remove it from {call.source}",
-        ) from error
+        hint = f"install this credential helper, or remove it from {call.source}"
+        if dropped:
+            hint += (
+                "; as root, lazyfs does not look in directories of PATH that others own or can "
+                f"write to: {printable(', '.join(dropped), 200)}"
+            )
+        raise HelperFailed(f"cannot run {program}: {error.strerror}", hint=hint) from error
     return _understood(done, program, call)
+
+
+def _trust_root_only(environment: MutableMapping[str, str]) -> list[str]:
+    """Drop the elements of PATH where somebody else could put a program; return them.
+
+    Root would run it.
+    """
+    kept: list[str] = []
+    dropped: list[str] = []
+    for element in environment.get("PATH", DEFAULT_PATH).split(":"):
+        try:
+            found = os.stat(element)
+        except (OSError, ValueError):
+            continue  # nothing is found there
+        is_roots = found.st_uid == 0 and not found.st_mode & OTHERS
+        (kept if is_roots else dropped).append(element)
+    environment["PATH"] = ":".join(kept) or NOWHERE
+    return dropped
 
 
 def _understood(

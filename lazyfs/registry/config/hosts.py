@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from urllib.parse import urljoin, urlsplit
 
 from lazyfs.printable import printable
-from lazyfs.registry.config.errors import BadAnswer, redact_url
+from lazyfs.registry.config.errors import BadAnswer, Refused, redact_url
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 URL_LIMIT = 16 << 10
@@ -60,7 +60,7 @@ def next_url(url: str, location: str | None) -> str:
         ) from error
     scheme, _, _ = origin_of(target)
     if scheme == "http" and origin_of(url)[0] == "https":
-        raise BadAnswer(
+        raise Refused(
             f"{redact_url(url)}: redirected from https to http: {redact_url(target)}",
             hint="lazyfs does not follow it: the transfer would no longer be encrypted",
         )

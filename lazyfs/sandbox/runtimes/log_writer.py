@@ -82,7 +82,7 @@ def wait_written(record: Path, seconds: float = LAG_SECONDS) -> None:
     """Wait until all is in the log, once the last who could say something has ended."""
     try:
         writer = msgspec.json.decode(record.read_bytes(), type=_Writer)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
     deadline = time.monotonic() + seconds
     while start_time(writer.pid) == writer.start and time.monotonic() < deadline:

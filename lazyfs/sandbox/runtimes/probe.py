@@ -133,7 +133,7 @@ def _load_read(cache_dir: Path | None, path: Path) -> _Read | None:
         return None
     try:
         return msgspec.json.decode(_read_path(cache_dir, path).read_bytes(), type=_Read)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
@@ -233,7 +233,7 @@ def _kept_path(cache_dir: Path, digest: str) -> Path:
 def _load(cache_dir: Path, digest: str) -> RuntimeFacts | None:
     try:
         kept = msgspec.json.decode(_kept_path(cache_dir, digest).read_bytes(), type=_Kept)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if kept.rules != RULES or kept.binary_digest != digest:
         return None

@@ -385,5 +385,5 @@ def _load(plan: SandboxPlan, container: ContainerPlan) -> _Known | None:
         return None if is_lost(data) else msgspec.json.decode(data, type=_Known)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as exc:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise RuntimeFailed(f"{path} is not what lazyfs wrote: {exc}") from exc

@@ -208,7 +208,7 @@ def remove_groups(plan: SandboxPlan) -> None:
     kept = plan.state_dir / KEPT_NAME
     try:
         folders = msgspec.json.decode(kept.read_bytes(), type=list[str])
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
     deadline = time.monotonic() + REMOVE_SECONDS
     for folder in map(Path, folders):

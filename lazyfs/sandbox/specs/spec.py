@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from lazyfs.documents.documents import Difference, canonical_digest, differences
+from lazyfs.documents.documents import Difference, canonical_digest, differences, quote
 from lazyfs.documents.errors import TemplateInvalid
 from lazyfs.documents.template import Container, SecretKey, Template
 from lazyfs.sandbox.specs.confinement import (
@@ -78,6 +78,10 @@ def build_spec(
     "sandbox" (a namespace of its own both) or "host".  Raises TemplateInvalid.
     """
     image = image_config.get("config") or {}
+    if not isinstance(image, dict):
+        raise TemplateInvalid(
+            f"image of {container.name}: config must be an object, not {quote(image)}"
+        )
     user = _user(container, image, lookup)
     what = f"containers.{container.name}"
     is_confined = not has_own_kernel(runtime_name)

@@ -57,8 +57,8 @@ class LayerContent(Marks):
     Thread-safe: ``write``, ``write_all`` and ``confirm`` are called from decoding threads, the rest
     from the event loop.  ``states`` is the presence map, one byte per chunk; readers may index it
     directly.  Unless *counts_as_use* is false, opening and closing make the layer the last used
-    one.  Unless *doubts* is false, which is for those who hash everything, marks that may have gone
-    bad are doubted; ``doubted`` says why, empty if they were believed.  ``was_shown``: a live mount
+    one.  Marks that may have gone bad are doubted; ``doubted`` says why, empty if they are
+    believed.  ``was_shown``: a live mount
     may have shown bytes that are doubted now.  ``holes_tell``: what was written is no hole here.
     ``unreadable`` are the chunks that the disk did not give back: they are stored no more.
     """
@@ -69,17 +69,16 @@ class LayerContent(Marks):
         table: LayerTable,
         *,
         counts_as_use: bool = True,
-        doubts: bool = True,
     ) -> None:
         self._counts_as_use = counts_as_use
         try:
-            pair = open_pair(folder, table, doubts=doubts)
+            pair = open_pair(folder, table)
         except OSError as exc:
             raise ContentUnusable(f"content store {folder}: {exc.strerror}") from exc
         super().__init__(folder, table, pair)
         self.fd = pair.fd
         self.unreadable: set[int] = set()
-        self.doubted = pair.reason if pair.is_doubted else ""
+        self.doubted = pair.reason
         self.was_shown = pair.was_shown
         self.holes_tell, self._vain_fills = True, 0
         self._times = pair.times
@@ -163,8 +162,7 @@ class LayerContent(Marks):
     def _write_row(self, row: Sequence[Payload]) -> None:
         try:
             write_row(self.fd, self.table, row)
-            self._look_at_size()
-            self._mark(row[0][0], bytes([RESIDENT]) * len(row))
+            self._mark(row[0][0], bytes([self._mark_of_written()]) * len(row))
         except OSError as exc:
             raise self._not_stored(exc) from exc
 
@@ -187,15 +185,16 @@ class LayerContent(Marks):
                 source_offset += copied
                 offset += copied
                 left -= copied
-            self._look_at_size()
-            self._mark(chunk, bytes([RESIDENT]))
+            self._mark(chunk, bytes([self._mark_of_written()]))
         except OSError as exc:
             raise self._not_stored(exc) from exc
 
-    def _look_at_size(self) -> None:
-        """See to rule 8: behind what was written, a file that was cut has zeros now."""
-        if os.fstat(self.fd).st_size != self.table.device_size:
-            self.doubt()
+    def _mark_of_written(self) -> int:
+        """Return how to mark what was just written: a file that was cut may have lost that, too."""
+        if os.fstat(self.fd).st_size == self.table.device_size:
+            return RESIDENT
+        self.doubt()  # rule 8: behind what was written it has zeros now
+        return DOUBTFUL
 
     def open_spool(self) -> BinaryIO:
         """Open a temporary file, without a name, for a chunk that is too large for memory."""
@@ -216,21 +215,29 @@ class LayerContent(Marks):
         if state == ABSENT:
             return False
         try:
-            is_right, has_zeros = self._hash(chunk)
+            is_right = self.hash_again(chunk)
         except OSError as exc:
             self._not_stored(exc)
             if self.states[chunk] == state:  # else somebody has written it meanwhile
                 self.distrust(chunk)
             return self.states[chunk] == RESIDENT
-        if is_right and (not has_zeros or self._keep_whole(chunk)):
-            if state == DOUBTFUL:
-                self._insist(chunk, bytes([RESIDENT]))
+        if is_right:
             return True
         if self.states[chunk] == state:
             if keep is not None:
                 keep(chunk)
             self.forget(chunk)
         return self.states[chunk] == RESIDENT
+
+    def hash_again(self, chunk: int) -> bool:
+        """Hash a marked chunk; mark it resident, or change nothing and return False (OSError)."""
+        state = self.states[chunk]
+        is_right, has_zeros = self._hash(chunk)
+        if not is_right or (has_zeros and not self._keep_whole(chunk)):
+            return False
+        if state == DOUBTFUL:
+            self._insist(chunk, bytes([RESIDENT]))
+        return True
 
     def _keep_whole(self, chunk: int) -> bool:
         """Have no holes in a chunk that was written, where zeros are right; False: the disk fails.
@@ -312,10 +319,10 @@ class LayerContent(Marks):
         except OSError:
             return True
 
-    def suspect(self, chunk: int) -> None:
-        """Doubt one chunk: its bytes turned out to be wrong, and are left to be looked at."""
+    def suspect(self, first: int, last: int) -> None:
+        """Doubt those of chunks *first* to *last* that are believed: some are said to be wrong."""
         try:
-            self._insist(chunk, bytes([DOUBTFUL]))
+            self._insist(first, doubted(self.states[first : last + 1]))
         except OSError as exc:
             raise ContentUnusable(f"content store {self.folder}: {exc.strerror}") from exc
 

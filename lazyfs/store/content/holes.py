@@ -4,6 +4,8 @@ import errno
 import os
 from collections.abc import Iterator
 
+from lazyfs.store.content.whole import write_whole
+
 PAGE_SIZE = 4096
 ZEROS = bytes(1 << 20)
 
@@ -63,7 +65,9 @@ def fill_holes(fd: int, start: int, end: int) -> bool:
             after = end
         start = hole
         while start < after:
-            start += os.pwrite(fd, ZEROS[: after - start], start)
+            piece = ZEROS[: after - start]
+            write_whole(fd, piece, start)
+            start += len(piece)
         if has_hole(fd, hole, after):
             return False
     return True
@@ -75,7 +79,9 @@ def make_zeros(fd: int, start: int, end: int) -> bool:
     for offset, after in written_ranges(fd, start, end):
         place = offset
         while place < after:
-            place += os.pwrite(fd, ZEROS[: after - place], place)
+            piece = ZEROS[: after - place]
+            write_whole(fd, piece, place)
+            place += len(piece)
         was_written = True
     return was_written
 

@@ -1,6 +1,7 @@
 """Who uses a layer: the locks on its presence map.
 
     user                    a shared flock, and a read lock on the map's first byte
+    user who marks          a read lock on its second byte, too
     who removes or empties  the exclusive flock
 
 A user who finds nobody else has the exclusive flock first, does what only one may do, and shares it
@@ -8,6 +9,9 @@ then.  The second lock is there to be looked at: the kernel says who has it with
 taken, so whoever looks is never in the way of whoever opens, who would take him for another user
 and believe what a crash has left.  Byte locks are of the open file description (Linux), and end
 with it.
+
+Who only reads doubts marks for himself, in memory.  So what an unclean map says is believed only
+where somebody uses it who marks: he has doubted, in the map, what was to be doubted.
 """
 
 import fcntl
@@ -16,7 +20,7 @@ import struct
 import time
 
 FLOCK = struct.Struct("hhqqi4x")  # struct flock of Linux, 64-bit offsets
-USE_BYTE = 0
+USE_BYTE, MARK_BYTE = 0, 1
 LOOK_SECONDS = 0.02
 
 
@@ -48,7 +52,27 @@ def share(fd: int) -> None:
 
 def has_users(fd: int) -> bool:
     """Say whether the layer has users beside *fd*; OSError where that cannot be known."""
-    wanted = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, USE_BYTE, 1, 0)
+    return _is_locked(fd, USE_BYTE)
+
+
+def has_markers(fd: int) -> bool:
+    """Say whether some user beside *fd* marks; True where that cannot be known."""
+    try:
+        return _is_locked(fd, MARK_BYTE)
+    except OSError:
+        return True
+
+
+def mark_from_now_on(fd: int) -> None:
+    """Let others believe the marks of a user, who has doubted what is to be doubted."""
+    try:
+        lock_bytes(fd, fcntl.F_RDLCK, MARK_BYTE, 1)
+    except OSError:
+        pass  # a filesystem without such locks: see has_markers
+
+
+def _is_locked(fd: int, byte: int) -> bool:
+    wanted = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
     found = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, wanted)
     return bool(FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from lazyfs.errors import StoreError
 from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.content.guard import unguard
-from lazyfs.store.content.locks import lock_bytes, lock_for_use
+from lazyfs.store.content.locks import lock_bytes, lock_for_use, mark_from_now_on
 from lazyfs.store.content.pair import Pair
 from lazyfs.store.content.presence import (
     HEADER_SIZE,
@@ -38,10 +38,11 @@ class NotStored(StoreError):
 class Marks:
     """The marks of the chunks of *table*, in the map of *pair*, and its header.
 
-    ``trouble`` is why the last write failed.
+    ``trouble`` is why the last write failed.  ``was_marked`` has a byte per chunk, not 0 for those
+    that were marked as resident here; others may have doubted them since.
     """
 
-    _pin_flags = os.O_RDWR
+    _is_marker = True
 
     def __init__(self, folder: Path, table: LayerTable, pair: Pair) -> None:
         self.folder = folder
@@ -50,8 +51,8 @@ class Marks:
         self._map_fd, self._map = pair.map_fd, pair.mapped
         self._is_private = False  # the map: what is marked in it may not get to the disk
         self._dirty = False
-        self._is_sure = pair.is_doubted or not pair.reason
         self.states = memoryview(self._map)[HEADER_SIZE:]
+        self.was_marked = bytearray(len(self.states))
         # Paged in now: a disk that fails when a mark is first looked at would be a SIGBUS.
         bytes(self.states[:: mmap.PAGESIZE])
 
@@ -62,8 +63,11 @@ class Marks:
         believes its marks.  -1 where there is nothing to keep.
         """
         # Not by its name, which may be gone, or another layer's by now.
-        pin = os.open(f"/proc/self/fd/{self._map_fd}", self._pin_flags | os.O_CLOEXEC)
+        access = os.O_RDWR if self._is_marker else os.O_RDONLY
+        pin = os.open(f"/proc/self/fd/{self._map_fd}", access | os.O_CLOEXEC)
         lock_for_use(pin)  # we are a user, and so not alone
+        if self._is_marker:
+            mark_from_now_on(pin)
         return pin
 
     # What readers ask.
@@ -125,6 +129,8 @@ class Marks:
 
     def _mark(self, first: int, marks: bytes) -> None:
         """Set the marks of neighbours; raises OSError."""
+        if RESIDENT in marks:
+            self.was_marked[first : first + len(marks)] = marks
         os.pwrite(self._map_fd, marks, HEADER_SIZE + first)
         if not self._is_private and self.states[first : first + len(marks)] != marks:
             self._go_private()  # the file was cut, and a guard has put zeros in its place
@@ -165,7 +171,6 @@ class Marks:
         """Note that each marked chunk has been hashed after *since*, in this run of the machine."""
         try:
             self._begin_marking()
-            self._is_sure = True
             header = read_header(self._map_fd)
             if header is not None and header.version != OLD_VERSION:
                 write_header(self._map_fd, replace(header, since=int(since), boot=boot_id()))
@@ -180,7 +185,7 @@ class Marks:
         if header is None or header.is_clean or header.version == OLD_VERSION or self._is_private:
             return
         size = os.fstat(self._map_fd).st_size
-        if not self._is_sure or size != map_size(self.table) or not header.fits(self.table):
+        if size != map_size(self.table) or not header.fits(self.table):
             return
         os.fdatasync(content_fd)
         self._map.flush()

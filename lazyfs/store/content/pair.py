@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.content.guard import guard, unguard
 from lazyfs.store.content.holes import make_zeros
-from lazyfs.store.content.locks import share
+from lazyfs.store.content.locks import has_markers, mark_from_now_on, share
 from lazyfs.store.content.presence import (
     HEADER_SIZE,
     OLD_VERSION,
@@ -35,9 +35,9 @@ from lazyfs.store.content.presence import (
 class Pair(msgspec.Struct):
     """The files of a layer, open: ``map_fd`` is locked and ``mapped``, ``fd`` is the content.
 
-    ``reason`` is why the marks are not sure, empty if they are; ``is_doubted``: they are
-    DOUBTFUL for it.  ``was_shown``: a mount that is there may have shown what they are of.
-    ``times`` are those of the map (of access, of its change, in ns) before.
+    ``reason`` is why the marks are DOUBTFUL, empty if they are believed.  ``was_shown``: a mount
+    that is there may have shown what they are of.  ``times`` are those of the map (of access, of
+    its change, in ns) before.
     """
 
     map_fd: int
@@ -45,15 +45,13 @@ class Pair(msgspec.Struct):
     mapped: mmap.mmap
     times: tuple[int, int]
     reason: str = ""
-    is_doubted: bool = False
     was_shown: bool = True
 
 
-def open_pair(folder: Path, table: LayerTable, *, doubts: bool) -> Pair:
+def open_pair(folder: Path, table: LayerTable) -> Pair:
     """Open a layer's files, made where they are missing; raises OSError.
 
-    Whoever is alone turns marks that are not sure into doubts.  Unless *doubts*, only where that
-    cannot wait.
+    Whoever is the only one who marks turns marks that are not sure into doubts.
     """
     while True:
         map_fd, alone = lock_presence(folder)
@@ -61,11 +59,13 @@ def open_pair(folder: Path, table: LayerTable, *, doubts: bool) -> Pair:
         try:
             fd, is_made = open_content(folder)
             if alone:
-                pair = _begin(map_fd, fd, table, is_made=is_made, doubts=doubts)
+                pair = _begin(map_fd, fd, table, is_made=is_made)
+                mark_from_now_on(map_fd)
                 share(map_fd)
                 return pair
             found = _join(map_fd, fd, table)
             if found is not None:
+                mark_from_now_on(map_fd)
                 return found
             retire(folder, map_fd)
         except OSError:
@@ -93,7 +93,7 @@ def _mapped(map_fd: int, table: LayerTable) -> Iterator[mmap.mmap]:
         raise
 
 
-def _begin(map_fd: int, fd: int, table: LayerTable, *, is_made: bool, doubts: bool) -> Pair:
+def _begin(map_fd: int, fd: int, table: LayerTable, *, is_made: bool) -> Pair:
     """Look at the files as the only user."""
     status, times = os.fstat(fd), _times(map_fd)
     header = read_header(map_fd)
@@ -105,21 +105,19 @@ def _begin(map_fd: int, fd: int, table: LayerTable, *, is_made: bool, doubts: bo
         pair = Pair(map_fd, fd, mapped, times)
         if header is not None and is_known:
             pair.reason = why_doubtful(map_fd, header, marks, status)
-            cannot_wait = not header.is_clean or status.st_size != header.size
-            pair.is_doubted = bool(pair.reason) and (doubts or cannot_wait)
-        if pair.is_doubted:
             # Of this boot and never closed: its server was killed, and the mount may go on.
-            is_left = header is not None and not header.is_clean and header.boot == boot_id()
-            pair.was_shown = is_left
+            is_left = not header.is_clean and header.boot == boot_id()
+            pair.was_shown = is_left or not pair.reason
+        if pair.reason:
             write_marks(map_fd, doubted(marks))
         if status.st_size != table.device_size:
             os.ftruncate(fd, table.device_size)
         has_changed = _open_holes(map_fd, fd, marks, table)
-        if pair.is_doubted:
+        if pair.reason:
             write_header(map_fd, new_header(table, os.fstat(fd), is_clean=False))
         elif not is_known:
             write_header(map_fd, new_header(table, os.fstat(fd), is_clean=True), marks)
-        elif has_changed and not pair.reason and header is not None:
+        elif has_changed and header is not None:
             left = replace(header, changed_at=os.fstat(fd).st_ctime_ns)
             write_header(map_fd, left, marks)
     return pair
@@ -133,15 +131,17 @@ def _join(map_fd: int, fd: int, table: LayerTable) -> Pair | None:
         return None
     if header.version != OLD_VERSION and header.inode != status.st_ino:
         return None
-    with _mapped(map_fd, table) as mapped:
+    with _mapped(map_fd, table) as mapped, memoryview(mapped)[HEADER_SIZE:] as marks:
         pair = Pair(map_fd, fd, mapped, times)
-        if status.st_size != table.device_size:  # its users have not noticed yet
-            pair.reason, pair.is_doubted = "a change of the content file", True
-            if header.version != OLD_VERSION:
-                write_header(map_fd, replace(header, is_clean=False))
-            with memoryview(mapped)[HEADER_SIZE:] as marks:
-                write_marks(map_fd, doubted(marks))
-            os.ftruncate(fd, table.device_size)
+        if not has_markers(map_fd):  # its users only read, and nobody has doubted in the map
+            pair.reason = why_doubtful(map_fd, header, marks, status)
+        elif status.st_size != table.device_size:  # its users have not noticed yet
+            pair.reason = "a change of the content file"
+        if pair.reason:
+            write_header(map_fd, new_header(table, status, is_clean=False))
+            write_marks(map_fd, doubted(marks))
+            if status.st_size != table.device_size:
+                os.ftruncate(fd, table.device_size)
     return pair
 
 

@@ -25,6 +25,7 @@ from lazyfs.rootfs.layout import LAYOUT_VERSION
 from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.content.locks import lock_for_use
 from lazyfs.store.content.regular import open_regular
+from lazyfs.store.content.whole import write_whole
 
 HEADER_SIZE = 4096  # a page, so that marks never share one with ``clean``
 MAGIC = b"LFSPRES1"
@@ -89,7 +90,7 @@ def doubted(marks: memoryview) -> bytes:
 
 def write_marks(fd: int, marks: bytes) -> None:
     """Set all marks of the map *fd* (OSError); what others mark meanwhile may be forgotten."""
-    os.pwrite(fd, marks, HEADER_SIZE)
+    write_whole(fd, marks, HEADER_SIZE)
 
 
 def new_header(table: LayerTable, content: os.stat_result, *, is_clean: bool) -> Header:
@@ -123,7 +124,7 @@ def write_header(fd: int, header: Header, marks: bytes | memoryview | None = Non
     """Write *header*, sealed over *marks*; without these it is no clean one, and has no seal."""
     packed = header.pack()
     seal = bytes(SEAL_SIZE) if marks is None else _seal(packed, marks)
-    os.pwrite(fd, packed + seal, 0)
+    write_whole(fd, packed + seal, 0)
 
 
 def is_sealed(fd: int, header: Header, marks: bytes | memoryview) -> bool:
@@ -139,7 +140,6 @@ def _seal(packed: bytes, marks: bytes | memoryview) -> bytes:
 
 def why_doubtful(fd: int, header: Header, marks: memoryview, content: os.stat_result) -> str:
     """Return why the marks of a map that nobody uses are not believed; empty if they are."""
-    now = time.time()
     if not header.is_clean:
         return UNCLEAN
     if header.version == OLD_VERSION:
@@ -151,9 +151,15 @@ def why_doubtful(fd: int, header: Header, marks: memoryview, content: os.stat_re
         return "a change of the content file"
     if header.boot == UNKNOWN_BOOT or header.boot != boot_id():
         return "a restart of the machine"
-    if not now - DOUBT_SECONDS < header.since <= now + 1:
+    if not is_recent(header.since):
         return "a long time"
     return ""
+
+
+def is_recent(since: int) -> bool:
+    """Say whether what was hashed after *since* (in s since 1970) is believed for that still."""
+    now = time.time()
+    return now - DOUBT_SECONDS < since <= now + 1
 
 
 @functools.cache
@@ -173,13 +179,16 @@ def lock_presence(folder: Path) -> tuple[int, bool]:
         folder.mkdir(mode=0o700, exist_ok=True)
         _remove_foreign(folder / "presence")
         fd = os.open(folder / "presence", flags, 0o600)
-        alone = lock_for_use(fd)
         try:
+            alone = lock_for_use(fd)
             # Removal holds the exclusive lock and unlinks: what we locked may be gone.
             if os.path.samestat(os.fstat(fd), os.stat(folder / "presence")):
                 return fd, alone
         except FileNotFoundError:
             pass
+        except OSError:
+            os.close(fd)
+            raise
         os.close(fd)
 
 

@@ -9,14 +9,17 @@ from os import PathLike
 
 def open_regular(path: str | PathLike[str]) -> FileIO:
     """Open a file to read it; OSError, also for a link, a folder, a pipe or a device."""
-    file = FileIO(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK))
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):  # by its name: what opens a descriptor does not know it
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+        return FileIO(descriptor)
     except OSError:
-        file.close()
+        os.close(descriptor)
         raise
-    return file
 
 
 def read_regular(path: str | PathLike[str]) -> bytes:

@@ -4,10 +4,13 @@ On the store's disk, or in memory where that takes nothing (any more): such a ch
 the same, and not kept.
 """
 
+import errno
 import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from lazyfs.store.content.whole import write_whole
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -42,10 +45,15 @@ class Spool(io.FileIO):
         own = self.fileno()
         memory = os.memfd_create("lazyfs-spool")
         try:
-            size = os.lseek(own, 0, os.SEEK_CUR)
-            for start in range(0, size, PIECE_SIZE):
+            size, start = os.lseek(own, 0, os.SEEK_CUR), 0
+            # What is here has been hashed on its way: nothing of it may be lost unseen.
+            while start < size:
                 piece = os.pread(own, min(PIECE_SIZE, size - start), start)
-                os.write(memory, piece)
+                if not piece:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                write_whole(memory, piece, start)
+                start += len(piece)
+            os.lseek(memory, size, os.SEEK_SET)
             os.dup2(memory, own, inheritable=False)  # the position comes with it
         finally:
             os.close(memory)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.content.content import NEVER, ContentUnusable, LayerContent, NotStored
-from lazyfs.store.content.locks import lock_for_use, share
+from lazyfs.store.content.locks import has_markers, lock_for_use, share
 from lazyfs.store.content.presence import (
     ABSENT,
     DOUBTFUL,
@@ -32,7 +32,7 @@ READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 class ReadOnlyContent(LayerContent):
     """The content of a layer on a read-only disk; its marks are a copy in memory."""
 
-    _pin_flags = os.O_RDONLY
+    _is_marker = False
 
     def __init__(self, folder: Path, table: LayerTable) -> None:
         self.folder = folder
@@ -50,6 +50,7 @@ class ReadOnlyContent(LayerContent):
             is_alone = lock_for_use(self._map_fd)
             self.fd = os.open(folder / "content", flags)
             self.states = memoryview(self._marks(is_alone=is_alone))
+            self.was_marked = bytearray(len(self.states))
             share(self._map_fd)
         except OSError as exc:
             self._close()
@@ -65,7 +66,8 @@ class ReadOnlyContent(LayerContent):
         if content.st_size != self.table.device_size:
             raise OSError(errno.EIO, "the content file does not fit the layer table")
         marks = bytearray(stored[HEADER_SIZE:])
-        if is_alone:
+        # Others who only read, too, have doubted for themselves.
+        if is_alone or not has_markers(self._map_fd):
             self.doubted = why_doubtful(self._map_fd, header, memoryview(marks), content)
         elif header.version != OLD_VERSION and header.inode != content.st_ino:
             self.doubted = "a change of the content file"
@@ -81,6 +83,8 @@ class ReadOnlyContent(LayerContent):
         return marks
 
     def _mark(self, first: int, marks: bytes) -> None:
+        if RESIDENT in marks:
+            self.was_marked[first : first + len(marks)] = marks
         self.states[first : first + len(marks)] = marks
 
     def claim(self, first: int, last: int) -> bool:
@@ -135,6 +139,7 @@ class UnstoredContent(LayerContent):
         self.fd = -1
         self.doubted, self.was_shown, self.holes_tell = "", False, True
         self.states = memoryview(bytearray(max(1, table.count)))
+        self.was_marked = bytearray(max(1, table.count))
         for chunk in table.holes:
             self.states[chunk] = RESIDENT
 
@@ -176,7 +181,7 @@ class UnstoredContent(LayerContent):
     def forget(self, chunk: int) -> None:
         """Do nothing: nothing is marked."""
 
-    def suspect(self, chunk: int) -> None:
+    def suspect(self, first: int, last: int) -> None:
         """Do nothing: nothing is marked."""
 
     def doubt(self) -> None:
@@ -213,5 +218,12 @@ def open_content(folder: Path, table: LayerTable) -> LayerContent:
             except ContentUnusable:
                 pass
         content = UnstoredContent(folder, table)
-        content.trouble = (cause.strerror if isinstance(cause, OSError) else None) or error.message
+        content.trouble = _told(cause) if isinstance(cause, OSError) else error.message
         return content
+
+
+def _told(cause: OSError) -> str:
+    if cause.errno == errno.EISDIR and isinstance(cause.filename, str | os.PathLike):
+        # Not ours, so it is left: everything else in the store is used as ever.
+        return f"{os.fspath(cause.filename)} is a directory in the place of a file: remove it"
+    return cause.strerror or str(cause)

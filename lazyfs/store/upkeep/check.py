@@ -61,20 +61,23 @@ class Check(msgspec.Struct):
     skipped: list[Fault] = msgspec.field(default_factory=list)
 
 
-def check_store(store: Store, *, repair: bool, progress: Progress) -> Check:
+def check_store(
+    store: Store, *, repair: bool, progress: Progress, found: Check | None = None
+) -> Check:
     """Hash all of *store*; *progress* is told bytes of content as they pass.
 
-    With *repair* what is rotten is dropped, so that it is fetched anew when it is needed.
+    With *repair* what is rotten is dropped, so that it is fetched anew when it is needed.  *found*
+    is added to, if it is given, and returned: it has what was found also where this is broken off.
     """
-    return _Checker(store, repair=repair, progress=progress).run()
+    return _Checker(store, repair=repair, progress=progress, found=found or Check()).run()
 
 
 class _Checker:
-    def __init__(self, store: Store, *, repair: bool, progress: Progress) -> None:
+    def __init__(self, store: Store, *, repair: bool, progress: Progress, found: Check) -> None:
         self._store = store
         self._repair = repair
         self._progress = progress
-        self._found = Check()
+        self._found = found
 
     def run(self) -> Check:
         for path, digest in documents_in(self._store):
@@ -170,7 +173,7 @@ class _Checker:
 
     def _check_content(self, folder: Path, table: LayerTable) -> None:
         try:
-            content = LayerContent(folder, table, counts_as_use=False, doubts=False)
+            content = LayerContent(folder, table, counts_as_use=False)
         except StoreError as error:
             self._skip("content", folder / "content", error.message)
             return
@@ -193,20 +196,18 @@ class _Checker:
         reason = f"wrong bytes, expected {expected}"
         was_lost = content.doubted == UNCLEAN and content.states[chunk] == DOUBTFUL
         try:
-            is_right = content.check(chunk)
+            is_right = content.hash_again(chunk)
         except OSError as error:
             is_right, reason = False, f"cannot be read: {error.strerror}"
-        if is_right:
-            content.confirm(chunk)
-        elif was_lost:
+        if not is_right and was_lost:
             found.lost_chunks += 1
             content.forget(chunk)
-        else:
+        elif not is_right:
             # What is known to be wrong is not served any more, also where nothing is dropped.
             if self._repair:
                 content.forget(chunk)
             else:
-                content.suspect(chunk)
+                content.suspect(chunk, chunk)
             self._rotten("chunk", content.folder / "content", reason, chunk, dropped=self._repair)
         self._progress(size)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lazyfs.digest import Digest
 from lazyfs.errors import StoreError
-from lazyfs.store.content.presence import HEADER_SIZE
+from lazyfs.store.content.presence import HEADER_SIZE, write_marks
 from lazyfs.store.names import remove_names
 from lazyfs.store.paths import Store, store_error
 from lazyfs.store.pins import holders_of_layer, pinned_images
@@ -71,7 +71,7 @@ def empty_layer(store: Store, toc_digest: Digest) -> int:
             size = os.fstat(presence).st_size
             if size > HEADER_SIZE:
                 times = os.fstat(presence).st_atime_ns, os.fstat(presence).st_mtime_ns
-                os.pwrite(presence, bytes(size - HEADER_SIZE), HEADER_SIZE)
+                write_marks(presence, bytes(size - HEADER_SIZE))
                 os.fdatasync(presence)
                 os.utime(presence, ns=times)  # being emptied is no use
             # Another file from now on, not an emptied one: a mount by the kernel, whose server was
