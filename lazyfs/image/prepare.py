@@ -265,7 +265,7 @@ async def _resolved(request: Request, store: Store, origin: Origin, resolver: Re
 def _with_believed(plain: PlainOptions, record: ImageRecord | None) -> PlainOptions:
     """Return *plain* so that the indexes are believed by which the image was made before."""
     before = believed_of(() if record is None else record.layers)
-    return replace(plain, believed=plain.believed | before)
+    return msgspec.structs.replace(plain, believed=plain.believed | before)
 
 
 def _note_name(
