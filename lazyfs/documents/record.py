@@ -116,7 +116,6 @@ def image_of_identity(
     original_ref: str,
     *,
     layers: tuple[Layer, ...] | None = None,
-    source: str = "xattr+record",
 ) -> Image:
     """Return the image that a mount says it is of; *attributes* by full name.
 
@@ -153,7 +152,7 @@ def image_of_identity(
         config_digest=value("config.digest"),
         layers=stated,
         resolved_at=value("resolved-at"),
-        source=source,
+        source="xattr+record",
     )
     for fault in image_faults(image, name):
         raise _unresolved(name, cut(fault))
