@@ -133,7 +133,7 @@ def _start(order: Order, tools: Tools) -> Restored:
     notices = list(found.notices)
     for notice in notices:
         tools.say(notice)
-    drift = _drift(order, found, tools) if order.check_drift else {}
+    drift = _drift(found, tools) if order.check_drift else {}
     with uninterrupted() as held, ExitStack() as stack:
         sandbox, is_new = tools.sandboxes.claim(order.sandbox_id, order.wait, held, stack)
         if not is_new:
@@ -167,7 +167,7 @@ def _check_state(sandbox: Sandbox) -> None:
         )
 
 
-def _drift(order: Order, found: Review, tools: Tools) -> dict[str, str]:
+def _drift(found: Review, tools: Tools) -> dict[str, str]:
     """Tell which tags name other manifests now; a registry that cannot be asked is no reason."""
     try:
         drift = tools.bases.drift(found.manifest.images)

@@ -90,7 +90,7 @@ async def test_filling_spends_no_more_than_its_limit(tmp_path: Path, mode: str) 
         if mode == "landmark":
             layer.table.prefetch_end = layer.table.payload_end
         await prefetch(bench.fetcher, [bench.device], mode, profiled, limits)
-        assert bench.device.content.is_resident(range(layer.table.count))
+        assert bench.device.content.are_resident(range(layer.table.count))
         total = 0
         for when, size in asked:
             assert total <= (when - start) * rate + 1
