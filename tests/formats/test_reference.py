@@ -21,48 +21,46 @@ HEX = DIGEST.hex
 
 
 @pytest.mark.parametrize(
-    ("text", "canonical", "familiar"),
+    ("text", "canonical"),
     [
-        ("python", "docker.io/library/python:latest", "python"),
-        ("python:3.12", "docker.io/library/python:3.12", "python"),
-        ("library/python", "docker.io/library/python:latest", "python"),
-        ("docker.io/python", "docker.io/library/python:latest", "python"),
-        ("docker.io/library/python", "docker.io/library/python:latest", "python"),
-        ("index.docker.io/library/python", "docker.io/library/python:latest", "python"),
-        ("docker://python", "docker.io/library/python:latest", "python"),
-        ("bitnami/redis:7", "docker.io/bitnami/redis:7", "bitnami/redis"),
-        ("docker.io/a/b/c", "docker.io/a/b/c:latest", "a/b/c"),
-        ("docker.io/foo.bar/baz", "docker.io/foo.bar/baz:latest", "docker.io/foo.bar/baz"),
-        ("docker.io/library/a/b", "docker.io/library/a/b:latest", "library/a/b"),
-        ("ghcr.io/a/b:c", "ghcr.io/a/b:c", "ghcr.io/a/b"),
-        ("localhost/x", "localhost/x:latest", "localhost/x"),
-        ("localhost:5000/x", "localhost:5000/x:latest", "localhost:5000/x"),
-        ("ghcr.io", "docker.io/library/ghcr.io:latest", "ghcr.io"),
-        ("localhost:5000", "docker.io/library/localhost:5000", "localhost"),
-        ("host:5000/a/b:c", "host:5000/a/b:c", "host:5000/a/b"),
-        ("127.0.0.1:80/a", "127.0.0.1:80/a:latest", "127.0.0.1:80/a"),
-        ("[::1]:5000/a", "[::1]:5000/a:latest", "[::1]:5000/a"),
-        ("[2001:DB8::1]/a:b", "[2001:DB8::1]/a:b", "[2001:DB8::1]/a"),
-        ("MyHost/a", "MyHost/a:latest", "MyHost/a"),
-        ("my-host/a", "docker.io/my-host/a:latest", "my-host/a"),
-        ("a.b/c", "a.b/c:latest", "a.b/c"),
-        ("a__b/c--d.e_f", "docker.io/a__b/c--d.e_f:latest", "a__b/c--d.e_f"),
-        ("a:_x.-", "docker.io/library/a:_x.-", "a"),
-        (f"a@{DIGEST}", f"docker.io/library/a@{DIGEST}", "a"),
-        (f"a:t@{DIGEST}", f"docker.io/library/a:t@{DIGEST}", "a"),
-        ("a:" + "t" * 128, "docker.io/library/a:" + "t" * 128, "a"),
-        ("f" * 63, f"docker.io/library/{'f' * 63}:latest", "f" * 63),
-        (f"docker.io/{HEX}", f"docker.io/library/{HEX}:latest", f"library/{HEX}"),
+        ("python", "docker.io/library/python:latest"),
+        ("python:3.12", "docker.io/library/python:3.12"),
+        ("library/python", "docker.io/library/python:latest"),
+        ("docker.io/python", "docker.io/library/python:latest"),
+        ("docker.io/library/python", "docker.io/library/python:latest"),
+        ("index.docker.io/library/python", "docker.io/library/python:latest"),
+        ("docker://python", "docker.io/library/python:latest"),
+        ("bitnami/redis:7", "docker.io/bitnami/redis:7"),
+        ("docker.io/a/b/c", "docker.io/a/b/c:latest"),
+        ("docker.io/foo.bar/baz", "docker.io/foo.bar/baz:latest"),
+        ("docker.io/library/a/b", "docker.io/library/a/b:latest"),
+        ("ghcr.io/a/b:c", "ghcr.io/a/b:c"),
+        ("localhost/x", "localhost/x:latest"),
+        ("localhost:5000/x", "localhost:5000/x:latest"),
+        ("ghcr.io", "docker.io/library/ghcr.io:latest"),
+        ("localhost:5000", "docker.io/library/localhost:5000"),
+        ("host:5000/a/b:c", "host:5000/a/b:c"),
+        ("127.0.0.1:80/a", "127.0.0.1:80/a:latest"),
+        ("[::1]:5000/a", "[::1]:5000/a:latest"),
+        ("[2001:DB8::1]/a:b", "[2001:DB8::1]/a:b"),
+        ("MyHost/a", "MyHost/a:latest"),
+        ("my-host/a", "docker.io/my-host/a:latest"),
+        ("a.b/c", "a.b/c:latest"),
+        ("a__b/c--d.e_f", "docker.io/a__b/c--d.e_f:latest"),
+        ("a:_x.-", "docker.io/library/a:_x.-"),
+        (f"a@{DIGEST}", f"docker.io/library/a@{DIGEST}"),
+        (f"a:t@{DIGEST}", f"docker.io/library/a:t@{DIGEST}"),
+        ("a:" + "t" * 128, "docker.io/library/a:" + "t" * 128),
+        ("f" * 63, f"docker.io/library/{'f' * 63}:latest"),
+        (f"docker.io/{HEX}", f"docker.io/library/{HEX}:latest"),
     ],
 )
-def test_registry_references(text, canonical, familiar):
+def test_registry_references(text, canonical):
     reference = parse_reference(text)
     assert isinstance(reference, Reference)
     assert str(reference) == canonical
     assert reference.text == text
-    assert reference.familiar == familiar
     assert parse_reference(canonical).name == reference.name
-    assert parse_reference(reference.familiar).name == reference.name
 
 
 def test_a_digest_counts_and_the_tag_is_kept():
@@ -164,7 +162,7 @@ def test_layout_references(text, path, tag, digest):
     reference = parse_reference(text)
     assert reference == LayoutReference(path, tag, digest, text)
     assert reference.identifier == (digest or tag or "")
-    assert reference.name == reference.familiar == f"oci:{path}"
+    assert reference.name == f"oci:{path}"
     assert parse_reference(str(reference)) == LayoutReference(path, tag, digest, str(reference))
 
 

@@ -261,7 +261,6 @@ def test_manifests_that_cannot_be_read(snapshots, objects, made):
     objects.put_if_absent(manifest_key(ID), json.dumps(document).encode())
     with pytest.raises(VersionUnsupported):
         snapshots.load(ID)
-    assert json.loads(snapshots.load_raw(ID))["version"] == 2
     objects.put_if_absent(manifest_key(LATER_ID), b" " * (2 << 20))
     with pytest.raises(ManifestInvalid, match="longer than 1048576 bytes"):
         snapshots.load(LATER_ID)
