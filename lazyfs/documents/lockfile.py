@@ -8,7 +8,6 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from lazyfs.documents.documents import make, parse_json, quote
+from lazyfs.documents.durable import put_file
 from lazyfs.documents.errors import TemplateInvalid
 from lazyfs.documents.manifest import MEANINGS, ImageDigest
 from lazyfs.documents.template import Template
@@ -187,20 +187,8 @@ def replace_file(path: Path, data: bytes) -> None:
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o644
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        put_file(target, data, partial, mode=mode)
     except OSError as exc:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise BadLock(f"{path}: {exc.strerror or exc}") from exc
 
 
