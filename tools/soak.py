@@ -415,9 +415,9 @@ def report(elapsed: float, tally: Tally, weather: Weather) -> None:
     )
 
 
-def main() -> None:
-    """Parse the command line and run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def run_soak(what: str, soak: Callable[[float, int, Path], int]) -> None:
+    """Parse the command line of a soak, *what* it does, and run it for some seconds with a seed."""
+    parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     arguments = parser.parse_args()
@@ -431,4 +431,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_soak(__doc__.splitlines()[0], soak)

@@ -13,12 +13,9 @@ on, and counted apart, until ``cache verify`` has run or the mount is made again
     python -m tools.soak_cache --seconds 300 --seed 1
 """
 
-import argparse
 import os
 import random
-import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -37,6 +34,7 @@ from tests.support.images import (
     tar_bytes,
 )
 from tests.support.mounting import available_drivers, force_unmount
+from tools.soak import run_soak
 
 READERS = 3
 SIZES = [700] * 20 + [20_000] * 20 + [300_000] * 6 + [3_000_000]
@@ -273,20 +271,5 @@ def soak(seconds: float, seed: int, folder: Path) -> int:
     return int(bool(seen.wrong))
 
 
-def main() -> None:
-    """Parse the command line and run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=300.0)
-    parser.add_argument("--seed", type=int, default=int(time.time()))
-    arguments = parser.parse_args()
-    print(f"soak: {arguments.seconds:.0f} s, seed {arguments.seed}", file=sys.stderr, flush=True)
-    folder = Path(tempfile.mkdtemp(prefix="lazyfs-soak-cache-"))
-    try:
-        code = soak(arguments.seconds, arguments.seed, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    sys.exit(code)
-
-
 if __name__ == "__main__":
-    main()
+    run_soak(__doc__.splitlines()[0], soak)
