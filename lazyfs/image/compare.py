@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from lazyfs.digest import Digest, parse_digest
-from lazyfs.errors import FormatError, LazyfsError, Unavailable
+from lazyfs.errors import FormatError, LazyfsError
 from lazyfs.fetch.device import Device
-from lazyfs.fetch.origins.whole import PIECE_SIZE, WrongBlob, until_right
+from lazyfs.fetch.origins.whole import PIECE_SIZE, WrongBlob, take_blob, until_right
 from lazyfs.formats.streams.unpack import decompress
 from lazyfs.formats.tars.comparison import Comparison, Disagreement, OnChunk
 from lazyfs.formats.tocs.toc import Chunk, Toc
@@ -142,7 +142,7 @@ async def compare_layer(
             nonlocal broken
             async with send:
                 try:
-                    await _fetch(source, layer, send)
+                    await take_blob(source, layer, send.send)
                 except LazyfsError as exc:
                     broken = exc  # raised below: the nursery would wrap it in a group
 
@@ -166,27 +166,6 @@ async def compare_layer(
         return ended
 
     return await until_right(source, layer, attempt)
-
-
-async def _fetch(source: Source, layer: Descriptor, send: trio.MemorySendChannel[bytes]) -> None:
-    """Send the whole blob; a transfer that breaks goes on as long as it gets anywhere."""
-    size = 0
-    while size < layer.size:
-        start, waiting = size, bytearray()
-        try:
-            async with source.open_range(layer, start, layer.size) as body:
-                async for piece in body:
-                    waiting += piece
-                    if len(waiting) >= PIECE_SIZE:
-                        size += len(waiting)
-                        await send.send(bytes(waiting))
-                        waiting.clear()
-        except Unavailable:
-            if size + len(waiting) == start:
-                raise
-        size += len(waiting)
-        if waiting:
-            await send.send(bytes(waiting))
 
 
 class _Reading:

@@ -14,8 +14,8 @@ from typing import BinaryIO
 import trio
 
 from lazyfs.digest import Digest, DigestMismatch
-from lazyfs.errors import FormatError, LazyfsError, Unavailable
-from lazyfs.fetch.origins.whole import WrongBlob, until_right
+from lazyfs.errors import FormatError, LazyfsError
+from lazyfs.fetch.origins.whole import WrongBlob, take_blob, until_right
 from lazyfs.formats.layer_pass import LayerPass, PassedLayer
 from lazyfs.formats.layers import PLAIN
 from lazyfs.formats.streams.compression import NotALayer
@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 
 TakeMembers = Callable[[int], None]
 
-FEED_SIZE = 1 << 20
 """Compressed bytes handed to a worker at once."""
 
 _pins: list[int] = []
@@ -198,25 +197,13 @@ class _Taker:
 async def _feed(
     source: Source, layer: Descriptor, take: Callable[[bytes], None], progress: Progress
 ) -> None:
-    """Take the whole blob; a transfer that breaks goes on as long as it gets anywhere."""
-    size = 0
-    while size < layer.size:
-        start, waiting = size, bytearray()
-        try:
-            async with source.open_range(layer, start, layer.size) as body:
-                async for piece in body:
-                    waiting += piece
-                    if len(waiting) >= FEED_SIZE:
-                        await trio.to_thread.run_sync(take, bytes(waiting))
-                        size += len(waiting)
-                        progress(len(waiting))
-                        waiting.clear()
-        except Unavailable:
-            if size + len(waiting) == start:
-                raise
-        await trio.to_thread.run_sync(take, bytes(waiting))
-        size += len(waiting)
-        progress(len(waiting))
+    """Have a thread take the whole blob, piece by piece."""
+
+    async def take_piece(piece: bytes) -> None:
+        await trio.to_thread.run_sync(take, piece)
+        progress(len(piece))
+
+    await take_blob(source, layer, take_piece)
 
 
 def _write(file: BinaryIO, offset: int, data: bytes | memoryview) -> None:
