@@ -6,7 +6,6 @@ that a terminal obeys none of it.
 
 import base64
 import json
-import logging
 import os
 import shutil
 import signal
@@ -20,9 +19,8 @@ from typing import Any
 
 import pytest
 import zstandard
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from lazyfs.cli.main import cli
 from lazyfs.digest import digest_of, parse_digest
 from lazyfs.documents.errors import FileCorrupt, SnapshotError, StoreFailed
 from lazyfs.documents.manifest import Layer
@@ -42,6 +40,7 @@ from lazyfs.snapshot.stores.snapshots import Snapshots
 from lazyfs.snapshot.stores.transfer import copy_snapshot
 from lazyfs.store.profiles import Profile, encode_profile
 from tests.support.hostile import tamper
+from tests.support.in_process import in_process
 from tests.support.snapshots import ID, LATER_ID, draft, image, store
 
 OLD = 1_600_000_000.0
@@ -90,18 +89,8 @@ def lazyfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     """Run ``lazyfs`` with words, in this process."""
     for name in ("cache", "state", "runtime"):
         monkeypatch.setenv(f"LAZYFS_{name.upper()}_DIR", str(tmp_path / name))
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-
-    def invoke(*words: object) -> Result:
-        done = CliRunner().invoke(cli, [str(word) for word in words])
-        assert "E_BUG" not in done.stderr, done.stderr
-        assert "Traceback" not in done.stderr, done.stderr
-        return done
-
-    yield invoke
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    with in_process() as invoke:
+        yield invoke
 
 
 def put(path: Path, kind: str, target: Path) -> None:

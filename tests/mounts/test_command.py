@@ -52,19 +52,6 @@ def layout(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def lazyfs(tmp_path):
-    return Lazyfs(tmp_path)
-
-
-@pytest.fixture
-def mountpoint(tmp_path):
-    path = tmp_path / "mnt"
-    path.mkdir()
-    yield path
-    force_unmount(path)
-
-
 def server_of(lazyfs: Lazyfs) -> int:
     (record,) = [
         json.loads(path.read_text()) for path in lazyfs.records() if path.suffix == ".json"

@@ -26,7 +26,6 @@ from tests.support.images import (
 from tests.support.mounting import (
     ROOT,
     SECONDS,
-    force_unmount,
     is_mounted,
     needs_erofs,
     run,
@@ -40,19 +39,6 @@ pytestmark = needs_erofs
 
 BIG = random.Random(3).randbytes(6 << 20)
 PRODUCER = ROOT / "tests/fixtures/estargz-go-0.12"
-
-
-@pytest.fixture
-def lazyfs(tmp_path):
-    return Lazyfs(tmp_path)
-
-
-@pytest.fixture
-def mountpoint(tmp_path):
-    path = tmp_path / "mnt"
-    path.mkdir()
-    yield path
-    force_unmount(path)
 
 
 @pytest.fixture(scope="module")

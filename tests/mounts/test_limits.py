@@ -47,14 +47,6 @@ def lazyfs(tmp_path):
     return Lazyfs(tmp_path, environment={"LAZYFS_SERVICE": "0"})
 
 
-@pytest.fixture
-def mountpoint(tmp_path):
-    path = tmp_path / "mnt"
-    path.mkdir()
-    yield path
-    force_unmount(path)
-
-
 def usage(lazyfs: Lazyfs) -> dict:
     return json.loads(lazyfs("cache", "du", "--json").stdout)
 

@@ -43,19 +43,6 @@ def layout(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def lazyfs(tmp_path):
-    return Lazyfs(tmp_path)
-
-
-@pytest.fixture
-def mountpoint(tmp_path):
-    path = tmp_path / "mnt"
-    path.mkdir()
-    yield path
-    force_unmount(path)
-
-
 def servers(lazyfs: Lazyfs) -> list[int]:
     return [record["pid"] for record in records(lazyfs)]
 

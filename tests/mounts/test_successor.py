@@ -40,11 +40,6 @@ def layout(tmp_path_factory):
 
 
 @pytest.fixture
-def lazyfs(tmp_path):
-    return Lazyfs(tmp_path)
-
-
-@pytest.fixture
 def mountpoint(lazyfs, layout, tmp_path):
     """An image mounted, with a keeper that watches."""
     path = tmp_path / "mnt"
