@@ -17,11 +17,11 @@ from lazyfs.formats.streams.unpack import decompress
 from lazyfs.formats.tars.comparison import Comparison, Disagreement, OnChunk
 from lazyfs.formats.tocs.toc import Chunk, Toc
 from lazyfs.formats.tocs.toc_reader import decode_toc
-from lazyfs.image.contradiction import contradiction, trees_differ
 from lazyfs.image.diffid import DiffIdMismatch
-from lazyfs.image.full_pass import pass_layer
+from lazyfs.image.layers.contradiction import contradiction, trees_differ
+from lazyfs.image.layers.full_pass import pass_layer
+from lazyfs.image.layers.plain import INDEX, PASS
 from lazyfs.image.open import ImageGone, OpenImage
-from lazyfs.image.plain import INDEX, PASS
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.registry.source import Source
 from lazyfs.rootfs.layout import device_offsets

@@ -27,8 +27,8 @@ from lazyfs.fetch.profile import replay, replay_alike
 from lazyfs.fetch.twins import Twins
 from lazyfs.formats.layers import Format
 from lazyfs.image.identity import mount_attributes
-from lazyfs.image.mend_points import PointsMender
-from lazyfs.image.plain import INDEX
+from lazyfs.image.layers.mend_points import PointsMender
+from lazyfs.image.layers.plain import INDEX
 from lazyfs.image.prepare import Prepared
 from lazyfs.mount.contents import NativeLayer
 from lazyfs.oci.config import BadConfig, decode_config

@@ -10,12 +10,8 @@ from urllib.parse import quote
 from lazyfs.digest import Digest, digest_of
 from lazyfs.errors import NotFound
 from lazyfs.oci.manifest import DOCUMENT_LIMIT, OCI_INDEX
-from lazyfs.registry.config.errors import BadAnswer, Unsettled
-from lazyfs.registry.config.hosts import next_url, origin_of
-from lazyfs.registry.links import parse_next
-from lazyfs.registry.place import Place
-from lazyfs.registry.redirects import discard
-from lazyfs.registry.referrers import (
+from lazyfs.registry.answers.links import parse_next
+from lazyfs.registry.answers.referrers import (
     ENTRY_LIMIT,
     PAGE_LIMIT,
     SIZE_LIMIT,
@@ -28,6 +24,10 @@ from lazyfs.registry.referrers import (
     lists,
     tag_of,
 )
+from lazyfs.registry.config.errors import BadAnswer, Unsettled
+from lazyfs.registry.config.hosts import next_url, origin_of
+from lazyfs.registry.place import Place
+from lazyfs.registry.redirects import discard
 
 log = logging.getLogger(__name__)
 

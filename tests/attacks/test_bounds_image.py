@@ -17,8 +17,8 @@ from lazyfs.digest import digest_of
 from lazyfs.errors import FormatError, UsageError
 from lazyfs.formats.tocs import scan
 from lazyfs.formats.tocs.toc import Toc
-from lazyfs.image import tocs as tocs_module
-from lazyfs.image.budget import DEFAULT_MIB, VARIABLE, Budget, ImageTooLarge, memory_of
+from lazyfs.image.layers import tocs as tocs_module
+from lazyfs.image.layers.budget import DEFAULT_MIB, VARIABLE, Budget, ImageTooLarge, memory_of
 from lazyfs.image.prepare import Prepared, Request, prepare
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.merge import BadLayer
@@ -146,7 +146,7 @@ def test_what_is_no_number_of_mebibytes(text: str) -> None:
 CHILD = """
 import json, resource, sys, trio
 from pathlib import Path
-from lazyfs.image.budget import ImageTooLarge
+from lazyfs.image.layers.budget import ImageTooLarge
 from lazyfs.image.prepare import Request, prepare
 from lazyfs.registry.source import AccessOptions
 

@@ -20,8 +20,8 @@ from lazyfs.fetch.transfer import FEED_MAX, FEED_MIN, FEED_PLAIN, _feed_size
 from lazyfs.formats.decode import Piece
 from lazyfs.formats.streams.codec import Codec
 from lazyfs.formats.tocs.toc import Chunk, Kind, Toc, TocEntry
+from lazyfs.registry.answers.encodings import MEMBER_LIMIT, inflate
 from lazyfs.registry.config.errors import BadAnswer
-from lazyfs.registry.encodings import MEMBER_LIMIT, inflate
 from lazyfs.rootfs.table import LayerTable, build_table
 from lazyfs.store.content.presence import RESIDENT
 from tests.fetch.test_fetch import Bench, opened

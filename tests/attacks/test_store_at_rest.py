@@ -15,7 +15,7 @@ import pytest
 
 from lazyfs.fetch.ahead.prefetch import Limits
 from lazyfs.fetch.scrub import is_due, scrub
-from lazyfs.image import full_pass
+from lazyfs.image.layers import full_pass
 from lazyfs.image.open import OpenImage, open_image
 from lazyfs.image.prepare import Request, prepare
 from lazyfs.registry.source import AccessOptions

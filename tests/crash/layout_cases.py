@@ -9,8 +9,8 @@ from lazyfs.convert.convert import ConvertOptions, convert_image, convert_refere
 from lazyfs.convert.indexing import build_index_of, push_index
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import LazyfsError
+from lazyfs.image.layers.plain import PlainOptions
 from lazyfs.image.open import open_image
-from lazyfs.image.plain import PlainOptions
 from lazyfs.image.prepare import Request, prepare
 from lazyfs.interrupts import run_trio
 from lazyfs.oci.platforms import parse_platform

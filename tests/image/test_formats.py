@@ -19,10 +19,10 @@ from lazyfs.formats.tocs.claims import BadAnnotation
 from lazyfs.formats.writer import Target, WriterOptions
 from lazyfs.image.describe import DescribedLayer, describe
 from lazyfs.image.diffid import DiffIdMismatch
+from lazyfs.image.layers.plain import EncryptedLayer
+from lazyfs.image.layers.tocs import Unverifiable, layer_claims
 from lazyfs.image.open import OpenImage, open_image
-from lazyfs.image.plain import EncryptedLayer
 from lazyfs.image.prepare import Prepared, Request, prepare
-from lazyfs.image.tocs import Unverifiable, layer_claims
 from lazyfs.image.verify import verify_image
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.platforms import parse_platform

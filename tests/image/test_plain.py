@@ -26,14 +26,14 @@ from lazyfs.fetch.device import PART_SIZE
 from lazyfs.fetch.origins.origin import Offline
 from lazyfs.formats.layer_index import decode_index, encode_index
 from lazyfs.image.describe import describe
-from lazyfs.image.indexes import (
+from lazyfs.image.layers.indexes import (
     Artifact,
     BadIndex,
     IndexContradicted,
     build_artifact,
 )
+from lazyfs.image.layers.plain import PlainOptions
 from lazyfs.image.open import OpenImage, open_image
-from lazyfs.image.plain import PlainOptions
 from lazyfs.image.prepare import Request, prepare
 from lazyfs.image.verify import verify_image
 from lazyfs.registry.source import AccessOptions

@@ -11,9 +11,9 @@ from lazyfs.convert.convert import ConvertOptions, convert_image
 from lazyfs.convert.indexing import build_index_of
 from lazyfs.digest import Digest, DigestMismatch, digest_of, parse_digest
 from lazyfs.formats.writer import Target, WriterOptions
-from lazyfs.image.indexes import build_artifact
+from lazyfs.image.layers.indexes import build_artifact
+from lazyfs.image.layers.plain import PlainOptions
 from lazyfs.image.open import open_image
-from lazyfs.image.plain import PlainOptions
 from lazyfs.image.prepare import Request, prepare
 from lazyfs.image.verify import verify_image
 from lazyfs.oci.platforms import parse_platform

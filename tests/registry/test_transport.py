@@ -11,8 +11,8 @@ import pytest
 import trio
 import trio.lowlevel
 
+from lazyfs.registry.answers.rate import Rate
 from lazyfs.registry.config.errors import BadAnswer, ConnectionTrouble, Missing, Silent, TooLarge
-from lazyfs.registry.rate import Rate
 from lazyfs.registry.source import AccessOptions, SourceStatistics
 from lazyfs.registry.transport import Transport
 from tests.support import certificates, faults

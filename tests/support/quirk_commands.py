@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from lazyfs.cli.images.cat import contents_of
 from lazyfs.cli.main import cli
 from lazyfs.digest import digest_of, parse_digest
-from lazyfs.image.indexes import ARTIFACT_TYPE
+from lazyfs.image.layers.indexes import ARTIFACT_TYPE
 from lazyfs.image.open import open_image
 from lazyfs.image.prepare import Request, prepare
 from lazyfs.oci.descriptor import Descriptor

@@ -310,7 +310,7 @@ def prepare_shown(
     """Prepare an image; show progress where layers have to be downloaded whole."""
     from contextlib import ExitStack
 
-    from lazyfs.image.plain import PlainOptions
+    from lazyfs.image.layers.plain import PlainOptions
     from lazyfs.image.prepare import Request, prepare
 
     with ExitStack() as stack:

@@ -16,7 +16,7 @@ from lazyfs.formats.streams.codec import Codec
 from lazyfs.formats.tars.comparison import Disagreement, compare_fields, first_of
 from lazyfs.formats.tocs.toc import Chunk, Kind, Toc
 from lazyfs.formats.tocs.toc_reader import decode_toc
-from lazyfs.image.indexes import IndexContradicted
+from lazyfs.image.layers.indexes import IndexContradicted
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.rootfs.layout import device_offsets
 from lazyfs.store.layers import load_table, load_toc

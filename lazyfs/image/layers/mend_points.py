@@ -66,8 +66,8 @@ class PointsMender:
             except (NotFound, FormatError, VerificationFailed) as exc:
                 log.warning("%s; fetching the layer whole", exc.message)
         # Not needed by a mount to which nothing happens.
-        from lazyfs.image.contradiction import check_claim, claimed_toc  # noqa: PLC0415
-        from lazyfs.image.full_pass import pass_layer  # noqa: PLC0415
+        from lazyfs.image.layers.contradiction import check_claim, claimed_toc  # noqa: PLC0415
+        from lazyfs.image.layers.full_pass import pass_layer  # noqa: PLC0415
 
         store, source = self._store, self._origin.source
         claimed = await trio.to_thread.run_sync(claimed_toc, store, layer)
@@ -79,7 +79,7 @@ class PointsMender:
             await trio.to_thread.run_sync(self._take_over, dev, toc.digest, toc_digest)
 
     async def _fetch_index(self, layer: Descriptor, pinned: Digest, diff_id: Digest) -> None:
-        from lazyfs.image.indexes import fetch_index, keep_index  # noqa: PLC0415
+        from lazyfs.image.layers.indexes import fetch_index, keep_index  # noqa: PLC0415
 
         found = await fetch_index(self._origin.source, pinned, self._image, [layer])
         index = found.get(layer.digest)

@@ -14,11 +14,11 @@ from lazyfs.formats.layer_pass import placed
 from lazyfs.formats.tocs.rawtoc import TocTooLarge
 from lazyfs.formats.tocs.toc import Toc
 from lazyfs.formats.tocs.toc_reader import decode_toc
-from lazyfs.image.budget import Budget
-from lazyfs.image.full_pass import pass_layers
-from lazyfs.image.indexes import fetch_index, keep_index
-from lazyfs.image.plain import INDEX, PASS, PlainOptions, check_pairs
-from lazyfs.image.tocs import LoadedToc
+from lazyfs.image.layers.budget import Budget
+from lazyfs.image.layers.full_pass import pass_layers
+from lazyfs.image.layers.indexes import fetch_index, keep_index
+from lazyfs.image.layers.plain import INDEX, PASS, PlainOptions, check_pairs
+from lazyfs.image.layers.tocs import LoadedToc
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.rootfs.layout import device_size
 from lazyfs.store.layers import load_table, load_toc

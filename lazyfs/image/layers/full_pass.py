@@ -20,8 +20,8 @@ from lazyfs.formats.layer_pass import LayerPass, PassedLayer
 from lazyfs.formats.layers import PLAIN
 from lazyfs.formats.streams.compression import NotALayer
 from lazyfs.formats.tocs.toc import Toc
-from lazyfs.image.budget import ImageTooLarge
-from lazyfs.image.plain import Progress
+from lazyfs.image.layers.budget import ImageTooLarge
+from lazyfs.image.layers.plain import Progress
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.registry.source import Source
 from lazyfs.rootfs.table import LayerTable, build_table

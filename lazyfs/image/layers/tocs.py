@@ -23,9 +23,9 @@ from lazyfs.formats.tocs.claims import Claims, claims_of
 from lazyfs.formats.tocs.rawtoc import TocTooLarge
 from lazyfs.formats.tocs.toc import Toc
 from lazyfs.formats.tocs.toc_reader import decode_toc
-from lazyfs.image.budget import Budget
-from lazyfs.image.plain import check_readable
-from lazyfs.image.toc_image import NoTocImage, TocImage
+from lazyfs.image.layers.budget import Budget
+from lazyfs.image.layers.plain import check_readable
+from lazyfs.image.layers.toc_image import NoTocImage, TocImage
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import is_layer_gzip, is_layer_zstd
 from lazyfs.rootfs.layout import device_size
