@@ -29,12 +29,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tests.support import faults
-from tests.support.command import Lazyfs
-from tests.support.images import directory, estargz_layer, file, make_layout, tar_bytes
-from tests.support.mounting import force_unmount
-from tests.support.registry import FakeRegistry
-from tests.support.registry_wire import Answer, Request, Server
+from tests.support.formats.images import directory, estargz_layer, file, make_layout, tar_bytes
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import force_unmount
+from tests.support.registries import faults
+from tests.support.registries.registry import FakeRegistry
+from tests.support.registries.registry_wire import Answer, Request, Server
 
 BOUND_SECONDS = 180.0
 """A request that fails for good takes up to 100 s (60 s of patience, then one try of 40 s), and

@@ -23,9 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lazyfs.store.content.presence import DOUBT_SECONDS
-from tests.support.command import Lazyfs
-from tests.support.damage import DAMAGES, LIVE_DAMAGES, age, reboot, rot
-from tests.support.images import (
+from tests.support.formats.images import (
     directory,
     estargz_layer,
     file,
@@ -33,7 +31,9 @@ from tests.support.images import (
     plain_layer,
     tar_bytes,
 )
-from tests.support.mounting import available_drivers, force_unmount
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.damage import DAMAGES, LIVE_DAMAGES, age, reboot, rot
+from tests.support.mounts.mounting import available_drivers, force_unmount
 from tools.soak import run_soak
 
 READERS = 3

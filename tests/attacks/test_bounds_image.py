@@ -23,7 +23,7 @@ from lazyfs.image.prepare import Prepared, Request, prepare
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.merge import BadLayer
 from tests.rootfs.test_merge import STACKS
-from tests.support.images import (
+from tests.support.formats.images import (
     OCI_GZIP,
     Layer,
     estargz_layer,
@@ -32,9 +32,9 @@ from tests.support.images import (
     plain_layer,
     tar_bytes,
 )
-from tests.support.mounting import ROOT
-from tests.support.naive_merge import naive_facts, naive_merge
-from tests.support.rootfs import facts_of, index_of
+from tests.support.formats.naive_merge import naive_facts, naive_merge
+from tests.support.formats.rootfs import facts_of, index_of
+from tests.support.mounts.mounting import ROOT
 
 
 def bomb(count: int, seed: int = 0, twice: bool = False) -> Layer:

@@ -17,17 +17,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import faults
-from tests.support.command import Lazyfs
-from tests.support.images import directory, estargz_layer, file, make_layout, tampered, tar_bytes
-from tests.support.mounting import (
+from tests.support.formats.images import (
+    directory,
+    estargz_layer,
+    file,
+    make_layout,
+    tampered,
+    tar_bytes,
+)
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import (
     available_drivers,
     force_unmount,
     needs_erofs,
     needs_fuse,
     wait_until,
 )
-from tests.support.registry import FakeRegistry
+from tests.support.registries import faults
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = needs_fuse
 

@@ -26,14 +26,22 @@ from lazyfs.store.content.presence import ABSENT, DOUBT_SECONDS, DOUBTFUL, RESID
 from lazyfs.store.images import load_record
 from lazyfs.store.paths import Store
 from lazyfs.store.upkeep.check import check_store
-from tests.support.damage import DAMAGES, age, forge, put_link_over, put_zeros_over, reboot, rot
-from tests.support.images import (
+from tests.support.formats.images import (
     directory,
     estargz_layer,
     file,
     make_layout,
     plain_layer,
     tar_bytes,
+)
+from tests.support.mounts.damage import (
+    DAMAGES,
+    age,
+    forge,
+    put_link_over,
+    put_zeros_over,
+    reboot,
+    rot,
 )
 
 pytestmark = pytest.mark.anyio

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.in_process import in_process
+from tests.support.mounts.in_process import in_process
 
 
 @dataclass(frozen=True)

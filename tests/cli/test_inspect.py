@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support import faults
-from tests.support.images import (
+from tests.support.formats.images import (
     Layer,
     blob_path,
     layer_from_fixture,
@@ -16,7 +15,8 @@ from tests.support.images import (
     tagged,
     tamper_blob,
 )
-from tests.support.registry import FakeRegistry
+from tests.support.registries import faults
+from tests.support.registries.registry import FakeRegistry
 
 FIELDS = {
     "reference",

@@ -25,7 +25,7 @@ from lazyfs.image.layers.toc_image import LAYER_DIGEST_KEY
 from lazyfs.image.profiled import NoProfile
 from lazyfs.oci.platforms import parse_platform
 from lazyfs.registry.layout import ImageLayout
-from tests.support.images import (
+from tests.support.formats.images import (
     OCI_CONFIG,
     OCI_MANIFEST,
     OCI_ZSTD,

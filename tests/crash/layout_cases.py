@@ -16,8 +16,8 @@ from lazyfs.interrupts import run_trio
 from lazyfs.oci.platforms import parse_platform
 from tests.crash.cases import RIGHT, Case, Mark, Outcome, Place, Verdict, mark, promised
 from tests.crash.store_cases import ACCESS, expected, make_image, read_files
-from tests.support.images import file as file_item
-from tests.support.images import host_platform, make_layout, plain_layer, tar_bytes
+from tests.support.formats.images import file as file_item
+from tests.support.formats.images import host_platform, make_layout, plain_layer, tar_bytes
 
 OLD = {"etc/old": b"an image that was in the layout before"}
 DONE = "done"

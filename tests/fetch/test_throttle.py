@@ -10,7 +10,7 @@ from lazyfs.fetch.ahead.prefetch import Limits, prefetch
 from lazyfs.fetch.counts import Purpose
 from lazyfs.fetch.throttle import REQUEST_MAX, REQUEST_MIN, Throttle
 from tests.fetch.test_fetch import opened
-from tests.support.layers import make_layer
+from tests.support.formats.layers import make_layer
 
 pytestmark = pytest.mark.anyio
 

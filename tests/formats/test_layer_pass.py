@@ -34,7 +34,7 @@ from lazyfs.formats.streams.spans import Span, gzip_header_size, open_stream
 from lazyfs.formats.streams.stream import Piece
 from lazyfs.formats.tars.tar import BadTar
 from lazyfs.formats.tocs.toc import Kind
-from tests.support.coded import decode
+from tests.support.formats.coded import decode
 
 SPAN = 20_000
 CHUNK = 50_000

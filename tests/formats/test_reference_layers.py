@@ -20,8 +20,8 @@ from lazyfs.formats.layers import (
 from lazyfs.formats.streams.unzstd import unzstd
 from lazyfs.formats.tocs.claims import claims_of
 from lazyfs.formats.tocs.toc import Kind
-from tests.support.coded import decode
-from tests.support.estargz import (
+from tests.support.formats.coded import decode
+from tests.support.formats.estargz import (
     ReferenceLayer,
     contents_of,
     files_of,
@@ -32,8 +32,8 @@ from tests.support.estargz import (
     source_of,
     xattrs_of,
 )
-from tests.support.readers import cuts
-from tests.support.tarsplit import rebuild_tar
+from tests.support.formats.readers import cuts
+from tests.support.formats.tarsplit import rebuild_tar
 
 KINDS = {
     tarfile.REGTYPE: Kind.REGULAR,

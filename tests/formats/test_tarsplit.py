@@ -15,9 +15,9 @@ from lazyfs.formats.streams.unzstd import unzstd
 from lazyfs.formats.tars.tarsplit import BadTarSplit
 from lazyfs.formats.tocs.claims import claims_of
 from lazyfs.formats.tocs.toc import Toc
-from tests.support.images import Layer
-from tests.support.tarsplit import rebuild_tar
-from tests.support.zstdchunked import contents, zstd_layer
+from tests.support.formats.images import Layer
+from tests.support.formats.tarsplit import rebuild_tar
+from tests.support.formats.zstdchunked import contents, zstd_layer
 
 FILES = {"a": [b"one chunk"], "b": [b"x" * 300, 5000, b"y" * 4000], "empty": [], "c": [b"last"]}
 

@@ -24,7 +24,7 @@ from lazyfs.formats.tocs.claims import claims_of
 from lazyfs.formats.tocs.rawtoc import BadToc
 from lazyfs.formats.tocs.toc import Kind, TocEntry
 from lazyfs.formats.writer import Target, WriterOptions, write_layer, write_verbatim
-from tests.support.images import (
+from tests.support.formats.images import (
     FIXTURES,
     OCI_ZSTD,
     Layer,
@@ -36,7 +36,7 @@ from tests.support.images import (
     symlink,
     tar_bytes,
 )
-from tests.support.tarsplit import rebuild_tar
+from tests.support.formats.tarsplit import rebuild_tar
 
 REFERENCE = FIXTURES / "zstdchunked-skopeo-1.18.0"
 KEEPABLE = ("edge-nodup", "big", "empty", "real-gnu", "real-pax", "real-ustar")

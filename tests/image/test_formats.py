@@ -32,7 +32,7 @@ from lazyfs.rootfs.walk import walk_path
 from lazyfs.store.content.unwritten import UnstoredContent
 from lazyfs.store.paths import Store
 from lazyfs.store.upkeep.check import check_store
-from tests.support.images import (
+from tests.support.formats.images import (
     Layer,
     blob_path,
     estargz_layer,
@@ -44,9 +44,9 @@ from tests.support.images import (
     tar_bytes,
     toc_layer_of,
 )
-from tests.support.registry import FakeRegistry
-from tests.support.stargz import stargz_layer
-from tests.support.zstdchunked import contents, zstd_layer
+from tests.support.formats.stargz import stargz_layer
+from tests.support.formats.zstdchunked import contents, zstd_layer
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = pytest.mark.anyio
 

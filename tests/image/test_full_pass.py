@@ -27,8 +27,8 @@ from lazyfs.store.paths import Store
 from lazyfs.store.points import RestartPoints
 from lazyfs.store.spans import load_spans
 from tests.formats.test_layer_pass import FILES, link, tar_of, words
-from tests.support.coded import decode
-from tests.support.sources import MemorySource
+from tests.support.formats.coded import decode
+from tests.support.registries.sources import MemorySource
 
 pytestmark = pytest.mark.anyio
 

@@ -41,8 +41,7 @@ from lazyfs.rootfs.walk import walk_path
 from lazyfs.store.paths import Store
 from lazyfs.store.upkeep.check import check_store
 from tests.formats.test_layer_pass import FILES, tar_of, words
-from tests.support.faults import status
-from tests.support.images import (
+from tests.support.formats.images import (
     OCI_GZIP,
     OCI_TAR,
     OCI_ZSTD,
@@ -51,7 +50,8 @@ from tests.support.images import (
     make_layout,
     tamper_blob,
 )
-from tests.support.registry import FakeRegistry
+from tests.support.registries.faults import status
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = pytest.mark.anyio
 

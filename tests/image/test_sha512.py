@@ -27,7 +27,7 @@ from lazyfs.store.upkeep.check import check_store
 from lazyfs.store.upkeep.evict import remove_unused
 from tests.formats.test_layer_pass import FILES, tar_of, words
 from tests.image.test_plain import expect
-from tests.support.images import (
+from tests.support.formats.images import (
     OCI_GZIP,
     Layer,
     blob_path,
@@ -37,8 +37,8 @@ from tests.support.images import (
     read_blob,
     source_tar,
 )
-from tests.support.snapshots import ID
-from tests.support.snapshots import image as document_image
+from tests.support.sandboxes.snapshots import ID
+from tests.support.sandboxes.snapshots import image as document_image
 
 pytestmark = pytest.mark.anyio
 

@@ -10,8 +10,15 @@ from lazyfs.documents.template_reading import template_of_document
 from lazyfs.sandbox.runtimes.runtimes import Chooser
 from lazyfs.sandbox.specs.bundle import write_bundle
 from lazyfs.sandbox.specs.spec import build_spec
-from tests.support.mounting import needs_root
-from tests.support.runscs import BUSYBOX, COMMANDS, NEW, lines_of, need_runsc, why_no_busybox
+from tests.support.mounts.mounting import needs_root
+from tests.support.sandboxes.runscs import (
+    BUSYBOX,
+    COMMANDS,
+    NEW,
+    lines_of,
+    need_runsc,
+    why_no_busybox,
+)
 
 pytestmark = [pytest.mark.interop, *needs_root]
 

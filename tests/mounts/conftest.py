@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import Lazyfs
-from tests.support.mounting import force_unmount
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import force_unmount
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.support.mounting import (
+from tests.support.mounts.mounting import (
     ROOT,
     SECONDS,
     Commanded,
@@ -20,7 +20,7 @@ from tests.support.mounting import (
     serving_made,
     wait_until,
 )
-from tests.support.serve_made import BIG
+from tests.support.mounts.serve_made import BIG
 
 pytestmark = [
     *needs_fuse,
@@ -204,7 +204,7 @@ def test_any_number_of_threads(tmp_path, threads):
 SERVE_AND_READ = """
 import pathlib, subprocess, sys
 mountpoint = pathlib.Path(sys.argv[1])
-command = [sys.executable, "-m", "tests.support.serve_made", mountpoint, "driver=native"]
+command = [sys.executable, "-m", "tests.support.mounts.serve_made", mountpoint, "driver=native"]
 server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 assert server.stdout.readline() == b"ready\\n"
 print(len((mountpoint / "big").read_bytes()), len(list((mountpoint / "many").iterdir())))

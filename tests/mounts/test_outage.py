@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import Lazyfs
-from tests.support.images import directory, estargz_layer, file, make_layout, tar_bytes
-from tests.support.mounting import needs_fuse
-from tests.support.registry import FakeRegistry
+from tests.support.formats.images import directory, estargz_layer, file, make_layout, tar_bytes
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import needs_fuse
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = needs_fuse
 

@@ -9,9 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import Lazyfs
-from tests.support.images import directory, estargz_layer, file, make_layout, tagged, tar_bytes
-from tests.support.mounting import (
+from tests.support.formats.images import (
+    directory,
+    estargz_layer,
+    file,
+    make_layout,
+    tagged,
+    tar_bytes,
+)
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import (
     ROOT,
     SECONDS,
     force_unmount,
@@ -21,8 +28,7 @@ from tests.support.mounting import (
     run,
     wait_until,
 )
-from tests.support.registry import FakeRegistry
-from tests.support.serving import (
+from tests.support.mounts.serving import (
     activated,
     children_of,
     control_socket,
@@ -31,6 +37,7 @@ from tests.support.serving import (
     records,
     serving,
 )
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = needs_fuse
 

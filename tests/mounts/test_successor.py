@@ -8,10 +8,10 @@ import subprocess
 import pytest
 
 from lazyfs.service.record import start_ticks_of
-from tests.support.chaos import kill_once, kill_under_load, server_of
-from tests.support.command import Lazyfs
-from tests.support.images import directory, estargz_layer, file, make_layout, tar_bytes
-from tests.support.mounting import (
+from tests.support.formats.images import directory, estargz_layer, file, make_layout, tar_bytes
+from tests.support.mounts.chaos import kill_once, kill_under_load, server_of
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import (
     ROOT,
     SECONDS,
     available_drivers,

@@ -17,10 +17,10 @@ from lazyfs.registry.client import RegistryClient
 from lazyfs.registry.config.endpoints import ALL, PULL, Endpoint
 from lazyfs.registry.config.errors import BadAnswer, Unsettled
 from lazyfs.registry.source import AccessOptions
-from tests.support import faults
-from tests.support.clients import FAST, NAME, ONCE, connected
-from tests.support.registry import FakeRegistry
-from tests.support.registry_wire import Answer, Request
+from tests.support.registries import faults
+from tests.support.registries.clients import FAST, NAME, ONCE, connected
+from tests.support.registries.registry import FakeRegistry
+from tests.support.registries.registry_wire import Answer, Request
 
 SUBJECT = digest_of(b"subject")
 EMPTY = {

@@ -15,10 +15,10 @@ from lazyfs.registry.answers.rate import Rate
 from lazyfs.registry.config.errors import BadAnswer, ConnectionTrouble, Missing, Silent, TooLarge
 from lazyfs.registry.source import AccessOptions, SourceStatistics
 from lazyfs.registry.transport import Transport
-from tests.support import certificates, faults
-from tests.support.certificates import Certificates
-from tests.support.clients import FAST, NAME, ONCE, connected, read_range, stored
-from tests.support.registry import FakeRegistry
+from tests.support.registries import certificates, faults
+from tests.support.registries.certificates import Certificates
+from tests.support.registries.clients import FAST, NAME, ONCE, connected, read_range, stored
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = pytest.mark.anyio
 

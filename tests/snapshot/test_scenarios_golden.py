@@ -23,10 +23,10 @@ from lazyfs.snapshot.publish import Made
 from lazyfs.snapshot.recover import delete
 from lazyfs.snapshot.restore import Order as RestoreOrder
 from lazyfs.snapshot.review import Wanted
-from tests.support.fake_bases import image
-from tests.support.fake_runtime import FakeRuntime
-from tests.support.snapshots import FaultyStore
-from tests.support.world import TAG, Machine, counter, machine, neighbour
+from tests.support.sandboxes.fake_bases import image
+from tests.support.sandboxes.fake_runtime import FakeRuntime
+from tests.support.sandboxes.snapshots import FaultyStore
+from tests.support.sandboxes.world import TAG, Machine, counter, machine, neighbour
 
 
 class Builder:

@@ -18,9 +18,9 @@ from lazyfs.snapshot.stores.directory_store import DirectoryStore
 from lazyfs.snapshot.stores.keys import manifest_key
 from lazyfs.snapshot.stores.pointers import Pointer
 from lazyfs.snapshot.stores.snapshots import Snapshots
-from tests.support.images import directory, estargz_layer, file, make_layout, tar_bytes
-from tests.support.in_process import in_process
-from tests.support.snapshots import ID, LATER_ID, FaultyStore, draft, image, store
+from tests.support.formats.images import directory, estargz_layer, file, make_layout, tar_bytes
+from tests.support.mounts.in_process import in_process
+from tests.support.sandboxes.snapshots import ID, LATER_ID, FaultyStore, draft, image, store
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "json.md"
 

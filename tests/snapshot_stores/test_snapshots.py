@@ -36,7 +36,16 @@ from lazyfs.snapshot.stores.pointers import Pointer, decode_pointer
 from lazyfs.snapshot.stores.snapshots import ID_RE, Snapshots, new_id
 from lazyfs.snapshot.stores.stores import BadStore, open_objects, parse_snapshot_name
 from lazyfs.snapshot.stores.transfer import copy_snapshot
-from tests.support.snapshots import CONTENTS, ID, LATER_ID, Draft, FaultyStore, draft, image, store
+from tests.support.sandboxes.snapshots import (
+    CONTENTS,
+    ID,
+    LATER_ID,
+    Draft,
+    FaultyStore,
+    draft,
+    image,
+    store,
+)
 
 SECONDS = 60
 

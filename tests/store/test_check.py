@@ -14,8 +14,8 @@ from lazyfs.store.paths import Store
 from lazyfs.store.upkeep.check import Check, check_store
 from lazyfs.store.usage import layers_in, resident_size
 from tests.store.test_content import crash_after_fill
-from tests.support.layers import MadeLayer, make_layer
-from tests.support.stores import KeptImage, keep_image, keep_layer
+from tests.support.formats.layers import MadeLayer, make_layer
+from tests.support.mounts.stores import KeptImage, keep_image, keep_layer
 
 
 @pytest.fixture

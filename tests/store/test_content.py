@@ -19,7 +19,7 @@ from lazyfs.store.content.content import (
 from lazyfs.store.content.presence import ABSENT, DOUBTFUL, HEADER_SIZE, RESIDENT
 from lazyfs.store.content.rows import IOV_MAX, Payload, rows_of
 from lazyfs.store.content.unwritten import UnstoredContent
-from tests.support.layers import MadeLayer, make_layer
+from tests.support.formats.layers import MadeLayer, make_layer
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def crash_after_fill(folder: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path\n"
         "from tests.store.test_content import fill\n"
-        "from tests.support.layers import make_layer\n"
+        "from tests.support.formats.layers import make_layer\n"
         "from lazyfs.store.content.content import LayerContent\n"
         "layer = make_layer([5000, 1, 70_000, 4096, 12_345], chunk_size=16_384)\n"
         "fill(LayerContent(Path(sys.argv[1]), layer.table), layer)\n"

@@ -19,8 +19,8 @@ from lazyfs.store.profiles import Profile, load_profile, save_profile
 from lazyfs.store.upkeep.evict import evict, eviction_lock, remove_unused
 from lazyfs.store.upkeep.removal import remove_image
 from lazyfs.store.usage import holdings_of, layers_in, resident_size
-from tests.support.layers import MadeLayer, make_layer
-from tests.support.stores import keep_image, keep_layer
+from tests.support.formats.layers import MadeLayer, make_layer
+from tests.support.mounts.stores import keep_image, keep_layer
 
 NOW = time.time()
 DAYS = 86400.0

@@ -12,7 +12,7 @@ from lazyfs.store.paths import Store
 from lazyfs.store.upkeep.removal import LayerInUse, empty_layer, remove_layer
 from lazyfs.store.usage import holdings_of, layers_in, resident_size
 from tests.store.test_content import fill
-from tests.support.layers import MadeLayer, make_layer
+from tests.support.formats.layers import MadeLayer, make_layer
 
 
 def put(store: Store, seed: int, when: float) -> MadeLayer:

@@ -41,8 +41,8 @@ from lazyfs.snapshot.recover import delete
 from lazyfs.snapshot.review import Wanted
 from lazyfs.snapshot.stores.objects import ObjectStore
 from lazyfs.snapshot.stores.snapshots import Snapshots
-from tests.support.images import directory, estargz_layer, file, make_layout, tar_bytes
-from tests.support.runscs import NEW, lines_of, make_plan, runsc_path
+from tests.support.formats.images import directory, estargz_layer, file, make_layout, tar_bytes
+from tests.support.sandboxes.runscs import NEW, lines_of, make_plan, runsc_path
 from tools.bench.processes import EmbeddedRegistry, RunningLink
 from tools.bench.puller import pull
 from tools.bench.sides import compile_lazyfs
