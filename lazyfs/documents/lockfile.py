@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -214,14 +214,3 @@ def names_of(template: Template) -> dict[str, list[str]]:
     for name, text in template.images.items():
         found.setdefault(text, []).append(name)
     return found
-
-
-def changes(was: Lock, now: Lock) -> list[tuple[str, str | None, str | None]]:
-    """Return what moved between two locks: reference, digest before, digest now."""
-    moved: list[tuple[str, Any, Any]] = []
-    for text in sorted(was.images.keys() | now.images.keys()):
-        before, after = was.images.get(text), now.images.get(text)
-        one, other = before and before.digest, after and after.digest
-        if one != other:
-            moved.append((text, one, other))
-    return moved

@@ -4,7 +4,6 @@ What passes and is missing in the store is kept there, so that nothing is fetche
 """
 
 import hashlib
-import logging
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -30,8 +29,6 @@ from lazyfs.store.content.presence import RESIDENT
 from lazyfs.store.layers import load_toc
 from lazyfs.store.passes import load_pass, save_pass
 from lazyfs.store.paths import StoreFull
-
-log = logging.getLogger(__name__)
 
 BLOCK = 512  # of a tar
 PADDING = 1 << 20  # zeros at the end of a tar; GNU tar writes less than 10 KiB by default

@@ -55,7 +55,7 @@ GRACE_SECONDS = 0.02
 class Request(msgspec.Struct, frozen=True):
     """What to mount.
 
-    *platform* None means this machine's; *verify* is one of ``VERIFY_MODES``; *plain* is for layers
+    *platform* None means this machine's; *verify* is "toc" or "blob"; *plain* is for layers
     without a TOC."""
 
     reference: str

@@ -27,11 +27,6 @@ FIELDS = {
     "platform",
     "layers",
 }
-LAYER_FIELDS = {"digest", "size", "mediaType", "diffId", "format", "tocDigest", "lazy", "why"} | {
-    "dialect",
-    "verifiedBy",
-    "tarSplit",
-}
 TOC_KEY = "containerd.io/snapshot/stargz/toc.digest"
 
 

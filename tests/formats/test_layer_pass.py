@@ -21,11 +21,11 @@ from lazyfs.formats.decode import RangeDecoder
 from lazyfs.formats.layer_index import (
     HEADER,
     BadLayerIndex,
+    LayerIndex,
     decode_index,
     decode_spans,
     encode_index,
     encode_spans,
-    index_of,
 )
 from lazyfs.formats.layer_pass import LayerPass, PassedLayer
 from lazyfs.formats.streams.codec import Codec
@@ -157,6 +157,20 @@ def decode_all(blob: bytes, layer: PassedLayer, step: int) -> dict[tuple[int, in
     decoded = decode(decoder, *(blob[at : at + step] for at in range(0, len(blob), step)))
     assert [item.error for item in decoded if item.error] == []
     return {keys[item.key]: item.data for item in decoded if item.data is not None}
+
+
+def index_of(layer: PassedLayer) -> LayerIndex:
+    """Return the index that a pass leaves."""
+    return LayerIndex(
+        layer.blob_digest,
+        layer.blob_size,
+        layer.diff_id,
+        layer.plain_size,
+        layer.toc.digest,
+        layer.toc_json,
+        layer.codec,
+        layer.spans,
+    )
 
 
 @pytest.mark.parametrize("packer", PACKERS)

@@ -347,7 +347,6 @@ def prepare_shown(
     access: "AccessOptions",
     verify: str = "toc",
     pinned: str | None = None,
-    mode: str = "auto",
     foresee: "Foresee" = lambda foreseen: None,
 ) -> "Prepared":
     """Prepare an image; show progress where layers have to be downloaded whole."""
@@ -362,7 +361,7 @@ def prepare_shown(
         def begin(total: int) -> None:
             from lazyfs.cli.progress import show_progress
 
-            advance.append(stack.enter_context(show_progress(mode, image, total)))
+            advance.append(stack.enter_context(show_progress("auto", image, total)))
 
         plain = PlainOptions(
             pinned=None if pinned is None else _pin(pinned),

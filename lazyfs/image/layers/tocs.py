@@ -48,8 +48,6 @@ PLACED_MAX = 4 << 20
 TOC_MEMBER_LIMIT = 150 << 20
 """Compressed TOC, bytes; the limit of containers/storage."""
 
-VERIFY_MODES = ("toc", "blob")
-"""What vouches for a TOC: its own digest in the manifest, or else the digest of the whole blob."""
 
 Error = TypeVar("Error", bound=LazyfsError)
 
@@ -59,7 +57,10 @@ class Unverifiable(NotEstargz):
 
 
 class LoadedToc(msgspec.Struct, frozen=True):
-    """A verified TOC, the format of its layer, and which of VERIFY_MODES vouched for it."""
+    """A verified TOC, the format of its layer, and what vouched for it.
+
+    That is "toc", its own digest in the manifest, or "blob", the digest of the whole blob.
+    """
 
     toc: Toc
     format: Format

@@ -13,8 +13,6 @@ from tests.mounts.test_rootless import PYTHON
 from tests.support.mounts.mounting import needs_fuse, needs_root, run
 
 pytestmark = [pytest.mark.interop, *needs_fuse, *needs_root]
-# There are no folders of these names but what the image has.
-FRESH_ONLY = ("write-root",)
 
 
 @pytest.fixture(scope="module", params=WHO)
