@@ -47,7 +47,7 @@ from lazyfs.formats.writer import (
     WriterOptions,
     WrittenLayer,
 )
-from lazyfs.image.plain import check_image
+from lazyfs.image.layers.plain import check_image
 from lazyfs.image.resolve import check_platform, find_manifest
 from lazyfs.oci.config import CONFIG_LIMIT, decode_config
 from lazyfs.oci.descriptor import Descriptor

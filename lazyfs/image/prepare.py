@@ -19,13 +19,13 @@ from lazyfs.errors import LazyfsError, StoreError
 from lazyfs.fetch.origins.early import Foreseen, ForeseenLayer
 from lazyfs.fetch.origins.origin import Origin
 from lazyfs.formats.tocs.claims import Claims
-from lazyfs.image.budget import Budget
 from lazyfs.image.identity import image_attributes
 from lazyfs.image.known import note_name
+from lazyfs.image.layers.budget import Budget
+from lazyfs.image.layers.plain import INDEX, PASS, PlainOptions, believed_of, check_image, is_plain
+from lazyfs.image.layers.tocs import LoadedToc, layer_claims, load_tocs
 from lazyfs.image.offline import last_known
-from lazyfs.image.plain import INDEX, PASS, PlainOptions, believed_of, check_image, is_plain
 from lazyfs.image.resolve import Resolved, Resolver, check_platform
-from lazyfs.image.tocs import LoadedToc, layer_claims, load_tocs
 from lazyfs.oci.config import ImageConfig
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import Manifest
@@ -62,7 +62,7 @@ GRACE_SECONDS = 0.02
 class Request(msgspec.Struct, frozen=True):
     """What to mount.
 
-    *platform* None means this machine's; *verify* is one of ``VERIFY_MODES``; *plain* is for layers
+    *platform* None means this machine's; *verify* is "toc" or "blob"; *plain* is for layers
     without a TOC."""
 
     reference: str
@@ -336,7 +336,7 @@ class _Images(msgspec.Struct, frozen=True):
         pinned = self.request.plain.pinned
         if pinned is None:
             return {}
-        from lazyfs.image.plain_layers import fetch_pinned  # noqa: PLC0415
+        from lazyfs.image.layers.plain_layers import fetch_pinned  # noqa: PLC0415
 
         layers = [manifest.layers[n] for n in numbers]
         return await fetch_pinned(self.store, self.origin, digest, layers, pinned)
@@ -372,7 +372,7 @@ class _Images(msgspec.Struct, frozen=True):
             if not numbers:
                 return
             # Imported here: most images have no such layer.
-            from lazyfs.image.plain_layers import load_plain  # noqa: PLC0415
+            from lazyfs.image.layers.plain_layers import load_plain  # noqa: PLC0415
 
             pairs = [(manifest.layers[n], configs[0].diff_ids[n]) for n in numbers]
             options, is_stored = self.request.plain, not self.is_volatile

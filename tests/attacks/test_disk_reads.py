@@ -30,8 +30,8 @@ from lazyfs.store.content.presence import (
 )
 from lazyfs.store.content.unwritten import ReadOnlyContent
 from lazyfs.store.paths import Store
-from tests.support.layers import MadeLayer, make_layer
-from tests.support.sources import MemorySource
+from tests.support.formats.layers import MadeLayer, make_layer
+from tests.support.registries.sources import MemorySource
 
 SIZES = [40_000, 50_000, 60_000, 70_000]
 

@@ -20,7 +20,7 @@ from lazyfs.store.content.presence import ABSENT, DOUBTFUL, HEADER_SIZE, RESIDEN
 from lazyfs.store.content.spool import open_spool
 from lazyfs.store.content.unwritten import ReadOnlyContent, UnstoredContent, open_content
 from lazyfs.store.paths import Store, StoreFull, StoreReadOnly, store_error
-from tests.support.layers import MadeLayer, make_layer
+from tests.support.formats.layers import MadeLayer, make_layer
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

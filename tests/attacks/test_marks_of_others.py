@@ -19,8 +19,8 @@ from lazyfs.store.content.unwritten import ReadOnlyContent
 from lazyfs.store.paths import Store
 from lazyfs.store.upkeep import check
 from lazyfs.store.upkeep.check import check_store
-from tests.support.layers import MadeLayer, make_layer
-from tests.support.stores import keep_layer
+from tests.support.formats.layers import MadeLayer, make_layer
+from tests.support.mounts.stores import keep_layer
 
 SIZES = [40_000, 50_000, 60_000]
 

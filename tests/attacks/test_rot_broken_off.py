@@ -20,9 +20,9 @@ from lazyfs.service.obtain import _Search
 from lazyfs.store.completeness import Survey, survey_layer
 from lazyfs.store.paths import Store
 from tests.cli.conftest import cache_dir, run
-from tests.support.images import layer_from_fixture, make_layout
-from tests.support.layers import make_layer
-from tests.support.stores import keep_layer
+from tests.support.formats.images import layer_from_fixture, make_layout
+from tests.support.formats.layers import make_layer
+from tests.support.mounts.stores import keep_layer
 
 __all__ = ["cache_dir", "run"]
 

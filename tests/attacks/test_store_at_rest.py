@@ -17,7 +17,7 @@ import pytest
 from lazyfs.errors import StoreError
 from lazyfs.fetch.ahead.prefetch import Limits
 from lazyfs.fetch.scrub import is_due, scrub
-from lazyfs.image import full_pass
+from lazyfs.image.layers import full_pass
 from lazyfs.image.open import OpenImage, open_image
 from lazyfs.image.prepare import Request, prepare
 from lazyfs.registry.source import AccessOptions
@@ -28,7 +28,15 @@ from lazyfs.store.content.presence import ABSENT, DOUBT_SECONDS, DOUBTFUL, RESID
 from lazyfs.store.images import load_record
 from lazyfs.store.paths import Store
 from lazyfs.store.upkeep.check import check_store
-from tests.support.damage import (
+from tests.support.formats.images import (
+    directory,
+    estargz_layer,
+    file,
+    make_layout,
+    plain_layer,
+    tar_bytes,
+)
+from tests.support.mounts.damage import (
     DAMAGES,
     age,
     forge,
@@ -38,14 +46,6 @@ from tests.support.damage import (
     put_zeros_over,
     reboot,
     rot,
-)
-from tests.support.images import (
-    directory,
-    estargz_layer,
-    file,
-    make_layout,
-    plain_layer,
-    tar_bytes,
 )
 
 pytestmark = pytest.mark.anyio

@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 
 from lazyfs.store.content.presence import RESIDENT
-from tests.support.command import Lazyfs
-from tests.support.damage import LIVE_DAMAGES
-from tests.support.images import (
+from tests.support.formats.images import (
     directory,
     estargz_layer,
     file,
@@ -22,7 +20,9 @@ from tests.support.images import (
     plain_layer,
     tar_bytes,
 )
-from tests.support.mounting import available_drivers, force_unmount, needs_fuse
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.damage import LIVE_DAMAGES
+from tests.support.mounts.mounting import available_drivers, force_unmount, needs_fuse
 
 pytestmark = needs_fuse
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.mounting import needs_fuse
+from tests.support.mounts.mounting import needs_fuse
 from tools.soak_cache import soak
 
 pytestmark = needs_fuse

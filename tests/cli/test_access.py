@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from lazyfs.cli.access import hide_argument
-from tests.support import certificates
-from tests.support.command import Lazyfs
-from tests.support.images import layer_from_fixture, make_layout
-from tests.support.registry import FakeRegistry
+from tests.support.formats.images import layer_from_fixture, make_layout
+from tests.support.mounts.command import Lazyfs
+from tests.support.registries import certificates
+from tests.support.registries.registry import FakeRegistry
 
 SECRET = "geheim"
 

@@ -16,7 +16,7 @@ from lazyfs.image.resolve import DEPTH
 from lazyfs.oci.platforms import NoPlatform, Platform
 from lazyfs.registry.layout import ImageLayout
 from lazyfs.registry.source import AccessOptions
-from tests.support.images import (
+from tests.support.formats.images import (
     OCI_INDEX,
     blob_path,
     estargz_layer,

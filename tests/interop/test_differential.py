@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.support.command import Lazyfs
-from tests.support.images import make_layout, plain_layer
-from tests.support.mounting import force_unmount, needs_fuse, needs_root
+from tests.support.formats.images import make_layout, plain_layer
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import force_unmount, needs_fuse, needs_root
 from tools.differential.__main__ import Run
 from tools.differential.compare import LISTED, differences, facts_of, reason
 from tools.differential.oracle import NoOracle, Oracle, build_oracle

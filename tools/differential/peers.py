@@ -13,7 +13,7 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.support.images import make_layout, plain_layer
+from tests.support.formats.images import make_layout, plain_layer
 from tools.differential.tree import Node, Tree, digest_of, with_names
 
 SECONDS = 60

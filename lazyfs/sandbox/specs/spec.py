@@ -69,7 +69,6 @@ def build_spec(
     rootless: Rootless | None = None,
     network: str = "none",
     resolv_conf: Path | None = None,
-    is_terminal: bool = False,
 ) -> dict[str, Any]:
     """Return the config.json of a container.
 
@@ -116,7 +115,7 @@ def build_spec(
     spec: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
         "process": {
-            "terminal": is_terminal,
+            "terminal": False,
             "user": _user_document(user),
             "args": command_of(container, image),
             "env": [f"{name}={value}" for name, value in variables.items()],
