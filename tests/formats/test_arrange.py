@@ -113,6 +113,15 @@ def test_hardlinks_find_their_file_through_symlinks():
     assert links(arrange(members)) == {"usr/lib/h": "usr/lib/f"}
 
 
+def test_a_step_back_from_a_file_needs_no_directory():
+    """containerd looks up no name in the file, so nothing is wrong with it."""
+    members = [regular("a", 5), regular("f", 5), linked("h", "a/../f")]
+    assert links(arrange(members)) == {"h": "f"}
+    for target in ("a/x/../../f", "a/f", "a/../f/x"):
+        with pytest.raises(BadTar, match="not a directory"):
+            arrange([regular("a", 5), regular("f", 5), linked("h", target)])
+
+
 def test_a_hardlink_takes_the_symlink_away_by_which_its_file_was_found():
     with pytest.raises(BadTar, match="not a file before it"):
         arrange([regular("usr/f", 5), soft("l", "usr"), linked("l", "l/f")])

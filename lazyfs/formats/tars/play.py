@@ -183,6 +183,9 @@ class _Play:
                 continue
             above = self._member(self._file(position))
             if above.kind is not Kind.SYMLINK:
+                if names[number : number + 1] == [b".."]:
+                    real = step  # nothing is looked up in it
+                    continue
                 raise BadTar(
                     f"{member!r} lies below {step!r}, which is not a directory"
                     f" ({above.kind.name.lower()})"
