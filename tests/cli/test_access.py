@@ -44,6 +44,8 @@ def test_credentials_on_the_command_line(run, registry):
     assert done.code == 0
     assert SECRET not in done.err
     assert run("inspect", image, "--anonymous").code == 4
+    assert run("inspect", image, "--no-creds").code == 4
+    assert run("inspect", image, "--no-creds", "--creds", f"u:{SECRET}").code == 2
     assert run("inspect", image, "--anonymous", "--creds", "u:x").code == 2
     assert run("inspect", image, "--creds", ":x").code == 2
 
@@ -125,6 +127,16 @@ def test_a_certificate_that_is_not_checked(run, tmp_path):
         words = ("inspect", f"{registry.host}/image", "--hosts-dir", tmp_path / "hosts")
         assert run(*words).code == 5
         assert run(*words, "--insecure-skip-verify").code == 0
+        assert run(*words, "--tls-verify").code == 5
+        assert run(*words, "--tls-verify=true").code == 5
+        assert run(*words, "--tls-verify=").code == 2
+        assert run(*words, "--tls-verify=false").code == 0
+        assert run(*words, "--tls-verify=true", "--insecure-skip-verify").code == 0
+        own = tmp_path / "own"
+        own.mkdir()
+        assert run(*words, "--cert-dir", own).code == 2  # there is nothing in it
+        (own / "ca.crt").write_bytes(made.authority.read_bytes())
+        assert run(*words, f"--cert-dir={own}").code == 0
         authorities = tmp_path / "config/containers/certs.d" / registry.host
         authorities.mkdir(parents=True)
         (authorities / "ca.crt").write_bytes(made.authority.read_bytes())
