@@ -15,7 +15,7 @@ import trio
 from tools.differential.corpora import fetch_all, tars_in
 from tools.differential.oracle import NoOracle, Oracle, build_oracle
 from tools.differential.ours import ROUTES
-from tools.differential.run import OUTCOMES, Run
+from tools.differential.run import OUTCOMES, UNEXPLAINED, Run
 from tools.differential.tars import make_image
 
 PEERS_EVERY = 20
@@ -39,7 +39,10 @@ def check_generated(here: Run, first: int, count: int) -> None:
         if number % PEERS_EVERY == 0:
             here.ask_peers(layers[0])
         if number % 500 == 499:
-            print(f"{here.counts['tars']} tars …", flush=True)
+            print(
+                f"{here.counts['tars']} tars, {here.counts[UNEXPLAINED]} {UNEXPLAINED} …",
+                flush=True,
+            )
 
 
 def check_corpora(here: Run, folder: Path) -> None:
