@@ -224,7 +224,14 @@ async def convert_image(
     prioritised file that is not there; nothing is pushed then.
     """
     document = await source.fetch_manifest(identifier)
-    manifest, document = await find_manifest(source.fetch_manifest, document, options.platform)
+
+    async def platform_of(manifest: Manifest) -> Platform:
+        data = await source.fetch_blob(manifest.config, limit=CONFIG_LIMIT)
+        return decode_config(data).platform
+
+    manifest, document = await find_manifest(
+        source.fetch_manifest, platform_of, document, options.platform
+    )
 
     def check(found: Platform) -> None:
         is_asked_for = options.is_platform_asked_for

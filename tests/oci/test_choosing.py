@@ -50,6 +50,11 @@ def decode_index(entries: list[dict]) -> Index:
         ("linux/arm64", ["linux/arm/v7", "linux/arm64/v8"], 1),
         ("linux/arm64", ["linux/arm/v7", "linux/arm/v8"], 1),
         ("linux/arm64/v9", ["linux/arm/v7", "linux/arm64"], 1),
+        ("linux/arm64/v9", ["linux/arm64/v8.6", "linux/arm64", "linux/arm64/v8.5"], 2),
+        ("linux/arm64/v9.2", ["linux/arm64/v8.8", "linux/arm64/v8.6", "linux/arm64/v8.7"], 2),
+        ("linux/arm64/v9.7", ["linux/arm64", "linux/arm64/v8.9", "linux/arm64/v9.6"], 2),
+        ("linux/arm64", ["linux/arm64/v8.1", "linux/arm64/v8.0"], 1),
+        ("linux/arm64/v9.0", ["linux/arm64/v8", "linux/arm64/v9"], 1),
         ("linux/arm64/v8.2", ["linux/arm64", "linux/arm64/v8.1"], 1),
         ("linux/arm64/v8.2", ["linux/arm/v7", "linux/arm64"], 1),
         ("linux/arm/v7", ["linux/arm/v5", "linux/arm/v6"], 1),
@@ -83,7 +88,7 @@ def test_nothing_fits(wanted, offered):
     names = [*offered, "unknown/unknown"]
     entries = tuple(entry(number, text) for number, text in enumerate(names))
     assert rank(entries, parse_platform(wanted)) == []
-    error = no_platform(Index(OCI_INDEX, entries), parse_platform(wanted))
+    error = no_platform(entries, parse_platform(wanted))
     for text in offered:
         assert text in str(error)
     assert "unknown" not in str(error)
@@ -107,6 +112,7 @@ def test_an_index_for_the_platform_is_as_good_as_a_manifest() -> None:
         {"artifactType": "application/spdx+json"},
         {"annotations": {"vnd.docker.reference.type": "attestation-manifest"}},
         {"platform": {"os": "unknown", "architecture": "unknown"}},
+        {"platform": {"architecture": "unknown"}},
         {"mediaType": "application/vnd.example.thing.v1+json"},
         {"platform": {"os": "linux", "architecture": "amd64", "os.features": ["erofs"]}},
         {"platform": {"os.features": ["erofs"]}},
@@ -121,7 +127,7 @@ def test_what_is_no_image_or_demands_something_is_never_taken(other: dict) -> No
 def test_a_feature_that_is_there_may_be_demanded(monkeypatch: pytest.MonkeyPatch) -> None:
     wanting = replace(entry(1, "linux/amd64"), os_features=("erofs",))
     assert rank([wanting], AMD64) == []
-    assert "linux/amd64 (needs erofs)" in str(no_platform(Index(OCI_INDEX, (wanting,)), AMD64))
+    assert "linux/amd64 (needs erofs)" in str(no_platform([wanting], AMD64))
     monkeypatch.setattr("lazyfs.oci.choosing.FEATURES", FEATURES | {"erofs"})
     assert rank([wanting], AMD64) == [wanting]
 
@@ -131,7 +137,37 @@ def test_an_entry_without_a_media_type_is_looked_into() -> None:
     assert rank([plain], AMD64) == [plain]
 
 
-@pytest.mark.parametrize("platform", [{}, {"os": "", "architecture": ""}, None])
+@pytest.mark.parametrize(
+    "artifact_type",
+    [
+        "application/vnd.oci.image.config.v1+json",
+        "application/vnd.docker.container.image.v1+json",
+        "",
+    ],
+)
+def test_an_image_may_be_called_by_the_type_of_its_config(artifact_type: str) -> None:
+    index = decode_index([described(1) | {"artifactType": artifact_type}])
+    assert rank(index.manifests, AMD64) == [*index.manifests]
+
+
+@pytest.mark.parametrize("system", [{}, {"os": None}, {"os": ""}, {"os.version": "6.1"}])
+def test_an_architecture_alone_is_linuxs(system: dict) -> None:
+    platform = system | {"architecture": "arm64", "variant": None, "os.features": None}
+    index = decode_index([described(1) | {"platform": platform}])
+    assert index.manifests[0].platform == Platform("linux", "arm64")
+
+
+def test_versions_of_systems_do_not_count() -> None:
+    """Linux has none to compare; containerd compares those of Windows only."""
+    versions = [{"os": "linux", "architecture": "amd64", "os.version": text} for text in "12"]
+    index = decode_index([described(n) | {"platform": each} for n, each in enumerate(versions)])
+    assert rank(index.manifests, AMD64) == [*index.manifests]
+
+
+@pytest.mark.parametrize(
+    "platform",
+    [{}, {"os": "", "architecture": ""}, {"os": None, "architecture": None}, None],
+)
 def test_an_empty_platform_is_none(platform: dict | None) -> None:
     index = decode_index([described(1) | {"platform": platform}])
     assert index.manifests[0].platform is None
