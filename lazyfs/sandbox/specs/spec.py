@@ -76,11 +76,7 @@ def build_spec(
     is the root container's id; *volumes* says where the durable ones are; *network* is "none",
     "sandbox" (a namespace of its own both) or "host".  Raises TemplateInvalid.
     """
-    image = image_config.get("config") or {}
-    if not isinstance(image, dict):
-        raise TemplateInvalid(
-            f"image of {container.name}: config must be an object, not {quote(image)}"
-        )
+    image = _config(container, image_config)
     user = _user(container, image, lookup)
     what = f"containers.{container.name}"
     is_confined = not has_own_kernel(runtime_name)
@@ -140,6 +136,16 @@ def build_spec(
             SANDBOX_ID: sandbox_id,
         }
     return spec
+
+
+def _config(container: Container, image_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the image says of how it is run."""
+    found = image_config.get("config") or {}
+    if not isinstance(found, dict):
+        raise TemplateInvalid(
+            f"image of {container.name}: config must be an object, not {quote(found)}"
+        )
+    return found
 
 
 def command_of(container: Container, image: Mapping[str, Any]) -> list[str]:
