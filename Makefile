@@ -65,7 +65,7 @@ differential: setup-interop ## 20,000 odd tars as containerd unpacks them; DIFFE
 	@$(PYTHON) -m tools.differential $(DIFFERENTIAL_ARGS)
 
 quirks: setup ## what registries do their own way, by report, and whether every command passes
-	@$(PYTHON) -m tests.support.quirks
+	@$(PYTHON) -m tests.support.registries.quirks
 
 conformance: setup ## every driver over Debian's Python image, 120 MB, against each other
 	@$(PYTHON) tools/make_image.py python .bench/images/python

@@ -30,9 +30,9 @@ from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.erofs_writer import BuiltIndex, build_index
 from lazyfs.rootfs.layout import device_size
 from lazyfs.rootfs.table import build_table
-from tests.support.kernel_erofs import facts_on_disk, kernel_mount, run_tool
-from tests.support.naive_merge import naive_facts, naive_merge
-from tests.support.rootfs import Facts, facts_of
+from tests.support.formats.naive_merge import naive_facts, naive_merge
+from tests.support.formats.rootfs import Facts, facts_of
+from tests.support.mounts.kernel_erofs import facts_on_disk, kernel_mount, run_tool
 
 BLOB_SIZE = 1 << 30
 STACK = 64 << 20

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.support.chaos import Report, kill_under_load
+from tests.support.mounts.chaos import Report, kill_under_load
 
 
 def main() -> int:

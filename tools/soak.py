@@ -29,12 +29,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tests.support import faults
-from tests.support.command import Lazyfs
-from tests.support.images import directory, estargz_layer, file, make_layout, tar_bytes
-from tests.support.mounting import force_unmount
-from tests.support.registry import FakeRegistry
-from tests.support.registry_wire import Answer, Request, Server
+from tests.support.formats.images import directory, estargz_layer, file, make_layout, tar_bytes
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import force_unmount
+from tests.support.registries import faults
+from tests.support.registries.registry import FakeRegistry
+from tests.support.registries.registry_wire import Answer, Request, Server
 
 BOUND_SECONDS = 180.0
 """A request that fails for good takes up to 100 s (60 s of patience, then one try of 40 s), and
@@ -415,9 +415,9 @@ def report(elapsed: float, tally: Tally, weather: Weather) -> None:
     )
 
 
-def main() -> None:
-    """Parse the command line and run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def run_soak(what: str, soak: Callable[[float, int, Path], int]) -> None:
+    """Parse the command line of a soak, *what* it does, and run it for some seconds with a seed."""
+    parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     arguments = parser.parse_args()
@@ -431,4 +431,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_soak(__doc__.splitlines()[0], soak)

@@ -13,12 +13,9 @@ on, and counted apart, until ``cache verify`` has run or the mount is made again
     python -m tools.soak_cache --seconds 300 --seed 1
 """
 
-import argparse
 import os
 import random
-import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -26,9 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lazyfs.store.content.presence import DOUBT_SECONDS
-from tests.support.command import Lazyfs
-from tests.support.damage import DAMAGES, LIVE_DAMAGES, age, reboot, rot
-from tests.support.images import (
+from tests.support.formats.images import (
     directory,
     estargz_layer,
     file,
@@ -36,7 +31,10 @@ from tests.support.images import (
     plain_layer,
     tar_bytes,
 )
-from tests.support.mounting import available_drivers, force_unmount
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.damage import DAMAGES, LIVE_DAMAGES, age, reboot, rot
+from tests.support.mounts.mounting import available_drivers, force_unmount
+from tools.soak import run_soak
 
 READERS = 3
 SIZES = [700] * 20 + [20_000] * 20 + [300_000] * 6 + [3_000_000]
@@ -273,20 +271,5 @@ def soak(seconds: float, seed: int, folder: Path) -> int:
     return int(bool(seen.wrong))
 
 
-def main() -> None:
-    """Parse the command line and run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=300.0)
-    parser.add_argument("--seed", type=int, default=int(time.time()))
-    arguments = parser.parse_args()
-    print(f"soak: {arguments.seconds:.0f} s, seed {arguments.seed}", file=sys.stderr, flush=True)
-    folder = Path(tempfile.mkdtemp(prefix="lazyfs-soak-cache-"))
-    try:
-        code = soak(arguments.seconds, arguments.seed, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    sys.exit(code)
-
-
 if __name__ == "__main__":
-    main()
+    run_soak(__doc__.splitlines()[0], soak)

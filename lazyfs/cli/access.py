@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from lazyfs.cli.options import OptionalValue
 from lazyfs.errors import UsageError
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -117,10 +118,12 @@ OPTIONS = (
     ),
     click.option(
         "--tls-verify",
+        cls=OptionalValue,
+        bare="true",
         type=bool,
         default=True,
-        metavar="true|false",
-        help="false means --insecure-skip-verify, as in podman and skopeo.",
+        metavar="[=true|false]",
+        help="=false means --insecure-skip-verify, as in podman and skopeo.",
     ),
     click.option(
         "--cert-dir",

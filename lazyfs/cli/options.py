@@ -16,6 +16,32 @@ if TYPE_CHECKING:
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
+class OptionalValue(click.Option):
+    """An option that has a value only as ``--name=value``; alone it means *bare*.
+
+    As pflag has it, by which podman and skopeo read their words: the word after the option is
+    never its value.
+    """
+
+    def __init__(self, *args: Any, bare: str, **rest: Any) -> None:
+        super().__init__(*args, **rest)
+        self._bare = bare
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Give the option the value that it has without one; click asks for the next word."""
+        super().add_to_parser(parser, ctx)
+        match = parser._match_long_opt
+
+        def match_here(opt: str, value: str | None, state: Any) -> None:
+            if opt in self.opts:
+                if value == "":  # of a variable that is not set; click takes it for false
+                    raise click.BadOptionUsage(opt, f"Option {opt!r} has no value after '='.", ctx)
+                value = self._bare if value is None else value
+            match(opt, value, state)
+
+        parser._match_long_opt = match_here
+
+
 def _path_option(name: str, default: Callable[[], Path] | None, text: str) -> Any:
     def absolute(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
         if value is None:

@@ -29,14 +29,6 @@ class BadQuantity(UsageError):
     code = "E_QUANTITY"
 
 
-def parse_size(text: str) -> int:
-    """Return the bytes that *text* means: ``512MiB``, ``10GB``, ``1.5G``, ``4096``."""
-    value = _size(text)
-    if value is None:
-        raise BadQuantity(f"{text[:40]!r} is not a size such as 512MiB or 10GB")
-    return _whole(value, text)
-
-
 def parse_budget(text: str) -> Budget:
     """Return what *text* means: a size, or a share of a filesystem such as ``20%``."""
     match = SHARE_RE.fullmatch(text)

@@ -45,6 +45,16 @@ def require_pinned_option(function: Decorated) -> Decorated:
     )(function)
 
 
+def template_option(function: Decorated) -> Decorated:
+    """Add ``--template``: parameter ``template``, a path or None."""
+    return click.option(
+        "--template",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Start from this template; the images are still the snapshot's.",
+    )(function)
+
+
 def program_option(text: str) -> Callable[[Decorated], Decorated]:
     """Return a decorator that adds ``--runsc`` with the help *text*: parameter ``program``."""
     return click.option(

@@ -48,8 +48,8 @@ from lazyfs.formats.writer import (
     WriterOptions,
     WrittenLayer,
 )
-from lazyfs.image.plain import check_image
-from lazyfs.image.resolve import check_platform, find_manifest
+from lazyfs.image.layers.plain import check_image
+from lazyfs.image.resolve import check_platform, find_manifest, platform_by
 from lazyfs.oci.config import CONFIG_LIMIT, decode_config
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import (
@@ -231,7 +231,9 @@ async def convert_image(
     prioritised file that is not there; nothing is pushed then.
     """
     document = await source.fetch_manifest(identifier)
-    manifest, document = await find_manifest(source.fetch_manifest, document, options.platform)
+    manifest, document = await find_manifest(
+        source.fetch_manifest, platform_by(source), document, options.platform
+    )
 
     def check(found: Platform) -> None:
         is_asked_for = options.is_platform_asked_for

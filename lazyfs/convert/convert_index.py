@@ -26,11 +26,9 @@ from lazyfs.errors import FormatError, StoreError
 from lazyfs.fetch.origins.whole import fetch_file
 from lazyfs.image.profiled import NoProfile
 from lazyfs.image.resolve import DEPTH
-from lazyfs.oci.choosing import REFERENCE_TYPE
+from lazyfs.oci.choosing import is_image, is_image_manifest
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import (
-    DOCKER_CONFIG,
-    OCI_CONFIG,
     OCI_INDEX,
     OCI_MANIFEST,
     Index,
@@ -131,10 +129,7 @@ class _Indexes:
 
 
 def _is_image(listed: Descriptor, manifest: Manifest) -> bool:
-    is_artifact = listed.artifact_type or manifest.artifact_type or manifest.subject
-    is_attached = REFERENCE_TYPE in listed.annotations
-    has_config = manifest.config.media_type in (OCI_CONFIG, DOCKER_CONFIG)
-    return has_config and not is_artifact and not is_attached
+    return is_image(listed) and is_image_manifest(manifest)
 
 
 async def _copy(

@@ -13,15 +13,15 @@ from lazyfs.convert.destination import open_destination
 from lazyfs.digest import Digest
 from lazyfs.errors import NotFound, UsageError
 from lazyfs.fetch.origins.origin import Offline, Origin
-from lazyfs.image.contradiction import check_claim, claimed_toc
-from lazyfs.image.full_pass import pass_layers
-from lazyfs.image.indexes import (
+from lazyfs.image.layers.contradiction import check_claim, claimed_toc
+from lazyfs.image.layers.full_pass import pass_layers
+from lazyfs.image.layers.indexes import (
     ARTIFACT_TYPE,
     Artifact,
     build_artifact,
     local_index,
 )
-from lazyfs.image.plain import check_pairs, is_plain
+from lazyfs.image.layers.plain import check_pairs, is_plain
 from lazyfs.image.prepare import Request, wanted_platform
 from lazyfs.image.resolve import Resolver
 from lazyfs.oci.descriptor import Descriptor

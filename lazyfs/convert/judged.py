@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lazyfs.digest import Digest
 from lazyfs.fetch.origins.origin import Origin
-from lazyfs.image.resolve import find_manifest
+from lazyfs.image.resolve import find_manifest, platform_by
 from lazyfs.oci.manifest import Index, decode_manifest
 from lazyfs.oci.platforms import Platform
 
@@ -25,7 +25,8 @@ async def judged_source(judge: "Judge", origin: Origin, only: Platform | None) -
     named = await origin.source.fetch_manifest(origin.reference.identifier)
     subjects = [named]
     if only is not None and isinstance(decode_manifest(named.data, named.media_type), Index):
-        _, chosen = await find_manifest(origin.source.fetch_manifest, named, only)
+        source = origin.source
+        _, chosen = await find_manifest(source.fetch_manifest, platform_by(source), named, only)
         if chosen.digest != named.digest:
             subjects.append(chosen)
     await judge.image(None, origin, subjects, is_image=True)

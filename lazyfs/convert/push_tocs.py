@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lazyfs.convert.rebuild import write_manifest
 from lazyfs.digest import Digest, digest_of
 from lazyfs.formats.writer import WriterOptions, build_toc_blob
-from lazyfs.image.toc_image import LAYER_DIGEST_KEY, TAG_SUFFIX
+from lazyfs.image.layers.toc_image import LAYER_DIGEST_KEY, TAG_SUFFIX
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST
 from lazyfs.registry.source import Destination

@@ -37,7 +37,7 @@ from lazyfs.formats.writer import (
     write_layer,
     write_verbatim,
 )
-from lazyfs.image.contradiction import trees_differ
+from lazyfs.image.layers.contradiction import trees_differ
 
 PIECE_SIZE = 1 << 20
 MAX_TOC_SIZE = DEFAULT_LIMITS.member_size

@@ -8,14 +8,14 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from lazyfs.documents.documents import make, parse_json, quote
+from lazyfs.documents.durable import put_file
 from lazyfs.documents.errors import TemplateInvalid
 from lazyfs.documents.manifest import MEANINGS, ImageDigest
 from lazyfs.documents.template import Template
@@ -187,20 +187,8 @@ def replace_file(path: Path, data: bytes) -> None:
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o644
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        put_file(target, data, partial, mode=mode)
     except OSError as exc:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise BadLock(f"{path}: {exc.strerror or exc}") from exc
 
 
@@ -226,14 +214,3 @@ def names_of(template: Template) -> dict[str, list[str]]:
     for name, text in template.images.items():
         found.setdefault(text, []).append(name)
     return found
-
-
-def changes(was: Lock, now: Lock) -> list[tuple[str, str | None, str | None]]:
-    """Return what moved between two locks: reference, digest before, digest now."""
-    moved: list[tuple[str, Any, Any]] = []
-    for text in sorted(was.images.keys() | now.images.keys()):
-        before, after = was.images.get(text), now.images.get(text)
-        one, other = before and before.digest, after and after.digest
-        if one != other:
-            moved.append((text, one, other))
-    return moved

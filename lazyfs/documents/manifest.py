@@ -79,6 +79,9 @@ class Platform(_Part, frozen=True, omit_defaults=True):
     architecture: str
     variant: str | UnsetType = UNSET
 
+    def __str__(self) -> str:
+        return "/".join(filter(None, (self.os, self.architecture, self.variant or "")))
+
 
 class Layer(_Part, frozen=True):
     """A layer of an image; ``size`` of the blob in bytes."""

@@ -1,6 +1,5 @@
 """Values: what a runtime reports about itself, and what it is told to run."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -63,8 +62,3 @@ class SandboxPlan(msgspec.Struct, frozen=True):
     def root(self) -> ContainerPlan:
         """The container that stands for the sandbox."""
         return self.containers[0]
-
-
-def names(containers: Sequence[ContainerPlan]) -> list[str]:
-    """Return the names of *containers*."""
-    return [container.name for container in containers]

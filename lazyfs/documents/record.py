@@ -6,13 +6,13 @@ unless they agree.  Contract: docs/reference/snapshot-manifest.md, "Two witnesse
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from lazyfs.documents.documents import canonical, cut, make, parse_json, quote
+from lazyfs.documents.durable import put_file, sync_path
 from lazyfs.documents.errors import (
     BaseCorrupt,
     BaseDrift,
@@ -72,20 +72,7 @@ def save_record(path: Path, record: BaseRecord, *, is_synced: bool = True) -> No
     """
     data = canonical(msgspec.to_builtins(record))
     _decode(data, BaseUnresolved)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(partial, "wb", opener=_private) as file:
-            file.write(data)
-            file.flush()
-            if is_synced:
-                os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
-    if is_synced:
-        _sync_folder(path.parent)
+    put_file(path, data, path.with_name(f".{path.name}.{os.getpid()}"), is_synced=is_synced)
 
 
 def load_record(path: Path) -> BaseRecord | None:
@@ -107,7 +94,7 @@ def remove_record(path: Path) -> None:
         path.unlink()
     except FileNotFoundError:
         return
-    _sync_folder(path.parent)
+    sync_path(path.parent)
 
 
 def image_of_identity(
@@ -116,7 +103,6 @@ def image_of_identity(
     original_ref: str,
     *,
     layers: tuple[Layer, ...] | None = None,
-    source: str = "xattr+record",
 ) -> Image:
     """Return the image that a mount says it is of; *attributes* by full name.
 
@@ -153,7 +139,7 @@ def image_of_identity(
         config_digest=value("config.digest"),
         layers=stated,
         resolved_at=value("resolved-at"),
-        source=source,
+        source="xattr+record",
     )
     for fault in image_faults(image, name):
         raise _unresolved(name, cut(fault))
@@ -363,15 +349,3 @@ def _decode(data: bytes, error: type[SnapshotError]) -> BaseRecord:
         for fault in image_faults(each.image, f"images[{place}].image"):
             raise complain(cut(fault))
     return record
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -197,11 +197,6 @@ class Template(_Part, frozen=True):
         return (Container(name=PAUSE, image=self.pause_image), *self.containers)
 
     @property
-    def root_name(self) -> str:
-        """The name of the container that stands for the sandbox."""
-        return self.all_containers[0].name
-
-    @property
     def images(self) -> dict[str, str]:
         """Each container's name with the reference that was typed for it."""
         return {container.name: container.image for container in self.all_containers}

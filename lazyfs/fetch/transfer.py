@@ -81,10 +81,7 @@ async def transfer(
             else:
                 landed(chunk, payload)
 
-    buffered: list[bytes] = []
-    size = received = 0
-    due = run.due - run.start
-    began = trio.current_time()  # when the first of them came
+    waiting = _Waiting(step, run.due - run.start)
     started = pace.started()
     is_answered = False
     try:
@@ -96,22 +93,10 @@ async def transfer(
                         pace.answered(started)
                         is_answered = True
                     pace.received(len(data))
-                if not buffered:
-                    began = trio.current_time()
-                buffered.append(data)
-                size += len(data)
-                received += len(data)
-                is_due = received - len(data) < due <= received
-                if (
-                    is_due
-                    or size >= min(FEED_MAX, step)
-                    or (size >= FEED_SIZE and trio.current_time() >= began + FEED_SECONDS)
-                ):
-                    for part in _cut(b"".join(buffered), step):
+                if waiting.add(data):
+                    for part in waiting.take():
                         await feed(part)
-                    buffered.clear()
-                    size = 0
-        *parts, last = _cut(b"".join(buffered), step)
+        *parts, last = waiting.take()
         for part in parts:
             await feed(part)
         await feed(last, is_last=True)
@@ -119,6 +104,40 @@ async def transfer(
         pace.ended()
         decoder.close()
     return bad
+
+
+class _Waiting:
+    """Bytes that have come and wait to be handed over, in parts of *step* bytes at most.
+
+    *due* bytes from the start there is the end of what somebody waits for.
+    """
+
+    def __init__(self, step: int, due: int) -> None:
+        self._step = step
+        self._due = due
+        self._parts: list[bytes] = []
+        self._size = self._received = 0
+        self._began = 0.0  # when the first of them came
+
+    def add(self, data: bytes) -> bool:
+        """Take *data*; say whether it is time to hand over."""
+        if not self._parts:
+            self._began = trio.current_time()
+        self._parts.append(data)
+        self._size += len(data)
+        self._received += len(data)
+        return (
+            self._received - len(data) < self._due <= self._received
+            or self._size >= min(FEED_MAX, self._step)
+            or (self._size >= FEED_SIZE and trio.current_time() >= self._began + FEED_SECONDS)
+        )
+
+    def take(self) -> Sequence[bytes | memoryview]:
+        """Return all of them; one part at least."""
+        data = b"".join(self._parts)
+        self._parts.clear()
+        self._size = 0
+        return _cut(data, self._step)
 
 
 def _feed_size(pieces: Sequence[Piece]) -> int:

@@ -23,7 +23,6 @@ import zstandard
 
 from lazyfs.digest import HEX_LENGTH, Digest, digest_of
 from lazyfs.errors import FormatError
-from lazyfs.formats.layer_pass import PassedLayer
 from lazyfs.formats.streams.codec import Codec
 from lazyfs.formats.streams.limits import DEFAULT_LIMITS, Limits
 from lazyfs.formats.streams.spans import Span
@@ -53,20 +52,6 @@ class LayerIndex(msgspec.Struct, frozen=True):
     toc_json: bytes
     codec: Codec
     spans: tuple[Span, ...]
-
-
-def index_of(layer: PassedLayer) -> LayerIndex:
-    """Return the index that a pass leaves."""
-    return LayerIndex(
-        layer.blob_digest,
-        layer.blob_size,
-        layer.diff_id,
-        layer.plain_size,
-        layer.toc.digest,
-        layer.toc_json,
-        layer.codec,
-        layer.spans,
-    )
 
 
 def encode_index(index: LayerIndex) -> bytes:

@@ -46,8 +46,7 @@ class Move(msgspec.Struct, frozen=True):
 class PassedLayer(msgspec.Struct, frozen=True):
     """What a pass leaves; sizes in bytes.
 
-    ``written_size`` is the size of the device that was written; ``moves`` are all payloads if any
-    is not where it should be, and None otherwise.
+    ``moves`` are all payloads if any is not where it should be, and None otherwise.
     """
 
     blob_digest: Digest
@@ -58,7 +57,6 @@ class PassedLayer(msgspec.Struct, frozen=True):
     toc_json: bytes
     codec: Codec
     spans: tuple[Span, ...]
-    written_size: int
     moves: tuple[Move, ...] | None
 
 
@@ -189,7 +187,6 @@ class LayerPass:
             toc_json=document,
             codec=codec,
             spans=spans,
-            written_size=self._device_size,
             moves=self._moves(arrangement.members),
         )
 

@@ -80,7 +80,7 @@ class WriterOptions(msgspec.Struct, frozen=True):
 
 
 class WrittenLayer(msgspec.Struct, frozen=True):
-    """What came out; sizes in bytes, ``uncompressed_size`` and ``diff_id`` are of the tar.
+    """What came out; sizes in bytes, ``diff_id`` is the tar's.
 
     ``annotations`` are what the layer's descriptor must say for lazy mounting.  Payloads end at
     ``toc_offset`` of the blob.
@@ -89,7 +89,6 @@ class WrittenLayer(msgspec.Struct, frozen=True):
     digest: Digest
     size: int
     diff_id: Digest
-    uncompressed_size: int
     toc: bytes
     toc_digest: Digest
     toc_offset: int

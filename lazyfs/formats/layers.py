@@ -10,10 +10,8 @@ from enum import Enum
 
 import msgspec
 
-from lazyfs.errors import FormatError
 from lazyfs.formats.estargz import (
     LAYERS,
-    NotEstargz,
     find_toc,
     format_of,
     read_member,
@@ -31,7 +29,6 @@ from lazyfs.formats.tocs.claims import CONTAINERS, STARGZ, BadAnnotation, Claims
 from lazyfs.formats.tocs.toc import Toc
 from lazyfs.formats.zstdchunked import (
     FRAME_HEADER_SIZE,
-    BadZstdFooter,
     ZstdFooter,
     check_claims,
     parse_zstd_footer,
@@ -150,7 +147,3 @@ def read_layer_toc(
         data, expected=claims.toc_digest, payload_end=place.payload_end, limits=limits
     )
     return LayerToc(place.format, layer.toc, layer.toc_bytes, place.payload_end)
-
-
-NOT_LAZY: tuple[type[FormatError], ...] = (NotEstargz, BadZstdFooter, BadFooter)
-"""What says that a layer has no TOC that could be read."""

@@ -210,7 +210,6 @@ class EstargzWriter(LayerWriter):
             digest=Digest("sha256", self._blob.digest.hexdigest()),
             size=self._blob.size,
             diff_id=self._blob.diff_id,
-            uncompressed_size=self._blob.tar_size,
             toc=toc,
             toc_digest=toc_digest,
             toc_offset=toc_offset,

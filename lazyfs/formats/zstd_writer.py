@@ -102,7 +102,6 @@ class ZstdWriter(LayerWriter):
             digest=Digest("sha256", blob.digest.hexdigest()),
             size=blob.size,
             diff_id=blob.diff_id,
-            uncompressed_size=blob.tar_size,
             toc=toc,
             toc_digest=digest_of(toc),
             toc_offset=payload_end,

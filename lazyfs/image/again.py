@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from lazyfs.digest import parse_digest
 from lazyfs.errors import LazyfsError, StoreError
 from lazyfs.fetch.origins.outage import is_away
-from lazyfs.image.plain import PlainOptions, believed_of
+from lazyfs.image.layers.plain import PlainOptions, believed_of
 from lazyfs.image.prepare import Prepared, Request, prepare
 from lazyfs.registry.source import AccessOptions
 from lazyfs.store.images import load_image

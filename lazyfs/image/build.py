@@ -1,6 +1,6 @@
 """An image that is not here, built: its TOCs fetched, and merged into the rootfs index."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -8,15 +8,15 @@ import trio
 from msgspec.structs import replace
 
 from lazyfs.digest import Digest
-from lazyfs.errors import LazyfsError
 from lazyfs.fetch.origins.early import Foreseen, ForeseenLayer
 from lazyfs.fetch.origins.origin import Origin
 from lazyfs.formats.tocs.claims import Claims
-from lazyfs.image.budget import Budget
 from lazyfs.image.identity import image_attributes
-from lazyfs.image.plain import PlainOptions, is_plain
+from lazyfs.image.layers.budget import Budget
+from lazyfs.image.layers.plain import PlainOptions, is_plain
+from lazyfs.image.layers.tocs import LoadedToc, layer_claims, load_tocs
 from lazyfs.image.resolve import Resolver
-from lazyfs.image.tocs import LoadedToc, layer_claims, load_tocs
+from lazyfs.image.together import run_all
 from lazyfs.oci.config import ImageConfig
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import Manifest
@@ -94,13 +94,13 @@ class ImageBuilder(msgspec.Struct, frozen=True, kw_only=True):
         options = self.plain
         layers = [manifest.layers[n] for n in numbers]
         if options.pinned is None and self.judge is not None:
-            from lazyfs.image.plain_layers import signed_index  # noqa: PLC0415
+            from lazyfs.image.layers.plain_layers import signed_index  # noqa: PLC0415
 
             pinned = await signed_index(self.judge, self.store, self.origin, digest, layers)
             options = replace(options, pinned=pinned)
         if options.pinned is None:
             return options, {}
-        from lazyfs.image.plain_layers import fetch_pinned  # noqa: PLC0415
+        from lazyfs.image.layers.plain_layers import fetch_pinned  # noqa: PLC0415
 
         found = await fetch_pinned(self.store, self.origin, digest, layers, options.pinned)
         return options, found
@@ -114,7 +114,6 @@ class ImageBuilder(msgspec.Struct, frozen=True, kw_only=True):
         """
         found: dict[int, LoadedToc] = {}
         configs: list[ImageConfig] = []
-        errors: list[LazyfsError] = []
         lost: list[Descriptor] = []
         indexes: dict[Digest, LayerIndex] = {}
         options = self.plain
@@ -139,7 +138,7 @@ class ImageBuilder(msgspec.Struct, frozen=True, kw_only=True):
             if not numbers:
                 return
             # Imported here: most images have no such layer.
-            from lazyfs.image.plain_layers import load_plain  # noqa: PLC0415
+            from lazyfs.image.layers.plain_layers import load_plain  # noqa: PLC0415
 
             pairs = [(manifest.layers[n], configs[0].diff_ids[n]) for n in numbers]
             is_stored = not self.is_volatile
@@ -157,19 +156,7 @@ class ImageBuilder(msgspec.Struct, frozen=True, kw_only=True):
             had = [n for n in lazy if manifest.layers[n] not in lost]
             found.update(zip(had, loaded, strict=True))
 
-        async def attempt(step: Callable[[], Awaitable[None]]) -> None:
-            try:
-                await step()
-            except LazyfsError as exc:
-                errors.append(exc)
-                nursery.cancel_scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(attempt, fetch_config)
-            nursery.start_soon(attempt, fetch_tocs)
-            nursery.start_soon(attempt, fetch_indexes)
-        if errors:
-            raise errors[0]
+        await run_all(fetch_config, fetch_tocs, fetch_indexes)
         others = [n for n in lazy if manifest.layers[n] in lost]
         if others:
             options, more = await self._fetch_pinned(manifest, digest, others)

@@ -4,24 +4,23 @@ What passes and is missing in the store is kept there, so that nothing is fetche
 """
 
 import hashlib
-import logging
 from collections.abc import Awaitable, Callable
 
 import trio
 
 from lazyfs.digest import Digest, parse_digest
-from lazyfs.errors import FormatError, LazyfsError, Unavailable
+from lazyfs.errors import FormatError, LazyfsError
 from lazyfs.fetch.device import Device
-from lazyfs.fetch.origins.whole import PIECE_SIZE, WrongBlob, until_right
+from lazyfs.fetch.origins.whole import PIECE_SIZE, WrongBlob, take_blob, until_right
 from lazyfs.formats.streams.unpack import decompress
 from lazyfs.formats.tars.comparison import Comparison, Disagreement, OnChunk
 from lazyfs.formats.tocs.toc import Chunk, Toc
 from lazyfs.formats.tocs.toc_reader import decode_toc
-from lazyfs.image.contradiction import contradiction, trees_differ
 from lazyfs.image.diffid import DiffIdMismatch
-from lazyfs.image.full_pass import pass_layer
+from lazyfs.image.layers.contradiction import contradiction, trees_differ
+from lazyfs.image.layers.full_pass import pass_layer
+from lazyfs.image.layers.plain import INDEX, PASS
 from lazyfs.image.open import ImageGone, OpenImage
-from lazyfs.image.plain import INDEX, PASS
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.registry.source import Source
 from lazyfs.rootfs.layout import device_offsets
@@ -30,8 +29,6 @@ from lazyfs.store.content.presence import RESIDENT
 from lazyfs.store.layers import load_toc
 from lazyfs.store.passes import load_pass, save_pass
 from lazyfs.store.paths import StoreFull
-
-log = logging.getLogger(__name__)
 
 BLOCK = 512  # of a tar
 PADDING = 1 << 20  # zeros at the end of a tar; GNU tar writes less than 10 KiB by default
@@ -142,7 +139,7 @@ async def compare_layer(
             nonlocal broken
             async with send:
                 try:
-                    await _fetch(source, layer, send)
+                    await take_blob(source, layer, send.send)
                 except LazyfsError as exc:
                     broken = exc  # raised below: the nursery would wrap it in a group
 
@@ -166,27 +163,6 @@ async def compare_layer(
         return ended
 
     return await until_right(source, layer, attempt)
-
-
-async def _fetch(source: Source, layer: Descriptor, send: trio.MemorySendChannel[bytes]) -> None:
-    """Send the whole blob; a transfer that breaks goes on as long as it gets anywhere."""
-    size = 0
-    while size < layer.size:
-        start, waiting = size, bytearray()
-        try:
-            async with source.open_range(layer, start, layer.size) as body:
-                async for piece in body:
-                    waiting += piece
-                    if len(waiting) >= PIECE_SIZE:
-                        size += len(waiting)
-                        await send.send(bytes(waiting))
-                        waiting.clear()
-        except Unavailable:
-            if size + len(waiting) == start:
-                raise
-        size += len(waiting)
-        if waiting:
-            await send.send(bytes(waiting))
 
 
 class _Reading:

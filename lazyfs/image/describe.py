@@ -18,13 +18,13 @@ from lazyfs.formats.estargz import format_of
 from lazyfs.formats.layers import TAIL_SIZE as FORMAT_TAIL_SIZE
 from lazyfs.formats.layers import find_layer_toc
 from lazyfs.formats.tocs.claims import Claims
-from lazyfs.image.budget import Budget
-from lazyfs.image.plain import PlainOptions, believed_of
-from lazyfs.image.plain_layers import known_layer
+from lazyfs.image.layers.budget import Budget
+from lazyfs.image.layers.plain import PlainOptions, believed_of
+from lazyfs.image.layers.plain_layers import known_layer
+from lazyfs.image.layers.toc_image import NoTocImage
+from lazyfs.image.layers.tocs import layer_claims, load_tocs, read_range, stored_toc
 from lazyfs.image.prepare import Request, wanted_platform
 from lazyfs.image.resolve import Resolver, check_platform
-from lazyfs.image.toc_image import NoTocImage
-from lazyfs.image.tocs import layer_claims, load_tocs, read_range, stored_toc
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.platforms import Platform
 from lazyfs.oci.reference import parse_reference

@@ -18,8 +18,8 @@ from lazyfs.formats.tars.tarsplit import BadTarSplit, tar_parts
 from lazyfs.formats.tocs.claims import Claims, Place, claims_of
 from lazyfs.formats.tocs.toc import Toc, TocEntry
 from lazyfs.formats.tocs.toc_reader import decode_toc
+from lazyfs.image.layers.tocs import read_range
 from lazyfs.image.open import OpenImage
-from lazyfs.image.tocs import read_range
 from lazyfs.oci.manifest import Manifest, decode_manifest
 from lazyfs.rootfs.layout import device_offsets
 from lazyfs.store.blobs import load_blob

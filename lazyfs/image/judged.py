@@ -6,7 +6,7 @@ from datetime import datetime
 import msgspec
 
 from lazyfs.fetch.origins.origin import Origin
-from lazyfs.image.resolve import find_manifest
+from lazyfs.image.resolve import find_manifest, platform_by
 from lazyfs.oci.manifest import Index, decode_manifest
 from lazyfs.oci.platforms import NoPlatform, Platform
 from lazyfs.oci.reference import LayoutReference, Reference, parse_reference
@@ -57,7 +57,7 @@ async def _subjects(origin: Origin, platform: Platform) -> list[Document]:
     if not isinstance(decode_manifest(named.data, named.media_type), Index):
         return [named]
     try:
-        _, chosen = await find_manifest(fetch, named, platform)
+        _, chosen = await find_manifest(fetch, platform_by(origin.source), named, platform)
     except NoPlatform:
         return [named]
     return [named, chosen]

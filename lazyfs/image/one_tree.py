@@ -31,9 +31,9 @@ from lazyfs.formats.tars.tarsplit import tar_parts
 from lazyfs.formats.tocs.toc import Toc
 from lazyfs.image.compare import stored_toc
 from lazyfs.image.diffid import stored_tar_split
+from lazyfs.image.layers.plain import INDEX, PASS
+from lazyfs.image.layers.tocs import read_range
 from lazyfs.image.open import OpenImage
-from lazyfs.image.plain import INDEX, PASS
-from lazyfs.image.tocs import read_range
 from lazyfs.rootfs.layout import device_offsets
 from lazyfs.store.agreements import Agreement, save_agreement
 

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -27,14 +27,14 @@ from lazyfs.fetch.profile import replay, replay_alike
 from lazyfs.fetch.twins import Twins
 from lazyfs.formats.layers import Format
 from lazyfs.image.identity import mount_attributes
-from lazyfs.image.mend_points import PointsMender
-from lazyfs.image.plain import INDEX
+from lazyfs.image.layers.mend_points import PointsMender
+from lazyfs.image.layers.plain import INDEX
 from lazyfs.image.prepare import Prepared
 from lazyfs.mount.contents import NativeLayer
 from lazyfs.oci.config import BadConfig, decode_config
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.reference import parse_reference
-from lazyfs.registry.source import AccessOptions
+from lazyfs.registry.source import AccessOptions, EndpointState
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.provenance import Provenance
 from lazyfs.rootfs.table import LayerTable
@@ -192,15 +192,7 @@ class OpenImage(msgspec.Struct, frozen=True):
             if self.health.unstored.since is None
             else {"since": self.health.unstored.since, "reason": self.health.unstored.reason},
             "layers": [
-                {
-                    "digest": layer.digest,
-                    "tocDigest": layer.toc_digest,
-                    "size": layer.size,
-                    "contentSize": device.table.payload_size,
-                    "residentSize": device.content.resident_size(),
-                    "chunks": device.table.count,
-                    "agrees": device.agrees,
-                }
+                _layer_document(layer, device)
                 for layer, device in zip(self.layers, self.devices, strict=True)
             ],
             "reads": {
@@ -224,20 +216,33 @@ class OpenImage(msgspec.Struct, frozen=True):
                 "requests": self.prepared.requests,
                 "receivedSize": self.prepared.received_size,
             },
-            "endpoints": [
-                {
-                    "url": state.url,
-                    "origin": state.is_origin,
-                    "requests": state.requests,
-                    "receivedSize": state.received_size,
-                    "failures": state.failures,
-                    "reason": state.reason,
-                    "when": state.when,
-                    "avoided": state.is_avoided,
-                }
-                for state in self.origin.endpoints()
-            ],
+            "endpoints": [_endpoint_document(state) for state in self.origin.endpoints()],
         }
+
+
+def _layer_document(layer: LayerRecord, device: Device) -> dict[str, Any]:
+    return {
+        "digest": layer.digest,
+        "tocDigest": layer.toc_digest,
+        "size": layer.size,
+        "contentSize": device.table.payload_size,
+        "residentSize": device.content.resident_size(),
+        "chunks": device.table.count,
+        "agrees": device.agrees,
+    }
+
+
+def _endpoint_document(state: EndpointState) -> dict[str, Any]:
+    return {
+        "url": state.url,
+        "origin": state.is_origin,
+        "requests": state.requests,
+        "receivedSize": state.received_size,
+        "failures": state.failures,
+        "reason": state.reason,
+        "when": state.when,
+        "avoided": state.is_avoided,
+    }
 
 
 @asynccontextmanager
@@ -257,14 +262,12 @@ async def open_image(
 
     The fetcher's tasks live in a nursery of this context; leaving it cancels them.
     """
-    store = Store(Path(prepared.store_dir))
     try:
-        stored, tables = _load(store, prepared)
+        store, stored, tables = _load(prepared)
     except ImageGone as exc:
         # What a command has prepared is damaged, or the server that had it open has died.
         prepared = await _have_again(prepared, access, patience, exc)
-        store = Store(Path(prepared.store_dir))
-        stored, tables = _load(store, prepared)
+        store, stored, tables = _load(prepared)
     origin = None if early is None else early.origin
     if origin is None:
         reference = parse_reference(prepared.requested)
@@ -273,16 +276,9 @@ async def open_image(
     error: Exception | None = None
     async with AsyncExitStack() as stack:
         stack.push_async_callback(origin.aclose)
-        devices = []
-        for number, layer in enumerate(prepared.image.layers, start=1):
-            device = _open_device(store, number, layer, origin, prepared, tables[number - 1])
-            stack.callback(device.content.close)
-            devices.append(device)
-            if device.content.trouble:  # nothing will be stored, whatever is fetched
-                health.unstored.refused(device.content.folder, device.content.trouble)
-            if catches_gaps and _is_to_compare(store, layer, device):
-                device.gaps = GapStore(device.content.folder)
-                stack.callback(device.gaps.close)
+        devices = _open_devices(stack, store, prepared, tables, origin, health)
+        if catches_gaps:
+            _catch_gaps(stack, store, prepared, devices)
         config = _load_config(store, prepared)
         if prepared.is_volatile:
             shutil.rmtree(store.root, ignore_errors=True)  # all of it has been read
@@ -307,17 +303,7 @@ async def open_image(
             provenance=stored.provenance,
             contents=contents,
             devices=tuple(devices),
-            attributes=mount_attributes(
-                requested=prepared.wanted,
-                resolved=prepared.resolved,
-                index_digest=prepared.index_digest,
-                resolved_at=prepared.resolved_at,
-                mount_id=mount_id,
-                source=prepared.source,
-                verify="on-read",
-                health=lambda: health.text,
-                trust=prepared.trust,
-            ),
+            attributes=_attributes(prepared, mount_id, health),
             origin=origin,
             health=health,
             forecast=Forecast(stored.index, devices, contents, nursery, config),
@@ -329,6 +315,51 @@ async def open_image(
         nursery.cancel_scope.cancel()
     if error is not None:
         raise error
+
+
+def _attributes(
+    prepared: Prepared, mount_id: str, health: Health
+) -> Mapping[bytes, bytes | Callable[[], bytes]]:
+    return mount_attributes(
+        requested=prepared.wanted,
+        resolved=prepared.resolved,
+        index_digest=prepared.index_digest,
+        resolved_at=prepared.resolved_at,
+        mount_id=mount_id,
+        source=prepared.source,
+        verify="on-read",
+        health=lambda: health.text,
+        trust=prepared.trust,
+    )
+
+
+def _open_devices(
+    stack: AsyncExitStack,
+    store: Store,
+    prepared: Prepared,
+    tables: Sequence[LayerTable],
+    origin: Origin,
+    health: Health,
+) -> list[Device]:
+    """Open the layers' contents, which *stack* closes; *health* is told of those not stored."""
+    devices = []
+    for number, layer in enumerate(prepared.image.layers, start=1):
+        device = _open_device(store, number, layer, origin, prepared, tables[number - 1])
+        stack.callback(device.content.close)
+        devices.append(device)
+        if device.content.trouble:  # nothing will be stored, whatever is fetched
+            health.unstored.refused(device.content.folder, device.content.trouble)
+    return devices
+
+
+def _catch_gaps(
+    stack: AsyncExitStack, store: Store, prepared: Prepared, devices: Sequence[Device]
+) -> None:
+    """Have those devices keep gaps whose layers are to be compared once they are filled."""
+    for layer, device in zip(prepared.image.layers, devices, strict=True):
+        if _is_to_compare(store, layer, device):
+            device.gaps = GapStore(device.content.folder)
+            stack.callback(device.gaps.close)
 
 
 def _is_to_compare(store: Store, layer: LayerRecord, device: Device) -> bool:
@@ -349,8 +380,9 @@ def _load_config(store: Store, prepared: Prepared) -> Mapping[str, Any]:
         return {}
 
 
-def _load(store: Store, prepared: Prepared) -> tuple[StoredImage, list[LayerTable]]:
-    """Return what the store has of an image, all of it sound and fitting; raises ImageGone."""
+def _load(prepared: Prepared) -> tuple[Store, StoredImage, list[LayerTable]]:
+    """Return the store, and what it has of an image, sound and fitting; raises ImageGone."""
+    store = Store(Path(prepared.store_dir))
     stored = load_image(store, parse_digest(prepared.image.manifest_digest))
     if stored is None or len(stored.index.devices) != len(prepared.image.layers):
         raise ImageGone(f"store {store.root}: the index of {prepared.resolved} is not there")
@@ -363,7 +395,7 @@ def _load(store: Store, prepared: Prepared) -> tuple[StoredImage, list[LayerTabl
                 hint="the cache was changed meanwhile: mount again",
             )
         tables.append(table)
-    return stored, tables
+    return store, stored, tables
 
 
 async def _have_again(

@@ -20,14 +20,14 @@ from lazyfs.errors import LazyfsError, StoreError
 from lazyfs.fetch.origins.origin import Origin
 from lazyfs.image.build import Foresee, ImageBuilder
 from lazyfs.image.known import note_name
+from lazyfs.image.layers.plain import INDEX, PASS, PlainOptions, believed_of, check_image
 from lazyfs.image.offline import last_known
-from lazyfs.image.plain import INDEX, PASS, PlainOptions, believed_of, check_image
 from lazyfs.image.resolve import Resolved, Resolver, check_platform
+from lazyfs.image.together import run_all
 from lazyfs.oci.platforms import Platform, parse_platform, platform_of_machine
 from lazyfs.oci.reference import LayoutReference, Reference, parse_reference
 from lazyfs.registry.source import AccessOptions
 from lazyfs.signatures.in_force import judge_of
-from lazyfs.signatures.together import side_by_side
 from lazyfs.store.images import ImageRecord, LayerRecord, StoredImage, load_image, load_record
 from lazyfs.store.layers import load_table
 from lazyfs.store.passes import is_lost_as_empty, load_pass
@@ -51,7 +51,7 @@ GRACE_SECONDS = 0.02
 class Request(msgspec.Struct, frozen=True):
     """What to mount.
 
-    *platform* None means this machine's; *verify* is one of ``VERIFY_MODES``; *plain* is for layers
+    *platform* None means this machine's; *verify* is "toc" or "blob"; *plain* is for layers
     without a TOC.  *index_digest* is of the index that led to the image when it was first mounted:
     it may be what is signed.  *judged_as* is the reference that policies are about, and where
     signatures are looked for, if the image comes from elsewhere.
@@ -160,12 +160,14 @@ async def _prepare(
         manifest, digest = resolved.manifest, resolved.document.digest
         on_resolved(f"{origin.repository}@{digest}")
         check_image(manifest.layers)  # also of an image that an older lazyfs has prepared
-        trust: TrustRecord | None = None
+        records: list[ImageRecord] = []
+        verdicts: list[TrustRecord] = []
 
-        async def build() -> ImageRecord:
+        async def build() -> None:
             stored = load_image(store, digest)
             if stored is not None and _has_layers(store, stored, request.plain.pinned):
-                return stored.record
+                records.append(stored.record)
+                return
             builder = ImageBuilder(
                 reference=request.reference,
                 verify=request.verify,
@@ -177,13 +179,13 @@ async def _prepare(
                 foresee=foresee,
                 judge=judge,
             )
-            return await builder.build(manifest, digest)
+            records.append(await builder.build(manifest, digest))
 
-        if judge is None:
-            record = await build()
-        else:
-            look = partial(_judged, judge, request, store, origin, resolver, resolved)
-            record, trust = await side_by_side(build, look)
+        async def ask(judge: "Judge") -> None:
+            verdicts.append(await _judged(judge, request, store, origin, resolver, resolved))
+
+        await run_all(build, *([] if judge is None else [partial(ask, judge)]))
+        (record,) = records
         check_platform(
             parse_platform(record.platform),
             wanted_platform(request.platform),
@@ -204,7 +206,7 @@ async def _prepare(
             is_volatile=is_volatile,
             requests=origin.statistics.requests,
             received_size=origin.statistics.received_size,
-            trust=trust,
+            trust=verdicts[0] if verdicts else None,
         )
     finally:
         await origin.aclose()

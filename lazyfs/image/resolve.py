@@ -13,12 +13,20 @@ from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import FormatError, NotFound, Unavailable
 from lazyfs.fetch.origins.origin import Offline, Origin
 from lazyfs.image.offline import last_known, resolve_offline, with_hint
-from lazyfs.oci.choosing import is_image, is_index, no_platform, rank
+from lazyfs.oci.choosing import (
+    has_features,
+    is_image,
+    is_image_manifest,
+    is_index,
+    no_platform,
+    rank,
+)
 from lazyfs.oci.config import ImageConfig, decode_config
+from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import Index, Manifest, decode_manifest
 from lazyfs.oci.platforms import UNKNOWN, NoPlatform, Platform, runs
 from lazyfs.oci.reference import LayoutReference
-from lazyfs.registry.source import Document
+from lazyfs.registry.source import Document, Source
 from lazyfs.store.blobs import load_blob, save_blob
 from lazyfs.store.names import load_names
 from lazyfs.store.paths import Store, StoreUnwritten
@@ -66,9 +74,12 @@ class Resolver:
     async def resolve(self, reference: str | Digest, platform: Platform) -> Resolved:
         """Return the manifest that *reference* names, or the one its index has for *platform*."""
         document = await self._named(reference, platform)
-        manifest, chosen = await find_manifest(self.document, document, platform)
+        manifest, chosen = await find_manifest(self.document, self._platform_of, document, platform)
         is_listed = chosen.digest != document.digest
         return Resolved(manifest, chosen, document.digest if is_listed else None)
+
+    async def _platform_of(self, manifest: Manifest) -> Platform:
+        return (await self.config(manifest)).platform
 
     async def _named(self, reference: str | Digest, platform: Platform) -> Document:
         """Return what a name means now; what it meant the last time only where that is wanted."""
@@ -123,37 +134,76 @@ class Resolver:
         return config
 
 
+def platform_by(source: Source) -> Callable[[Manifest], Awaitable[Platform]]:
+    """Return what tells the platform of an image of *source*: its config, fetched."""
+
+    async def platform_of(manifest: Manifest) -> Platform:
+        data = await source.fetch_blob(manifest.config, limit=CONFIG_LIMIT)
+        return decode_config(data).platform
+
+    return platform_of
+
+
 async def find_manifest(
-    fetch: Callable[[Digest], Awaitable[Document]], document: Document, platform: Platform
+    fetch: Callable[[Digest], Awaitable[Document]],
+    platform_of: Callable[[Manifest], Awaitable[Platform]],
+    document: Document,
+    platform: Platform,
 ) -> tuple[Manifest, Document]:
     """Return the image for *platform* that *document* is or lists, and its document.
 
     Indexes in indexes are followed, DEPTH deep, and no more than DOCUMENTS of them are fetched.
-    Raises NoPlatform, FormatError, and what *fetch* raises.
+    Of entries that name no platform the first is taken whose config, by *platform_of*, is for
+    *platform*; where there is none, the first.  Raises NoPlatform, FormatError, and what *fetch*
+    and *platform_of* raise.
     """
     left = DOCUMENTS
+    listed: list[Descriptor] = []
+    spare: list[tuple[Manifest, Document]] = []
 
-    async def find(document: Document, depth: int) -> tuple[Manifest, Document] | None:
+    async def find(
+        document: Document, depth: int, *, is_stated: bool
+    ) -> tuple[Manifest, Document] | None:
         nonlocal left
         found = decode_manifest(document.data, document.media_type)
         if isinstance(found, Manifest):
-            return found, document
+            if is_stated or await _is_for(platform, found, platform_of):
+                return found, document
+            spare.append((found, document))
+            return None
         if depth > DEPTH:
             raise FormatError(f"index {document.digest}: indexes are nested more than {DEPTH} deep")
+        listed.extend(found.manifests)
         for entry in rank(found.manifests, platform):
             left -= 1
             if left < 0:
                 raise FormatError(f"the index leads to more than {DOCUMENTS} nested documents")
-            inner = await find(await fetch(entry.digest), depth + 1)
+            states = entry.platform is not None or (depth > 1 and is_stated)
+            inner = await find(await fetch(entry.digest), depth + 1, is_stated=states)
             if inner is not None:
                 return inner
-        if depth > 1:
-            return None
-        raise no_platform(found, platform)
+        return None
 
-    image = await find(document, 1)
-    assert image is not None  # the outermost index raises
+    # Who names a manifest has chosen; an index states nothing.
+    image = await find(document, 1, is_stated=True) or next(iter(spare), None)
+    if image is None:
+        raise no_platform(listed, platform)
     return image
+
+
+async def _is_for(
+    wanted: Platform,
+    manifest: Manifest,
+    platform_of: Callable[[Manifest], Awaitable[Platform]],
+) -> bool:
+    """Say whether a manifest of which no index says what it is for is an image for *wanted*."""
+    if not is_image_manifest(manifest):
+        return False
+    try:
+        found = await platform_of(manifest)
+    except FormatError:
+        return False
+    return UNKNOWN in (found.os, found.architecture) or runs(wanted, found)
 
 
 async def platforms_of(
@@ -161,25 +211,27 @@ async def platforms_of(
 ) -> dict[str, Digest]:
     """Return platform → manifest digest of all images that an index lists, those inside it too.
 
-    The first of a platform is the publisher's preference.  Entries that name no platform are left
-    out; so are indexes beyond DEPTH and DOCUMENTS.
+    The first of a platform is the publisher's preference.  Entries for which no platform is stated
+    are left out, and those that demand what lazyfs lacks; so are indexes beyond DEPTH and
+    DOCUMENTS.
     """
     images: dict[str, Digest] = {}
     left = DOCUMENTS
 
-    async def look(document: Document, depth: int) -> None:
+    async def look(document: Document, depth: int, above: Platform | None) -> None:
         nonlocal left
         found = decode_manifest(document.data, document.media_type)
         for entry in found.manifests if isinstance(found, Index) else ():
-            if not is_image(entry):
+            if not (is_image(entry) and has_features(entry)):
                 continue
+            platform = entry.platform or above
             if is_index(entry) and depth < DEPTH and left > 0:
                 left -= 1
-                await look(await fetch(entry.digest), depth + 1)
-            elif entry.platform is not None and not is_index(entry):
-                images.setdefault(str(entry.platform), entry.digest)
+                await look(await fetch(entry.digest), depth + 1, platform)
+            elif platform is not None and not is_index(entry):
+                images.setdefault(str(platform), entry.digest)
 
-    await look(document, 1)
+    await look(document, 1, None)
     return images
 
 

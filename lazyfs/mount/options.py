@@ -13,7 +13,6 @@ from lazyfs.errors import UsageError
 SUBTYPE = "lazyfs"
 FILESYSTEM_TYPE = "fuse.lazyfs"
 EROFS = "erofs"  # the type of a mount by the kernel
-DRIVERS = ("auto", "native", "pyfuse3", "erofs")
 
 # Words for others than us (mount(8), systemd.mount(5), mount.fuse3(8)), or for the way a mount
 # behaves that cannot be otherwise here: nothing is ever written.

@@ -53,7 +53,6 @@ class MountEntry(msgspec.Struct, frozen=True):
     """A line of the mount table; ``device`` is "major:minor" of the filesystem."""
 
     mount_id: int
-    parent_id: int
     device: str
     mountpoint: bytes
     filesystem_type: str
@@ -81,7 +80,6 @@ def parse_mountinfo(data: bytes) -> list[MountEntry]:
             entries.append(
                 MountEntry(
                     mount_id=int(fields[0]),
-                    parent_id=int(fields[1]),
                     device=fields[2].decode("ascii"),
                     mountpoint=_unescape(fields[4]),
                     filesystem_type=rest[0].decode("ascii"),

@@ -14,7 +14,7 @@ from lazyfs.digest import BadDigest, parse_digest
 from lazyfs.errors import FormatError
 from lazyfs.json_keys import Names, check_keys
 from lazyfs.oci.descriptor import Descriptor
-from lazyfs.oci.platforms import Platform, normalise
+from lazyfs.oci.platforms import DEFAULT_OS, Platform, normalise
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -25,7 +25,6 @@ OCI_LAYER_ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
-DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
 DOCKER_LAYER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 DOCKER_SCHEMA1 = "application/vnd.docker.distribution.manifest.v1"  # and what follows the 1
 
@@ -82,8 +81,8 @@ class Index(msgspec.Struct, frozen=True):
 
 
 class _Platform(msgspec.Struct):
-    os: str = ""
-    architecture: str = ""
+    os: str | None = None
+    architecture: str | None = None
     variant: str | None = None
     os_features: list[str] | None = msgspec.field(name="os.features", default=None)
 
@@ -229,7 +228,8 @@ def _descriptor(raw: _Descriptor, name: str) -> Descriptor:
     if raw.platform is not None:
         given = raw.platform
         if given.os or given.architecture:  # an empty object says nothing
-            platform = normalise(given.os, given.architecture, given.variant or "")
+            system = given.os or DEFAULT_OS  # as containerd takes it on Linux
+            platform = normalise(system, given.architecture or "", given.variant or "")
         features = tuple(given.os_features or ())
     return Descriptor(
         raw.media_type,

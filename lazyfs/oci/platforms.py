@@ -34,6 +34,8 @@ ARCHITECTURE_ALIASES = {
 }
 # The variant that the bare architecture means.
 PLAIN_VARIANTS = {"amd64": "v1", "arm64": "v8"}
+# Armv9.n has all of Armv8.(n+5); of Armv8 there is nothing above 8.9.
+ARMV8_OF_ARMV9, LAST_ARMV8 = 5, 9
 OPERATING_SYSTEMS = frozenset(
     [
         "aix",
@@ -86,6 +88,8 @@ def normalise(os: str, architecture: str, variant: str = "") -> Platform:
     variant = variant or implied
     if variant[:1].isdigit():
         variant = "v" + variant
+    if architecture == "arm64":
+        variant = variant.removesuffix(".0")
     if architecture == "arm" and not variant:
         variant = "v7"
     if variant == PLAIN_VARIANTS.get(architecture):
@@ -138,6 +142,10 @@ def candidates(wanted: Platform) -> Iterator[Platform]:
             yield normalise(os, architecture, f"v{lower}")
         yield Platform(os, "386")
     elif architecture == "arm64":
+        if major == 9:
+            minor = min(int(match[2] or 0) + ARMV8_OF_ARMV9 if match else 0, LAST_ARMV8)
+            for lower in range(minor, 0, -1):
+                yield normalise(os, architecture, f"v8.{lower}")
         for lower in range(major - 1, 7, -1):
             yield normalise(os, architecture, f"v{lower}")
         for lower in range(8, 4, -1):

@@ -67,20 +67,6 @@ class Reference(msgspec.Struct, frozen=True):
         """What to ask the registry for: the digest if there is one, else the tag."""
         return self.digest or self.tag or DEFAULT_TAG
 
-    @property
-    def familiar(self) -> str:
-        """The name as people write it: defaults left out where it still means the same."""
-        if self.registry != DEFAULT_REGISTRY:
-            return self.name
-        for short in (self.repository.removeprefix(DEFAULT_NAMESPACE), self.repository):
-            try:
-                parsed = _parse_registry(short, short)
-            except BadReference:
-                continue
-            if parsed.name == self.name:
-                return short
-        return self.name
-
     def __str__(self) -> str:
         tag = f":{self.tag}" if self.tag else ""
         digest = f"@{self.digest}" if self.digest else ""
@@ -104,11 +90,6 @@ class LayoutReference(msgspec.Struct, frozen=True):
     def identifier(self) -> str | Digest:
         """What to look for in the layout; empty for "the only image there"."""
         return self.digest or self.tag or ""
-
-    @property
-    def familiar(self) -> str:
-        """The same as ``name``: a directory has no shorter spelling."""
-        return self.name
 
     def __str__(self) -> str:
         tag = f":{self.tag}" if self.tag else ""

@@ -11,15 +11,8 @@ from collections import defaultdict
 import trio
 
 from lazyfs.errors import AccessDenied, LazyfsError
-from lazyfs.registry.challenges import Challenge, choose_challenge, parse_challenges
-from lazyfs.registry.config.endpoints import Endpoint
-from lazyfs.registry.config.errors import error_for
-from lazyfs.registry.config.helpers import find_credential
-from lazyfs.registry.config.hosts import DEFAULT_PORTS, Origin, next_url, origin_of
-from lazyfs.registry.config.keychain import Credential, Kind
-from lazyfs.registry.redirects import discard, follow
-from lazyfs.registry.source import AccessOptions
-from lazyfs.registry.tokens import (
+from lazyfs.registry.answers.challenges import Challenge, choose_challenge, parse_challenges
+from lazyfs.registry.answers.tokens import (
     ANSWER_LIMIT,
     Token,
     basic_authorization,
@@ -27,6 +20,13 @@ from lazyfs.registry.tokens import (
     decode_token,
     scopes_to_ask,
 )
+from lazyfs.registry.config.endpoints import Endpoint
+from lazyfs.registry.config.errors import error_for
+from lazyfs.registry.config.helpers import find_credential
+from lazyfs.registry.config.hosts import DEFAULT_PORTS, Origin, next_url, origin_of
+from lazyfs.registry.config.keychain import Credential, Kind
+from lazyfs.registry.redirects import discard, follow
+from lazyfs.registry.source import AccessOptions
 from lazyfs.registry.transport import Answer, Transport
 
 log = logging.getLogger(__name__)

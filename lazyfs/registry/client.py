@@ -17,6 +17,7 @@ from lazyfs.errors import LazyfsError, UsageError
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import DOCUMENT_LIMIT
 from lazyfs.oci.reference import Reference
+from lazyfs.registry.answers.referrers import Referrers, Support
 from lazyfs.registry.config.configured import load_endpoints
 from lazyfs.registry.config.endpoints import PULL, PUSH, REFERRERS, RESOLVE, Endpoint
 from lazyfs.registry.config.errors import TooLarge
@@ -26,7 +27,6 @@ from lazyfs.registry.place import Place
 from lazyfs.registry.push import Pusher
 from lazyfs.registry.redirects import discard
 from lazyfs.registry.refer import ask_referrers
-from lazyfs.registry.referrers import Referrers, Support
 from lazyfs.registry.retry import ONCE, RetryPolicy
 from lazyfs.registry.route import Route, try_places
 from lazyfs.registry.source import AccessOptions, Document, EndpointState, SourceStatistics

@@ -18,6 +18,7 @@ from lazyfs.digest import Digest, digest_of, parse_digest, verify_digest
 from lazyfs.errors import NotFound, Unavailable
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import DOCUMENT_LIMIT
+from lazyfs.registry.answers.referrers import Referrers
 from lazyfs.registry.config.errors import SizeMismatch, TooLarge
 from lazyfs.registry.config.files import check_inside, open_regular, read_regular
 from lazyfs.registry.documents import receive_document
@@ -36,7 +37,6 @@ from lazyfs.registry.layout_files import (
     write_atomically,
 )
 from lazyfs.registry.layout_referrers import MANIFEST_LIMIT, referrers_in
-from lazyfs.registry.referrers import Referrers
 from lazyfs.registry.source import Document, EndpointState, SourceStatistics
 
 PIECE_SIZE = 1 << 20

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from lazyfs.digest import BadDigest, Digest, DigestMismatch, parse_digest
+from lazyfs.documents.durable import sync_path
 from lazyfs.errors import FormatError, StoreError
 from lazyfs.json_keys import check_keys
 from lazyfs.oci.manifest import DOCKER_MANIFEST, DOCUMENT_KEYS, OCI_INDEX, OCI_MANIFEST
@@ -157,15 +158,7 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_path(folder.parent)
 
 
 def _pieces(content: bytes | Path) -> Iterator[bytes]:
@@ -192,7 +185,7 @@ def _replace(path: Path, pieces: Iterable[bytes]) -> None:
             os.fsync(stream.fileno())
         os.replace(temporary, path)
         temporary = None
-        _sync_folder(path.parent)
+        sync_path(path.parent)
     except OSError as error:
         raise LayoutUnwritable(f"cannot write {path}: {error.strerror}") from error
     finally:

@@ -12,8 +12,8 @@ from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import FormatError, NotFound
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import OCI_INDEX, Index, Manifest, decode_manifest
+from lazyfs.registry.answers.referrers import ENTRY_LIMIT, Referrers, Support, choose, tag_of
 from lazyfs.registry.layout_files import Listed
-from lazyfs.registry.referrers import ENTRY_LIMIT, Referrers, Support, choose, tag_of
 
 MANIFEST_LIMIT = 1 << 20
 """Bytes of a manifest that is looked into; those of signatures have a few hundred."""

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from lazyfs.digest import Digest
 from lazyfs.errors import LazyfsError, NotFound, VerificationFailed
 from lazyfs.printable import printable
+from lazyfs.registry.answers.tokens import pull_scope
 from lazyfs.registry.auth import Authorizer
 from lazyfs.registry.config.endpoints import Endpoint
 from lazyfs.registry.config.errors import (
@@ -22,7 +23,6 @@ from lazyfs.registry.config.hosts import origin_of
 from lazyfs.registry.exchange import Exchanger
 from lazyfs.registry.redirects import discard
 from lazyfs.registry.source import AccessOptions, EndpointState, SourceStatistics
-from lazyfs.registry.tokens import pull_scope
 from lazyfs.registry.transport import Transport
 
 ASIDE_SECONDS = 30.0

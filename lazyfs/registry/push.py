@@ -16,6 +16,8 @@ import trio
 from lazyfs.digest import Digest, digest_of, verify_digest
 from lazyfs.errors import LazyfsError, StoreError
 from lazyfs.oci.descriptor import Descriptor
+from lazyfs.registry.answers.referrers import referrer_of
+from lazyfs.registry.answers.tokens import pull_scope, push_scope
 from lazyfs.registry.config.errors import (
     TEMPORARY,
     BadAnswer,
@@ -29,10 +31,8 @@ from lazyfs.registry.config.hosts import next_url
 from lazyfs.registry.place import Place
 from lazyfs.registry.redirects import discard
 from lazyfs.registry.refer import add_to_tag
-from lazyfs.registry.referrers import referrer_of
 from lazyfs.registry.retry import Patience, RetryPolicy, persist
 from lazyfs.registry.source import SourceStatistics
-from lazyfs.registry.tokens import pull_scope, push_scope
 from lazyfs.registry.transport import Answer
 
 log = logging.getLogger(__name__)

@@ -12,12 +12,8 @@ import msgspec
 from lazyfs.digest import Digest, digest_of
 from lazyfs.errors import AccessDenied, FormatError, NotFound
 from lazyfs.oci.manifest import DOCUMENT_LIMIT, OCI_INDEX
-from lazyfs.registry.config.errors import BadAnswer, Denied, Unsettled
-from lazyfs.registry.config.hosts import next_url, origin_of
-from lazyfs.registry.links import parse_next
-from lazyfs.registry.place import Place
-from lazyfs.registry.redirects import discard
-from lazyfs.registry.referrers import (
+from lazyfs.registry.answers.links import parse_next
+from lazyfs.registry.answers.referrers import (
     ENTRY_LIMIT,
     PAGE_LIMIT,
     SIZE_LIMIT,
@@ -30,6 +26,10 @@ from lazyfs.registry.referrers import (
     lists,
     tag_of,
 )
+from lazyfs.registry.config.errors import BadAnswer, Denied, Unsettled
+from lazyfs.registry.config.hosts import next_url, origin_of
+from lazyfs.registry.place import Place
+from lazyfs.registry.redirects import discard
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from lazyfs.oci.descriptor import Descriptor
 from lazyfs.registry.config.access import AccessOptions as AccessOptions
 
 if TYPE_CHECKING:
-    from lazyfs.registry.referrers import Referrers
+    from lazyfs.registry.answers.referrers import Referrers
 
 
 class Document(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from lazyfs.digest import Digest
 from lazyfs.errors import LazyfsError
 from lazyfs.oci.descriptor import Descriptor
+from lazyfs.registry.answers.ranges import Extent, build_range, check_answer
 from lazyfs.registry.config.errors import (
     TEMPORARY,
     BadAnswer,
@@ -25,7 +26,6 @@ from lazyfs.registry.config.errors import (
     SizeMismatch,
 )
 from lazyfs.registry.place import Place
-from lazyfs.registry.ranges import Extent, build_range, check_answer
 from lazyfs.registry.route import Route
 from lazyfs.registry.transport import Answer
 

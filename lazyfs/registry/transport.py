@@ -21,6 +21,8 @@ import trio
 from lazyfs import __version__
 from lazyfs.errors import UsageError
 from lazyfs.printable import printable
+from lazyfs.registry.answers.encodings import inflate
+from lazyfs.registry.answers.rate import SAMPLE_SIZE, Rate
 from lazyfs.registry.config.endpoints import Tls
 from lazyfs.registry.config.errors import (
     BadAnswer,
@@ -34,8 +36,6 @@ from lazyfs.registry.config.errors import (
 )
 from lazyfs.registry.config.files import check_regular
 from lazyfs.registry.config.hosts import Origin, origin_of, proxy_for
-from lazyfs.registry.encodings import inflate
-from lazyfs.registry.rate import SAMPLE_SIZE, Rate
 from lazyfs.registry.source import AccessOptions, SourceStatistics
 
 CONNECTIONS = 32

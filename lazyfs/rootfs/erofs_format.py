@@ -7,6 +7,8 @@ and chunk-based regular files of one chunk each, whose data lie in extra devices
 
 import stat
 import struct
+from collections.abc import Sequence
+from functools import cache
 
 from lazyfs.errors import FormatError
 from lazyfs.formats.tocs.toc import Kind
@@ -116,7 +118,8 @@ def superblock_checksum(block: bytes | bytearray | memoryview) -> int:
     return crc
 
 
-def _crc32c_table() -> list[int]:
+@cache
+def _crc32c_table() -> Sequence[int]:
     table = []
     for byte in range(256):
         crc = byte

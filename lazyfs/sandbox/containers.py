@@ -1,21 +1,26 @@
 """The containers of a sandbox on their mounts: their specs, and when they are ready."""
 
 import os
-import stat
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from lazyfs.documents.errors import NotReady, RuntimeFailed
+from lazyfs.documents.journal import JournalContainer
 from lazyfs.documents.plans import SandboxPlan
+from lazyfs.documents.record import RecordedImage, mounted_image
+from lazyfs.documents.security import Security, openings
 from lazyfs.documents.template import Readyz, SecretKey, Template
-from lazyfs.sandbox.bases import Mounts
+from lazyfs.sandbox.bases import MOUNT_ID, Base, Bases, Mounts, check_mounted
 from lazyfs.sandbox.runtimes.runtime import ContainerState, Runtime
 from lazyfs.sandbox.sandbox import Sandbox
+from lazyfs.sandbox.specs.confinement import check_confinement
 from lazyfs.sandbox.specs.local import local_errors
 from lazyfs.sandbox.specs.spec import Rootless, build_spec
 from lazyfs.sandbox.threads import Threads, wait_all
+from lazyfs.store.content.regular import open_regular
 
 LINKS = 40  # that a path may lead through, as the kernel has it
 FILE_LIMIT = 1 << 20  # bytes of a file that is looked up
@@ -23,7 +28,7 @@ RESOLV_CONF = Path("/etc/resolv.conf")
 POLL_SECONDS = 0.05
 ASK_SECONDS = 2.0
 VOLUMES = "volumes"
-Made = TypeVar("Made")
+Say = Callable[[str], None]
 
 
 def build_specs(
@@ -85,13 +90,11 @@ class Inside:
         if found is None:
             return None
         try:
-            descriptor = os.open(found, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            file = open_regular(found)
         except OSError:
             return None
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return None
-            return file.read(FILE_LIMIT)
+        with BufferedReader(file) as reader:  # reads on where a read ends early
+            return reader.read(FILE_LIMIT)
 
     def _resolve(self, path: str) -> Path | None:
         waiting = [word for word in reversed(path.split("/")) if word not in ("", ".")]
@@ -116,17 +119,45 @@ class Inside:
         return self._root.joinpath(*place)
 
 
-def side_by_side(
-    mounting: Sequence[Callable[[], Made]], give_up: Callable[[], None]
-) -> tuple[Made, ...]:
-    """Make all mounts of a sandbox; return when all have been made, or failed, what was made.
+def journal_containers(sandbox: Sandbox, template: Template) -> tuple[JournalContainer, ...]:
+    """Return the containers of a template as the journal of *sandbox* names them."""
+    return tuple(
+        JournalContainer(each.name, sandbox.container_id(each.name))
+        for each in template.all_containers
+    )
 
-    An interrupt ends those that are in the making, by *give_up*.
+
+def confine(
+    security: Security, plan: SandboxPlan, runtime_name: str, say: Say, *, is_rootless: bool
+) -> None:
+    """Say what of the confinement is turned off; raise Unsupported for what cannot be had."""
+    if opened := openings(security):
+        say(f"confinement turned off: {', '.join(opened)}")
+    check_confinement(security, plan, runtime_name, is_rootless=is_rootless)
+
+
+def mount_all(sandbox: Sandbox, wanted: Iterable[Base], bases: Bases) -> tuple[RecordedImage, ...]:
+    """Mount images side by side; return, when all are mounted or failed, what the mounts are.
+
+    An interrupt ends those that are in the making.  Raises BaseDrift, and what ``mount`` raises.
     """
-    with Threads(len(mounting), give_up) as pool:
-        waiting = [pool.submit(each) for each in mounting]
+    wanted = tuple(wanted)
+    with Threads(len(wanted), bases.give_up) as pool:
+        waiting = [pool.submit(mount_one, sandbox, each, bases) for each in wanted]
         wait_all(waiting)
     return tuple(each.result() for each in waiting)
+
+
+def mount_one(sandbox: Sandbox, base: Base, bases: Bases) -> RecordedImage:
+    """Mount the image of a container, and compare what the mount says with what was meant."""
+    image = base.image
+    rootfs = sandbox.rootfs(image.name)
+    with local_errors(rootfs, "make"):
+        rootfs.mkdir(mode=0o755, parents=True)
+    bases.mount(base, rootfs)
+    attributes = bases.identity(rootfs)
+    check_mounted(image, mounted_image(image, attributes))
+    return RecordedImage(image, attributes[MOUNT_ID], str(rootfs))
 
 
 def wait_ready(template: Template, runtime: Runtime, plan: SandboxPlan) -> None:

@@ -8,7 +8,6 @@ process, no mount, no record and no folder.
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +18,6 @@ from lazyfs.documents.journal import (
     DEFAULT_NETWORK,
     DEFAULT_OVERLAY,
     Journal,
-    JournalContainer,
     State,
 )
 from lazyfs.documents.manifest import Image
@@ -27,17 +25,22 @@ from lazyfs.documents.plans import SandboxPlan
 from lazyfs.documents.record import (
     RECORD_VERSION,
     BaseRecord,
-    RecordedImage,
-    mounted_image,
     remove_record,
     save_record,
 )
-from lazyfs.documents.security import limits_of, openings
+from lazyfs.documents.security import limits_of
 from lazyfs.documents.template import SecretKey, Template
 from lazyfs.errors import LazyfsError
 from lazyfs.interrupts import uninterrupted
-from lazyfs.sandbox.bases import MOUNT_ID, Base, Bases, check_mounted
-from lazyfs.sandbox.containers import build_specs, end, side_by_side, wait_ready
+from lazyfs.sandbox.bases import Base, Bases
+from lazyfs.sandbox.containers import (
+    build_specs,
+    confine,
+    end,
+    journal_containers,
+    mount_all,
+    wait_ready,
+)
 from lazyfs.sandbox.pinning import pin_images
 from lazyfs.sandbox.runtimes.logs import forget_logs, last_lines
 from lazyfs.sandbox.runtimes.runtime import Choose, Runtime
@@ -49,8 +52,6 @@ from lazyfs.sandbox.sandbox import (
     write_durably,
 )
 from lazyfs.sandbox.specs.bundle import write_bundle
-from lazyfs.sandbox.specs.confinement import check_confinement
-from lazyfs.sandbox.specs.local import local_errors
 from lazyfs.sandbox.specs.spec import Rootless
 
 Say = Callable[[str], None]
@@ -175,11 +176,8 @@ class _Attempt:
         facts = runtime.probe()
         journal = sandbox.save(journal.with_runtime(facts))
         plan = sandbox.plan(journal)
-        if opened := openings(template.security):
-            tools.say(f"confinement turned off: {', '.join(opened)}")
-        check_confinement(
-            template.security, plan, facts.name, is_rootless=tools.rootless is not None
-        )
+        is_rootless = tools.rootless is not None
+        confine(template.security, plan, facts.name, tools.say, is_rootless=is_rootless)
         bases = tools.bases.resolve(
             template.images, platform=order.platform or template.platform, pull=order.pull
         )
@@ -216,10 +214,7 @@ class _Attempt:
         options = template.runtime
         return sandbox.begin(
             State.STARTING,
-            containers=tuple(
-                JournalContainer(each.name, sandbox.container_id(each.name))
-                for each in template.all_containers
-            ),
+            containers=journal_containers(sandbox, template),
             overlay=self._order.overlay or options.overlay or DEFAULT_OVERLAY,
             network=self._order.network or options.network or DEFAULT_NETWORK,
             flags=options.flags,
@@ -231,19 +226,8 @@ class _Attempt:
 
     def _mount(self, bases: Mapping[str, Base]) -> BaseRecord:
         """Mount all images side by side; return what the mounts say they are."""
-        work = [partial(self._mount_one, base) for base in bases.values()]
-        recorded = side_by_side(work, self._tools.bases.give_up)
+        recorded = mount_all(self._sandbox, bases.values(), self._tools.bases)
         return BaseRecord(RECORD_VERSION, self._sandbox.id, utc_now(), recorded)
-
-    def _mount_one(self, base: Base) -> RecordedImage:
-        image = base.image
-        rootfs = self._sandbox.rootfs(image.name)
-        with local_errors(rootfs, "make"):
-            rootfs.mkdir(mode=0o755, parents=True)
-        self._tools.bases.mount(base, rootfs)
-        attributes = self._tools.bases.identity(rootfs)
-        check_mounted(image, mounted_image(image, attributes))
-        return RecordedImage(image, attributes[MOUNT_ID], str(rootfs))
 
     def _wait_ready(self, plan: SandboxPlan) -> None:
         assert self._runtime is not None, "it has started the sandbox"
@@ -281,11 +265,8 @@ class _Attempt:
 
 def locked_line(image: Image) -> str:
     """Return what is said of an image: what the user wrote, and what that is from now on."""
-    platform = image.platform
-    variant = platform.variant if isinstance(platform.variant, str) else ""
-    spelled = "/".join(filter(None, (platform.os, platform.architecture, variant)))
     what = "pinned" if image.pinned else "recorded"
     return (
-        f"{image.name}: {image.original_ref} -> {image.resolved_ref} ({spelled}), {what} for this "
-        "sandbox and its snapshots"
+        f"{image.name}: {image.original_ref} -> {image.resolved_ref} ({image.platform}), {what} "
+        "for this sandbox and its snapshots"
     )

@@ -27,6 +27,7 @@ from typing import Any
 
 import msgspec
 
+from lazyfs.documents import durable
 from lazyfs.documents.errors import Busy, NoSpace, SnapshotError
 from lazyfs.documents.journal import (
     Failure,
@@ -374,7 +375,6 @@ def write_durably(path: Path, data: bytes) -> None:
     Only its owner may read it.  Two at once would meet: the lock is to be held.
     """
     _write(path, data, is_synced=True)
-    sync_path(path.parent)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -388,27 +388,15 @@ def write_whole(path: Path, data: bytes) -> None:
 def sync_path(path: Path) -> None:
     """Bring a file, or what a folder says of its files, to the disk."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        durable.sync_path(path)
     except OSError as exc:
         raise _broken(path, exc) from exc
 
 
 def _write(path: Path, data: bytes, *, is_synced: bool) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.unlink(missing_ok=True)
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            if is_synced:
-                os.fsync(file.fileno())
-        temporary.replace(path)
+        durable.put_file(path, data, path.with_name(f".{path.name}.tmp"), is_synced=is_synced)
     except OSError as exc:
-        temporary.unlink(missing_ok=True)
         raise _broken(path, exc) from exc
 
 

@@ -31,7 +31,7 @@ from lazyfs.registry.config.access import AccessOptions
 from lazyfs.sandbox.bases import Base
 from lazyfs.service.configs import config_of
 from lazyfs.service.mounts import NodeMounts
-from lazyfs.service.obtain import obtain_all, spelled
+from lazyfs.service.obtain import obtain_all
 from lazyfs.service.processes.mount_command import MountCommand
 from lazyfs.service.reasons import reason_of, unresolvable
 from lazyfs.store.paths import Store, open_store
@@ -227,7 +227,7 @@ class ImageBases(NodeMounts):
                 origin = Origin(reference, self._access)
                 try:
                     resolver = Resolver(Store(self._cache_dir), origin)
-                    platform = parse_platform(spelled(image.platform))
+                    platform = parse_platform(str(image.platform))
                     resolved = await resolver.resolve(reference.identifier, platform)
                     found[text] = str(resolved.document.digest)
                 finally:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from lazyfs.digest import parse_digest
 from lazyfs.documents.errors import BaseCorrupt, BaseUnavailable
-from lazyfs.documents.manifest import Image, Platform
+from lazyfs.documents.manifest import Image
 from lazyfs.errors import LazyfsError, VerificationFailed
 from lazyfs.fetch.origins.origin import Origin
 from lazyfs.image.prepare import Prepared, Request, prepare
@@ -44,12 +44,6 @@ class Obtained(msgspec.Struct, frozen=True):
     prepared: Prepared
     config: Config
     note: str | None = None
-
-
-def spelled(platform: Platform) -> str:
-    """Return a recorded platform as ``os/architecture[/variant]``."""
-    variant = platform.variant if isinstance(platform.variant, str) else ""
-    return "/".join(filter(None, (platform.os, platform.architecture, variant)))
 
 
 async def obtain_all(
@@ -166,7 +160,7 @@ class _Search:
         wanted = self._image.manifest_digest
         request = Request(
             f"{name}@{wanted}",
-            spelled(self._image.platform),
+            str(self._image.platform),
             self._cache_dir,
             access,
             index_digest=self._image.index_digest,

@@ -142,18 +142,7 @@ async def _serve(
             catches_gaps=settings.prefetch == "all" and not prepared.is_volatile,
         ) as image:
             prepared = image.prepared  # it may have been prepared again
-            session = open_session(
-                settings.driver,
-                image,
-                settings.mountpoint,
-                threads=settings.options.threads,
-                max_read=settings.options.max_read,
-                folder=str(devices_path(settings.runtime_dir, settings.mount_id)),
-            )
-            if settings.options.max_read is not None and session.driver != "native":
-                log.warning(
-                    "option max_read: driver %s cannot limit reads; ignored", session.driver
-                )
+            session = _open_session(settings, image)
             if succession is None:
                 session.mount(fuse_options(settings.options, prepared.resolved))
                 keeping = Keeping(settings, prepared, session, image)
@@ -182,15 +171,35 @@ async def _serve(
                 os._exit(CRASHED)  # the keeper starts another one
             finally:
                 remove_record(settings.runtime_dir, settings.mount_id)
-                with trio.CancelScope(shield=True):
-                    if settings.says_statistics and server.started:
-                        await _say_statistics(server)
-                    await keeping.end()  # first: its copies would keep the connection alive
-                    await _leave(session)
+                await _end(server)
         if not prepared.is_volatile:
             await upkeep.look()  # the image is closed: its own layers may go now
     if failure is not None:
         raise failure
+
+
+def _open_session(settings: MountSettings, image: OpenImage) -> PyfuseSession:
+    options = settings.options
+    session = open_session(
+        settings.driver,
+        image,
+        settings.mountpoint,
+        threads=options.threads,
+        max_read=options.max_read,
+        folder=str(devices_path(settings.runtime_dir, settings.mount_id)),
+    )
+    if options.max_read is not None and session.driver != "native":
+        log.warning("option max_read: driver %s cannot limit reads; ignored", session.driver)
+    return session
+
+
+async def _end(server: "_Server") -> None:
+    """Say what was read, if that is wanted, and leave the mount; nothing interrupts it."""
+    with trio.CancelScope(shield=True):
+        if server.settings.says_statistics and server.started:
+            await _say_statistics(server)
+        await server.keeping.end()  # first: its copies would keep the connection alive
+        await _leave(server.session)
 
 
 def _take_over(

@@ -17,8 +17,8 @@ from lazyfs.digest import Digest
 from lazyfs.errors import FormatError, LazyfsError, NotFound, UsageError
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import Manifest, decode_manifest
+from lazyfs.registry.answers.referrers import tag_of
 from lazyfs.registry.config.errors import TooLarge
-from lazyfs.registry.referrers import tag_of
 from lazyfs.registry.source import Source
 from lazyfs.trust.candidate import Candidate
 

@@ -18,6 +18,7 @@ import msgspec
 
 from lazyfs.documents.journal import Failure, SandboxBroken
 from lazyfs.documents.manifest import Image, Manifest
+from lazyfs.documents.own import read_own
 from lazyfs.documents.template import TEMPLATE_NAME, Template
 from lazyfs.errors import LazyfsError, NotFound, UsageError
 from lazyfs.sandbox.sandbox import Sandbox, utc_now, write_durably
@@ -254,8 +255,7 @@ def load_status(folder: Path, name: str) -> Status:
     """Return the status of the newest build of *name* on this machine.  Raises NoGolden."""
     path = _path_of(folder, name)
     try:
-        with path.open("rb") as file:
-            return msgspec.json.decode(file.read(STATUS_LIMIT), type=Status)
+        return msgspec.json.decode(read_own(path, STATUS_LIMIT), type=Status)
     except FileNotFoundError as exc:
         raise NoGolden(
             f"this machine has no golden build named {name}",

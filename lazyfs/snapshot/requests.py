@@ -99,11 +99,6 @@ def requests_of_template(template: t.Template, network: str) -> tuple[Request, .
     return _each_once(_inside(template, walk, ""))
 
 
-def requests_of_part(part: msgspec.Struct) -> tuple[Request, ...]:
-    """Return what a part of a template asks for, whatever template it is in."""
-    return _each_once(_inside(part, None, ""))
-
-
 def network_of(runtime: Runtime) -> str:
     """Return the network that a restored sandbox gets."""
     return "none" if runtime.network is UNSET else str(runtime.network)

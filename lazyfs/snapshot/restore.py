@@ -8,7 +8,6 @@ is called leaves nothing, and what fails after it is ended and removed, too.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +24,6 @@ from lazyfs.documents.errors import (
 )
 from lazyfs.documents.journal import (
     Journal,
-    JournalContainer,
     State,
 )
 from lazyfs.documents.manifest import Image, Parent
@@ -33,16 +31,22 @@ from lazyfs.documents.record import (
     RECORD_VERSION,
     BaseRecord,
     RecordedImage,
-    mounted_image,
     save_record,
 )
-from lazyfs.documents.security import limits_of, openings
+from lazyfs.documents.security import limits_of
 from lazyfs.documents.template import SecretKey
 from lazyfs.errors import LazyfsError
 from lazyfs.interrupts import uninterrupted
 from lazyfs.oci.platforms import Platform
-from lazyfs.sandbox.bases import MOUNT_ID, Base, Bases, check_mounted
-from lazyfs.sandbox.containers import build_specs, end, side_by_side, wait_ready
+from lazyfs.sandbox.bases import Base, Bases
+from lazyfs.sandbox.containers import (
+    build_specs,
+    confine,
+    end,
+    journal_containers,
+    mount_all,
+    wait_ready,
+)
 from lazyfs.sandbox.pinning import pin_images
 from lazyfs.sandbox.runtimes.logs import forget_logs
 from lazyfs.sandbox.runtimes.runtime import Choose, Runtime
@@ -56,7 +60,6 @@ from lazyfs.sandbox.sandbox import (
     write_whole,
 )
 from lazyfs.sandbox.specs.bundle import write_bundle
-from lazyfs.sandbox.specs.confinement import check_confinement
 from lazyfs.sandbox.specs.local import local_errors
 from lazyfs.sandbox.specs.spec import Rootless, diff_specs, spec_digest, start_as_before
 from lazyfs.sandbox.threads import Threads, wait_all
@@ -71,7 +74,7 @@ from lazyfs.snapshot.stores.snapshots import Snapshots
 from lazyfs.snapshot.stores.stoppable import Stoppable
 
 Say = Callable[[str], None]
-Mounted = tuple[dict[str, Base], dict[str, str]]  # by container; and the mounts' ids
+Mounted = tuple[dict[str, Base], tuple[RecordedImage, ...]]  # by container; and the mounts
 RESUMABLE = (State.STOPPED, State.FAILED)
 BASE = "base"  # of a sandbox's folder: images that were embedded beside the snapshot
 RESTORED = ("bundles", BASE, "restores", "runtime", "base-record.json")  # what a restore makes
@@ -134,7 +137,7 @@ def _start(order: Order, tools: Tools) -> Restored:
     notices = list(found.notices)
     for notice in notices:
         tools.say(notice)
-    drift = _drift(order, found, tools) if order.check_drift else {}
+    drift = _drift(found, tools) if order.check_drift else {}
     with uninterrupted() as held, ExitStack() as stack:
         sandbox, is_new = tools.sandboxes.claim(order.sandbox_id, order.wait, held, stack)
         if not is_new:
@@ -168,7 +171,7 @@ def _check_state(sandbox: Sandbox) -> None:
         )
 
 
-def _drift(order: Order, found: Review, tools: Tools) -> dict[str, str]:
+def _drift(found: Review, tools: Tools) -> dict[str, str]:
     """Tell which tags name other manifests now; a registry that cannot be asked is no reason."""
     try:
         drift = tools.bases.drift(found.manifest.images)
@@ -191,13 +194,10 @@ def _restore(
     sandbox.clear("checkpoints", sandbox.draft_path.name, *RESTORED)
     journal = _begin(sandbox, order, found, tools.snapshots.objects.url)
     plan = sandbox.plan(journal)
-    if opened := openings(found.template.security):
-        tools.say(f"confinement turned off: {', '.join(opened)}")
-    check_confinement(
-        found.template.security, plan, found.facts.name, is_rootless=tools.rootless is not None
-    )
+    is_rootless = tools.rootless is not None
+    confine(found.template.security, plan, found.facts.name, tools.say, is_rootless=is_rootless)
     files = sandbox.restore_dir(found.loaded.id)
-    bases, mount_ids = _bring(sandbox, order, found, tools, files)
+    bases, mounted = _bring(sandbox, order, found, tools, files)
     journal = _note_rebase(sandbox, journal, order, found)
     configs = {name: base.config for name, base in bases.items()}
     specs = build_specs(
@@ -212,7 +212,7 @@ def _restore(
     notices += _check_specs(found, order, specs, tools.say)
     for container in plan.containers:
         write_bundle(container.bundle, specs[container.name])
-    images = _record(sandbox, found, bases, mount_ids)
+    images = _record(sandbox, found, mounted)
     write_whole(sandbox.template_path, msgspec.json.encode(found.template.to_document()))
     with Threads(1) as pool:
         # Whoever comes after a crash finds them already; after one of the machine nothing runs.
@@ -238,10 +238,7 @@ def _begin(sandbox: Sandbox, order: Order, found: Review, store: str) -> Journal
     return sandbox.begin(
         State.RESTORING,
         made_by=found.facts,
-        containers=tuple(
-            JournalContainer(each.name, sandbox.container_id(each.name))
-            for each in found.template.all_containers
-        ),
+        containers=journal_containers(sandbox, found.template),
         overlay=found.overlay,
         network=found.network,
         flags=found.flags,
@@ -297,25 +294,11 @@ def _mount(sandbox: Sandbox, order: Order, found: Review, tools: Tools) -> Mount
     for base in bases.values():
         if base.note is not None:
             tools.say(base.note)
-    work = [partial(_mount_one, sandbox, base, tools) for base in bases.values()]
-    mount_ids = side_by_side(work, tools.bases.give_up)
-    return bases, dict(zip(bases, mount_ids, strict=True))
+    return bases, mount_all(sandbox, bases.values(), tools.bases)
 
 
 def _pin(sandbox: Sandbox, order: Order, manifests: Sequence[str], tools: Tools) -> None:
     pin_images(sandbox.folder, order.cache_dir, manifests, tools.say)
-
-
-def _mount_one(sandbox: Sandbox, base: Base, tools: Tools) -> str:
-    """Mount an image, and compare; return the mount's id."""
-    image = base.image
-    rootfs = sandbox.rootfs(image.name)
-    with local_errors(rootfs, "make"):
-        rootfs.mkdir(mode=0o755, parents=True)
-    tools.bases.mount(base, rootfs)
-    attributes = tools.bases.identity(rootfs)
-    check_mounted(image, mounted_image(image, attributes))
-    return attributes[MOUNT_ID]
 
 
 def _obtain(sandbox: Sandbox, order: Order, found: Review, tools: Tools) -> dict[str, Base]:
@@ -396,17 +379,14 @@ def _check_specs(
     return notices
 
 
-def _record(
-    sandbox: Sandbox, found: Review, bases: Mapping[str, Base], mount_ids: Mapping[str, str]
-) -> tuple[Image, ...]:
+def _record(sandbox: Sandbox, found: Review, mounted: Sequence[RecordedImage]) -> tuple[Image, ...]:
     """Write down which images the sandbox goes on with: as recorded, whatever tags mean now."""
     recorded = []
-    for name, base in bases.items():
-        rootfs = sandbox.rootfs(name)
-        image = base.image
+    for each in mounted:
+        image = each.image
         if image.source != "assumed" and not found.is_data:
-            image = msgspec.structs.replace(image, source="inherited", embedded=msgspec.UNSET)
-        recorded.append(RecordedImage(image, mount_ids[name], str(rootfs)))
+            image = replace(image, source="inherited", embedded=msgspec.UNSET)
+        recorded.append(replace(each, image=image))
     record = BaseRecord(RECORD_VERSION, sandbox.id, utc_now(), tuple(recorded))
     save_record(sandbox.record_path, record, is_synced=False)
     return tuple(each.image for each in recorded)

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from lazyfs.digest import Digest, parse_digest
+from lazyfs.documents.durable import put_file
 from lazyfs.errors import FormatError
 from lazyfs.store.content.regular import open_regular
 from lazyfs.store.images import load_record
@@ -49,18 +50,8 @@ def save_pin(store: Store, holder: Path, manifests: Iterable[str]) -> None:
     pin = Pin(str(holder), tuple(sorted(set(manifests))))
     try:
         store.pins.mkdir(mode=0o700, exist_ok=True)
-        with open(temporary, "xb") as file:
-            file.write(msgspec.json.encode(pin))
-            file.flush()
-            os.fsync(file.fileno())  # before it takes the place of another
-        temporary.rename(path)
-        fd = os.open(store.pins, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        put_file(path, msgspec.json.encode(pin), temporary, mode=0o666)
     except OSError as exc:
-        temporary.unlink(missing_ok=True)
         raise store_error(path, exc) from exc
 
 

@@ -11,11 +11,16 @@ import pytest
 
 from tests.cli.conftest import cache_dir, run
 from tests.mounts.test_rootless import PYTHON, UID, why_no_python
-from tests.support.command import Lazyfs, copy_of_packages
-from tests.support.hostile_image import compile_probe, loop_device, make_hostile, why_no_probe
-from tests.support.mounting import ROOT, folder_for_all, force_unmount, fuse_for_all
-from tests.support.mounting import run as run_program
-from tests.support.runscs import NEW, runsc_path, why_no_runsc
+from tests.support.mounts.command import Lazyfs, copy_of_packages
+from tests.support.mounts.mounting import ROOT, folder_for_all, force_unmount, fuse_for_all
+from tests.support.mounts.mounting import run as run_program
+from tests.support.sandboxes.hostile_image import (
+    compile_probe,
+    loop_device,
+    make_hostile,
+    why_no_probe,
+)
+from tests.support.sandboxes.runscs import NEW, runsc_path, why_no_runsc
 
 __all__ = ["cache_dir", "hostile", "run"]
 
@@ -83,7 +88,7 @@ def hostile() -> Iterator[Hostile]:
         copy_of_packages(folder)
         probe = compile_probe(folder / "probe")
         image = make_hostile(folder / "layout", probe, number)
-        shutil.copy(ROOT / "tests" / "support" / "with_key.py", folder)
+        shutil.copy(ROOT / "tests" / "support" / "sandboxes" / "with_key.py", folder)
         run_program("chmod", "-R", "a+rX", folder / "layout", folder / "with_key.py")
         made = Hostile(folder, image, disk, number)
         variables = {"PYTHONPATH": str(folder / "packages"), "PATH": "/usr/bin:/bin"}

@@ -21,10 +21,10 @@ from lazyfs.oci.config import BadConfig, decode_config
 from lazyfs.oci.manifest import OCI_MANIFEST, BadManifest, decode_manifest
 from lazyfs.registry.layout_files import BadLayout, decode_index
 from tests.cli.conftest import Run, cache_dir, run  # noqa: F401
-from tests.support.contradicting import with_toc
-from tests.support.estargz import reference_layers
-from tests.support.images import estargz_layer, file, make_layout, tar_bytes
-from tests.support.tocs import raw_entry, raw_file, spelled
+from tests.support.formats.contradicting import with_toc
+from tests.support.formats.estargz import reference_layers
+from tests.support.formats.images import estargz_layer, file, make_layout, tar_bytes
+from tests.support.formats.tocs import raw_entry, raw_file, spelled
 
 DIGEST = "sha256:" + "0" * 64
 LAYER = f'{{"mediaType":"a","digest":"{DIGEST}","size":1}}'

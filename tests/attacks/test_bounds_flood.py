@@ -9,11 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import faults
-from tests.support.command import Lazyfs
-from tests.support.images import estargz_layer, file, make_layout, tar_bytes
-from tests.support.mounting import SECONDS, available_drivers, force_unmount, needs_fuse, wait_until
-from tests.support.registry import FakeRegistry
+from tests.support.formats.images import estargz_layer, file, make_layout, tar_bytes
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import (
+    SECONDS,
+    available_drivers,
+    force_unmount,
+    needs_fuse,
+    wait_until,
+)
+from tests.support.registries import faults
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = needs_fuse
 

@@ -17,13 +17,13 @@ from lazyfs.digest import digest_of
 from lazyfs.errors import FormatError, UsageError
 from lazyfs.formats.tocs import scan
 from lazyfs.formats.tocs.toc import Toc
-from lazyfs.image import tocs as tocs_module
-from lazyfs.image.budget import DEFAULT_MIB, VARIABLE, Budget, ImageTooLarge, memory_of
+from lazyfs.image.layers import tocs as tocs_module
+from lazyfs.image.layers.budget import DEFAULT_MIB, VARIABLE, Budget, ImageTooLarge, memory_of
 from lazyfs.image.prepare import Prepared, Request, prepare
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.merge import BadLayer
 from tests.rootfs.test_merge import STACKS
-from tests.support.images import (
+from tests.support.formats.images import (
     OCI_GZIP,
     Layer,
     estargz_layer,
@@ -32,9 +32,9 @@ from tests.support.images import (
     plain_layer,
     tar_bytes,
 )
-from tests.support.mounting import ROOT
-from tests.support.naive_merge import naive_facts, naive_merge
-from tests.support.rootfs import facts_of, index_of
+from tests.support.formats.naive_merge import naive_facts, naive_merge
+from tests.support.formats.rootfs import facts_of, index_of
+from tests.support.mounts.mounting import ROOT
 
 
 def bomb(count: int, seed: int = 0, twice: bool = False) -> Layer:
@@ -146,7 +146,7 @@ def test_what_is_no_number_of_mebibytes(text: str) -> None:
 CHILD = """
 import json, resource, sys, trio
 from pathlib import Path
-from lazyfs.image.budget import ImageTooLarge
+from lazyfs.image.layers.budget import ImageTooLarge
 from lazyfs.image.prepare import Request, prepare
 from lazyfs.registry.source import AccessOptions
 

@@ -20,15 +20,15 @@ from lazyfs.fetch.transfer import FEED_MAX, FEED_MIN, FEED_PLAIN, _feed_size
 from lazyfs.formats.decode import Piece
 from lazyfs.formats.streams.codec import Codec
 from lazyfs.formats.tocs.toc import Chunk, Kind, Toc, TocEntry
+from lazyfs.registry.answers.encodings import MEMBER_LIMIT, inflate
 from lazyfs.registry.config.errors import BadAnswer
-from lazyfs.registry.encodings import MEMBER_LIMIT, inflate
 from lazyfs.rootfs.table import LayerTable, build_table
 from lazyfs.store.content.presence import RESIDENT
 from tests.fetch.test_fetch import Bench, opened
-from tests.support import faults
-from tests.support.clients import NAME, ONCE, connected
-from tests.support.layers import MadeLayer, digest_of
-from tests.support.registry import FakeRegistry
+from tests.support.formats.layers import MadeLayer, digest_of
+from tests.support.registries import faults
+from tests.support.registries.clients import NAME, ONCE, connected
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = pytest.mark.anyio
 

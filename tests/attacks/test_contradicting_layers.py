@@ -25,9 +25,9 @@ from lazyfs.formats.tocs.toc_reader import decode_toc
 from lazyfs.store.agreements import Agreement, load_agreement, save_agreement
 from lazyfs.store.paths import Store
 from tests.cli.conftest import Run, cache_dir, run  # noqa: F401
-from tests.support.contradicting import LIES, Bend, bent, bent_estargz, rich_tar, with_toc
-from tests.support.estargz import ReferenceLayer, reference_layers
-from tests.support.images import (
+from tests.support.formats.contradicting import LIES, Bend, bent, bent_estargz, rich_tar, with_toc
+from tests.support.formats.estargz import ReferenceLayer, reference_layers
+from tests.support.formats.images import (
     Layer,
     directory,
     estargz_layer,
@@ -42,8 +42,8 @@ from tests.support.images import (
     tar_bytes,
     toc_layer_of,
 )
-from tests.support.stargz import stargz_layer
-from tests.support.zstdchunked import zstd_layer
+from tests.support.formats.stargz import stargz_layer
+from tests.support.formats.zstdchunked import zstd_layer
 
 HARD = {"a": [b"text"], "b": [b"chunk " * 100, b"of two"]}
 

@@ -20,7 +20,7 @@ from lazyfs.digest import digest_of
 from lazyfs.errors import FormatError
 from lazyfs.formats.layer_pass import LayerPass
 from lazyfs.formats.streams.unpack import decompress
-from tests.support.images import file, tar_bytes
+from tests.support.formats.images import file, tar_bytes
 
 TAR = tar_bytes([file("a", b"x" * 3000), file("b", bytes(range(256)) * 300)])
 GZIP = gzip.compress(TAR, mtime=0)

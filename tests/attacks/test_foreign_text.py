@@ -15,8 +15,7 @@ from lazyfs.cli.log import set_up_logging
 from lazyfs.cli.output import print_found, print_line
 from lazyfs.printable import printable
 from lazyfs.service.record import MountRecord, start_ticks_of
-from tests.support import faults
-from tests.support.images import (
+from tests.support.formats.images import (
     OCI_TAR,
     directory,
     estargz_layer,
@@ -25,9 +24,10 @@ from tests.support.images import (
     plain_layer,
     tar_bytes,
 )
-from tests.support.mounting import ROOT
-from tests.support.registry import FakeRegistry
-from tests.support.registry_wire import Answer
+from tests.support.mounts.mounting import ROOT
+from tests.support.registries import faults
+from tests.support.registries.registry import FakeRegistry
+from tests.support.registries.registry_wire import Answer
 
 # A title for the terminal, a colour by C1, a record of its own, text from right to left.
 HOSTILE = "a\x1b]0;owned\x07\x9b31m\nforged: all is well\r\u2028\u202etxt.exe\u200b\x7f\U000e0041"

@@ -22,9 +22,9 @@ from lazyfs.registry.layout import ImageLayout, LayoutUnreadable
 from lazyfs.registry.layout_files import LayoutUnwritable
 from lazyfs.registry.source import AccessOptions, SourceStatistics
 from lazyfs.registry.transport import BadCertificate, Transport
-from tests.support import images
-from tests.support.clients import described
-from tests.support.images import estargz_layer, file, make_layout, tar_bytes
+from tests.support.formats import images
+from tests.support.formats.images import estargz_layer, file, make_layout, tar_bytes
+from tests.support.registries.clients import described
 
 pytestmark = pytest.mark.anyio
 

@@ -22,8 +22,7 @@ from lazyfs.oci.manifest import is_layer_tar
 from lazyfs.store.passes import RULES, load_pass, save_pass
 from lazyfs.store.paths import Store
 from tests.cli.conftest import Run, cache_dir, run  # noqa: F401
-from tests.support.command import Lazyfs
-from tests.support.images import (
+from tests.support.formats.images import (
     OCI_GZIP,
     OCI_TAR,
     Layer,
@@ -33,8 +32,9 @@ from tests.support.images import (
     plain_layer,
     tar_bytes,
 )
-from tests.support.mounting import needs_fuse, needs_root
-from tests.support.registry import FakeRegistry
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import needs_fuse, needs_root
+from tests.support.registries.registry import FakeRegistry
 
 TARS = [
     "application/vnd.oci.image.layer.v1.tar",

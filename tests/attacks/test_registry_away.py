@@ -17,17 +17,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import faults
-from tests.support.command import Lazyfs
-from tests.support.images import directory, estargz_layer, file, make_layout, tampered, tar_bytes
-from tests.support.mounting import (
+from tests.support.formats.images import (
+    directory,
+    estargz_layer,
+    file,
+    make_layout,
+    tampered,
+    tar_bytes,
+)
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import (
     available_drivers,
     force_unmount,
     needs_erofs,
     needs_fuse,
     wait_until,
 )
-from tests.support.registry import FakeRegistry
+from tests.support.registries import faults
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = needs_fuse
 
@@ -130,8 +137,6 @@ def refusing(place: Place) -> Iterator[None]:
         place.reopen_registry()
 
 
-LATER = faults.status(429, {"Retry-After": "1"})
-
 KINDS: dict[str, Callable[[Place], object]] = {
     "refused": refusing,
     "429": lambda place: throttled(place, faults.status(429)),
@@ -223,11 +228,6 @@ def test_a_reader_that_is_killed_leaves(place, driver, number):
         reader.send_signal(number)
         assert reader.wait(20) == -number
         assert place.read("file0") == FILES["file0"]
-
-
-def is_succeeded(place, pid: int) -> bool:
-    found = place.lazyfs.status()
-    return len(found) == 1 and found[0]["state"] == "serving" and found[0]["pid"] != pid
 
 
 def test_a_successor_has_the_same_patience(place):

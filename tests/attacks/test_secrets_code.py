@@ -21,9 +21,9 @@ from lazyfs.environment import (
 from lazyfs.registry.config.helpers import HelperFailed, find_credential
 from lazyfs.registry.source import AccessOptions
 from lazyfs.service.processes.interpreter import interpreter_command
-from tests.support.command import Lazyfs
-from tests.support.images import estargz_layer, file, make_layout, tar_bytes
-from tests.support.mounting import (
+from tests.support.formats.images import estargz_layer, file, make_layout, tar_bytes
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import (
     ROOT,
     SECONDS,
     force_unmount,

@@ -13,11 +13,11 @@ from lazyfs.registry.config import endpoints
 from lazyfs.registry.config.errors import Refused, TlsRefused
 from lazyfs.registry.source import AccessOptions, SourceStatistics
 from lazyfs.registry.transport import Transport
-from tests.support import certificates, faults
-from tests.support.certificates import Certificates
-from tests.support.clients import NAME, ONCE, connected, described, stored
-from tests.support.registry import FakeRegistry
-from tests.support.registry_wire import Answer
+from tests.support.registries import certificates, faults
+from tests.support.registries.certificates import Certificates
+from tests.support.registries.clients import NAME, ONCE, connected, described, stored
+from tests.support.registries.registry import FakeRegistry
+from tests.support.registries.registry_wire import Answer
 
 pytestmark = pytest.mark.anyio
 

@@ -10,8 +10,7 @@ from lazyfs.formats.tars.arrange import arrange
 from lazyfs.formats.tars.tar import TarScanner
 from lazyfs.formats.tars.toc_json import TocSpeller
 from lazyfs.formats.tocs.toc_reader import decode_toc
-from tests.support.command import Lazyfs
-from tests.support.images import (
+from tests.support.formats.images import (
     Item,
     directory,
     file,
@@ -21,7 +20,8 @@ from tests.support.images import (
     symlink,
     tar_bytes,
 )
-from tests.support.mounting import force_unmount, needs_fuse, needs_root
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import force_unmount, needs_fuse, needs_root
 
 
 def names_of(*items: Item) -> list[bytes]:

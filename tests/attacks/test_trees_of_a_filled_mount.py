@@ -25,10 +25,8 @@ from lazyfs.image.verify import verify_image
 from lazyfs.registry.source import AccessOptions
 from lazyfs.store.agreements import load_agreement
 from lazyfs.store.paths import Store
-from tests.support import faults
-from tests.support.command import Lazyfs
-from tests.support.contradicting import LIES, bent_estargz, rich_tar
-from tests.support.images import (
+from tests.support.formats.contradicting import LIES, bent_estargz, rich_tar
+from tests.support.formats.images import (
     Layer,
     estargz_layer,
     file,
@@ -38,9 +36,11 @@ from tests.support.images import (
     tar_bytes,
     toc_layer_of,
 )
-from tests.support.mounting import force_unmount, needs_fuse, needs_root, wait_until
-from tests.support.registry import FakeRegistry
-from tests.support.zstdchunked import zstd_layer
+from tests.support.formats.zstdchunked import zstd_layer
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import force_unmount, needs_fuse, needs_root, wait_until
+from tests.support.registries import faults
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = pytest.mark.anyio
 ACCESS = AccessOptions()
@@ -230,7 +230,7 @@ def decode(
 )
 async def test_catching_changes_nothing_of_what_is_decoded(name: str, step: int) -> None:
     from tests.formats.test_reference_layers import read_layer
-    from tests.support.estargz import pieces_of, reference_layers
+    from tests.support.formats.estargz import pieces_of, reference_layers
 
     reference = next(each for each in reference_layers() if each.name == name)
     layer = read_layer(reference)

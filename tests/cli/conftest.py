@@ -1,16 +1,14 @@
 """The command line in this process, with a cache of its own."""
 
 import json
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from lazyfs.cli.main import cli
+from tests.support.mounts.in_process import in_process
 
 
 @dataclass(frozen=True)
@@ -43,15 +41,10 @@ def run(cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Run ``lazyfs`` with words; anything but our own errors counts as a failure."""
     monkeypatch.setenv("LAZYFS_CACHE_DIR", str(cache_dir))
     monkeypatch.delenv("NO_COLOR", raising=False)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    with in_process() as invoke:
 
-    def invoke(*words: object) -> Done:
-        result = CliRunner().invoke(cli, [str(word) for word in words])
-        assert "E_BUG" not in result.stderr, result.stderr
-        assert "Traceback" not in result.stderr, result.stderr
-        return Done(result.exit_code, result.stdout_bytes, result.stderr)
+        def done(*words: object) -> Done:
+            result = invoke(*words)
+            return Done(result.exit_code, result.stdout_bytes, result.stderr)
 
-    yield invoke
-    root.handlers[:] = handlers
-    root.setLevel(level)
+        yield done

@@ -8,13 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from lazyfs.cli.access import hide_argument
-from tests.support import certificates
-from tests.support.command import Lazyfs
-from tests.support.images import layer_from_fixture, make_layout
-from tests.support.registry import FakeRegistry
+from lazyfs.cli.main import cli
+from tests.support.formats.images import layer_from_fixture, make_layout
+from tests.support.mounts.command import Lazyfs
+from tests.support.registries import certificates
+from tests.support.registries.registry import FakeRegistry
 
 SECRET = "geheim"
 
@@ -42,6 +44,8 @@ def test_credentials_on_the_command_line(run, registry):
     assert done.code == 0
     assert SECRET not in done.err
     assert run("inspect", image, "--anonymous").code == 4
+    assert run("inspect", image, "--no-creds").code == 4
+    assert run("inspect", image, "--no-creds", "--creds", f"u:{SECRET}").code == 2
     assert run("inspect", image, "--anonymous", "--creds", "u:x").code == 2
     assert run("inspect", image, "--creds", ":x").code == 2
 
@@ -123,10 +127,89 @@ def test_a_certificate_that_is_not_checked(run, tmp_path):
         words = ("inspect", f"{registry.host}/image", "--hosts-dir", tmp_path / "hosts")
         assert run(*words).code == 5
         assert run(*words, "--insecure-skip-verify").code == 0
+        assert run(*words, "--tls-verify").code == 5
+        assert run(*words, "--tls-verify=true").code == 5
+        assert run(*words, "--tls-verify=").code == 2
+        assert run(*words, "--tls-verify=false").code == 0
+        assert run(*words, "--tls-verify=true", "--insecure-skip-verify").code == 0
+        own = tmp_path / "own"
+        own.mkdir()
+        assert run(*words, "--cert-dir", own).code == 2  # there is nothing in it
+        (own / "ca.crt").write_bytes(made.authority.read_bytes())
+        assert run(*words, f"--cert-dir={own}").code == 0
         authorities = tmp_path / "config/containers/certs.d" / registry.host
         authorities.mkdir(parents=True)
         (authorities / "ca.crt").write_bytes(made.authority.read_bytes())
         assert run(*words).code == 0
+
+
+def commands_that_reach_registries(group=cli, names=()):
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from commands_that_reach_registries(command, (*names, name))
+        elif any(option.name == "tls_verify" for option in command.params):
+            yield (*names, name), command
+
+
+REACHING = dict(commands_that_reach_registries())
+
+
+def test_the_commands_that_reach_registries():
+    """All of them, so that none can lose the options unseen."""
+    images = {"mount", "inspect", "resolve", "ls", "cat", "pull", "verify", "convert", "optimize"}
+    indexes = {"index build", "index push", "index show"}
+    profiles = {"profile export", "profile import", "profile rm", "profile show"}
+    sandboxes = {"run", "checkpoint", "restore", "golden build", "golden clone", "snapshot verify"}
+    found = {" ".join(names) for names in REACHING}
+    assert found == images | indexes | profiles | sandboxes
+
+
+@pytest.mark.parametrize("names", REACHING, ids=" ".join)
+def test_options_as_podman_and_skopeo_spell_them(names, tmp_path, monkeypatch):
+    """For every command: what it would be told of the registry."""
+    command = REACHING[names]
+    arguments = ["x"] * sum(
+        isinstance(each, click.Argument) and each.required for each in command.params
+    )
+
+    def told(*options):
+        context = command.make_context(names[-1], [*options, *arguments])
+        for argument in (each for each in command.params if isinstance(each, click.Argument)):
+            value = context.params[argument.name]
+            assert str(value).count("x") or not argument.required
+        return context.params
+
+    assert told()["tls_verify"] is True
+    for word, meant in (
+        ("--tls-verify", True),
+        *((f"--tls-verify={value}", True) for value in ("true", "True", "TRUE", "1", "t")),
+        *((f"--tls-verify={value}", False) for value in ("false", "False", "FALSE", "0", "f")),
+    ):
+        assert told(word)["tls_verify"] is meant, word
+    assert told("--tls-verify=true", "--tls-verify=false")["tls_verify"] is False  # the last counts
+    for value in ("", "maybe"):
+        with pytest.raises(click.UsageError, match=r"boolean|no value"):
+            told(f"--tls-verify={value}")
+    for words in (("--cert-dir", str(tmp_path)), (f"--cert-dir={tmp_path}",)):
+        assert told(*words)["cert_dir"] == tmp_path
+    monkeypatch.chdir(tmp_path)
+    assert told("--cert-dir=here")["cert_dir"] == tmp_path / "here"
+    for word in ("--no-creds", "--anonymous"):
+        assert told(word)["anonymous"] is True
+
+
+def test_a_value_of_tls_verify_is_joined_to_it(run, registry):
+    """The next word is another argument, as in podman."""
+    image = f"{registry.host}/image"
+    assert run("inspect", "--tls-verify", image).code == 0
+    assert run("inspect", "--tls-verify", "false", image).code == 2
+
+
+def test_a_program_keeps_its_own_tls_verify():
+    context = REACHING[("run",)].make_context("run", ["x", "--", "skopeo", "--tls-verify", "x"])
+    assert context.params["words"] == ("skopeo", "--tls-verify", "x")
 
 
 def test_offline(run, registry):

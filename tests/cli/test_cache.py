@@ -11,7 +11,7 @@ from lazyfs.store.content.content import LayerContent
 from lazyfs.store.layers import load_table
 from lazyfs.store.paths import Store
 from lazyfs.store.pins import remove_pin, save_pin
-from tests.support.images import layer_from_fixture, make_layout, tagged
+from tests.support.formats.images import layer_from_fixture, make_layout, tagged
 
 TOC_KEY = "containerd.io/snapshot/stargz/toc.digest"
 

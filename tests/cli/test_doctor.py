@@ -10,7 +10,7 @@ from lazyfs.cli.mounts import doctor as module
 from lazyfs.sandbox.runtimes import runtimes
 from lazyfs.snapshot.stores.directory_store import DirectoryStore
 from tests.cli.test_json_reference import fields_of, section
-from tests.support.fake_programs import FakeRunsc
+from tests.support.sandboxes.fake_programs import FakeRunsc
 
 NAMES = [
     *("fuse", "fusermount3", "native driver", "erofs", "user xattrs", "user namespaces"),

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from tests.support.images import layer_from_fixture, make_layout
-from tests.support.stargz import stargz_layer
-from tests.support.zstdchunked import contents, zstd_layer
+from tests.support.formats.images import layer_from_fixture, make_layout
+from tests.support.formats.stargz import stargz_layer
+from tests.support.formats.zstdchunked import contents, zstd_layer
 
 FILES = {
     "a": [b"one chunk"],

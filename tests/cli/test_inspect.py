@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support import faults
-from tests.support.images import (
+from tests.support.formats.images import (
     Layer,
     blob_path,
     layer_from_fixture,
@@ -16,7 +15,8 @@ from tests.support.images import (
     tagged,
     tamper_blob,
 )
-from tests.support.registry import FakeRegistry
+from tests.support.registries import faults
+from tests.support.registries.registry import FakeRegistry
 
 FIELDS = {
     "reference",
@@ -26,11 +26,6 @@ FIELDS = {
     "configDigest",
     "platform",
     "layers",
-}
-LAYER_FIELDS = {"digest", "size", "mediaType", "diffId", "format", "tocDigest", "lazy", "why"} | {
-    "dialect",
-    "verifiedBy",
-    "tarSplit",
 }
 TOC_KEY = "containerd.io/snapshot/stargz/toc.digest"
 

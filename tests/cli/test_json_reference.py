@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_profile import put_profile
-from tests.support.images import layer_from_fixture, make_layout, plain_layer, source_tar
+from tests.support.formats.images import layer_from_fixture, make_layout, plain_layer, source_tar
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "json.md"
 

@@ -23,7 +23,7 @@ from lazyfs.store.profiles import (
     save_profile,
 )
 from lazyfs.store.usage import images_in
-from tests.support.images import (
+from tests.support.formats.images import (
     directory,
     estargz_layer,
     file,
@@ -32,7 +32,7 @@ from tests.support.images import (
     tar_bytes,
     whiteout,
 )
-from tests.support.registry import FakeRegistry
+from tests.support.registries.registry import FakeRegistry
 
 BIG = bytes(range(256)) * 40_000  # three chunks of 4 MiB
 

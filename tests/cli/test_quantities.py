@@ -11,7 +11,6 @@ from lazyfs.cli.quantities import (
     parse_budget,
     parse_duration,
     parse_rate,
-    parse_size,
     size_text,
 )
 from lazyfs.store.upkeep.budget import Budget
@@ -40,7 +39,6 @@ from lazyfs.store.upkeep.budget import Budget
     ],
 )
 def test_sizes(text, size):
-    assert parse_size(text) == size
     assert parse_budget(text) == Budget(size=size)
     assert parse_rate(text) == size
     assert parse_rate(f"{text}/s") == size
@@ -55,8 +53,6 @@ def test_sizes(text, size):
     ],
 )
 def test_no_sizes(text):
-    with pytest.raises(BadQuantity, match=r"is not a size such as|is more than"):
-        parse_size(text)
     with pytest.raises(BadQuantity, match=r"is not a size such as|is more than"):
         parse_budget(text)
 
@@ -110,7 +106,7 @@ def test_no_rates(text):
 
 @given(st.text(max_size=30))
 def test_any_text_is_a_quantity_or_refused(text):
-    for parse in (parse_size, parse_budget, parse_rate):
+    for parse in (parse_budget, parse_rate):
         try:
             parse(text)
         except BadQuantity:
@@ -119,7 +115,7 @@ def test_any_text_is_a_quantity_or_refused(text):
 
 @given(st.integers(0, 1 << 40))
 def test_what_is_shown_can_be_parsed(size):
-    assert abs(parse_size(size_text(size)) - size) <= max(size / 10, 1)
+    assert abs(parse_rate(size_text(size)) - size) <= max(size / 10, 1)
 
 
 @pytest.mark.parametrize(

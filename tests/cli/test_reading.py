@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.estargz import contents_of, members_of
-from tests.support.images import (
+from tests.support.formats.estargz import contents_of, members_of
+from tests.support.formats.images import (
     blob_path,
     directory,
     estargz_layer,
@@ -25,7 +25,7 @@ from tests.support.images import (
     tar_bytes,
     whiteout,
 )
-from tests.support.registry import FakeRegistry
+from tests.support.registries.registry import FakeRegistry
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ import sys
 import pytest
 
 from lazyfs.formats.estargz import find_toc, read_toc
-from tests.support import faults
-from tests.support.images import (
+from tests.support.formats.images import (
     estargz_layer,
     file,
     layer_from_fixture,
@@ -18,7 +17,8 @@ from tests.support.images import (
     tamper_blob,
     tar_bytes,
 )
-from tests.support.registry import FakeRegistry
+from tests.support.registries import faults
+from tests.support.registries.registry import FakeRegistry
 
 
 @pytest.fixture

@@ -38,8 +38,7 @@ from lazyfs.oci.platforms import parse_platform
 from lazyfs.registry.layout import ImageLayout
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.merge import Directory, Node, merge
-from tests.support.faults import cut, flip
-from tests.support.images import (
+from tests.support.formats.images import (
     CREATED,
     Layer,
     blob_path,
@@ -61,7 +60,8 @@ from tests.support.images import (
     tar_bytes,
     whiteout,
 )
-from tests.support.registry import FakeRegistry
+from tests.support.registries.faults import cut, flip
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = pytest.mark.anyio
 

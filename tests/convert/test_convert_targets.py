@@ -21,11 +21,11 @@ from lazyfs.formats.layers import Format, LayerToc, find_layer_toc, read_layer_t
 from lazyfs.formats.tars.verbatim import CannotKeep
 from lazyfs.formats.tocs.claims import claims_of
 from lazyfs.formats.writer import Target, WriterOptions
+from lazyfs.image.layers.toc_image import LAYER_DIGEST_KEY
 from lazyfs.image.profiled import NoProfile
-from lazyfs.image.toc_image import LAYER_DIGEST_KEY
 from lazyfs.oci.platforms import parse_platform
 from lazyfs.registry.layout import ImageLayout
-from tests.support.images import (
+from tests.support.formats.images import (
     OCI_CONFIG,
     OCI_MANIFEST,
     OCI_ZSTD,

@@ -6,7 +6,7 @@ from tests.crash.real_cases import REAL_CASES, possible_runs
 from tests.crash.single_cases import SINGLE_CASES
 from tests.crash.snapshot_cases import SNAPSHOT_CASES
 from tests.crash.store_cases import MOUNT_CASES, STORE_CASES
-from tests.support.mounting import available_drivers, why_no_mounts
+from tests.support.mounts.mounting import available_drivers, why_no_mounts
 
 CASES: tuple[Case, ...] = (
     *(*STORE_CASES, *MOUNT_CASES, *LAYOUT_CASES, *SNAPSHOT_CASES, *SINGLE_CASES),

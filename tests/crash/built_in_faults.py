@@ -103,8 +103,8 @@ def are_copies_believed(folder: Path) -> bool:
     from lazyfs.store.content.content import LayerContent
     from lazyfs.store.content.presence import RESIDENT
     from lazyfs.store.paths import Store
-    from tests.support.layers import make_layer
-    from tests.support.stores import keep_layer
+    from tests.support.formats.layers import make_layer
+    from tests.support.mounts.stores import keep_layer
 
     store = Store(folder / "cache")
     layer = make_layer([100, 5000])

@@ -9,15 +9,15 @@ from lazyfs.convert.convert import ConvertOptions, convert_image, convert_refere
 from lazyfs.convert.indexing import build_index_of, push_index
 from lazyfs.digest import Digest, parse_digest
 from lazyfs.errors import LazyfsError
+from lazyfs.image.layers.plain import PlainOptions
 from lazyfs.image.open import open_image
-from lazyfs.image.plain import PlainOptions
 from lazyfs.image.prepare import Request, prepare
 from lazyfs.interrupts import run_trio
 from lazyfs.oci.platforms import parse_platform
 from tests.crash.cases import RIGHT, Case, Mark, Outcome, Place, Verdict, mark, promised
 from tests.crash.store_cases import ACCESS, expected, make_image, read_files
-from tests.support.images import file as file_item
-from tests.support.images import host_platform, make_layout, plain_layer, tar_bytes
+from tests.support.formats.images import file as file_item
+from tests.support.formats.images import host_platform, make_layout, plain_layer, tar_bytes
 
 OLD = {"etc/old": b"an image that was in the layout before"}
 DONE = "done"

@@ -24,10 +24,10 @@ from tests.crash.store_cases import (
     judge,
     lazyfs,
 )
-from tests.support.images import directory, estargz_layer, make_layout, symlink, tar_bytes
-from tests.support.images import file as file_item
-from tests.support.mounting import force_unmount, wait_until, why_no_mounts
-from tests.support.runscs import (
+from tests.support.formats.images import directory, estargz_layer, make_layout, symlink, tar_bytes
+from tests.support.formats.images import file as file_item
+from tests.support.mounts.mounting import force_unmount, wait_until, why_no_mounts
+from tests.support.sandboxes.runscs import (
     BUSYBOX,
     COUNTER,
     NEW,

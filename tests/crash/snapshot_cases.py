@@ -22,10 +22,10 @@ from lazyfs.snapshot.stores.keys import POINTER_SUFFIX, POINTERS
 from lazyfs.snapshot.stores.snapshots import Snapshots
 from lazyfs.snapshot.stores.transfer import copy_snapshot
 from tests.crash.cases import RIGHT, Case, Mark, Outcome, Place, Verdict, mark, promised
-from tests.support import fake_runtime
-from tests.support.fake_bases import FakeImages, image
-from tests.support.fake_runtime import Crash, FakeRuntime
-from tests.support.world import TAG, Machine
+from tests.support.sandboxes import fake_runtime
+from tests.support.sandboxes.fake_bases import FakeImages, image
+from tests.support.sandboxes.fake_runtime import Crash, FakeRuntime
+from tests.support.sandboxes.world import TAG, Machine
 
 fake_runtime.PAGES_SIZE = 160_000  # sizes here are those of a counter, not of memory
 FAR = 4e9  # a time at which everything is old

@@ -26,7 +26,7 @@ from lazyfs.store.upkeep.check import check_store
 from lazyfs.store.upkeep.evict import evict, remove_unused
 from lazyfs.store.upkeep.removal import remove_image
 from tests.crash.cases import RIGHT, Case, Mark, Outcome, Place, Verdict, mark, promised
-from tests.support.images import (
+from tests.support.formats.images import (
     directory,
     estargz_layer,
     file,
@@ -35,7 +35,7 @@ from tests.support.images import (
     plain_layer,
     tar_bytes,
 )
-from tests.support.mounting import force_unmount
+from tests.support.mounts.mounting import force_unmount
 
 Act = Callable[[Place], None]
 CHUNK = 8192

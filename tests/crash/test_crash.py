@@ -21,7 +21,7 @@ from tests.crash.real_cases import RealRun, RealSnapshot
 from tests.crash.recording import Incomplete, Kind, record, remove_library, why_no_recorder
 from tests.crash.states import all_states
 from tests.crash.store_cases import LIVE, MountCase
-from tests.support.mounting import ROOT, available_drivers, why_no_mounts
+from tests.support.mounts.mounting import ROOT, available_drivers, why_no_mounts
 
 pytestmark = pytest.mark.skipif(why_no_recorder() is not None, reason=str(why_no_recorder()))
 SAMPLE = 6  # states of each case; `make crash` looks at thousands

@@ -25,10 +25,10 @@ from lazyfs.store.paths import Store
 from lazyfs.store.upkeep.removal import remove_layer
 from tests.crash.cases import Place
 from tests.crash.store_cases import cache_of, look, make_image
-from tests.support import fake_runtime
-from tests.support.layers import make_layer
-from tests.support.stores import keep_layer
-from tests.support.world import Machine, machine
+from tests.support.formats.layers import make_layer
+from tests.support.mounts.stores import keep_layer
+from tests.support.sandboxes import fake_runtime
+from tests.support.sandboxes.world import Machine, machine
 
 LOST = [b"", bytes(300), b'{"sandboxId": "c1"' + bytes(200)]
 TORN = b'{"sandboxId": "c1", "sta'

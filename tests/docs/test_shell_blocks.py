@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mounting import folder_for_all, force_unmount, needs_fuse, needs_root
-from tests.support.pages import Block, blocks_of, indented_commands, script_of
-from tests.support.registry import FakeRegistry
+from tests.support.mounts.mounting import folder_for_all, force_unmount, needs_fuse, needs_root
+from tests.support.mounts.pages import Block, blocks_of, indented_commands, script_of
+from tests.support.registries.registry import FakeRegistry
 from tools.demo import layers
 from tools.images import layout
 from tools.images.tree import Node, Tree, file

@@ -14,7 +14,6 @@ from lazyfs.documents.lockfile import (
     Lock,
     LockedImage,
     apply_lock,
-    changes,
     decode_lock,
     encode_lock,
     load_lock,
@@ -151,16 +150,6 @@ def test_a_lock_that_does_not_know_an_image() -> None:
     assert caught.value.hint is not None
     with pytest.raises(BadLock, match="it has no images"):
         apply_lock(template, Lock(1, "image-lock", {}))
-
-
-def test_what_moved_between_two_locks() -> None:
-    other = lock_of({"busybox": LockedImage(BUSYBOX.repository, ARM64, {"l": AMD64}), "x": PLAIN})
-    assert changes(LOCK, LOCK) == []
-    assert changes(LOCK, other) == [
-        ("busybox", INDEX, ARM64),
-        ("ghcr.io/acme/side:1", AMD64, None),
-        ("x", None, AMD64),
-    ]
 
 
 def test_names_of_references() -> None:

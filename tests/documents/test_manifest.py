@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lazyfs.documents.documents import make
 from lazyfs.documents.errors import ManifestInvalid, VersionUnsupported
-from lazyfs.documents.manifest import MANIFEST_LIMIT, MEANINGS, Manifest
+from lazyfs.documents.manifest import MANIFEST_LIMIT, MEANINGS, Manifest, Platform
 from lazyfs.documents.manifest_json import (
     check_unfinished,
     decode_manifest,
@@ -569,3 +569,8 @@ def names_in(schema: Any) -> Iterator[str]:
 def test_every_field_is_documented() -> None:
     page = (REFERENCE / "snapshot-manifest.md").read_text()
     assert {name for name in names_in(SCHEMA) if f"`{name}`" not in page} == set()
+
+
+def test_platforms_as_text() -> None:
+    assert str(Platform("linux", "amd64")) == "linux/amd64"
+    assert str(Platform("linux", "arm", "v7")) == "linux/arm/v7"

@@ -305,8 +305,7 @@ def test_the_image_of_an_identity() -> None:
     assert image_of_identity("pause", attributes, PAUSE.original_ref) == PAUSE
     plain = image_of_identity("counter", identity(COUNTER, "x"), "busybox:latest")
     assert plain == msgspec.structs.replace(COUNTER, index_digest=None)
-    assumed = image_of_identity("counter", identity(COUNTER, "x"), "busybox", source="assumed")
-    assert assumed.source == "assumed"
+    assert plain.source == "xattr+record"
 
 
 def test_what_a_mount_by_the_manifest_says_of_an_index() -> None:

@@ -88,7 +88,7 @@ def test_a_whole_template_in_the_shape_of_kubernetes() -> None:
     template = decode_template(WHOLE.encode())
     assert template.name == "counter"
     assert [each.name for each in template.all_containers] == ["pause", "web", "side"]
-    assert template.root_name == "pause"
+    assert template.all_containers[0].name == "pause"
     assert template.images == {
         "pause": f"registry.k8s.io/pause@{DIGEST}",
         "web": "busybox:latest",
@@ -144,14 +144,14 @@ def test_tags_and_digests_are_references(image: str) -> None:
     """Scenario 1."""
     template = template_of_document(small(image=image))
     assert template.images == {"web": image}
-    assert template.root_name == "web"
+    assert template.all_containers[0].name == "web"
 
 
 def test_one_container_needs_no_pause_image_and_several_do() -> None:
-    assert template_of_document(SMALL).root_name == "web"
+    assert template_of_document(SMALL).all_containers[0].name == "web"
     two = {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "x"}]}
     refused(two, "pauseImage: missing; it is needed for 2 containers")
-    assert template_of_document({**two, "pauseImage": "p"}).root_name == "pause"
+    assert template_of_document({**two, "pauseImage": "p"}).all_containers[0].name == "pause"
 
 
 def test_null_is_not_set() -> None:
@@ -174,8 +174,8 @@ def test_a_container_of_an_image() -> None:
     assert template.name == "python"
     assert template.containers[0].args == ("-V",)
     assert template.containers[0].command == ()
-    assert template_of_image("registry.k8s.io/pause:3").root_name == "main"
-    assert template_of_image("oci:/srv/My Image_2:x").root_name == "my-image-2"
+    assert template_of_image("registry.k8s.io/pause:3").all_containers[0].name == "main"
+    assert template_of_image("oci:/srv/My Image_2:x").all_containers[0].name == "my-image-2"
     assert template_of_image("a", platform="linux/arm64").platform == "linux/arm64"
     with pytest.raises(TemplateInvalid, match="must have a digest"):
         template_of_image("a@x")

@@ -12,7 +12,7 @@ from lazyfs.fetch.ahead.prefetch import prefetch
 from lazyfs.fetch.counts import BOUNDS, Purpose, Waits
 from lazyfs.fetch.fetched import fetch_document, used_sizes
 from tests.fetch.test_fetch import opened
-from tests.support.layers import make_layer
+from tests.support.formats.layers import make_layer
 
 
 def test_no_waits() -> None:

@@ -34,13 +34,13 @@ from lazyfs.store.profiles import (
     load_profile,
     save_profile,
 )
-from tests.support.faults import flip
-from tests.support.images import estargz_layer, file, make_layout, plain_layer, tar_bytes
-from tests.support.layers import make_layer
-from tests.support.registry import FakeRegistry
-from tests.support.registry_wire import Answer
-from tests.support.registry_wire import Request as Asked
-from tests.support.sources import MemorySource
+from tests.support.formats.images import estargz_layer, file, make_layout, plain_layer, tar_bytes
+from tests.support.formats.layers import make_layer
+from tests.support.registries.faults import flip
+from tests.support.registries.registry import FakeRegistry
+from tests.support.registries.registry_wire import Answer
+from tests.support.registries.registry_wire import Request as Asked
+from tests.support.registries.sources import MemorySource
 
 pytestmark = pytest.mark.anyio
 

@@ -26,8 +26,8 @@ from lazyfs.store.content.content import LayerContent
 from lazyfs.store.content.rows import Payload
 from lazyfs.store.content.unwritten import UnstoredContent
 from lazyfs.store.paths import Store
-from tests.support.layers import MadeLayer, make_layer
-from tests.support.sources import MemorySource
+from tests.support.formats.layers import MadeLayer, make_layer
+from tests.support.registries.sources import MemorySource
 
 pytestmark = pytest.mark.anyio
 

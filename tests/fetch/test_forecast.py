@@ -21,8 +21,8 @@ from lazyfs.image.prepare import Request, prepare
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.walk import walk_path
 from tests.rootfs.test_imports import bytecode
-from tests.support.elf import make_elf
-from tests.support.images import Item, estargz_layer, file, make_layout, symlink, tar_bytes
+from tests.support.formats.elf import make_elf
+from tests.support.formats.images import Item, estargz_layer, file, make_layout, symlink, tar_bytes
 
 pytestmark = pytest.mark.anyio
 

@@ -21,7 +21,7 @@ from lazyfs.fetch.pressure import (
     Pressure,
 )
 from tests.fetch.test_fetch import opened
-from tests.support.layers import make_layer
+from tests.support.formats.layers import make_layer
 
 
 @dataclass

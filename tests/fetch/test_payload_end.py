@@ -13,7 +13,7 @@ from lazyfs.fetch.refused import ChunkCorrupt
 from lazyfs.formats.tocs.toc import Chunk, Kind, Toc, TocEntry
 from lazyfs.rootfs.table import LayerTable, build_table
 from tests.fetch.test_fetch import opened
-from tests.support.layers import MadeLayer, make_layer
+from tests.support.formats.layers import MadeLayer, make_layer
 
 pytestmark = pytest.mark.anyio
 TAIL = b"a table of contents" * 20_000

@@ -10,7 +10,7 @@ from lazyfs.fetch.ahead.prefetch import Limits, prefetch
 from lazyfs.fetch.counts import Purpose
 from lazyfs.fetch.throttle import REQUEST_MAX, REQUEST_MIN, Throttle
 from tests.fetch.test_fetch import opened
-from tests.support.layers import make_layer
+from tests.support.formats.layers import make_layer
 
 pytestmark = pytest.mark.anyio
 
@@ -90,7 +90,7 @@ async def test_filling_spends_no_more_than_its_limit(tmp_path: Path, mode: str) 
         if mode == "landmark":
             layer.table.prefetch_end = layer.table.payload_end
         await prefetch(bench.fetcher, [bench.device], mode, profiled, limits)
-        assert bench.device.content.is_resident(range(layer.table.count))
+        assert bench.device.content.are_resident(range(layer.table.count))
         total = 0
         for when, size in asked:
             assert total <= (when - start) * rate + 1

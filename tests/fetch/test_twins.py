@@ -18,8 +18,8 @@ from lazyfs.store.content.content import LayerContent
 from lazyfs.store.content.presence import ABSENT, RESIDENT
 from lazyfs.store.paths import Store
 from lazyfs.store.usage import is_in_use
-from tests.support.layers import MadeLayer, make_layer
-from tests.support.stores import keep_layer
+from tests.support.formats.layers import MadeLayer, make_layer
+from tests.support.mounts.stores import keep_layer
 
 SIZES = [50_000, 60_000, 70_000]
 

@@ -17,12 +17,12 @@ from lazyfs.registry.source import AccessOptions, Source
 from lazyfs.service.embed import embed_images
 from lazyfs.snapshot.stores.directory_store import DirectoryStore
 from lazyfs.snapshot.stores.snapshots import Snapshots
-from tests.support.faults import flip
-from tests.support.images import blob_path, make_layout, plain_layer, read_blob, tar_bytes
-from tests.support.images import file as tar_file
-from tests.support.registry import FakeRegistry
-from tests.support.snapshots import ID
-from tests.support.snapshots import image as document_image
+from tests.support.formats.images import blob_path, make_layout, plain_layer, read_blob, tar_bytes
+from tests.support.formats.images import file as tar_file
+from tests.support.registries.faults import flip
+from tests.support.registries.registry import FakeRegistry
+from tests.support.sandboxes.snapshots import ID
+from tests.support.sandboxes.snapshots import image as document_image
 
 pytestmark = pytest.mark.anyio
 

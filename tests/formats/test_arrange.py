@@ -113,6 +113,33 @@ def test_hardlinks_find_their_file_through_symlinks():
     assert links(arrange(members)) == {"usr/lib/h": "usr/lib/f"}
 
 
+def test_a_step_back_from_a_file_needs_no_directory():
+    """containerd looks up no name in the file, so nothing is wrong with it."""
+    members = [regular("a", 5), regular("f", 5), linked("h", "a/../f")]
+    assert links(arrange(members)) == {"h": "f"}
+    for target in ("a/x/../../f", "a/f", "a/../f/x"):
+        with pytest.raises(BadTar, match="not a directory"):
+            arrange([regular("a", 5), regular("f", 5), linked("h", target)])
+
+
+@pytest.mark.parametrize(
+    ("members", "target", "expected"),
+    [
+        # From where a symlink leads, by the letter: d/m is a symlink itself, and not followed.
+        ([regular("d/f"), soft("d/m", "../x/y"), soft("l", "d/m")], "l/../f", "d/f"),
+        ([regular("d/f"), soft("d/m", "/x/y"), soft("l", "/d/m")], "l/../f", "d/f"),
+        ([regular("f"), soft("l", "l")], "l/../f", "f"),
+        # What the directory itself leads to is walked name by name, a symlink below by the letter.
+        ([regular("q/f"), soft("s", "q/r"), soft("l", "s/..")], "l/f", "q/f"),
+        ([regular("q/f"), soft("s", "q/r"), soft("a/l", "/s/..")], "a/l/f", "q/f"),
+        ([regular("f"), soft("s", "q/r"), soft("a/l", "../s/..")], "a/l/f", "f"),
+        ([regular("d/f"), soft("s", "q/r"), soft("l", "s/..")], "l/d/f", "d/f"),
+    ],
+)
+def test_steps_back_from_symlinks_are_containerds(members, target, expected):
+    assert links(arrange([*members, linked("h", target)])) == {"h": expected}
+
+
 def test_a_hardlink_takes_the_symlink_away_by_which_its_file_was_found():
     with pytest.raises(BadTar, match="not a file before it"):
         arrange([regular("usr/f", 5), soft("l", "usr"), linked("l", "l/f")])

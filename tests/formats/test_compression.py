@@ -13,7 +13,7 @@ import zstandard
 from lazyfs.formats.streams.compression import BadCompression, is_compressed
 from lazyfs.formats.streams.spans import READ_SIZE, open_stream
 from lazyfs.formats.streams.unpack import decompress
-from tests.support.readers import check_flips
+from tests.support.formats.readers import check_flips
 
 DATA = os.urandom(300_000) + bytes(3 * READ_SIZE) + b"end"
 SKIPPABLE = b"\x50\x2a\x4d\x18\x04\0\0\0abcd"

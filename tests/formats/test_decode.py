@@ -17,9 +17,9 @@ from lazyfs.formats import decode
 from lazyfs.formats.decode import PENDING_SIZE, Decoded, Piece, RangeDecoder
 from lazyfs.formats.streams import stream as streams
 from lazyfs.formats.streams.stream import INFLATE_STEP, MAX_MEMBERS, SPOOL_SIZE
-from tests.support import coded
-from tests.support.coded import Blob, Result, check, digest, noise, run
-from tests.support.readers import cuts
+from tests.support.formats import coded
+from tests.support.formats.coded import Blob, Result, check, digest, noise, run
+from tests.support.formats.readers import cuts
 
 
 class TestIntactStreams:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from lazyfs.formats.decode import PENDING_SIZE, Piece, RangeDecoder
 from lazyfs.formats.streams.codec import Codec
 from lazyfs.formats.streams.stream import INFLATE_STEP, SPOOL_SIZE
-from tests.support.coded import Blob, check, decode, noise, run
-from tests.support.zstdchunked import frame, skippable
+from tests.support.formats.coded import Blob, check, decode, noise, run
+from tests.support.formats.zstdchunked import frame, skippable
 
 
 def sized_frame(data: bytes) -> bytes:

@@ -19,9 +19,9 @@ from lazyfs.formats.streams.limits import DEFAULT_LIMITS, Limits
 from lazyfs.formats.tocs.claims import TOC_DIGEST_KEYS, BadAnnotation, toc_digest_of
 from lazyfs.formats.tocs.rawtoc import BadToc
 from tests.formats.test_footer import EXTERNAL, LEGACY, ZSTD_CHUNKED
-from tests.support.estargz import reference_layers
-from tests.support.readers import check_flips
-from tests.support.tocs import raw_entry, raw_file, spelled
+from tests.support.formats.estargz import reference_layers
+from tests.support.formats.readers import check_flips
+from tests.support.formats.tocs import raw_entry, raw_file, spelled
 
 JSON = spelled(raw_entry("a"))
 

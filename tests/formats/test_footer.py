@@ -16,7 +16,7 @@ from lazyfs.formats.footer import (
     format_of_tail,
     parse_footer,
 )
-from tests.support.readers import check_fixed
+from tests.support.formats.readers import check_fixed
 
 OFFSET = 0x1A2B3C
 ESTARGZ = bytes.fromhex(

@@ -21,11 +21,11 @@ from lazyfs.formats.decode import RangeDecoder
 from lazyfs.formats.layer_index import (
     HEADER,
     BadLayerIndex,
+    LayerIndex,
     decode_index,
     decode_spans,
     encode_index,
     encode_spans,
-    index_of,
 )
 from lazyfs.formats.layer_pass import LayerPass, PassedLayer
 from lazyfs.formats.streams.codec import Codec
@@ -34,7 +34,7 @@ from lazyfs.formats.streams.spans import Span, gzip_header_size, open_stream
 from lazyfs.formats.streams.stream import Piece
 from lazyfs.formats.tars.tar import BadTar
 from lazyfs.formats.tocs.toc import Kind
-from tests.support.coded import decode
+from tests.support.formats.coded import decode
 
 SPAN = 20_000
 CHUNK = 50_000
@@ -157,6 +157,20 @@ def decode_all(blob: bytes, layer: PassedLayer, step: int) -> dict[tuple[int, in
     decoded = decode(decoder, *(blob[at : at + step] for at in range(0, len(blob), step)))
     assert [item.error for item in decoded if item.error] == []
     return {keys[item.key]: item.data for item in decoded if item.data is not None}
+
+
+def index_of(layer: PassedLayer) -> LayerIndex:
+    """Return the index that a pass leaves."""
+    return LayerIndex(
+        layer.blob_digest,
+        layer.blob_size,
+        layer.diff_id,
+        layer.plain_size,
+        layer.toc.digest,
+        layer.toc_json,
+        layer.codec,
+        layer.spans,
+    )
 
 
 @pytest.mark.parametrize("packer", PACKERS)

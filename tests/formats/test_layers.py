@@ -27,9 +27,9 @@ from lazyfs.formats.tocs.claims import (
 from lazyfs.formats.tocs.rawtoc import BadToc
 from lazyfs.formats.zstdchunked import BadZstdFooter, parse_zstd_footer
 from tests.formats.test_footer import EXTERNAL, LEGACY, ZSTD_CHUNKED
-from tests.support.images import Layer, layer_from_fixture, sha256
-from tests.support.readers import check_document, check_flips
-from tests.support.zstdchunked import frame, skippable, zstd_layer
+from tests.support.formats.images import Layer, layer_from_fixture, sha256
+from tests.support.formats.readers import check_document, check_flips
+from tests.support.formats.zstdchunked import frame, skippable, zstd_layer
 
 TOC_KEY = "containerd.io/snapshot/stargz/toc.digest"
 ALL_KEYS = [

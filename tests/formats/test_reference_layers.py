@@ -18,11 +18,10 @@ from lazyfs.formats.layers import (
     read_layer_toc,
 )
 from lazyfs.formats.streams.unzstd import unzstd
-from lazyfs.formats.tars.tarsplit import rebuild_tar
 from lazyfs.formats.tocs.claims import claims_of
 from lazyfs.formats.tocs.toc import Kind
-from tests.support.coded import decode
-from tests.support.estargz import (
+from tests.support.formats.coded import decode
+from tests.support.formats.estargz import (
     ReferenceLayer,
     contents_of,
     files_of,
@@ -33,7 +32,8 @@ from tests.support.estargz import (
     source_of,
     xattrs_of,
 )
-from tests.support.readers import cuts
+from tests.support.formats.readers import cuts
+from tests.support.formats.tarsplit import rebuild_tar
 
 KINDS = {
     tarfile.REGTYPE: Kind.REGULAR,
@@ -144,7 +144,7 @@ def test_tar_split_gives_the_source_bit_for_bit(reference):
     document = unzstd(frame, place.raw_size, "tar-split")
     source = source_of(reference.name)
     contents = {lossy(path): data for path, data in contents_of(source).items()}
-    rebuilt = b"".join(rebuild_tar(document, toc, lambda entry: [contents[entry.path]]))
+    rebuilt = rebuild_tar(document, toc, lambda entry: contents[entry.path])
     assert rebuilt == source
 
 

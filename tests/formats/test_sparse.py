@@ -26,7 +26,7 @@ from lazyfs.formats.tars.verbatim import CannotKeep, check_keepable
 from lazyfs.formats.tocs.toc import Chunk, Toc
 from lazyfs.formats.writer import WriterOptions
 from lazyfs.rootfs.erofs_writer import build_index
-from tests.support.images import file, source_tar, tar_bytes
+from tests.support.formats.images import file, source_tar, tar_bytes
 from tools.differential.headers import Header, built, extended, padded
 from tools.differential.sparse import FORMATS, old_sparse, pax_sparse
 

@@ -15,8 +15,8 @@ from lazyfs.formats.tars.tar import BadTar, TarMember, TarScanner
 from lazyfs.formats.tars.tar_header import END_OF_ARCHIVE, build_header, name_of, padding
 from lazyfs.formats.tocs.tar_fields import MAX_SECONDS, parse_records
 from lazyfs.formats.tocs.toc import Kind
-from tests.support.estargz import encoded, xattrs_of
-from tests.support.images import (
+from tests.support.formats.estargz import encoded, xattrs_of
+from tests.support.formats.images import (
     block_device,
     char_device,
     directory,
@@ -27,7 +27,7 @@ from tests.support.images import (
     symlink,
     tar_bytes,
 )
-from tests.support.readers import check_flips, cuts
+from tests.support.formats.readers import check_flips, cuts
 
 SOURCES = ("edge", "edge-nodup", "big", "empty", "real-gnu", "real-pax", "real-ustar")
 KINDS = {

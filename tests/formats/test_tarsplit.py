@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from lazyfs.digest import digest_of
 from lazyfs.formats.layers import find_layer_toc, read_layer_toc
 from lazyfs.formats.streams.unzstd import unzstd
-from lazyfs.formats.tars.tarsplit import BadTarSplit, rebuild_tar
+from lazyfs.formats.tars.tarsplit import BadTarSplit
 from lazyfs.formats.tocs.claims import claims_of
 from lazyfs.formats.tocs.toc import Toc
-from tests.support.images import Layer
-from tests.support.zstdchunked import contents, zstd_layer
+from tests.support.formats.images import Layer
+from tests.support.formats.tarsplit import rebuild_tar
+from tests.support.formats.zstdchunked import contents, zstd_layer
 
 FILES = {"a": [b"one chunk"], "b": [b"x" * 300, 5000, b"y" * 4000], "empty": [], "c": [b"last"]}
 
@@ -35,7 +36,7 @@ LINES = [json.loads(line) for line in DOCUMENT.splitlines()]
 
 def rebuilt(document: bytes, toc: Toc = TOC) -> bytes:
     files = contents(FILES)
-    return b"".join(rebuild_tar(document, toc, lambda entry: [files[entry.path.decode()]]))
+    return rebuild_tar(document, toc, lambda entry: files[entry.path.decode()])
 
 
 def spelled(lines: list[dict]) -> bytes:

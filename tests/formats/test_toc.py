@@ -11,7 +11,15 @@ from lazyfs.formats.streams.limits import DEFAULT_LIMITS, Limits
 from lazyfs.formats.tocs.rawtoc import BadToc
 from lazyfs.formats.tocs.toc import Chunk, Kind, Toc, TocEntry
 from lazyfs.formats.tocs.toc_reader import decode_toc
-from tests.support.tocs import BLOB_SIZE, EMPTY, raw_chunk, raw_entry, raw_file, sha, spelled
+from tests.support.formats.tocs import (
+    BLOB_SIZE,
+    EMPTY,
+    raw_chunk,
+    raw_entry,
+    raw_file,
+    sha,
+    spelled,
+)
 
 
 def decode(*entries, limits: Limits = DEFAULT_LIMITS, **fields) -> Toc:

@@ -15,9 +15,9 @@ from lazyfs.formats.streams.limits import DEFAULT_LIMITS
 from lazyfs.formats.tocs.rawtoc import BadToc
 from lazyfs.formats.tocs.toc import Kind, Toc
 from lazyfs.formats.tocs.toc_reader import decode_toc
-from tests.support.estargz import reference_layers
-from tests.support.readers import check_document, check_flips
-from tests.support.tocs import BLOB_SIZE, raw_chunk, raw_entry, raw_file, sha, spelled
+from tests.support.formats.estargz import reference_layers
+from tests.support.formats.readers import check_document, check_flips
+from tests.support.formats.tocs import BLOB_SIZE, raw_chunk, raw_entry, raw_file, sha, spelled
 
 
 def toc_bytes_of(name: str) -> bytes:

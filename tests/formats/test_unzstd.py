@@ -15,8 +15,8 @@ from lazyfs.formats.streams.unzstd import (
     open_short_frames,
     unzstd,
 )
-from tests.support.readers import cuts
-from tests.support.zstdchunked import frame, skippable
+from tests.support.formats.readers import cuts
+from tests.support.formats.zstdchunked import frame, skippable
 
 SMALL_BOMB = zstandard.ZstdCompressor(level=1).compress(bytes(1 << 30))
 

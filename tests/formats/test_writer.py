@@ -30,9 +30,9 @@ from lazyfs.formats.tocs.modtime import parse_modtime
 from lazyfs.formats.tocs.paths import is_bare_whiteout
 from lazyfs.formats.tocs.toc import Kind
 from lazyfs.formats.writer import WriterOptions, WrittenLayer, write_layer
-from tests.support.coded import decode
-from tests.support.estargz import contents_of, files_of, pieces_of
-from tests.support.images import (
+from tests.support.formats.coded import decode
+from tests.support.formats.estargz import contents_of, files_of, pieces_of
+from tests.support.formats.images import (
     Layer,
     char_device,
     directory,

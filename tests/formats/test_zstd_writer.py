@@ -19,13 +19,12 @@ from lazyfs.formats.streams.crc64 import Crc64
 from lazyfs.formats.streams.unzstd import unzstd
 from lazyfs.formats.tars.arrange import arrange
 from lazyfs.formats.tars.tar import BadTar, HeaderText, TarMember, TarScanner
-from lazyfs.formats.tars.tarsplit import rebuild_tar
 from lazyfs.formats.tars.verbatim import CannotKeep, Spelling, check_keepable
 from lazyfs.formats.tocs.claims import claims_of
 from lazyfs.formats.tocs.rawtoc import BadToc
 from lazyfs.formats.tocs.toc import Kind, TocEntry
 from lazyfs.formats.writer import Target, WriterOptions, write_layer, write_verbatim
-from tests.support.images import (
+from tests.support.formats.images import (
     FIXTURES,
     OCI_ZSTD,
     Layer,
@@ -37,6 +36,7 @@ from tests.support.images import (
     symlink,
     tar_bytes,
 )
+from tests.support.formats.tarsplit import rebuild_tar
 
 REFERENCE = FIXTURES / "zstdchunked-skopeo-1.18.0"
 KEEPABLE = ("edge-nodup", "big", "empty", "real-gnu", "real-pax", "real-ustar")
@@ -155,7 +155,7 @@ def test_the_tar_stays_bit_for_bit(name: str):
     assert layer.diff_id == digest_of(tar)
     assert uncompressed(layer.blob) == tar
     toc, split = read(layer)
-    assert b"".join(rebuild_tar(split, toc.toc, lambda entry: [payload_of(layer, entry)])) == tar
+    assert rebuild_tar(split, toc.toc, lambda entry: payload_of(layer, entry)) == tar
 
 
 @pytest.mark.parametrize("name", ["edge", "big", "empty"])
@@ -163,7 +163,7 @@ def test_the_tar_stays_bit_for_bit(name: str):
 def test_what_is_arranged_can_be_rebuilt_too(name: str, chunk_size: int):
     layer = written_as(source_tar(name), keep=False, chunk_size=chunk_size)
     toc, split = read(layer)
-    rebuilt = b"".join(rebuild_tar(split, toc.toc, lambda entry: [payload_of(layer, entry)]))
+    rebuilt = rebuild_tar(split, toc.toc, lambda entry: payload_of(layer, entry))
     assert digest_of(rebuilt) == layer.diff_id
     assert rebuilt == uncompressed(layer.blob)
     assert all(entry.size <= chunk_size or len(entry.chunks) > 1 for entry in toc.toc.entries)
@@ -297,7 +297,7 @@ def test_a_tar_stays_or_is_refused(items: list, chunk_size: int):
     except (BadTar, BadToc):
         return
     assert layer.diff_id == digest_of(tar)
-    assert b"".join(rebuild_tar(split, toc.toc, lambda entry: [payload_of(layer, entry)])) == tar
+    assert rebuild_tar(split, toc.toc, lambda entry: payload_of(layer, entry)) == tar
 
 
 @settings(max_examples=150, deadline=None)

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from lazyfs.convert.convert import ConvertOptions
+from lazyfs.convert.convert import ConvertOptions, convert_image
 from lazyfs.convert.convert_index import convert_index
 from lazyfs.errors import FormatError, LazyfsError
 from lazyfs.image.describe import describe
 from lazyfs.image.prepare import Prepared, Request, prepare
-from lazyfs.image.resolve import DEPTH
+from lazyfs.image.resolve import DEPTH, platforms_of
 from lazyfs.oci.platforms import NoPlatform, Platform
 from lazyfs.registry.layout import ImageLayout
 from lazyfs.registry.source import AccessOptions
-from tests.support.images import (
+from tests.support.formats.images import (
     OCI_INDEX,
     blob_path,
     estargz_layer,
@@ -74,6 +74,93 @@ async def test_an_entry_without_a_platform_is_taken_where_none_matches(layout: P
     put_index(layout, [image(layout, "foreign", FOREIGN), image(layout, "latest")], "some")
     found = await prepared(layout, "some")
     assert found.image.manifest_digest == tagged(layout)["digest"]
+
+
+async def test_of_entries_without_a_platform_the_one_for_this_machine_is_taken(
+    layout: Path,
+) -> None:
+    """Their configs say what they are for."""
+    put_index(layout, [image(layout, "foreign"), image(layout, "latest")], "silent")
+    found = await prepared(layout, "silent")
+    assert found.image.manifest_digest == tagged(layout)["digest"]
+    assert (await prepared(layout, "silent", FOREIGN)).image.platform == FOREIGN
+
+
+async def test_an_entry_without_a_platform_for_another_one_is_mounted_with_a_warning(
+    layout: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put_index(layout, [image(layout, "foreign")], "silent")
+    with caplog.at_level(logging.WARNING):
+        assert (await prepared(layout, "silent")).image.platform == FOREIGN
+    assert f"is for {FOREIGN}; this machine is {host_platform()}" in caplog.text
+    with pytest.raises(NoPlatform, match="only, not for"):
+        await prepared(layout, "silent", host_platform())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"artifactType": "application/spdx+json"},
+        {"config": {"mediaType": "application/vnd.oci.empty.v1+json"}},
+        {"subject": True},
+    ],
+)
+async def test_an_artifact_that_its_entry_does_not_tell_is_passed_over(
+    layout: Path, change: dict
+) -> None:
+    manifest = json.loads(read_blob(layout, tagged(layout)["digest"]))
+    manifest["annotations"] = {"is": "another one"}
+    if "config" in change:
+        change = {"config": manifest["config"] | change["config"]}
+    if "subject" in change:
+        change = {"subject": image(layout, "foreign")}
+    data = json.dumps(manifest | change).encode()
+    artifact = {"mediaType": manifest["mediaType"], "size": len(data)}
+    artifact["digest"] = str(put_blob(layout, data))
+    put_index(layout, [artifact, image(layout, "latest")], "some")
+    found = await prepared(layout, "some")
+    assert found.image.manifest_digest == tagged(layout)["digest"]
+
+
+async def test_what_an_index_is_for_counts_for_entries_that_say_nothing(layout: Path) -> None:
+    """As where data for one platform comes with a config that names none, or another."""
+    inner = put_index(layout, [image(layout, "foreign")], "inner")
+    os, architecture = host_platform().split("/")[:2]
+    stated = inner | {"platform": {"os": os, "architecture": architecture}}
+    silent = image(layout, "latest")
+    put_index(layout, [silent, stated], "outer")
+    found = await prepared(layout, "outer")
+    assert found.image.manifest_digest == tagged(layout, "foreign")["digest"]
+
+
+async def test_an_index_that_is_nested_is_told_of_where_nothing_fits(layout: Path) -> None:
+    inner = put_index(layout, [image(layout, "foreign", FOREIGN)], "inner")
+    put_index(layout, [inner], "outer")
+    with pytest.raises(NoPlatform, match=f"the index has {FOREIGN}"):
+        await prepared(layout, "outer")
+
+
+async def test_all_platforms_are_those_that_would_be_taken(layout: Path) -> None:
+    wanting = image(layout, "latest", host_platform())
+    wanting["platform"] = wanting["platform"] | {"os.features": ["erofs"]}
+    os, architecture = FOREIGN.split("/")
+    inner = put_index(layout, [image(layout, "latest")], "inner")
+    nested = inner | {"platform": {"os": os, "architecture": architecture}}
+    put_index(layout, [wanting, nested, image(layout, "foreign", host_platform())], "outer")
+    source = ImageLayout(str(layout))
+    found = await platforms_of(source.fetch_manifest, await source.fetch_manifest("outer"))
+    assert {platform: str(digest) for platform, digest in found.items()} == {
+        FOREIGN: tagged(layout, "latest")["digest"],
+        host_platform(): tagged(layout, "foreign")["digest"],
+    }
+
+
+async def test_converting_takes_the_entry_that_a_mount_takes(layout: Path, tmp_path: Path) -> None:
+    put_index(layout, [image(layout, "foreign"), image(layout, "latest")], "silent")
+    options = ConvertOptions(Platform(*host_platform().split("/")))
+    target = ImageLayout(str(tmp_path / "target"), create=True)
+    made = await convert_image(ImageLayout(str(layout)), "silent", target, "made", options)
+    assert str(made.source_digest) == tagged(layout)["digest"]
 
 
 async def test_an_index_in_an_index(layout: Path) -> None:

@@ -19,10 +19,10 @@ from lazyfs.formats.tocs.claims import BadAnnotation
 from lazyfs.formats.writer import Target, WriterOptions
 from lazyfs.image.describe import DescribedLayer, describe
 from lazyfs.image.diffid import DiffIdMismatch
+from lazyfs.image.layers.plain import EncryptedLayer
+from lazyfs.image.layers.tocs import Unverifiable, layer_claims
 from lazyfs.image.open import OpenImage, open_image
-from lazyfs.image.plain import EncryptedLayer
 from lazyfs.image.prepare import Prepared, Request, prepare
-from lazyfs.image.tocs import Unverifiable, layer_claims
 from lazyfs.image.verify import verify_image
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.platforms import parse_platform
@@ -32,7 +32,7 @@ from lazyfs.rootfs.walk import walk_path
 from lazyfs.store.content.unwritten import UnstoredContent
 from lazyfs.store.paths import Store
 from lazyfs.store.upkeep.check import check_store
-from tests.support.images import (
+from tests.support.formats.images import (
     Layer,
     blob_path,
     estargz_layer,
@@ -44,9 +44,9 @@ from tests.support.images import (
     tar_bytes,
     toc_layer_of,
 )
-from tests.support.registry import FakeRegistry
-from tests.support.stargz import stargz_layer
-from tests.support.zstdchunked import contents, zstd_layer
+from tests.support.formats.stargz import stargz_layer
+from tests.support.formats.zstdchunked import contents, zstd_layer
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = pytest.mark.anyio
 

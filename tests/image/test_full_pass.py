@@ -15,8 +15,8 @@ from lazyfs.digest import Digest, DigestMismatch, digest_of
 from lazyfs.errors import FormatError, LazyfsError, Unavailable
 from lazyfs.formats.decode import RangeDecoder
 from lazyfs.formats.streams.stream import Piece
-from lazyfs.image import full_pass
-from lazyfs.image.full_pass import pass_layer, pass_layers
+from lazyfs.image.layers import full_pass
+from lazyfs.image.layers.full_pass import pass_layer, pass_layers
 from lazyfs.oci.descriptor import Descriptor
 from lazyfs.rootfs.table import LayerTable
 from lazyfs.store.content.content import LayerContent
@@ -27,8 +27,8 @@ from lazyfs.store.paths import Store
 from lazyfs.store.points import RestartPoints
 from lazyfs.store.spans import load_spans
 from tests.formats.test_layer_pass import FILES, link, tar_of, words
-from tests.support.coded import decode
-from tests.support.sources import MemorySource
+from tests.support.formats.coded import decode
+from tests.support.registries.sources import MemorySource
 
 pytestmark = pytest.mark.anyio
 

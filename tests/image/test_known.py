@@ -10,8 +10,8 @@ from lazyfs.store.images import load_record
 from lazyfs.store.names import NameRecord, load_names, names_of, save_name
 from lazyfs.store.paths import Store
 from lazyfs.store.profiles import Profile, save_profile
-from tests.support.layers import make_layer
-from tests.support.stores import KeptImage, keep_image
+from tests.support.formats.layers import make_layer
+from tests.support.mounts.stores import KeptImage, keep_image
 
 
 @pytest.fixture

@@ -12,8 +12,14 @@ from lazyfs.image.open import open_image
 from lazyfs.image.prepare import Prepared, Request, prepare
 from lazyfs.image.verify import verify_image
 from lazyfs.registry.source import AccessOptions
-from tests.support.images import Layer, layer_from_fixture, make_layout, plain_layer, source_tar
-from tests.support.registry import FakeRegistry
+from tests.support.formats.images import (
+    Layer,
+    layer_from_fixture,
+    make_layout,
+    plain_layer,
+    source_tar,
+)
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = pytest.mark.anyio
 

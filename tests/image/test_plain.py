@@ -27,14 +27,14 @@ from lazyfs.fetch.origins.origin import Offline
 from lazyfs.formats.layer_index import decode_index, encode_index
 from lazyfs.image.again import prepare_again
 from lazyfs.image.describe import describe
-from lazyfs.image.indexes import (
+from lazyfs.image.layers.indexes import (
     Artifact,
     BadIndex,
     IndexContradicted,
     build_artifact,
 )
+from lazyfs.image.layers.plain import PlainOptions
 from lazyfs.image.open import OpenImage, open_image
-from lazyfs.image.plain import PlainOptions
 from lazyfs.image.prepare import Request, prepare
 from lazyfs.image.verify import verify_image
 from lazyfs.registry.source import AccessOptions
@@ -42,8 +42,7 @@ from lazyfs.rootfs.walk import walk_path
 from lazyfs.store.paths import Store
 from lazyfs.store.upkeep.check import check_store
 from tests.formats.test_layer_pass import FILES, tar_of, words
-from tests.support.faults import status
-from tests.support.images import (
+from tests.support.formats.images import (
     OCI_GZIP,
     OCI_TAR,
     OCI_ZSTD,
@@ -52,7 +51,8 @@ from tests.support.images import (
     make_layout,
     tamper_blob,
 )
-from tests.support.registry import FakeRegistry
+from tests.support.registries.faults import status
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = pytest.mark.anyio
 

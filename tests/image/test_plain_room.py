@@ -14,9 +14,9 @@ from lazyfs.store.paths import StoreFull
 from tests.formats.test_layer_pass import FILES, tar_of
 from tests.image.test_plain import ACCESS, read, request
 from tests.image.test_prepare import small_disk
-from tests.support.images import OCI_GZIP, Layer, make_layout
-from tests.support.mounting import needs_root
-from tests.support.registry import FakeRegistry
+from tests.support.formats.images import OCI_GZIP, Layer, make_layout
+from tests.support.mounts.mounting import needs_root
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = [pytest.mark.anyio, *needs_root]
 

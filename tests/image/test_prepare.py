@@ -29,8 +29,7 @@ from lazyfs.image.verify import verify_image
 from lazyfs.registry.source import AccessOptions
 from lazyfs.rootfs.walk import walk_path
 from lazyfs.store.content.unwritten import UnstoredContent
-from tests.support import faults
-from tests.support.images import (
+from tests.support.formats.images import (
     Layer,
     blob_path,
     estargz_layer,
@@ -43,8 +42,9 @@ from tests.support.images import (
     tamper_blob,
     tar_bytes,
 )
-from tests.support.mounting import needs_root, run
-from tests.support.registry import FakeRegistry
+from tests.support.mounts.mounting import needs_root, run
+from tests.support.registries import faults
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = pytest.mark.anyio
 

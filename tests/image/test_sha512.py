@@ -11,9 +11,9 @@ from lazyfs.convert.convert import ConvertOptions, convert_image
 from lazyfs.convert.indexing import build_index_of
 from lazyfs.digest import Digest, DigestMismatch, digest_of, parse_digest
 from lazyfs.formats.writer import Target, WriterOptions
-from lazyfs.image.indexes import build_artifact
+from lazyfs.image.layers.indexes import build_artifact
+from lazyfs.image.layers.plain import PlainOptions
 from lazyfs.image.open import open_image
-from lazyfs.image.plain import PlainOptions
 from lazyfs.image.prepare import Request, prepare
 from lazyfs.image.verify import verify_image
 from lazyfs.oci.platforms import parse_platform
@@ -27,7 +27,7 @@ from lazyfs.store.upkeep.check import check_store
 from lazyfs.store.upkeep.evict import remove_unused
 from tests.formats.test_layer_pass import FILES, tar_of, words
 from tests.image.test_plain import expect
-from tests.support.images import (
+from tests.support.formats.images import (
     OCI_GZIP,
     Layer,
     blob_path,
@@ -37,8 +37,8 @@ from tests.support.images import (
     read_blob,
     source_tar,
 )
-from tests.support.snapshots import ID
-from tests.support.snapshots import image as document_image
+from tests.support.sandboxes.snapshots import ID
+from tests.support.sandboxes.snapshots import image as document_image
 
 pytestmark = pytest.mark.anyio
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import Lazyfs
-from tests.support.docker_registry import DockerRegistry, why_missing
-from tests.support.images import make_layout, plain_layer, source_tar
-from tests.support.mounting import force_unmount, needs_fuse, needs_root, wait_until
-from tests.support.tree import Found, tree_of
+from tests.support.formats.images import make_layout, plain_layer, source_tar
+from tests.support.formats.tree import Found, tree_of
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import force_unmount, needs_fuse, needs_root, wait_until
+from tests.support.registries.docker_registry import DockerRegistry, why_missing
 
 pytestmark = [pytest.mark.interop, *needs_fuse, *needs_root]
 

@@ -23,7 +23,7 @@ from lazyfs.oci.platforms import parse_platform
 from lazyfs.registry.layout import ImageLayout
 from tests.interop import test_producers
 from tests.interop.test_producers import newer
-from tests.support.images import (
+from tests.support.formats.images import (
     directory,
     file,
     host_platform,
@@ -33,8 +33,8 @@ from tests.support.images import (
     symlink,
     tar_bytes,
 )
-from tests.support.mounting import force_unmount
-from tests.support.registry import FakeRegistry
+from tests.support.mounts.mounting import force_unmount
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = [pytest.mark.interop, pytest.mark.anyio]
 

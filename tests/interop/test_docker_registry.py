@@ -15,10 +15,11 @@ from lazyfs.oci.manifest import Manifest, decode_manifest
 from lazyfs.oci.reference import Reference, parse_reference
 from lazyfs.registry.client import RegistryClient
 from lazyfs.registry.source import AccessOptions
-from tests.support import docker_registry, images
-from tests.support.clients import ONCE, connected, described, read_range
-from tests.support.docker_registry import DockerRegistry
-from tests.support.repositories import DATA, Place, RepositoryContract
+from tests.support.formats import images
+from tests.support.registries import docker_registry
+from tests.support.registries.clients import ONCE, connected, described, read_range
+from tests.support.registries.docker_registry import DockerRegistry
+from tests.support.registries.repositories import DATA, Place, RepositoryContract
 
 pytestmark = [
     pytest.mark.interop,

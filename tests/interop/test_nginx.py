@@ -15,13 +15,13 @@ from lazyfs.registry.client import RegistryClient
 from lazyfs.registry.config.endpoints import Endpoint, Tls
 from lazyfs.registry.retry import RetryPolicy
 from lazyfs.registry.source import AccessOptions
-from tests.support import certificates, docker_registry, nginx
-from tests.support.clients import ONCE, described, read_range
-from tests.support.docker_registry import DockerRegistry
-from tests.support.mounting import wait_until
-from tests.support.nginx import Nginx
-from tests.support.repositories import DATA, Place, RepositoryContract
-from tests.support.token_service import TokenService
+from tests.support.mounts.mounting import wait_until
+from tests.support.registries import certificates, docker_registry, nginx
+from tests.support.registries.clients import ONCE, described, read_range
+from tests.support.registries.docker_registry import DockerRegistry
+from tests.support.registries.nginx import Nginx
+from tests.support.registries.repositories import DATA, Place, RepositoryContract
+from tests.support.registries.token_service import TokenService
 
 MISSING = docker_registry.why_missing() or nginx.why_missing() or certificates.why_missing()
 pytestmark = [

@@ -14,7 +14,7 @@ import pytest
 from lazyfs.mount.point import load_mountinfo
 from tests.interop.test_converted_images import TARGETS, convert, listing
 from tests.interop.test_producers import newer
-from tests.support.images import (
+from tests.support.formats.images import (
     directory,
     file,
     make_layout,
@@ -23,8 +23,8 @@ from tests.support.images import (
     symlink,
     tar_bytes,
 )
-from tests.support.mounting import force_unmount
-from tests.support.registry import FakeRegistry, Logged
+from tests.support.mounts.mounting import force_unmount
+from tests.support.registries.registry import FakeRegistry, Logged
 
 pytestmark = [
     *(pytest.mark.interop, pytest.mark.anyio, pytest.mark.root),

@@ -10,10 +10,10 @@ import pytest
 
 from lazyfs.rootfs.table import LayerTable
 from tests.mounts.test_reference_images import expected_tree
-from tests.support.command import Lazyfs
-from tests.support.images import file, make_layout, plain_layer, source_tar, tar_bytes
-from tests.support.mounting import force_unmount, needs_fuse, needs_root, wait_until
-from tests.support.tree import tree_of
+from tests.support.formats.images import file, make_layout, plain_layer, source_tar, tar_bytes
+from tests.support.formats.tree import tree_of
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import force_unmount, needs_fuse, needs_root, wait_until
 
 pytestmark = [pytest.mark.interop, *needs_fuse, *needs_root]
 

@@ -15,9 +15,9 @@ from lazyfs.documents.plans import SandboxPlan
 from lazyfs.sandbox.runtimes.programs import processes_with
 from lazyfs.sandbox.runtimes.runsc import Runsc
 from lazyfs.sandbox.runtimes.runtime import ContainerState
-from tests.support.command import Lazyfs
-from tests.support.mounting import force_unmount, needs_fuse, needs_root, run, wait_until
-from tests.support.runscs import (
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import force_unmount, needs_fuse, needs_root, run, wait_until
+from tests.support.sandboxes.runscs import (
     COUNTER,
     NEW,
     OLD,

@@ -9,8 +9,8 @@ import pytest
 
 from lazyfs.sandbox.runtimes.programs import processes_with
 from tests.mounts.test_rootless import PYTHON, UID, why_no_python
-from tests.support.command import Lazyfs, copy_of_packages
-from tests.support.mounting import (
+from tests.support.mounts.command import Lazyfs, copy_of_packages
+from tests.support.mounts.mounting import (
     ROOT,
     folder_for_all,
     force_unmount,
@@ -19,11 +19,11 @@ from tests.support.mounting import (
     needs_root,
     run,
 )
-from tests.support.runscs import NEW, make_busybox, need_runsc, why_no_busybox
+from tests.support.sandboxes.runscs import NEW, make_busybox, need_runsc, why_no_busybox
 
 pytestmark = [pytest.mark.interop, *needs_fuse, *needs_root]
 
-SCRIPT = ROOT / "tests" / "support" / "sandbox_script.py"
+SCRIPT = ROOT / "tests" / "support" / "sandboxes" / "sandbox_script.py"
 NAMES = ("runsc", "crun", "runc", "bwrap")
 SAID = ["0", "simple-main", "base one", "mine", "dev", "proc"]
 

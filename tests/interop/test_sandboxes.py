@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from lazyfs.sandbox.runtimes.programs import processes_with
-from tests.support.command import Lazyfs
-from tests.support.faults import status
-from tests.support.mounting import (
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import (
     folder_for_all,
     force_unmount,
     is_mounted,
@@ -23,8 +22,16 @@ from tests.support.mounting import (
     run,
     wait_until,
 )
-from tests.support.registry import FakeRegistry
-from tests.support.runscs import COUNTER, NEW, SUITES, make_busybox, need_runsc, why_no_busybox
+from tests.support.registries.faults import status
+from tests.support.registries.registry import FakeRegistry
+from tests.support.sandboxes.runscs import (
+    COUNTER,
+    NEW,
+    SUITES,
+    make_busybox,
+    need_runsc,
+    why_no_busybox,
+)
 
 pytestmark = [pytest.mark.interop, *needs_fuse, *needs_root]
 

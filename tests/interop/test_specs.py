@@ -6,12 +6,20 @@ from pathlib import Path
 import pytest
 
 from lazyfs.documents.plans import ContainerPlan, SandboxPlan
+from lazyfs.documents.template import Template
 from lazyfs.documents.template_reading import template_of_document
 from lazyfs.sandbox.runtimes.runtimes import Chooser
 from lazyfs.sandbox.specs.bundle import write_bundle
 from lazyfs.sandbox.specs.spec import build_spec
-from tests.support.mounting import needs_root
-from tests.support.runscs import BUSYBOX, COMMANDS, NEW, lines_of, need_runsc, why_no_busybox
+from tests.support.mounts.mounting import needs_root
+from tests.support.sandboxes.runscs import (
+    BUSYBOX,
+    COMMANDS,
+    NEW,
+    lines_of,
+    need_runsc,
+    why_no_busybox,
+)
 
 pytestmark = [pytest.mark.interop, *needs_root]
 
@@ -36,19 +44,9 @@ def make_rootfs(rootfs: Path) -> None:
     (rootfs / "etc/group").write_text("root:x:0:\nstaff:x:50:app\n")
 
 
-@pytest.mark.parametrize("name", ["runsc", "crun", "runc"])
-def test_a_container_gets_what_its_template_says(name: str, tmp_path: Path) -> None:
-    if why_no_busybox() is not None:
-        pytest.skip(str(why_no_busybox()))
-    path = need_runsc(NEW) if name == "runsc" else None
-    if path is None and shutil.which(name, path="/usr/bin:/usr/sbin") is None:
-        pytest.skip(f"no {name}: make setup-interop installs it")
-    data, host = tmp_path / "data", tmp_path / "host"
-    for folder in (data, host):
-        folder.mkdir()
-        folder.chmod(0o777)
-    (data / "word").write_text("durable\n")
-    template = template_of_document(
+def template_with(host: Path) -> Template:
+    """Return a template that says a little of everything; *host* is lent to be read."""
+    return template_of_document(
         {
             "hostname": "the-host",
             "containers": [
@@ -80,6 +78,21 @@ def test_a_container_gets_what_its_template_says(name: str, tmp_path: Path) -> N
             ],
         }
     )
+
+
+@pytest.mark.parametrize("name", ["runsc", "crun", "runc"])
+def test_a_container_gets_what_its_template_says(name: str, tmp_path: Path) -> None:
+    if why_no_busybox() is not None:
+        pytest.skip(str(why_no_busybox()))
+    path = need_runsc(NEW) if name == "runsc" else None
+    if path is None and shutil.which(name, path="/usr/bin:/usr/sbin") is None:
+        pytest.skip(f"no {name}: make setup-interop installs it")
+    data, host = tmp_path / "data", tmp_path / "host"
+    for folder in (data, host):
+        folder.mkdir()
+        folder.chmod(0o777)
+    (data / "word").write_text("durable\n")
+    template = template_with(host)
     (container,) = template.containers
     secret = container.env[1].value_from
     assert secret is not None

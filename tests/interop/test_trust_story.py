@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.interop.test_sandboxes import World, make_world
-from tests.support.images import tagged
-from tests.support.mounting import folder_for_all, force_unmount, needs_fuse, needs_root
-from tests.support.runscs import NEW, make_busybox
+from tests.support.formats.images import tagged
+from tests.support.mounts.mounting import folder_for_all, force_unmount, needs_fuse, needs_root
+from tests.support.sandboxes.runscs import NEW, make_busybox
 from tests.support.signing import Notary
 
 pytestmark = [pytest.mark.interop, *needs_fuse, *needs_root]
@@ -110,6 +110,12 @@ def test_the_whole_chain(world: World, authority: Authority, tmp_path: Path) -> 
     assert fresh.wait_line("r1")[0].endswith("base old")
     assert len(lines) > 0
 
+    check_revoked(world, notary, authority, tmp_path, trusting)
+
+
+def check_revoked(
+    world: World, notary: Notary, authority: Authority, folder: Path, trusting: dict
+) -> None:
     # When the certificate is revoked, a restore is refused, where the policy is strict;
     authority.data = notary.revocations(is_revoked=True)
     late = world.node(**trusting)
@@ -119,9 +125,9 @@ def test_the_whole_chain(world: World, authority: Authority, tmp_path: Path) -> 
     assert "revoked since" in refused["message"]
     late.check_gone("r2")
     # where it is permissive, that is a warning.
-    lenient = tmp_path / "lenient"
+    lenient = folder / "lenient"
     lenient.mkdir()
-    relaxed = notary.policy(lenient, scope, level="permissive")
+    relaxed = notary.policy(lenient, f"{world.registry.host}/{NAME}", level="permissive")
     done = late("restore", where, "--id", "r3", "--runsc", late.runsc, "--policy", relaxed)
     assert done.returncode == 0, done.stderr
     assert "revoked since" in done.stderr

@@ -15,8 +15,7 @@ import pytest
 from lazyfs.mount.point import State, state_of
 from lazyfs.service.processes.control import ask
 from tests.cli.test_json_reference import fields_of
-from tests.support.command import Lazyfs
-from tests.support.images import (
+from tests.support.formats.images import (
     directory,
     estargz_layer,
     file,
@@ -26,7 +25,8 @@ from tests.support.images import (
     tamper_blob,
     tar_bytes,
 )
-from tests.support.mounting import (
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import (
     ROOT,
     SECONDS,
     force_unmount,
@@ -36,7 +36,7 @@ from tests.support.mounting import (
     serving_made,
     wait_until,
 )
-from tests.support.registry import FakeRegistry
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = needs_fuse
 
@@ -50,19 +50,6 @@ def layout(tmp_path_factory):
     layers = [layer_from_fixture("estargz-go-0.12/real-gnu"), estargz_layer(tar_bytes(own))]
     make_layout(path, layers)
     return path
-
-
-@pytest.fixture
-def lazyfs(tmp_path):
-    return Lazyfs(tmp_path)
-
-
-@pytest.fixture
-def mountpoint(tmp_path):
-    path = tmp_path / "mnt"
-    path.mkdir()
-    yield path
-    force_unmount(path)
 
 
 def server_of(lazyfs: Lazyfs) -> int:

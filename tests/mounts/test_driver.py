@@ -12,8 +12,9 @@ from contextlib import suppress
 
 import pytest
 
-from tests.support.mounted import MTIME
-from tests.support.mounting import (
+from tests.support.formats.tree import tree_of
+from tests.support.mounts.mounted import MTIME
+from tests.support.mounts.mounting import (
     SECONDS,
     Commanded,
     available_drivers,
@@ -24,8 +25,7 @@ from tests.support.mounting import (
     serving_made,
     wait_until,
 )
-from tests.support.serve_made import BIG, NOBODY_MAY_READ, sample_image
-from tests.support.tree import tree_of
+from tests.support.mounts.serve_made import BIG, NOBODY_MAY_READ, sample_image
 
 pytestmark = needs_fuse
 DRIVERS = available_drivers()

@@ -17,7 +17,7 @@ from lazyfs.mount.errnos import errno_of
 from lazyfs.mount.faults import BURST, MAX_CAUSES, PERIOD_SECONDS, FaultLog, Throttle, path_of
 from lazyfs.mount.pyfuse import FOREVER, ImageOperations
 from lazyfs.rootfs.erofs_reader import ErofsIndex
-from tests.support.mounted import MTIME, MadeImage, other, regular
+from tests.support.mounts.mounted import MTIME, MadeImage, other, regular
 
 pytestmark = pytest.mark.anyio
 

@@ -4,9 +4,9 @@ import pytest
 
 from lazyfs.errors import MountFailed
 from lazyfs.mount.drivers import PURE, open_session
-from tests.support.mounted import MadeImage, regular
-from tests.support.mounting import available_drivers
-from tests.support.native_image import NativeMadeImage
+from tests.support.mounts.mounted import MadeImage, regular
+from tests.support.mounts.mounting import available_drivers
+from tests.support.mounts.native_image import NativeMadeImage
 
 LAYER = [regular(b"file", b"data")]
 has_native = pytest.mark.skipif("native" not in available_drivers(), reason="it is not built")

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.kernel_erofs import kernel_mount
-from tests.support.mounting import (
+from tests.support.mounts.kernel_erofs import kernel_mount
+from tests.support.mounts.mounting import (
     SECONDS,
     available_drivers,
     folder_for_all,
@@ -32,7 +32,7 @@ from tests.support.mounting import (
     why_no_erofs,
     why_no_mounts,
 )
-from tests.support.questions import (
+from tests.support.mounts.questions import (
     Question,
     as_by_kernel,
     ask,
@@ -42,7 +42,7 @@ from tests.support.questions import (
     links,
     names,
 )
-from tests.support.serve_made import BIG, sample_image
+from tests.support.mounts.serve_made import BIG, sample_image
 
 pytestmark = needs_fuse
 OTHERS = [driver for driver in available_drivers() if driver != "pyfuse3"]

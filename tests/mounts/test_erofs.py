@@ -13,9 +13,7 @@ import pytest
 from lazyfs.mount.kernel import NoErofs, attributes_of, check_erofs
 from lazyfs.mount.point import load_mountinfo
 from lazyfs.service.record import start_ticks_of
-from tests.support.chaos import kill_once
-from tests.support.command import Lazyfs
-from tests.support.images import (
+from tests.support.formats.images import (
     directory,
     estargz_layer,
     file,
@@ -23,36 +21,24 @@ from tests.support.images import (
     make_layout,
     tar_bytes,
 )
-from tests.support.mounting import (
+from tests.support.mounts.chaos import kill_once
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import (
     ROOT,
     SECONDS,
-    force_unmount,
     is_mounted,
     needs_erofs,
     run,
     serving_made,
     wait_until,
 )
-from tests.support.registry import FakeRegistry
+from tests.support.registries.registry import FakeRegistry
 
 OPEN = ("-o", "allow_other")  # what the driver wants to be told
 pytestmark = needs_erofs
 
 BIG = random.Random(3).randbytes(6 << 20)
 PRODUCER = ROOT / "tests/fixtures/estargz-go-0.12"
-
-
-@pytest.fixture
-def lazyfs(tmp_path):
-    return Lazyfs(tmp_path)
-
-
-@pytest.fixture
-def mountpoint(tmp_path):
-    path = tmp_path / "mnt"
-    path.mkdir()
-    yield path
-    force_unmount(path)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import Lazyfs
-from tests.support.images import directory, estargz_layer, file, make_layout, tar_bytes
-from tests.support.mounting import (
+from tests.support.formats.images import directory, estargz_layer, file, make_layout, tar_bytes
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import (
     SECONDS,
     available_drivers,
     force_unmount,
@@ -19,7 +19,7 @@ from tests.support.mounting import (
     needs_fuse,
     wait_until,
 )
-from tests.support.registry import FakeRegistry
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = needs_fuse
 
@@ -45,14 +45,6 @@ def layout(tmp_path_factory):
 @pytest.fixture
 def lazyfs(tmp_path):
     return Lazyfs(tmp_path, environment={"LAZYFS_SERVICE": "0"})
-
-
-@pytest.fixture
-def mountpoint(tmp_path):
-    path = tmp_path / "mnt"
-    path.mkdir()
-    yield path
-    force_unmount(path)
 
 
 def usage(lazyfs: Lazyfs) -> dict:

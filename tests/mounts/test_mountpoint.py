@@ -32,8 +32,8 @@ LINE = (
 
 def test_the_example_of_the_manual():
     first, second, third = parse_mountinfo(LINE)
-    assert first == MountEntry(36, 35, "98:0", b"/mnt2", "ext3", b"/dev/root")
-    assert second == MountEntry(37, 35, "0:45", b"/srv/with blank\\", "fuse.lazyfs", b"a\tb")
+    assert first == MountEntry(36, "98:0", b"/mnt2", "ext3", b"/dev/root")
+    assert second == MountEntry(37, "0:45", b"/srv/with blank\\", "fuse.lazyfs", b"a\tb")
     assert third.mountpoint == b"/"
 
 
@@ -53,9 +53,9 @@ def test_this_machines_table():
 
 
 def test_the_latest_mount_is_the_one_that_is_seen():
-    lower = MountEntry(1, 0, "0:1", b"/a", "ext4", b"x")
-    upper = MountEntry(2, 1, "0:2", b"/a", "tmpfs", b"y")
-    below = MountEntry(3, 1, "0:3", b"/a/b", "tmpfs", b"z")
+    lower = MountEntry(1, "0:1", b"/a", "ext4", b"x")
+    upper = MountEntry(2, "0:2", b"/a", "tmpfs", b"y")
+    below = MountEntry(3, "0:3", b"/a/b", "tmpfs", b"z")
     assert topmost([lower, upper, below], b"/a") is upper
     assert topmost([lower, upper], b"/a/b") is None
 
@@ -120,7 +120,7 @@ def table(monkeypatch, *entries: MountEntry) -> None:
 
 
 def entry_at(path: pathlib.Path, kind: str) -> MountEntry:
-    return MountEntry(9, 1, "0:9", os.fsencode(path), kind, b"somewhere")
+    return MountEntry(9, "0:9", os.fsencode(path), kind, b"somewhere")
 
 
 def test_a_directory_that_waits_for_its_automount(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import trio
 
-from tests.support.mounting import (
+from tests.support.mounts.mounting import (
     ROOT,
     SECONDS,
     Commanded,
@@ -22,7 +22,7 @@ from tests.support.mounting import (
     serving_made,
     wait_until,
 )
-from tests.support.serve_made import BIG
+from tests.support.mounts.serve_made import BIG
 
 pytestmark = [
     *needs_fuse,
@@ -206,7 +206,7 @@ def test_any_number_of_threads(tmp_path, threads):
 SERVE_AND_READ = """
 import pathlib, subprocess, sys
 mountpoint = pathlib.Path(sys.argv[1])
-command = [sys.executable, "-m", "tests.support.serve_made", mountpoint, "driver=native"]
+command = [sys.executable, "-m", "tests.support.mounts.serve_made", mountpoint, "driver=native"]
 server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 assert server.stdout.readline() == b"ready\\n"
 print(len((mountpoint / "big").read_bytes()), len(list((mountpoint / "many").iterdir())))

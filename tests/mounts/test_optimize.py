@@ -10,9 +10,9 @@ import pytest
 
 from lazyfs.formats.layers import find_layer_toc, read_layer_toc
 from lazyfs.formats.tocs.claims import claims_of
-from tests.support.command import Lazyfs
-from tests.support.images import read_blob, tagged
-from tests.support.mounting import needs_fuse, wait_until
+from tests.support.formats.images import read_blob, tagged
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import needs_fuse, wait_until
 from tools.images import host, layout
 from tools.images.tree import Tree, add_parents, directory, file
 

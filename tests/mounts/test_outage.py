@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import Lazyfs
-from tests.support.images import directory, estargz_layer, file, make_layout, tar_bytes
-from tests.support.mounting import force_unmount, needs_fuse
-from tests.support.registry import FakeRegistry
+from tests.support.formats.images import directory, estargz_layer, file, make_layout, tar_bytes
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import needs_fuse
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = needs_fuse
 
@@ -28,14 +28,6 @@ def layout(tmp_path_factory):
     entries = [directory("d"), *(file(f"d/{name}", data) for name, data in FILES.items())]
     make_layout(path, [estargz_layer(tar_bytes(entries))])
     return path
-
-
-@pytest.fixture
-def mountpoint(tmp_path):
-    path = tmp_path / "mnt"
-    path.mkdir()
-    yield path
-    force_unmount(path)
 
 
 def digest(data: bytes) -> str:

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import questions
-from tests.support.command import Lazyfs
-from tests.support.mounting import (
+from tests.support.mounts import questions
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import (
     available_drivers,
     folder_for_all,
     force_unmount,
@@ -32,7 +32,7 @@ from tests.support.mounting import (
     run,
     why_no_erofs,
 )
-from tests.support.questions import Question, as_by_kernel
+from tests.support.mounts.questions import Question, as_by_kernel
 from tools.images import host
 from tools.images.layout import write_image
 from tools.images.tree import Tree, file

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import Lazyfs
-from tests.support.estargz import source_of
-from tests.support.images import (
+from tests.support.formats.estargz import source_of
+from tests.support.formats.images import (
     layer_from_fixture,
     make_layout,
     reference_layer_names,
     toc_layer_of,
 )
-from tests.support.mounting import force_unmount, needs_fuse, needs_root
-from tests.support.tree import Found, tree_of, tree_of_tar
+from tests.support.formats.tree import Found, tree_of, tree_of_tar
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import force_unmount, needs_fuse, needs_root
 
 # Root, because the layers hold files that only root may read, and devices.
 pytestmark = [*needs_fuse, *needs_root]

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import Lazyfs, copy_of_packages
-from tests.support.images import (
+from tests.support.formats.images import (
     char_device,
     directory,
     estargz_layer,
@@ -16,7 +15,8 @@ from tests.support.images import (
     make_layout,
     tar_bytes,
 )
-from tests.support.mounting import (
+from tests.support.mounts.command import Lazyfs, copy_of_packages
+from tests.support.mounts.mounting import (
     SECONDS,
     folder_for_all,
     force_unmount,
@@ -26,7 +26,7 @@ from tests.support.mounting import (
     needs_root,
     run,
 )
-from tests.support.serving import records, serving
+from tests.support.mounts.serving import records, serving
 
 pytestmark = [*needs_fuse, *needs_root]  # root makes itself somebody else
 

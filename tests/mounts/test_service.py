@@ -9,9 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import Lazyfs
-from tests.support.images import directory, estargz_layer, file, make_layout, tagged, tar_bytes
-from tests.support.mounting import (
+from tests.support.formats.images import (
+    directory,
+    estargz_layer,
+    file,
+    make_layout,
+    tagged,
+    tar_bytes,
+)
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import (
     ROOT,
     SECONDS,
     force_unmount,
@@ -21,8 +28,7 @@ from tests.support.mounting import (
     run,
     wait_until,
 )
-from tests.support.registry import FakeRegistry
-from tests.support.serving import (
+from tests.support.mounts.serving import (
     activated,
     children_of,
     control_socket,
@@ -31,6 +37,7 @@ from tests.support.serving import (
     records,
     serving,
 )
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = needs_fuse
 
@@ -41,19 +48,6 @@ def layout(tmp_path_factory):
     own = [directory("own"), file("own/small", b"small"), file("own/other", b"other" * 9999)]
     make_layout(path, [estargz_layer(tar_bytes(own))])
     return path
-
-
-@pytest.fixture
-def lazyfs(tmp_path):
-    return Lazyfs(tmp_path)
-
-
-@pytest.fixture
-def mountpoint(tmp_path):
-    path = tmp_path / "mnt"
-    path.mkdir()
-    yield path
-    force_unmount(path)
 
 
 def servers(lazyfs: Lazyfs) -> list[int]:

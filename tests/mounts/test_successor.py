@@ -8,10 +8,10 @@ import subprocess
 import pytest
 
 from lazyfs.service.record import start_ticks_of
-from tests.support.chaos import kill_once, kill_under_load, server_of
-from tests.support.command import Lazyfs
-from tests.support.images import directory, estargz_layer, file, make_layout, tar_bytes
-from tests.support.mounting import (
+from tests.support.formats.images import directory, estargz_layer, file, make_layout, tar_bytes
+from tests.support.mounts.chaos import kill_once, kill_under_load, server_of
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import (
     ROOT,
     SECONDS,
     available_drivers,
@@ -37,11 +37,6 @@ def layout(tmp_path_factory):
     items = [directory("own"), file("own/file", b"content" * 1000)]
     make_layout(path, [estargz_layer(tar_bytes(items))])
     return path
-
-
-@pytest.fixture
-def lazyfs(tmp_path):
-    return Lazyfs(tmp_path)
 
 
 @pytest.fixture

@@ -7,11 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import Lazyfs
-from tests.support.images import directory, estargz_layer, file, make_layout, tagged, tar_bytes
-from tests.support.mounting import force_unmount, needs_fuse, wait_until
-from tests.support.registry import FakeRegistry
-from tests.support.serving import serving
+from tests.support.formats.images import (
+    directory,
+    estargz_layer,
+    file,
+    make_layout,
+    tagged,
+    tar_bytes,
+)
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import force_unmount, needs_fuse, wait_until
+from tests.support.mounts.serving import serving
+from tests.support.registries.registry import FakeRegistry
 from tests.support.signing import Notary
 
 pytestmark = needs_fuse

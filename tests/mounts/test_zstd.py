@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import Lazyfs
-from tests.support.images import make_layout
-from tests.support.mounting import (
+from tests.support.formats.images import make_layout
+from tests.support.formats.stargz import stargz_layer
+from tests.support.formats.zstdchunked import Part, contents, zstd_layer
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import (
     available_drivers,
     force_unmount,
     needs_fuse,
@@ -18,9 +20,7 @@ from tests.support.mounting import (
     run,
     why_no_erofs,
 )
-from tests.support.registry import FakeRegistry
-from tests.support.stargz import stargz_layer
-from tests.support.zstdchunked import Part, contents, zstd_layer
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = [*needs_fuse, *needs_root]
 

@@ -14,10 +14,10 @@ from lazyfs.errors import AccessDenied
 from lazyfs.registry.client import RegistryClient
 from lazyfs.registry.config.errors import BadAnswer, Denied, Overloaded
 from lazyfs.registry.config.keychain import BadAuthFile
-from tests.support import faults
-from tests.support.clients import NAME, ONCE, connected, described, read_range, stored
-from tests.support.registry import FakeRegistry
-from tests.support.registry_wire import Answer, Request
+from tests.support.registries import faults
+from tests.support.registries.clients import NAME, ONCE, connected, described, read_range, stored
+from tests.support.registries.registry import FakeRegistry
+from tests.support.registries.registry_wire import Answer, Request
 
 pytestmark = pytest.mark.anyio
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazyfs.registry.challenges import Challenge, choose_challenge, parse_challenges
+from lazyfs.registry.answers.challenges import Challenge, choose_challenge, parse_challenges
 
 DOCKER_HUB = (
     'Bearer realm="https://auth.docker.io/token",service="registry.docker.io",'

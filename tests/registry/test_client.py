@@ -22,11 +22,11 @@ from lazyfs.registry.config.errors import (
     TooLarge,
 )
 from lazyfs.registry.push import with_query
-from tests.support import faults
-from tests.support.clients import NAME, ONCE, connected, described, stored
-from tests.support.images import layer_from_fixture, make_layout
-from tests.support.registry import FakeRegistry
-from tests.support.registry_wire import Answer, Request
+from tests.support.formats.images import layer_from_fixture, make_layout
+from tests.support.registries import faults
+from tests.support.registries.clients import NAME, ONCE, connected, described, stored
+from tests.support.registries.registry import FakeRegistry
+from tests.support.registries.registry_wire import Answer, Request
 
 pytestmark = pytest.mark.anyio
 

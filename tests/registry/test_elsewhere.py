@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from lazyfs.registry.config.errors import Denied
-from tests.support import faults
-from tests.support.clients import connected, read_range, stored
-from tests.support.registry import FakeRegistry
+from tests.support.registries import faults
+from tests.support.registries.clients import connected, read_range, stored
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = pytest.mark.anyio
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import images
-from tests.support.registry import FakeRegistry
+from tests.support.formats import images
+from tests.support.registries.registry import FakeRegistry
 
 LAYER = images.plain_layer(images.tar_bytes([images.file("a", b"x" * 5000)]))
 ROOT = Path(__file__).parent.parent.parent
@@ -41,7 +41,7 @@ def get(url: str, *, method: str = "GET", span: str | None = None) -> tuple[int,
 @contextmanager
 def program(*arguments: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.registry", *arguments],
+        [sys.executable, "-m", "tests.support.registries.registry", *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
@@ -123,7 +123,7 @@ def test_the_log_is_complete_when_the_answer_is_there(layout: Path) -> None:
 
 
 def test_closing_ends_what_hangs() -> None:
-    from tests.support import faults
+    from tests.support.registries import faults
 
     with FakeRegistry() as registry:
         registry.faults.add(faults.hang(), times=None)

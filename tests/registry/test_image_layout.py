@@ -19,8 +19,8 @@ from lazyfs.registry.layout_files import (
     check_version,
     decode_index,
 )
-from tests.support import images
-from tests.support.clients import described, read_range
+from tests.support.formats import images
+from tests.support.registries.clients import described, read_range
 
 pytestmark = pytest.mark.anyio
 

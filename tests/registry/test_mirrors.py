@@ -20,10 +20,10 @@ from lazyfs.registry.config.registries_conf import Blocked
 from lazyfs.registry.retry import RetryPolicy
 from lazyfs.registry.source import AccessOptions
 from lazyfs.registry.transport import BadCertificate
-from tests.support import certificates, faults
-from tests.support.certificates import Certificates
-from tests.support.clients import FAST, NAME, described, read_range
-from tests.support.registry import FakeRegistry
+from tests.support.registries import certificates, faults
+from tests.support.registries.certificates import Certificates
+from tests.support.registries.clients import FAST, NAME, described, read_range
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = pytest.mark.anyio
 

@@ -9,9 +9,9 @@ import pytest
 from lazyfs.errors import AccessDenied, Unavailable
 from lazyfs.registry.config.errors import BadAnswer, Refused
 from lazyfs.registry.push import FileBody, Pusher, body_of
-from tests.support import faults
-from tests.support.clients import FAST, NAME, connected, described
-from tests.support.registry import FakeRegistry
+from tests.support.registries import faults
+from tests.support.registries.clients import FAST, NAME, connected, described
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = pytest.mark.anyio
 

@@ -1,6 +1,6 @@
 """Every command that talks to a registry passes, whatever the registry does its own way.
 
-The profiles and the reports that describe them are in tests/support/quirks.py.
+The profiles and the reports that describe them are in tests/support/registries/quirks.py.
 """
 
 from collections.abc import Iterator
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.quirk_commands import COMMANDS, make_images, run_command
-from tests.support.quirk_rules import Site
-from tests.support.quirks import QUIRKS, quirks_of, registries, site_of
+from tests.support.registries.quirk_commands import COMMANDS, make_images, run_command
+from tests.support.registries.quirk_rules import Site
+from tests.support.registries.quirks import QUIRKS, quirks_of, registries, site_of
 
 
 @pytest.fixture(scope="module")

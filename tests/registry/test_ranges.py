@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazyfs.errors import LazyfsError
-from lazyfs.registry.config.errors import BadAnswer, SizeMismatch
-from lazyfs.registry.ranges import (
+from lazyfs.registry.answers.ranges import (
     ContentRange,
     Extent,
     build_range,
@@ -14,6 +13,7 @@ from lazyfs.registry.ranges import (
     parse_content_range,
     parse_length,
 )
+from lazyfs.registry.config.errors import BadAnswer, SizeMismatch
 
 
 def test_the_end_is_inclusive_on_the_wire() -> None:

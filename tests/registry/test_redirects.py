@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from lazyfs.registry.config.errors import Denied, Missing
-from tests.support import faults
-from tests.support.clients import NAME, connected, read_range, stored
-from tests.support.registry import FakeRegistry
-from tests.support.registry_wire import Answer
+from tests.support.registries import faults
+from tests.support.registries.clients import NAME, connected, read_range, stored
+from tests.support.registries.registry import FakeRegistry
+from tests.support.registries.registry_wire import Answer
 
 pytestmark = pytest.mark.anyio
 

@@ -11,16 +11,16 @@ from lazyfs.digest import Digest, digest_of
 from lazyfs.errors import AccessDenied, LazyfsError, Unavailable
 from lazyfs.oci.manifest import OCI_INDEX, OCI_MANIFEST
 from lazyfs.oci.reference import Reference, parse_reference
+from lazyfs.registry.answers.links import parse_next
+from lazyfs.registry.answers.referrers import Support, add_referrer, lists, referrer_of, tag_of
 from lazyfs.registry.client import RegistryClient
 from lazyfs.registry.config.endpoints import ALL, PULL, Endpoint
 from lazyfs.registry.config.errors import BadAnswer, Unsettled
-from lazyfs.registry.links import parse_next
-from lazyfs.registry.referrers import Support, add_referrer, lists, referrer_of, tag_of
 from lazyfs.registry.source import AccessOptions
-from tests.support import faults
-from tests.support.clients import FAST, NAME, ONCE, connected
-from tests.support.registry import FakeRegistry
-from tests.support.registry_wire import Answer, Request
+from tests.support.registries import faults
+from tests.support.registries.clients import FAST, NAME, ONCE, connected
+from tests.support.registries.registry import FakeRegistry
+from tests.support.registries.registry_wire import Answer, Request
 
 SUBJECT = digest_of(b"subject")
 EMPTY = {

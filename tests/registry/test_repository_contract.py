@@ -1,4 +1,4 @@
-"""The suite of ``tests/support/repositories.py`` for the fake registry and for layouts."""
+"""The suite of ``support/registries/repositories.py`` for the fake registry and for layouts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +9,9 @@ from lazyfs.oci.reference import Reference, parse_reference
 from lazyfs.registry.client import RegistryClient
 from lazyfs.registry.layout import ImageLayout
 from lazyfs.registry.source import AccessOptions
-from tests.support.clients import FAST, NAME
-from tests.support.registry import FakeRegistry
-from tests.support.repositories import Place, RepositoryContract
+from tests.support.registries.clients import FAST, NAME
+from tests.support.registries.registry import FakeRegistry
+from tests.support.registries.repositories import Place, RepositoryContract
 
 
 class TestLayout(RepositoryContract):

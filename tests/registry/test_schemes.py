@@ -8,10 +8,10 @@ import pytest
 
 from lazyfs.registry.config.errors import TlsRefused, is_meant_for_tls
 from lazyfs.registry.retry import RetryPolicy
-from tests.support import certificates, faults
-from tests.support.certificates import Certificates
-from tests.support.clients import connected, described, read_range, stored
-from tests.support.registry import FakeRegistry
+from tests.support.registries import certificates, faults
+from tests.support.registries.certificates import Certificates
+from tests.support.registries.clients import connected, described, read_range, stored
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = pytest.mark.anyio
 

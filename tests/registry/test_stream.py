@@ -20,9 +20,9 @@ from lazyfs.registry.config.errors import (
     SizeMismatch,
 )
 from lazyfs.registry.retry import RetryPolicy
-from tests.support import faults
-from tests.support.clients import FAST, ONCE, connected, described, read_range, stored
-from tests.support.registry import FakeRegistry
+from tests.support.registries import faults
+from tests.support.registries.clients import FAST, ONCE, connected, described, read_range, stored
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = pytest.mark.anyio
 

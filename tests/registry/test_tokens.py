@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazyfs.registry.config.errors import BadAnswer
-from lazyfs.registry.config.keychain import Credential, Kind
-from lazyfs.registry.tokens import (
+from lazyfs.registry.answers.tokens import (
     TokenRequest,
     build_token_request,
     decode_token,
@@ -19,6 +17,8 @@ from lazyfs.registry.tokens import (
     push_scope,
     scopes_to_ask,
 )
+from lazyfs.registry.config.errors import BadAnswer
+from lazyfs.registry.config.keychain import Credential, Kind
 
 REALM = "https://auth.example/token"
 SCOPE = pull_scope("team/app")

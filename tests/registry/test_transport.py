@@ -15,6 +15,7 @@ import trio.lowlevel
 
 from lazyfs.errors import LazyfsError
 from lazyfs.fetch.origins.outage import is_away
+from lazyfs.registry.answers.rate import Rate
 from lazyfs.registry.config.errors import (
     TEMPORARY,
     BadAnswer,
@@ -25,13 +26,12 @@ from lazyfs.registry.config.errors import (
     TlsRefused,
     TooLarge,
 )
-from lazyfs.registry.rate import Rate
 from lazyfs.registry.source import AccessOptions, SourceStatistics
 from lazyfs.registry.transport import Transport, translated
-from tests.support import certificates, faults
-from tests.support.certificates import Certificates
-from tests.support.clients import FAST, NAME, ONCE, connected, read_range, stored
-from tests.support.registry import FakeRegistry
+from tests.support.registries import certificates, faults
+from tests.support.registries.certificates import Certificates
+from tests.support.registries.clients import FAST, NAME, ONCE, connected, read_range, stored
+from tests.support.registries.registry import FakeRegistry
 
 pytestmark = pytest.mark.anyio
 

@@ -20,7 +20,7 @@ from lazyfs.rootfs.elf import (
     parse_header,
     parse_name,
 )
-from tests.support.elf import make_elf
+from tests.support.formats.elf import make_elf
 
 LOADER = b"/lib64/ld-linux-x86-64.so.2"
 

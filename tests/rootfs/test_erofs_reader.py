@@ -11,7 +11,7 @@ from lazyfs.rootfs.erofs_format import superblock_checksum
 from lazyfs.rootfs.erofs_reader import ErofsIndex, IndexCorrupt, WrongKind
 from lazyfs.rootfs.erofs_writer import build_index
 from lazyfs.rootfs.walk import PathNotFound, walk_path
-from tests.support.rootfs import (
+from tests.support.formats.rootfs import (
     device,
     directory,
     facts_of,

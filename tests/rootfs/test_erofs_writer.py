@@ -21,8 +21,8 @@ from lazyfs.rootfs.erofs_format import (
 from lazyfs.rootfs.erofs_reader import ErofsIndex
 from lazyfs.rootfs.erofs_writer import build_index
 from lazyfs.rootfs.whiteout import LANDMARKS
-from tests.support.naive_merge import naive_facts, naive_merge
-from tests.support.rootfs import (
+from tests.support.formats.naive_merge import naive_facts, naive_merge
+from tests.support.formats.rootfs import (
     device,
     directory,
     facts_of,
@@ -105,7 +105,7 @@ class TestBytes:
         program = (
             "import hashlib\n"
             "from tests.rootfs.test_erofs_writer import various\n"
-            "from tests.support.rootfs import index_of\n"
+            "from tests.support.formats.rootfs import index_of\n"
             "built = index_of(*various())[1]\n"
             "print(hashlib.sha256(built.image + built.provenance).hexdigest())\n"
         )

@@ -12,7 +12,7 @@ import pytest
 
 from lazyfs.formats.tocs.toc import Kind, Toc
 from lazyfs.rootfs.provenance import Provenance
-from tests.support.rootfs import Facts, facts_of, fixture_layer, index_of, paths_of
+from tests.support.formats.rootfs import Facts, facts_of, fixture_layer, index_of, paths_of
 
 FIELDS = ("mode", "uid", "gid", "nlink", "size", "mtime", "rdev", "link", "xattrs")
 

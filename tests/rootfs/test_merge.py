@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from lazyfs.formats.tocs.toc import Kind, Toc, TocEntry
 from lazyfs.rootfs.merge import BadLayer
 from lazyfs.rootfs.whiteout import is_opaque, is_whiteout, whiteout_target
-from tests.support.naive_merge import naive_facts, naive_merge
-from tests.support.rootfs import (
+from tests.support.formats.naive_merge import naive_facts, naive_merge
+from tests.support.formats.rootfs import (
     device,
     directory,
     facts_of,

@@ -7,13 +7,7 @@ from pathlib import Path
 import pytest
 
 from lazyfs.formats.tocs.toc import Chunk, Kind, Toc, TocEntry
-from tests.support.kernel_erofs import (
-    facts_on_disk,
-    kernel_mount,
-    run_tool,
-    write_device,
-)
-from tests.support.rootfs import (
+from tests.support.formats.rootfs import (
     device,
     directory,
     facts_of,
@@ -24,6 +18,12 @@ from tests.support.rootfs import (
     regular,
     symlink,
     toc_of,
+)
+from tests.support.mounts.kernel_erofs import (
+    facts_on_disk,
+    kernel_mount,
+    run_tool,
+    write_device,
 )
 
 pytestmark = pytest.mark.interop

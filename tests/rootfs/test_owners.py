@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from lazyfs.formats.tocs.toc import Kind
 from lazyfs.rootfs.owners import owners_of
-from tests.support.mounted import MadeImage, other, regular
+from tests.support.mounts.mounted import MadeImage, other, regular
 
 SIZES = (1, 4096, 5000, 70_000, 0, 12_288, 100)
 IMAGE = MadeImage(

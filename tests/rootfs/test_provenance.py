@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lazyfs.formats.tocs.toc import Chunk, Kind, TocEntry
 from lazyfs.rootfs.provenance import BadProvenance, Provenance
 from lazyfs.rootfs.walk import walk_path
-from tests.support.rootfs import directory, hardlink, index_of, regular, symlink, toc_of
+from tests.support.formats.rootfs import directory, hardlink, index_of, regular, symlink, toc_of
 
 EMPTY = hashlib.sha256(b"").digest()
 

@@ -19,8 +19,8 @@ from lazyfs.formats.tocs.toc_reader import decode_toc
 from lazyfs.rootfs.erofs_writer import build_index
 from lazyfs.rootfs.table import build_table
 from tests.formats.test_toc_hostile import fields, plausible, toc_bytes_of
-from tests.support.estargz import reference_layers
-from tests.support.tocs import BLOB_SIZE, raw_chunk, raw_entry, raw_file, sha, spelled
+from tests.support.formats.estargz import reference_layers
+from tests.support.formats.tocs import BLOB_SIZE, raw_chunk, raw_entry, raw_file, sha, spelled
 
 pytestmark = pytest.mark.skipif(scan.scan_toc is None, reason="nothing was compiled")
 ROOT_XATTRS = {b"user.lazyfs.x": b"y" * 40}

@@ -27,8 +27,7 @@ from lazyfs.service.bases import ImageBases
 from lazyfs.service.processes.mount_command import MountCommand, _error_of
 from lazyfs.store.completeness import TICK
 from lazyfs.store.content.content import LayerContent
-from tests.support.faults import status
-from tests.support.images import (
+from tests.support.formats.images import (
     directory,
     estargz_layer,
     file,
@@ -36,8 +35,9 @@ from tests.support.images import (
     make_layout,
     tar_bytes,
 )
-from tests.support.mounting import wait_until
-from tests.support.registry import FakeRegistry
+from tests.support.mounts.mounting import wait_until
+from tests.support.registries.faults import status
+from tests.support.registries.registry import FakeRegistry
 
 ACCESS = AccessOptions(connect_seconds=2, idle_seconds=2)
 OTHER = "linux/s390x"

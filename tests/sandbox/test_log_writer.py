@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lazyfs.sandbox.runtimes.log_writer import open_writer, wait_written
-from tests.support.mounting import wait_until
+from tests.support.mounts.mounting import wait_until
 
 LIMIT = 10_000
 

@@ -17,7 +17,7 @@ from lazyfs.sandbox.runtimes.programs import start_time
 from lazyfs.sandbox.runtimes.runtime import ContainerState
 from lazyfs.sandbox.runtimes.staged import write_stage_bundle
 from lazyfs.sandbox.specs.bundle import load_bundle, write_bundle
-from tests.support.mounting import wait_until
+from tests.support.mounts.mounting import wait_until
 
 SCRIPT = """#!/bin/sh
 echo "$*" >>{folder}/calls

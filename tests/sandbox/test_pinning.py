@@ -6,7 +6,7 @@ from lazyfs.documents.journal import State
 from lazyfs.snapshot.recover import delete
 from lazyfs.store.paths import Store
 from lazyfs.store.pins import pinned_images, save_pin
-from tests.support.world import TAG, machine
+from tests.support.sandboxes.world import TAG, machine
 
 
 def test_a_sandbox_that_has_stopped_needs_its_images(tmp_path: Path) -> None:

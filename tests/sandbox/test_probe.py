@@ -21,7 +21,7 @@ from lazyfs.sandbox.runtimes.probe import (
     parse_version,
     probe_program,
 )
-from tests.support.fake_programs import FakeRunsc
+from tests.support.sandboxes.fake_programs import FakeRunsc
 
 
 @pytest.fixture(autouse=True)

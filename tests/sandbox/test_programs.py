@@ -20,7 +20,7 @@ from lazyfs.sandbox.runtimes.programs import (
     start_time,
     wait_gone,
 )
-from tests.support.mounting import wait_until
+from tests.support.mounts.mounting import wait_until
 
 
 def test_what_it_says_and_how_it_ends():

@@ -25,9 +25,9 @@ from lazyfs.sandbox.sandbox import Sandboxes, SandboxExists
 from lazyfs.sandbox.specs.spec import Rootless
 from lazyfs.store.paths import Store
 from lazyfs.store.pins import pinned_images
-from tests.support.fake_bases import FakeBases, FakeImages, digest_of, image
-from tests.support.fake_runtime import Crash, FakeRuntime, chooser
-from tests.support.world import TAG, counter, pair
+from tests.support.sandboxes.fake_bases import FakeBases, FakeImages, digest_of, image
+from tests.support.sandboxes.fake_runtime import Crash, FakeRuntime, chooser
+from tests.support.sandboxes.world import TAG, counter, pair
 
 PAUSE = "registry.test/pause:3"
 

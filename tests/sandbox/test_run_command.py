@@ -16,10 +16,16 @@ import pytest
 
 from lazyfs.documents.errors import BaseUnresolved, DeadMount
 from lazyfs.service.witness import MountWitness
-from tests.support.command import Lazyfs
-from tests.support.faults import status
-from tests.support.images import directory, estargz_layer, file, make_layout, symlink, tar_bytes
-from tests.support.mounting import (
+from tests.support.formats.images import (
+    directory,
+    estargz_layer,
+    file,
+    make_layout,
+    symlink,
+    tar_bytes,
+)
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import (
     SECONDS,
     force_unmount,
     is_mounted,
@@ -28,8 +34,9 @@ from tests.support.mounting import (
     run,
     wait_until,
 )
-from tests.support.registry import FakeRegistry
-from tests.support.runscs import BUSYBOX, NEW, OLD, need_runsc, why_no_busybox
+from tests.support.registries.faults import status
+from tests.support.registries.registry import FakeRegistry
+from tests.support.sandboxes.runscs import BUSYBOX, NEW, OLD, need_runsc, why_no_busybox
 
 pytestmark = [
     *needs_fuse,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.mounts.test_rootless import PYTHON, UID, why_no_python
-from tests.support.command import Lazyfs, copy_of_packages
-from tests.support.mounting import (
+from tests.support.mounts.command import Lazyfs, copy_of_packages
+from tests.support.mounts.mounting import (
     folder_for_all,
     force_unmount,
     fuse_for_all,
@@ -18,7 +18,7 @@ from tests.support.mounting import (
     run,
     wait_until,
 )
-from tests.support.runscs import NEW, make_busybox, need_runsc, why_no_busybox
+from tests.support.sandboxes.runscs import NEW, make_busybox, need_runsc, why_no_busybox
 
 pytestmark = [*needs_fuse, *needs_root]  # root makes itself somebody else
 

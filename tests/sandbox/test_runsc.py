@@ -21,8 +21,8 @@ from lazyfs.sandbox.runtimes.runtime import ContainerState
 from lazyfs.sandbox.runtimes.sockets import remove_dead_sockets
 from lazyfs.sandbox.specs.bundle import write_bundle
 from lazyfs.sandbox.specs.spec import OUTPUT, PIPE
-from tests.support.fake_programs import FakeRunsc
-from tests.support.mounting import wait_until
+from tests.support.mounts.mounting import wait_until
+from tests.support.sandboxes.fake_programs import FakeRunsc
 
 
 @pytest.fixture

@@ -9,9 +9,17 @@ import pytest
 from lazyfs.documents.errors import RuntimeFailed
 from lazyfs.sandbox.runtimes.runsc import Runsc
 from lazyfs.sandbox.runtimes.runtime import ContainerState
-from tests.support.fake_runtime import FakeRuntime
-from tests.support.mounting import wait_until
-from tests.support.runscs import BUSYBOX, COUNTER, NEW, OLD, lines_of, make_plan, need_runsc
+from tests.support.mounts.mounting import wait_until
+from tests.support.sandboxes.fake_runtime import FakeRuntime
+from tests.support.sandboxes.runscs import (
+    BUSYBOX,
+    COUNTER,
+    NEW,
+    OLD,
+    lines_of,
+    make_plan,
+    need_runsc,
+)
 
 COMMANDS = {"main": ("/bin/sh", "-c", COUNTER)}
 

@@ -13,7 +13,7 @@ from lazyfs.sandbox.runtimes.oci_runtimes import Crun, Runc
 from lazyfs.sandbox.runtimes.probe import binary_digest
 from lazyfs.sandbox.runtimes.runsc import Runsc
 from lazyfs.sandbox.runtimes.runtimes import Chooser
-from tests.support.fake_programs import FakeRunsc
+from tests.support.sandboxes.fake_programs import FakeRunsc
 
 
 @pytest.fixture(autouse=True)

@@ -187,7 +187,7 @@ def test_what_is_removed_and_what_is_not(sandbox: Sandbox, monkeypatch: pytest.M
     sandbox.record_path.write_text("{}")
     from lazyfs.mount import point
 
-    entry = point.MountEntry(1, 0, "0:1", os.fsencode(sandbox.rootfs("app")), "fuse", b"x")
+    entry = point.MountEntry(1, "0:1", os.fsencode(sandbox.rootfs("app")), "fuse", b"x")
     monkeypatch.setattr("lazyfs.sandbox.sandbox.load_mountinfo", lambda: [entry])
     with pytest.raises(SandboxBroken, match="bundles cannot be removed"):
         sandbox.remove()

@@ -228,7 +228,7 @@ def test_the_rest_of_a_spec() -> None:
     assert all("path" not in each for each in spec["linux"]["namespaces"])
     read_only = template_of(securityContext={"readOnlyRootFilesystem": True})
     assert spec_of(read_only)["root"]["readonly"] is True
-    assert spec_of(is_terminal=True)["process"]["terminal"] is True
+    assert spec["process"]["terminal"] is False
     assert spec_of(sandbox_id="Büx_1." + "a" * 80)["hostname"] == ("Büx-1-" + "a" * 80)[:63]
 
 

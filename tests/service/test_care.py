@@ -14,7 +14,7 @@ from lazyfs.service.care import Care
 from lazyfs.store.content.content import LayerContent
 from lazyfs.store.content.presence import ABSENT, DOUBTFUL, RESIDENT
 from lazyfs.store.content.unwritten import ReadOnlyContent
-from tests.support.layers import make_layer
+from tests.support.formats.layers import make_layer
 
 pytestmark = pytest.mark.anyio
 QUESTION = {"type": "dropped", "layers": {}}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import Lazyfs
-from tests.support.images import estargz_layer, file, make_layout, tar_bytes
-from tests.support.mounting import force_unmount, needs_fuse, run, wait_until
-from tests.support.serving import serving
+from tests.support.formats.images import estargz_layer, file, make_layout, tar_bytes
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import force_unmount, needs_fuse, run, wait_until
+from tests.support.mounts.serving import serving
 
 pytestmark = needs_fuse
 

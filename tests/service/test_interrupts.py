@@ -20,7 +20,7 @@ from lazyfs.interrupts import (
 from lazyfs.sandbox.runtimes.programs import run_program
 from lazyfs.sandbox.threads import Threads, wait_all
 from lazyfs.service.workload import Command, run_for
-from tests.support.mounting import ROOT, SECONDS
+from tests.support.mounts.mounting import ROOT, SECONDS
 
 LINES = 120  # starting a program takes as many
 

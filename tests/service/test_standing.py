@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from lazyfs.service.processes.standing import build, creation_mask, standing
-from tests.support.mounting import ROOT, needs_root, run
+from tests.support.mounts.mounting import ROOT, needs_root, run
 
 SAY = (
     "import json, sys; sys.path.insert(0, {root!r});"

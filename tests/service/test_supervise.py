@@ -22,7 +22,7 @@ from lazyfs.service.processes.supervise import (
     Word,
     wait_ended,
 )
-from tests.support.mounting import ROOT, run
+from tests.support.mounts.mounting import ROOT, run
 
 SECONDS = 30
 

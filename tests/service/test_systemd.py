@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from lazyfs.service.processes.systemd import notify, take_listener
-from tests.support.mounting import ROOT, run
-from tests.support.serving import activated
+from tests.support.mounts.mounting import ROOT, run
+from tests.support.mounts.serving import activated
 
 TAKE = """
 import os

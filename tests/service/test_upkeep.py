@@ -16,8 +16,8 @@ from lazyfs.store.content.content import LayerContent
 from lazyfs.store.paths import Store
 from lazyfs.store.upkeep.budget import Budget
 from lazyfs.store.usage import holdings_of, resident_size
-from tests.support.layers import MadeLayer, make_layer
-from tests.support.stores import keep_layer
+from tests.support.formats.layers import MadeLayer, make_layer
+from tests.support.mounts.stores import keep_layer
 
 pytestmark = pytest.mark.anyio
 LONG_AGO = time.time() - 10 * 86400

@@ -26,8 +26,8 @@ from lazyfs.service.processes.handover import (
 )
 from lazyfs.service.processes.standing import build, standing
 from lazyfs.service.processes.warm import MAX_CHILDREN
-from tests.support.mounting import ROOT, SECONDS, needs_root, wait_until
-from tests.support.serving import children_of, is_listened_to
+from tests.support.mounts.mounting import ROOT, SECONDS, needs_root, wait_until
+from tests.support.mounts.serving import children_of, is_listened_to
 
 SCRIPT = """
 import json, os, signal, sys, threading, time

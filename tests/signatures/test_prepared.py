@@ -15,10 +15,17 @@ from lazyfs.store.paths import Store
 from lazyfs.store.signatures import load_newest, load_signatures
 from lazyfs.trust.errors import CannotTell, PolicyFault, Untrusted
 from lazyfs.trust.options import TrustOptions
-from tests.support.images import directory, estargz_layer, file, make_layout, tagged, tar_bytes
-from tests.support.registry import FakeRegistry
-from tests.support.registry_wire import Answer
-from tests.support.registry_wire import Request as Asked
+from tests.support.formats.images import (
+    directory,
+    estargz_layer,
+    file,
+    make_layout,
+    tagged,
+    tar_bytes,
+)
+from tests.support.registries.registry import FakeRegistry
+from tests.support.registries.registry_wire import Answer
+from tests.support.registries.registry_wire import Request as Asked
 from tests.support.signing import Cosigner, Notary
 
 pytestmark = pytest.mark.anyio

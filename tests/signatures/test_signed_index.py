@@ -10,7 +10,7 @@ from lazyfs.convert.indexing import build_index_of, push_index
 from lazyfs.image.prepare import Prepared, Request, prepare
 from lazyfs.registry.source import AccessOptions
 from lazyfs.trust.options import TrustOptions
-from tests.support.images import (
+from tests.support.formats.images import (
     directory,
     file,
     make_layout,
@@ -18,7 +18,7 @@ from tests.support.images import (
     tagged,
     tar_bytes,
 )
-from tests.support.registry import FakeRegistry
+from tests.support.registries.registry import FakeRegistry
 from tests.support.signing import Notary, described
 
 pytestmark = pytest.mark.anyio

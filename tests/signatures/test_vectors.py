@@ -14,7 +14,7 @@ from cryptography.x509 import ocsp
 
 from lazyfs.cli.main import cli
 from tests.support import cosign
-from tests.support.registry import FakeRegistry
+from tests.support.registries.registry import FakeRegistry
 from tests.support.trust import NOTATION
 from tests.trust.test_vectors import (
     CASES,

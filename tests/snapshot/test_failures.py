@@ -21,10 +21,10 @@ from lazyfs.oci.platforms import Platform
 from lazyfs.snapshot.stores.directory_store import DirectoryStore
 from lazyfs.snapshot.stores.keys import manifest_key
 from lazyfs.snapshot.stores.pointers import Pointer
-from tests.support.fake_bases import image
-from tests.support.fake_runtime import FakeRuntime
-from tests.support.mounting import ROOT
-from tests.support.world import TAG, Machine, counter, directory, machine, neighbour, pair
+from tests.support.mounts.mounting import ROOT
+from tests.support.sandboxes.fake_bases import image
+from tests.support.sandboxes.fake_runtime import FakeRuntime
+from tests.support.sandboxes.world import TAG, Machine, counter, directory, machine, neighbour, pair
 
 
 def saved(tmp_path: Path) -> Machine:

@@ -17,8 +17,8 @@ from lazyfs.snapshot.golden import generations
 from lazyfs.snapshot.review import Wanted, review
 from tests.cli.test_json_reference import fields_of, section
 from tests.snapshot.test_scenarios_golden import Builder
-from tests.support.fake_runtime import ABILITIES, FakeRuntime
-from tests.support.world import HOST, Machine, machine, neighbour
+from tests.support.sandboxes.fake_runtime import ABILITIES, FakeRuntime
+from tests.support.sandboxes.world import HOST, Machine, machine, neighbour
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ from lazyfs.snapshot.stores.snapshots import Loaded, Snapshots
 from lazyfs.snapshot.stores.stores import open_objects
 from lazyfs.snapshot.stores.transfer import copy_snapshot
 from lazyfs.store.profiles import Profile, encode_profile
-from tests.support.world import Machine, counter, directory, machine, neighbour
+from tests.support.sandboxes.world import Machine, counter, directory, machine, neighbour
 
 DEEP: Any = []
 for _ in range(50):

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from lazyfs.cli.main import cli
 from lazyfs.image import build as module
 from lazyfs.store.paths import Store, StoreFull
-from tests.support.faults import status
-from tests.support.images import directory, estargz_layer, file, make_layout, tar_bytes
-from tests.support.registry import FakeRegistry
+from tests.support.formats.images import directory, estargz_layer, file, make_layout, tar_bytes
+from tests.support.registries.faults import status
+from tests.support.registries.registry import FakeRegistry
 
 
 def layer_of(text: bytes):

@@ -11,9 +11,9 @@ from lazyfs.sandbox.runtimes.runtime import ContainerState
 from lazyfs.sandbox.sandbox import Sandbox
 from lazyfs.snapshot import recover as recovering
 from lazyfs.snapshot.recover import InUse, delete, recover
-from tests.support.fake_bases import FakeImages, image
-from tests.support.fake_runtime import Crash
-from tests.support.world import TAG, Machine
+from tests.support.sandboxes.fake_bases import FakeImages, image
+from tests.support.sandboxes.fake_runtime import Crash
+from tests.support.sandboxes.world import TAG, Machine
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 
 from lazyfs.documents.lockfile import load_lock
 from tests.cli.conftest import Run, cache_dir, run
-from tests.support.images import host_platform, layer_from_fixture, make_layout, tagged
-from tests.support.registry import FakeRegistry
+from tests.support.formats.images import host_platform, layer_from_fixture, make_layout, tagged
+from tests.support.registries.registry import FakeRegistry
 
 __all__ = ["cache_dir", "run"]  # fixtures
 

@@ -36,10 +36,10 @@ from lazyfs.snapshot.extensions import unpack_profiles
 from lazyfs.snapshot.stores.directory_store import DirectoryStore
 from lazyfs.snapshot.stores.pointers import Pointer
 from lazyfs.store.profiles import Profile, decode_profile, encode_profile
-from tests.support.fake_runtime import ABILITIES, Crash, FakeRuntime
-from tests.support.mounting import ROOT
-from tests.support.snapshots import FaultyStore
-from tests.support.world import Machine, counter, machine, neighbour, pair
+from tests.support.mounts.mounting import ROOT
+from tests.support.sandboxes.fake_runtime import ABILITIES, Crash, FakeRuntime
+from tests.support.sandboxes.snapshots import FaultyStore
+from tests.support.sandboxes.world import Machine, counter, machine, neighbour, pair
 
 SCHEMA = ROOT / "docs" / "reference" / "snapshot-manifest.schema.json"
 

@@ -12,7 +12,7 @@ from lazyfs.documents.errors import (
     StoreFailed,
     TemplateInvalid,
 )
-from lazyfs.documents.journal import Failure
+from lazyfs.documents.journal import Failure, SandboxBroken
 from lazyfs.documents.template import Template
 from lazyfs.documents.template_reading import with_images
 from lazyfs.sandbox.sandbox import Sandbox, SandboxMissing
@@ -23,10 +23,10 @@ from lazyfs.snapshot.publish import Made
 from lazyfs.snapshot.recover import delete
 from lazyfs.snapshot.restore import Order as RestoreOrder
 from lazyfs.snapshot.review import Wanted
-from tests.support.fake_bases import image
-from tests.support.fake_runtime import FakeRuntime
-from tests.support.snapshots import FaultyStore
-from tests.support.world import TAG, Machine, counter, machine, neighbour
+from tests.support.sandboxes.fake_bases import image
+from tests.support.sandboxes.fake_runtime import FakeRuntime
+from tests.support.sandboxes.snapshots import FaultyStore
+from tests.support.sandboxes.world import TAG, Machine, counter, machine, neighbour
 
 
 class Builder:
@@ -214,4 +214,12 @@ def test_clones_that_cannot_be_had_leave_nothing(tmp_path: Path) -> None:
 
 def test_no_build_of_that_name(tmp_path: Path) -> None:
     with pytest.raises(golden.NoGolden):
+        golden.load_status(tmp_path, "counter")
+
+
+def test_a_status_that_others_can_write_is_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "counter.json"
+    path.write_text("{}")
+    path.chmod(0o666)
+    with pytest.raises(SandboxBroken, match="other users can write to it"):
         golden.load_status(tmp_path, "counter")

@@ -26,11 +26,11 @@ from tests.snapshot.test_failures import (
     STORED,
     check_tests_exist,
 )
-from tests.support.command import Lazyfs
-from tests.support.fake_bases import image
-from tests.support.images import directory, estargz_layer, file, make_layout, tar_bytes
-from tests.support.mounting import force_unmount, needs_fuse
-from tests.support.world import TAG, counter, machine, pair
+from tests.support.formats.images import directory, estargz_layer, file, make_layout, tar_bytes
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import force_unmount, needs_fuse
+from tests.support.sandboxes.fake_bases import image
+from tests.support.sandboxes.world import TAG, counter, machine, pair
 
 PREFIX = "user.lazyfs."
 

@@ -38,10 +38,10 @@ from lazyfs.sandbox.sandbox import SandboxExists
 from lazyfs.snapshot.gates import Allowed, BadRestoreOption
 from lazyfs.snapshot.legacy import NotPinned
 from lazyfs.snapshot.stores.keys import manifest_key
-from tests.support.fake_bases import image
-from tests.support.fake_runtime import ABILITIES, Crash, FakeRuntime
-from tests.support.s3 import ENVIRONMENT, Fault, S3Server
-from tests.support.world import TAG, Machine, counter, directory, machine, neighbour, pair
+from tests.support.sandboxes.fake_bases import image
+from tests.support.sandboxes.fake_runtime import ABILITIES, Crash, FakeRuntime
+from tests.support.sandboxes.s3 import ENVIRONMENT, Fault, S3Server
+from tests.support.sandboxes.world import TAG, Machine, counter, directory, machine, neighbour, pair
 
 
 def saved(tmp_path: Path, times: int = 5, **fields: Any) -> Machine:

@@ -1,7 +1,6 @@
 """``lazyfs snapshot`` and ``lazyfs gc``."""
 
 import json
-import logging
 import os
 import re
 from collections.abc import Iterator
@@ -10,9 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from click.testing import CliRunner, Result
 
-from lazyfs.cli.main import cli
 from lazyfs.documents.journal import State
 from lazyfs.documents.manifest import Layer
 from lazyfs.oci.manifest import decode_manifest
@@ -21,8 +18,9 @@ from lazyfs.snapshot.stores.directory_store import DirectoryStore
 from lazyfs.snapshot.stores.keys import manifest_key
 from lazyfs.snapshot.stores.pointers import Pointer
 from lazyfs.snapshot.stores.snapshots import Snapshots
-from tests.support.images import directory, estargz_layer, file, make_layout, tar_bytes
-from tests.support.snapshots import ID, LATER_ID, FaultyStore, draft, image, store
+from tests.support.formats.images import directory, estargz_layer, file, make_layout, tar_bytes
+from tests.support.mounts.in_process import in_process
+from tests.support.sandboxes.snapshots import ID, LATER_ID, FaultyStore, draft, image, store
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "json.md"
 
@@ -32,18 +30,8 @@ def lazyfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Run ``lazyfs`` with words, in this process."""
     for name in ("cache", "state", "runtime"):
         monkeypatch.setenv(f"LAZYFS_{name.upper()}_DIR", str(tmp_path / name))
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-
-    def invoke(*words: object) -> Result:
-        done = CliRunner().invoke(cli, [str(word) for word in words])
-        assert "E_BUG" not in done.stderr, done.stderr
-        assert "Traceback" not in done.stderr, done.stderr
-        return done
-
-    yield invoke
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    with in_process() as invoke:
+        yield invoke
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from lazyfs.snapshot.stores.collect import collect
 from lazyfs.snapshot.stores.directory_store import DirectoryStore
 from lazyfs.snapshot.stores.keys import manifest_key
 from lazyfs.snapshot.stores.snapshots import Snapshots
-from tests.support.snapshots import FaultyStore, draft, store
+from tests.support.sandboxes.snapshots import FaultyStore, draft, store
 
 DAY = 24 * 3600.0
 NOW = 1_800_000_000.0

@@ -12,7 +12,7 @@ from lazyfs.documents.errors import NoSpace, StoreFailed
 from lazyfs.snapshot.stores.directory_store import DirectoryStore
 from lazyfs.snapshot.stores.keys import BadKey
 from lazyfs.snapshot.stores.objects import ObjectMissing
-from tests.support.mounting import ROOT
+from tests.support.mounts.mounting import ROOT
 
 SECONDS = 60
 

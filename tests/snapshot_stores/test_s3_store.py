@@ -23,9 +23,9 @@ from lazyfs.snapshot.stores.s3_store import S3Store
 from lazyfs.snapshot.stores.snapshots import Snapshots
 from lazyfs.snapshot.stores.stores import open_objects
 from lazyfs.snapshot.stores.transfer import copy_snapshot
-from tests.support.mounting import ROOT
-from tests.support.s3 import ENVIRONMENT, Fault, S3Server
-from tests.support.snapshots import CONTENTS, ID, LATER_ID, FaultyStore, draft, store
+from tests.support.mounts.mounting import ROOT
+from tests.support.sandboxes.s3 import ENVIRONMENT, Fault, S3Server
+from tests.support.sandboxes.snapshots import CONTENTS, ID, LATER_ID, FaultyStore, draft, store
 
 SECONDS = 60
 PART = 5 << 20  # the least that S3 takes

@@ -36,7 +36,16 @@ from lazyfs.snapshot.stores.pointers import Pointer, decode_pointer
 from lazyfs.snapshot.stores.snapshots import ID_RE, Snapshots, new_id
 from lazyfs.snapshot.stores.stores import BadStore, open_objects, parse_snapshot_name
 from lazyfs.snapshot.stores.transfer import copy_snapshot
-from tests.support.snapshots import CONTENTS, ID, LATER_ID, Draft, FaultyStore, draft, image, store
+from tests.support.sandboxes.snapshots import (
+    CONTENTS,
+    ID,
+    LATER_ID,
+    Draft,
+    FaultyStore,
+    draft,
+    image,
+    store,
+)
 
 SECONDS = 60
 
@@ -261,7 +270,6 @@ def test_manifests_that_cannot_be_read(snapshots, objects, made):
     objects.put_if_absent(manifest_key(ID), json.dumps(document).encode())
     with pytest.raises(VersionUnsupported):
         snapshots.load(ID)
-    assert json.loads(snapshots.load_raw(ID))["version"] == 2
     objects.put_if_absent(manifest_key(LATER_ID), b" " * (2 << 20))
     with pytest.raises(ManifestInvalid, match="longer than 1048576 bytes"):
         snapshots.load(LATER_ID)

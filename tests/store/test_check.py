@@ -14,8 +14,8 @@ from lazyfs.store.paths import Store
 from lazyfs.store.upkeep.check import Check, check_store
 from lazyfs.store.usage import layers_in, resident_size
 from tests.store.test_content import crash_after_fill
-from tests.support.layers import MadeLayer, make_layer
-from tests.support.stores import KeptImage, keep_image, keep_layer
+from tests.support.formats.layers import MadeLayer, make_layer
+from tests.support.mounts.stores import KeptImage, keep_image, keep_layer
 
 
 @pytest.fixture
@@ -92,8 +92,8 @@ def test_what_is_in_use_is_checked_too(store: Store, image: KeptImage, layer: Ma
     user = LayerContent(store.layer_path(layer.toc.digest), layer.table)
     bend(user.folder / "content", 0)
     assert [fault.chunk for fault in check(store, repair=True).rotten] == [0]
-    assert not user.is_resident(range(1))
-    assert user.is_resident(range(1, layer.table.count))
+    assert not user.are_resident(range(1))
+    assert user.are_resident(range(1, layer.table.count))
     user.close()
 
 
@@ -165,7 +165,7 @@ def test_a_rotten_table_of_a_layer_in_use(store: Store, image: KeptImage, layer:
     assert table.is_dropped
     assert not content.is_dropped
     assert "is in use" in content.reason
-    assert user.is_resident(range(layer.table.count))
+    assert user.are_resident(range(layer.table.count))
     user.close()
 
 

@@ -11,9 +11,9 @@ from lazyfs.store.completeness import TICK, Survey, survey_layer
 from lazyfs.store.content.content import LayerContent
 from lazyfs.store.content.unwritten import ReadOnlyContent
 from lazyfs.store.paths import Store
-from tests.support.layers import MadeLayer, make_layer
-from tests.support.mounting import wait_until
-from tests.support.stores import device_of, keep_layer
+from tests.support.formats.layers import MadeLayer, make_layer
+from tests.support.mounts.mounting import wait_until
+from tests.support.mounts.stores import device_of, keep_layer
 
 SIZE = 105_000
 

@@ -19,7 +19,7 @@ from lazyfs.store.content.content import (
 from lazyfs.store.content.presence import ABSENT, DOUBTFUL, HEADER_SIZE, RESIDENT
 from lazyfs.store.content.rows import IOV_MAX, Payload, rows_of
 from lazyfs.store.content.unwritten import UnstoredContent
-from tests.support.layers import MadeLayer, make_layer
+from tests.support.formats.layers import MadeLayer, make_layer
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +44,10 @@ def fill(content: LayerContent, layer: MadeLayer) -> None:
 
 def test_a_chunk_is_resident_once_written(tmp_path: Path, layer: MadeLayer) -> None:
     content = LayerContent(tmp_path / "layer", layer.table)
-    assert not content.is_resident(range(1))
+    assert not content.are_resident(range(1))
     content.write(0, payload(layer, 0))
-    assert content.is_resident(range(1))
-    assert not content.is_resident(range(2))
+    assert content.are_resident(range(1))
+    assert not content.are_resident(range(2))
     assert content.read(0, 5000) == layer.files[b"file0000"]
     assert content.resident_size() == 5000
     content.close()
@@ -69,7 +69,7 @@ def crash_after_fill(folder: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path\n"
         "from tests.store.test_content import fill\n"
-        "from tests.support.layers import make_layer\n"
+        "from tests.support.formats.layers import make_layer\n"
         "from lazyfs.store.content.content import LayerContent\n"
         "layer = make_layer([5000, 1, 70_000, 4096, 12_345], chunk_size=16_384)\n"
         "fill(LayerContent(Path(sys.argv[1]), layer.table), layer)\n"
@@ -86,7 +86,7 @@ def test_after_a_kill_chunks_are_hashed_again(tmp_path: Path, layer: MadeLayer) 
         file.write(b"\xff\xff")
     content = LayerContent(tmp_path / "layer", layer.table)
     assert set(content.states) == {DOUBTFUL}
-    assert not content.is_resident(range(1))
+    assert not content.are_resident(range(1))
     assert content.confirm(0)
     assert content.states[0] == RESIDENT
     assert not content.confirm(2)
@@ -98,16 +98,16 @@ def test_a_second_user_does_not_doubt_a_live_one(tmp_path: Path, layer: MadeLaye
     first = LayerContent(tmp_path / "layer", layer.table)
     first.write(0, payload(layer, 0))
     second = LayerContent(tmp_path / "layer", layer.table)
-    assert second.is_resident(range(1))
+    assert second.are_resident(range(1))
     second.write(1, payload(layer, 1))
-    assert first.is_resident(range(2))
+    assert first.are_resident(range(2))
     first.close()
     third = LayerContent(tmp_path / "layer", layer.table)
-    assert third.is_resident(range(2))
+    assert third.are_resident(range(2))
     second.close()
     third.close()
     last = LayerContent(tmp_path / "layer", layer.table)
-    assert last.is_resident(range(2))
+    assert last.are_resident(range(2))
     last.close()
 
 
@@ -279,7 +279,7 @@ def test_unstored_content_takes_nothing(tmp_path: Path, layer: MadeLayer) -> Non
     with pytest.raises(NotStored):
         content.write(0, payload(layer, 0))
     assert content.write_all(payloads(layer, [0, 3])) == [0, 3]
-    assert not content.is_resident(range(1))
+    assert not content.are_resident(range(1))
     assert content.resident_size() == 0
     content.close()
 

@@ -19,8 +19,8 @@ from lazyfs.store.profiles import Profile, load_profile, save_profile
 from lazyfs.store.upkeep.evict import evict, eviction_lock, remove_unused
 from lazyfs.store.upkeep.removal import remove_image
 from lazyfs.store.usage import holdings_of, layers_in, resident_size
-from tests.support.layers import MadeLayer, make_layer
-from tests.support.stores import keep_image, keep_layer
+from tests.support.formats.layers import MadeLayer, make_layer
+from tests.support.mounts.stores import keep_image, keep_layer
 
 NOW = time.time()
 DAYS = 86400.0
@@ -76,7 +76,7 @@ def test_what_is_in_use_stays(store: Store) -> None:
     keep_image(store, idle, used=200)
     content = LayerContent(store.layer_path(used.toc.digest), used.table)
     assert evict(store, 0, grace_seconds=-1).freed_size > 1_000_000
-    assert content.is_resident(range(used.table.count))
+    assert content.are_resident(range(used.table.count))
     assert list(holdings_of(store).images) == [str(image.manifest)]
     assert blobs_of(store) == hexes(image.manifest, image.config, image.index)
     content.close()

@@ -15,7 +15,7 @@ from lazyfs.store.content.unwritten import UnstoredContent
 from lazyfs.store.layers import load_toc, save_layer
 from lazyfs.store.paths import Store
 from lazyfs.store.upkeep.check import check_store
-from tests.support.zstdchunked import zstd_layer
+from tests.support.formats.zstdchunked import zstd_layer
 
 LARGE = 40 << 30
 FILES = {"a": [b"data"], "b": [b"x" * 300, 100_000, b"y" * 4000], "zeros": [70_000]}

@@ -12,8 +12,8 @@ from lazyfs.store.content.content import ContentUnusable, LayerContent
 from lazyfs.store.content.locks import has_users, lock_for_use, share
 from lazyfs.store.content.presence import ABSENT, DOUBTFUL, RESIDENT
 from tests.store.test_content import crash_after_fill
-from tests.support.layers import MadeLayer, make_layer
-from tests.support.mounting import wait_until
+from tests.support.formats.layers import MadeLayer, make_layer
+from tests.support.mounts.mounting import wait_until
 
 
 @pytest.fixture

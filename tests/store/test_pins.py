@@ -14,8 +14,8 @@ from lazyfs.store.quarantine import put_aside
 from lazyfs.store.upkeep.evict import evict, remove_unused
 from lazyfs.store.upkeep.removal import Pinned, empty_layer, remove_image, remove_layer
 from lazyfs.store.usage import holdings_of, resident_size
-from tests.support.layers import MadeLayer, make_layer
-from tests.support.stores import KeptImage, keep_image
+from tests.support.formats.layers import MadeLayer, make_layer
+from tests.support.mounts.stores import KeptImage, keep_image
 
 
 @pytest.fixture

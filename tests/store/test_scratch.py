@@ -13,11 +13,11 @@ from lazyfs.store.paths import Store
 from lazyfs.store.scratch import open_scratch, sweep
 from lazyfs.store.upkeep.evict import evict, remove_unused
 from tests.formats.test_layer_pass import tar_of, words
-from tests.support import faults
-from tests.support.command import Lazyfs
-from tests.support.images import OCI_GZIP, Layer, make_layout
-from tests.support.mounting import ROOT, SECONDS, wait_until
-from tests.support.registry import FakeRegistry
+from tests.support.formats.images import OCI_GZIP, Layer, make_layout
+from tests.support.mounts.command import Lazyfs
+from tests.support.mounts.mounting import ROOT, SECONDS, wait_until
+from tests.support.registries import faults
+from tests.support.registries.registry import FakeRegistry
 
 HOLDER = """
 import os, sys

@@ -12,7 +12,7 @@ from lazyfs.store.paths import Store
 from lazyfs.store.upkeep.removal import LayerInUse, empty_layer, remove_layer
 from lazyfs.store.usage import holdings_of, layers_in, resident_size
 from tests.store.test_content import fill
-from tests.support.layers import MadeLayer, make_layer
+from tests.support.formats.layers import MadeLayer, make_layer
 
 
 def put(store: Store, seed: int, when: float) -> MadeLayer:
@@ -49,7 +49,7 @@ def test_what_is_in_use_is_neither_removed_nor_emptied(store: Store) -> None:
         remove_layer(store, layer.toc.digest)
     with pytest.raises(LayerInUse):
         empty_layer(store, layer.toc.digest)
-    assert content.is_resident(range(layer.table.count))
+    assert content.are_resident(range(layer.table.count))
     content.close()
     assert not layers_in(store)[0].is_in_use
     assert remove_layer(store, layer.toc.digest) >= 1_000_000

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.images import estargz_layer, file, make_layout, tar_bytes
+from tests.support.formats.images import estargz_layer, file, make_layout, tar_bytes
 from tools.bench import decode, hits, table, work
 from tools.bench.limits import Link
 from tools.bench.matrix import MAX_RUNS, plan

@@ -6,7 +6,7 @@ import pytest
 
 from lazyfs.formats.tocs import scan
 from lazyfs.rootfs.erofs_writer import BuiltIndex
-from tests.support.tocs import raw_entry, raw_file, spelled
+from tests.support.formats.tocs import raw_entry, raw_file, spelled
 from tools import fuzz_tree
 
 pytestmark = pytest.mark.skipif(not scan.can_scan(), reason="nothing was compiled")

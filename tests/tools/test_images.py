@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.images import Item, directory, file, hardlink, symlink, tar_bytes
-from tests.support.registry import FakeRegistry
+from tests.support.formats.images import Item, directory, file, hardlink, symlink, tar_bytes
+from tests.support.registries.registry import FakeRegistry
 from tools.bench import distribution, puller
 from tools.images import debian, host, layout, synthetic
 from tools.images.tree import Node, Tree, add_parents, total_size

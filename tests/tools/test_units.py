@@ -10,7 +10,7 @@ import pytest
 from lazyfs.cli.directories import runtime_directory
 from lazyfs.cli.main import cli
 from lazyfs.service.processes.handover import CONTROL_SOCKET
-from tests.support.mounting import ROOT, run
+from tests.support.mounts.mounting import ROOT, run
 
 UNITS = sorted((ROOT / "tools/packaging/systemd").glob("*/*"))
 # Anything that gives a service a mount namespace of its own hides its mounts from everybody.

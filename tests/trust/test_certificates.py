@@ -278,7 +278,7 @@ def test_another_name_before_the_same_key() -> None:
 def test_an_authority_whose_key_is_not_supported() -> None:
     weak = rsa.generate_private_key(public_exponent=65537, key_size=1024)
     authority = pki.issue("weak", authority=True, key=weak)
-    with pytest.raises(Malformed, match="CN=weak,.* is not supported"):
+    with pytest.raises(Malformed, match=r"CN=weak,.* is not supported"):
         check_issued_by(pki.issue("leaf", authority).certificate, authority.certificate)
 
 

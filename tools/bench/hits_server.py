@@ -56,7 +56,7 @@ class ResidentContents:
 
     def read_nowait(self, device: int, offset: int, size: int) -> bytes | None:
         chunks = self.content.table.covering(offset, offset + size)
-        return self.content.read(offset, size) if self.content.is_resident(chunks) else None
+        return self.content.read(offset, size) if self.content.are_resident(chunks) else None
 
     async def read(self, device: int, offset: int, size: int) -> bytes:
         raise StoreError(f"device {device}: got bytes at {offset} that are missing, expected none")

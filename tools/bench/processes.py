@@ -128,10 +128,10 @@ class DockerRegistry(RunningProcess):
 class EmbeddedRegistry(RunningProcess):
     """The tests' own registry; used where docker-registry is not installed."""
 
-    name = "tests.support.registry"
+    name = "tests.support.registries.registry"
 
     def __init__(self, folder: Path) -> None:
-        super().__init__([sys.executable, "-m", "tests.support.registry", str(folder)])
+        super().__init__([sys.executable, "-m", "tests.support.registries.registry", str(folder)])
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().decode().split()[-1]
         self.port = int(self.address.rpartition(":")[2])

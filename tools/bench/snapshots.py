@@ -41,8 +41,8 @@ from lazyfs.snapshot.recover import delete
 from lazyfs.snapshot.review import Wanted
 from lazyfs.snapshot.stores.objects import ObjectStore
 from lazyfs.snapshot.stores.snapshots import Snapshots
-from tests.support.images import directory, estargz_layer, file, make_layout, tar_bytes
-from tests.support.runscs import NEW, lines_of, make_plan, runsc_path
+from tests.support.sandboxes.runscs import NEW, lines_of, make_plan, runsc_path
+from tools.bench.holder import make_holder
 from tools.bench.processes import EmbeddedRegistry, RunningLink
 from tools.bench.puller import pull
 from tools.bench.sides import compile_lazyfs
@@ -193,20 +193,10 @@ def compare_sizes(folder: Path, program: Path, size: int, runs: int) -> None:
     The same work comes before each measurement, and who is first changes: memory that was let go of
     a moment ago is faster than what the machine has not touched for long.
     """
-    folder.mkdir()
-    holder = folder / "holder"
-    source = Path(__file__).with_name("holder.c")
-    subprocess.run(["cc", "-O2", "-static", "-o", holder, source], check=True, timeout=60)
-    items = [*(directory(name) for name in ("bin", "dev", "etc", "proc", "sys", "tmp"))]
-    items.append(file("bin/holder", holder.read_bytes(), mode=0o755))
-    make_layout(folder / "layout", [estargz_layer(tar_bytes(items))])
+    rootfs = make_holder(folder)
     words = ("/bin/holder", str(size))
     container = Container(name="holder", image=f"oci:{folder}/layout", command=words)
     template = Template(name="holder", containers=(container,))
-    rootfs = folder / "rootfs"
-    for item in ("bin", "dev", "etc", "proc", "sys", "tmp"):
-        (rootfs / item).mkdir(parents=True)
-    shutil.copy(holder, rootfs / "bin")
     plain: Samples = {}
     lazy: Samples = {}
     side = Side(folder / "lazy", Runsc(program))

@@ -4,9 +4,10 @@ docs/reference/formats.md lists the latter under the same words, with the reason
 them is a fault.
 """
 
+import posixpath
 import re
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -91,11 +92,12 @@ class Facts(msgspec.Struct, frozen=True):
     """What of an image and the run matters to what is meant.
 
     ``members`` are those of each layer, as far as they can be read; ``started`` is a time, in
-    seconds.
+    seconds.  ``global_names`` are what global PAX headers are called.
     """
 
     members: Sequence[Sequence[TarMember]]
     started: int
+    global_names: Sequence[bytes] = ()
 
     def whiteouts(self, layer: int) -> list[bytes]:
         """Return the paths of a layer's whiteouts, with their symlinks followed if that can be."""
@@ -118,7 +120,14 @@ def facts_of(layers: Sequence[bytes], started: int) -> Facts:
         except FormatError:
             pass
         members.append(found)
-    return Facts(members, started)
+    return Facts(members, started, [name for layer in layers for name in _global_names(layer)])
+
+
+def _global_names(layer: bytes) -> Iterator[bytes]:
+    for at in range(0, len(layer), 512):
+        if layer[at + 156 : at + 157] == b"g" and layer[at + 257 : at + 262] == b"ustar":
+            name = layer[at : at + 100].partition(b"\0")[0]
+            yield posixpath.normpath(b"/" + name).strip(b"/")
 
 
 def reason(facts: Facts, difference: Difference) -> str | None:
@@ -216,6 +225,16 @@ def _wh(path: bytes) -> bool:
     return any(name.startswith(b".wh.") for name in path.split(b"/"))
 
 
+def _is_global(facts: Facts, each: Difference) -> bool:
+    """The directories above the name of a global header, and what had that name."""
+    if each.field != "name":
+        return False
+    path = each.path
+    if each.theirs:
+        return any(name.startswith(path + b"/") for name in facts.global_names)
+    return any((path + b"/").startswith(name + b"/") for name in facts.global_names)
+
+
 def _is_null_device(facts: Facts, each: Difference) -> bool:
     node = each.node
     return (
@@ -250,6 +269,7 @@ LISTED: Mapping[str, Callable[[Facts, Difference], bool]] = {
     "the end of a tar before its beginning": _refused_by_us(
         "zeros and then other bytes, which is not a tar"
     ),
+    "global PAX headers": _is_global,
     "an opaque marker in the root": _is_root_opaque,
     "names below a whiteout's": _is_below_whiteout,
     "device 0:0": _is_null_device,
@@ -262,7 +282,9 @@ LISTED: Mapping[str, Callable[[Facts, Difference], bool]] = {
         "layer [0-9]+: lstat .*: not a directory",
         "layer [0-9]+: too many links",
     ),
-    "symlinks in a circle below": _refused_by_them("layer [1-9]: (lstat .*: )?too many l"),
+    "symlinks in a circle below": _refused_by_them(
+        "layer [1-9]: (lstat .*: )?too many l", "too many levels of symbolic links"
+    ),
     "owners and devices that Linux cannot hold": _refused_by_us(
         "does not fit into 32 bits$", "got device .* expected at most"
     ),

@@ -7,44 +7,85 @@ cannot is left out, by name.
 import binascii
 import bz2
 import gzip
-import json
 import lzma
-import shutil
-import subprocess
-import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import zstandard
 
 from lazyfs.errors import FormatError
 from lazyfs.formats.tars.tar import TarScanner
+from tools.differential.packages import (
+    DebianSources,
+    NotToBeHad,
+    go_module,
+    go_package,
+    npm_package,
+    python_source,
+    rust_crate,
+)
 
 MAX_SIZE = 8 << 20
 MAX_UNPACKED = 64 << 20
-SECONDS = 60
+GO_PACKAGES = ("archive/tar",)
 GO_MODULES = (
     "github.com/vbatts/tar-split@v0.12.2",
     "github.com/moby/go-archive@v0.1.0",
-    "github.com/containerd/stargz-snapshotter/estargz@v0.18.1",
-    "github.com/opencontainers/umoci@v0.5.0",
+    "github.com/docker/docker@v28.3.3+incompatible",
     "github.com/google/go-containerregistry@v0.20.6",
+    "github.com/containers/image/v5@v5.36.1",
+    "github.com/containers/buildah@v1.39.3",
+    "github.com/anchore/stereoscope@v0.1.2",
+    "github.com/hashicorp/go-getter@v1.7.8",
+    "github.com/nlepage/go-tarfs@v1.2.1",
+    "github.com/mholt/archiver/v3@v3.5.1",
     "github.com/mholt/archives@v0.1.3",
 )
-PYTHON_SOURCES = ("ratarmountcore==0.8.0", "libarchive-c==5.3")
-DEBIAN_SOURCES = ("libarchive", "tar", "libcommons-compress-java", "node-tar", "rust-tar", "dpkg")
+PYTHON_SOURCES = ("libarchive-c==5.3",)
+NPM_PACKAGES = ("tar@2.2.2", "tar-fs@2.1.1")
+RUST_CRATES = ("astral-tokio-tar@0.5.6", "tar-parser2@0.9.1")
+DEBIAN_SOURCES = (
+    "libarchive",
+    "libcommons-compress-java",
+    "node-tar",
+    "node-tar-stream",
+    "rust-tar",
+    "dpkg",
+    "busybox",
+    "python3.11",
+    "docker.io",
+)
+
+Fetch = Callable[[str, Path], Path]
 
 
-def fetch_all(folder: Path) -> Iterator[tuple[str, Path | None]]:
-    """Yield each corpus' name and the folder it is in, None where it cannot be had."""
-    yield "Go archive/tar", _go_root()
-    for module in GO_MODULES:
-        yield f"Go module {module}", _go_module(module)
-    for source in PYTHON_SOURCES:
-        yield f"PyPI {source}", _python(source, folder / source)
-    for source in DEBIAN_SOURCES:
-        yield f"Debian source {source}", _debian(source, folder / f"debian-{source}")
+def fetch_all(folder: Path) -> Iterator[tuple[str, Path | str]]:
+    """Yield each corpus' name and the folder it is in; or why it cannot be had."""
+    debian = DebianSources(folder / "apt")
+    kinds: tuple[tuple[str, Fetch, tuple[str, ...]], ...] = (
+        ("Go", go_package, GO_PACKAGES),
+        ("Go module", go_module, GO_MODULES),
+        ("PyPI", python_source, PYTHON_SOURCES),
+        ("npm", npm_package, NPM_PACKAGES),
+        ("crate", rust_crate, RUST_CRATES),
+        ("Debian source", debian.source, DEBIAN_SOURCES),
+    )
+    number = 0
+    for kind, fetch, names in kinds:
+        for name in names:
+            number += 1
+            place = folder / str(number)
+            place.mkdir(parents=True)
+            yield f"{kind} {name}", _had(fetch, name, place)
+
+
+def _had(fetch: Fetch, name: str, place: Path) -> Path | str:
+    try:
+        found = fetch(name, place)
+    except (NotToBeHad, OSError, ValueError) as exc:
+        return str(exc)
+    return found if found.is_dir() else "there is nothing in it"
 
 
 def tars_in(folder: Path) -> Iterator[tuple[str, bytes]]:
@@ -72,53 +113,6 @@ def _is_huge(tar: bytes) -> bool:
     except FormatError:
         pass
     return size > MAX_UNPACKED
-
-
-def _run(*words: str | Path, folder: Path | None = None) -> str | None:
-    if shutil.which(str(words[0])) is None:
-        return None
-    try:
-        done = subprocess.run(
-            words, cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return None
-    return done.stdout if done.returncode == 0 else None
-
-
-def _go_root() -> Path | None:
-    root = _run("go", "env", "GOROOT")
-    found = Path(root.strip()) / "src/archive/tar/testdata" if root else None
-    return found if found is not None and found.is_dir() else None
-
-
-def _go_module(module: str) -> Path | None:
-    said = _run("go", "mod", "download", "-json", module)
-    return Path(json.loads(said)["Dir"]) if said else None
-
-
-def _python(source: str, folder: Path) -> Path | None:
-    folder.mkdir(parents=True, exist_ok=True)
-    words = ("pip3", "download", "-q", "--no-deps", "--no-build-isolation", "--no-binary", ":all:")
-    said = _run(*words, "-d", folder, source)
-    return _opened(folder) if said is not None or any(folder.iterdir()) else None
-
-
-def _debian(source: str, folder: Path) -> Path | None:
-    folder.mkdir(parents=True, exist_ok=True)
-    said = _run("apt-get", "source", "--download-only", "-qq", source, folder=folder)
-    return _opened(folder) if said is not None else None
-
-
-def _opened(folder: Path) -> Path | None:
-    for path in list(folder.iterdir()):
-        if ".tar" in path.name and path.is_file():
-            try:
-                with tarfile.open(path) as archive:
-                    archive.extractall(folder / "opened", filter="data")
-            except (tarfile.TarError, OSError):
-                continue
-    return folder / "opened" if (folder / "opened").is_dir() else None
 
 
 def _uudecoded(data: bytes) -> bytes:

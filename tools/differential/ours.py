@@ -140,16 +140,19 @@ def _end(toc: Toc) -> int:
 
 def _decoded(toc: Toc, blob: bytes) -> bytearray:
     device = bytearray(_end(toc))
+    view = memoryview(blob)
     for entry, start in zip(toc.entries, device_offsets(toc), strict=True):
         for chunk in entry.chunks:
             if chunk.codec == Codec.HOLE or start + chunk.offset + chunk.size > len(device):
                 continue
-            data = blob[chunk.blob_offset :]
+            end = chunk.inner_offset + chunk.size
+            # No stream is longer than this; a whole blob for each chunk would take quadratic time.
+            data = view[chunk.blob_offset : chunk.blob_offset + 2 * end + 4096]
             if chunk.codec == Codec.ZSTD:
                 stream = zstandard.ZstdDecompressor().decompressobj().decompress(data)
             else:
-                stream = zlib.decompressobj(31).decompress(data)
-            piece = stream[chunk.inner_offset : chunk.inner_offset + chunk.size]
+                stream = zlib.decompressobj(31).decompress(data, end)
+            piece = stream[chunk.inner_offset : end]
             if hashlib.sha256(piece).digest() != chunk.digest:
                 raise AssertionError(f"{entry.path!r}: got another chunk than the TOC says")
             device[start + chunk.offset : start + chunk.offset + chunk.size] = piece

@@ -10,10 +10,11 @@ import shutil
 import stat
 import subprocess
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.support.images import make_layout, plain_layer
+from tests.support.formats.images import make_layout, plain_layer
+from tools.differential.compare import differences
 from tools.differential.tree import Node, Tree, digest_of, with_names
 
 SECONDS = 60
@@ -76,6 +77,9 @@ def by_umoci(tar: bytes, folder: Path) -> Tree:
     return walked(folder / "bundle" / "rootfs")
 
 
+Peer = Callable[[bytes, Tree, Path], bool]
+"""Whether another reader makes the same of a tar as we do."""
+
 Listing = Mapping[bytes, tuple[int, int]] | None
 """The kind (0 for a hardlink) and the size of each name; None where it is refused."""
 
@@ -132,12 +136,19 @@ def by_bsdtar(tar: bytes, folder: Path) -> Listing:
 
 
 READERS = {"tarfile": by_tarfile, "GNU tar": by_gnu_tar, "bsdtar": by_bsdtar}
+UMOCI_FIELDS = ("refusal", "name", "kind", "content", "link")
 PROGRAMS = {"GNU tar": "tar", "bsdtar": "bsdtar", "umoci": "umoci"}
 
 
 def is_here(peer: str) -> bool:
     """Say whether the program is installed."""
     return peer not in PROGRAMS or shutil.which(PROGRAMS[peer]) is not None
+
+
+def umoci_agrees(tar: bytes, ours: Tree, folder: Path) -> bool:
+    """Say whether umoci unpacks the tar to *ours*, as far as it is asked."""
+    theirs = by_umoci(tar, folder / "umoci")
+    return not any(each.field in UMOCI_FIELDS for each in differences(ours, theirs))
 
 
 def agrees(listing: Listing, tree: Tree) -> bool:
@@ -178,3 +189,13 @@ def _unescaped(name: bytes) -> bytes:
 
 def _clean(name: bytes) -> bytes:
     return os.path.normpath(b"/" + name).lstrip(b"/")
+
+
+def _by_listing(read: Callable[[bytes, Path], Listing]) -> Peer:
+    return lambda tar, ours, folder: agrees(read(tar, folder), ours)
+
+
+PEERS: Mapping[str, Peer] = {
+    **{name: _by_listing(read) for name, read in READERS.items()},
+    "umoci": umoci_agrees,
+}

@@ -171,9 +171,8 @@ class _Maker:
 
     def _global(self) -> None:
         records = [(b"path", b"no"), (b"uid", b"9"), (b"comment", b"c")]
-        self._out.append(
-            extended(records[: self._rng.randint(0, 3)], flag=b"g", name=b"pax_global")
-        )
+        name = self._rng.choice([b"pax_global", b"pax_global", b"tmp/globals/1"])
+        self._out.append(extended(records[: self._rng.randint(0, 3)], flag=b"g", name=name))
 
     def _nonsense(self) -> None:
         rng = self._rng

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazyfs.cli.access import access_options
-from lazyfs.cli.options import cache_dir_option, json_option, platform_option, verify_option
+from lazyfs.cli.options import (
+    OptionalValue,
+    cache_dir_option,
+    json_option,
+    platform_option,
+    verify_option,
+)
 from lazyfs.cli.output import print_found
 from lazyfs.cli.trust_options import trust_options
 from lazyfs.interrupts import run_trio
@@ -18,15 +24,7 @@ if TYPE_CHECKING:
 MISSING = 3  # the exit code of what is not found
 
 
-class OptionalValue(click.Command):
-    """A command whose ``--content`` may stand alone: the word after it is no value of it."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Give it the value that it has without one."""
-        return super().parse_args(ctx, [f"{a}=marks" if a == "--content" else a for a in args])
-
-
-@click.command(cls=OptionalValue)
+@click.command()
 @click.argument("image")
 @cache_dir_option
 @platform_option
@@ -41,6 +39,8 @@ class OptionalValue(click.Command):
 )
 @click.option(
     "--content",
+    cls=OptionalValue,
+    bare="marks",
     type=click.Choice(["marks", "hash"]),
     metavar="[=hash]",
     help="Also show how much of each layer is cached; =hash hashes it again. The exit code is 3 "

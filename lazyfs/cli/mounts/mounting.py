@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from lazyfs.image.build import Foresee
     from lazyfs.image.prepare import Prepared
     from lazyfs.registry.source import AccessOptions
+    from lazyfs.service.server import MountSettings
+    from lazyfs.store.upkeep.budget import Budget
     from lazyfs.trust.options import TrustOptions
 
 FUSE_CONF = "/etc/fuse.conf"
@@ -54,6 +56,97 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Confirm | Non
     the mount by raising.
     """
     gc.disable()  # starting up makes little garbage; a server turns it on again
+    making = _decide(request)
+    image, access = request.image, making.access
+    import_for_both(image, access)
+    prepare = partial(
+        _prepare,
+        image,
+        _original(image, making.options.settings),
+        making.wanted["platform"],
+        making.wanted["cache_dir"],
+        access,
+        making.wanted["verify"],
+        making.wanted["index"],
+        _known(request, making.wanted),
+    )
+    if request.foreground:
+
+        def go_live() -> None:
+            announce(making.mountpoint)
+            notify(os.environ, "READY=1", f"STATUS={image} on {making.mountpoint}")
+
+        run_in_foreground(prepare, partial(making.serve, log_path=Path("/dev/stderr")), go_live)
+        return
+    log_path = make_log(default_state_dir() / "log", making.mount_id)
+    try:
+        run_in_background(prepare, partial(making.serve, log_path=log_path), log_path, confirm)
+    except BaseException:
+        remove_empty(log_path)
+        raise
+    announce(making.mountpoint)
+
+
+class _Making(NamedTuple):
+    """A mount that is being made: what is wanted, the words after ``-o`` counted in.
+
+    ``patience`` in seconds, ``background_limit`` in bytes a second.
+    """
+
+    request: MountRequest
+    options: MountOptions
+    wanted: dict[str, Any]
+    cache_size: "Budget"
+    background_limit: int
+    patience: float
+    mountpoint: str
+    mount_id: str
+    runtime_dir: Path
+    access: "AccessOptions"
+
+    def serve(self, link: Link, log_path: Path) -> None:
+        """Serve the mount, in the process that is to be its server, until it is gone."""
+        from lazyfs.cli.log import set_up_logging
+        from lazyfs.service.server import serve
+
+        # --quiet is about what the user sees: the log of a server in the background is needed
+        # when something has gone wrong.
+        request = self.request
+        verbosity = request.verbosity if request.foreground else max(request.verbosity, 0)
+        set_up_logging(verbosity, as_json=request.log_json, is_server=True)
+        serve(self.settings(log_path, verbosity), link)
+        if not request.foreground:
+            remove_empty(log_path)
+
+    def settings(self, log_path: Path, verbosity: int) -> "MountSettings":
+        """Return what the server is told."""
+        from lazyfs.service.server import MountSettings
+
+        request, wanted = self.request, self.wanted
+        stays = is_relative(request.image) or request.foreground
+        return MountSettings(
+            mountpoint=self.mountpoint,
+            mount_id=self.mount_id,
+            cache_dir=wanted["cache_dir"],
+            runtime_dir=self.runtime_dir,
+            log_path=log_path,
+            access=self.access,
+            options=self.options,
+            prefetch=wanted["prefetch"],
+            driver=wanted["driver"],
+            working_directory=os.getcwd() if stays else "/",
+            cache_size=self.cache_size,
+            background_limit=self.background_limit,
+            patience=self.patience,
+            begun=request.begun,
+            says_statistics=request.stats,
+            verbosity=verbosity,
+            is_log_json=request.log_json,
+        )
+
+
+def _decide(request: MountRequest) -> _Making:
+    """Return what is wanted, once it is known that it can be mounted."""
     options = parse_options(request.words)
     wanted = _with_settings(
         options.settings,
@@ -80,68 +173,18 @@ def make_mount(request: MountRequest, announce: Announce, confirm: Confirm | Non
     access = _with_access(request.access, options.settings)
     if access.is_offline:
         wanted["prefetch"] = "none"
-    image = request.image
-    import_for_both(image, access)
-    original = _original(image, options.settings)
-    prepare = partial(
-        _prepare,
-        image,
-        original,
-        wanted["platform"],
-        wanted["cache_dir"],
+    return _Making(
+        request,
+        options,
+        wanted,
+        cache_size,
+        background_limit,
+        patience,
+        mountpoint,
+        mount_id,
+        runtime_dir,
         access,
-        wanted["verify"],
-        wanted["index"],
-        _known(request, wanted),
     )
-
-    def serve(link: Link, log_path: Path) -> None:
-        from lazyfs.cli.log import set_up_logging
-        from lazyfs.service.server import MountSettings
-        from lazyfs.service.server import serve as serve_mount
-
-        # --quiet is about what the user sees: the log of a server in the background is needed
-        # when something has gone wrong.
-        verbosity = request.verbosity if request.foreground else max(request.verbosity, 0)
-        set_up_logging(verbosity, as_json=request.log_json, is_server=True)
-        settings = MountSettings(
-            mountpoint=mountpoint,
-            mount_id=mount_id,
-            cache_dir=wanted["cache_dir"],
-            runtime_dir=runtime_dir,
-            log_path=log_path,
-            access=access,
-            options=options,
-            prefetch=wanted["prefetch"],
-            driver=wanted["driver"],
-            working_directory=os.getcwd() if is_relative(image) or request.foreground else "/",
-            cache_size=cache_size,
-            background_limit=background_limit,
-            patience=patience,
-            begun=request.begun,
-            says_statistics=request.stats,
-            verbosity=verbosity,
-            is_log_json=request.log_json,
-        )
-        serve_mount(settings, link)
-        if not request.foreground:
-            remove_empty(log_path)
-
-    if request.foreground:
-
-        def go_live() -> None:
-            announce(mountpoint)
-            notify(os.environ, "READY=1", f"STATUS={image} on {mountpoint}")
-
-        run_in_foreground(prepare, partial(serve, log_path=Path("/dev/stderr")), go_live)
-        return
-    log_path = make_log(default_state_dir() / "log", mount_id)
-    try:
-        run_in_background(prepare, partial(serve, log_path=log_path), log_path, confirm)
-    except BaseException:
-        remove_empty(log_path)
-        raise
-    announce(mountpoint)
 
 
 def import_for_both(image: str, access: "AccessOptions") -> None:
@@ -328,13 +371,12 @@ def prepare_shown(
     access: "AccessOptions",
     verify: str = "toc",
     pinned: str | None = None,
-    mode: str = "auto",
     foresee: "Foresee" = lambda foreseen: None,
 ) -> "Prepared":
     """Prepare an image; show progress where layers have to be downloaded whole."""
     from contextlib import ExitStack
 
-    from lazyfs.image.plain import PlainOptions
+    from lazyfs.image.layers.plain import PlainOptions
     from lazyfs.image.prepare import Request, prepare
 
     with ExitStack() as stack:
@@ -343,7 +385,7 @@ def prepare_shown(
         def begin(total: int) -> None:
             from lazyfs.cli.progress import show_progress
 
-            advance.append(stack.enter_context(show_progress(mode, image, total)))
+            advance.append(stack.enter_context(show_progress("auto", image, total)))
 
         plain = PlainOptions(
             pinned=None if pinned is None else _pin(pinned),

@@ -111,14 +111,9 @@ def _container(name: str, recorded: "RecordedImage | None", state: str | None) -
         "resolvedRef": image.resolved_ref,
         "resolvedAt": image.resolved_at,
         "source": image.source,
-        "platform": _spelled(image.platform),
+        "platform": str(image.platform),
         "base": _base(MountWitness(default_runtime_dir()), recorded),
     }
-
-
-def _spelled(platform: Any) -> str:
-    variant = platform.variant if isinstance(platform.variant, str) else ""
-    return "/".join(filter(None, (platform.os, platform.architecture, variant)))
 
 
 def _base(witness: "MountWitness", recorded: "RecordedImage") -> str:

@@ -24,6 +24,7 @@ from lazyfs.cli.sandbox_options import (
     permission_options,
     program_option,
     secrets_option,
+    template_option,
 )
 from lazyfs.cli.trust_options import trust_options
 from lazyfs.errors import UsageError
@@ -245,12 +246,7 @@ def list_(store: str, name: str | None, s3_endpoint: str | None, as_json: bool) 
     metavar="PREFIX",
     help="Name them PREFIX-1, PREFIX-2, …  [default: the pointer's or snapshot's name]",
 )
-@click.option(
-    "--template",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Start from this template; the images are still the snapshot's.",
-)
+@template_option
 @permission_options
 @manifest_digest_option
 @program_option("The runtime's program.  [default: the one that made the snapshot]")

@@ -21,6 +21,7 @@ from lazyfs.cli.sandbox_options import (
     permission_options,
     program_option,
     secrets_option,
+    template_option,
     wait_option,
 )
 from lazyfs.cli.trust_options import trust_options
@@ -43,12 +44,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Only check whether it can be restored, and print what would be fetched.",
 )
-@click.option(
-    "--template",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Start from this template; the images are still the snapshot's.",
-)
+@template_option
 @click.option(
     "--assume-image",
     "assumed",

@@ -56,30 +56,45 @@ async def fetch_file(source: Source, blob: Descriptor, path: Path) -> None:
     await until_right(source, blob, attempt)
 
 
+async def take_blob(
+    source: Source, blob: Descriptor, take: Callable[[bytes], Awaitable[object]]
+) -> int:
+    """Give *take* the whole blob, unverified, in pieces of PIECE_SIZE and more; return its size.
+
+    A transfer that breaks goes on as long as it gets anywhere.
+    """
+    size = 0
+    while size < blob.size:
+        start, waiting = size, bytearray()
+        try:
+            async with source.open_range(blob, start, blob.size) as body:
+                async for piece in body:
+                    waiting += piece
+                    if len(waiting) >= PIECE_SIZE:
+                        await take(bytes(waiting))
+                        size += len(waiting)
+                        waiting.clear()
+        except Unavailable:
+            if size + len(waiting) == start:
+                raise
+        if waiting:
+            await take(bytes(waiting))
+            size += len(waiting)
+    return size
+
+
 async def _fetch_once(source: Source, blob: Descriptor, path: Path) -> None:
     digest = hashlib.new(blob.digest.algorithm, usedforsecurity=False)
-    size = 0
 
-    def store(data: bytearray) -> None:
+    def store(data: bytes) -> None:
         digest.update(data)
         file.write(data)
 
+    async def take(data: bytes) -> None:
+        await trio.to_thread.run_sync(store, data)
+
     with path.open("wb") as file:
-        while size < blob.size:
-            start, waiting = size, bytearray()
-            try:
-                async with source.open_range(blob, start, blob.size) as body:
-                    async for piece in body:
-                        waiting += piece
-                        if len(waiting) >= PIECE_SIZE:
-                            await trio.to_thread.run_sync(store, waiting)
-                            size += len(waiting)
-                            waiting.clear()
-            except Unavailable:
-                if size + len(waiting) == start:
-                    raise
-            store(waiting)
-            size += len(waiting)
+        size = await take_blob(source, blob, take)
     got = Digest(blob.digest.algorithm, digest.hexdigest())
     if got != blob.digest:
         raise WrongBlob(f"blob {blob.digest}: got {got} ({size} bytes)")

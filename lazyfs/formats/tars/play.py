@@ -170,6 +170,7 @@ class _Play:
         names = path.split(b"/") if path else []
         real = b""
         number = 0
+        is_relative = True
         while number < len(names):
             if names[number] == b"..":  # of a hardlink's target: up from where symlinks led
                 real = real.rpartition(b"/")[0]
@@ -183,6 +184,9 @@ class _Play:
                 continue
             above = self._member(self._file(position))
             if above.kind is not Kind.SYMLINK:
+                if names[number : number + 1] == [b".."]:
+                    real = step  # nothing is looked up in it
+                    continue
                 raise BadTar(
                     f"{member!r} lies below {step!r}, which is not a directory"
                     f" ({above.kind.name.lower()})"
@@ -191,8 +195,16 @@ class _Play:
             self._steps += 1
             if links > MAX_LINKS or self._steps > MAX_STEPS:
                 raise BadTar(f"{member!r} lies below too many symlinks")
-            start = [] if above.link.startswith(b"/") else real.split(b"/")
-            names = _clean([*start, *above.link.split(b"/")]) + names[number:]
+            rest = names[number:]
+            is_absolute = above.link.startswith(b"/")
+            target = above.link.split(b"/")
+            if rest or not (is_absolute or (is_relative and not real)):
+                # By the letter, like filepath.Join: also one step back from where it leads.
+                target = [*([] if is_absolute else real.split(b"/")), *target, *rest[:1]]
+                names = [*_clean(target), *rest[1:]]
+            else:
+                names = [name for name in target if name not in (b"", b".")]
+            is_relative = is_relative and not rest and not is_absolute
             real, number = b"", 0
         return real
 

@@ -6,7 +6,7 @@ storage list the same entries in the same order in their TOC.  No I/O here, and 
 verified: the diffID of what comes out is the proof.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
@@ -58,17 +58,6 @@ def tar_parts(document: bytes, toc: Toc) -> Iterator[bytes | TocEntry]:
     rest = sum(1 for _ in entries)
     if rest:
         raise BadTarSplit(f"tar-split: {rest} entries of the TOC are missing")
-
-
-def rebuild_tar(
-    document: bytes, toc: Toc, read: Callable[[TocEntry], Iterable[bytes]]
-) -> Iterator[bytes]:
-    """Yield the tar that *document* was made of; *read* returns a regular file's payload."""
-    for part in tar_parts(document, toc):
-        if isinstance(part, bytes):
-            yield part
-        else:
-            yield from read(part)
 
 
 def _lines(document: bytes) -> Iterator[_Line]:

@@ -13,7 +13,6 @@ from enum import Enum
 import msgspec
 
 XATTR_PREFIX = b"SCHILY.xattr."
-SPARSE_PREFIX = b"GNU.sparse."
 SPARSE_MAP = b"GNU.sparse.map"
 SPARSE_OFFSET, SPARSE_SIZE = b"GNU.sparse.offset", b"GNU.sparse.numbytes"
 TEXT_KEYS = frozenset((b"path", b"linkpath", b"uname", b"gname"))

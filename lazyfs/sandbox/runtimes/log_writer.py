@@ -78,13 +78,13 @@ def open_writer(log: Path, record: Path, *, limit: int, count: int) -> int:
     return writing
 
 
-def wait_written(record: Path, seconds: float = LAG_SECONDS) -> None:
+def wait_written(record: Path) -> None:
     """Wait until all is in the log, once the last who could say something has ended."""
     try:
         writer = msgspec.json.decode(record.read_bytes(), type=_Writer)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + LAG_SECONDS
     while start_time(writer.pid) == writer.start and time.monotonic() < deadline:
         wait_gone([writer.pid], max(0.0, deadline - time.monotonic()))
     reap(writer.pid)

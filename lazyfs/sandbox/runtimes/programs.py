@@ -25,6 +25,7 @@ OUTPUT_LIMIT = 1 << 20  # bytes of what a program says that are looked at
 FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 INSIST_SECONDS = 1.0  # between two interrupts that mean it
 LOOK_SECONDS = 1.0
+KILL_SECONDS = 10.0  # for processes to end that were killed
 
 
 Spawning = Callable[[Callable[[], Any]], Any]  # calls what starts a program; returns what that does
@@ -114,7 +115,6 @@ def _opened_again(output: IO[bytes] | None) -> Iterator[int | None]:
 def run_on_terminal(
     words: Sequence[str | Path],
     *,
-    cwd: Path | None = None,
     spawning: Spawning = lambda call: call(),
 ) -> int:
     """Run a program with this process's own terminal; return its exit status as a shell says it.
@@ -137,7 +137,7 @@ def run_on_terminal(
         pass  # not the main thread: it gets no signals
     try:
         try:
-            process: subprocess.Popen[bytes] = spawning(lambda: subprocess.Popen(command, cwd=cwd))
+            process: subprocess.Popen[bytes] = spawning(lambda: subprocess.Popen(command))
         except (OSError, ValueError) as exc:
             raise _no_start(command, exc) from exc
         signals.begin(process)
@@ -289,11 +289,11 @@ def processes_with(word: str) -> Iterator[tuple[int, list[str]]]:
             yield int(name), [os.fsdecode(each) for each in words]
 
 
-def kill_processes(pids: Sequence[int], seconds: float = 10) -> bool:
+def kill_processes(pids: Sequence[int]) -> bool:
     """Kill these processes and wait for their ends; say whether all have ended."""
     for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)
         except OSError:
             pass
-    return wait_gone(pids, seconds)
+    return wait_gone(pids, KILL_SECONDS)

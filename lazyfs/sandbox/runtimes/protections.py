@@ -36,7 +36,6 @@ FOLDERS = ("dev", "proc", "sys", "tmp")
 SYSTEM = ("bin", "lib", "lib32", "lib64", "sbin", "usr")
 ZERO = os.makedev(1, 5)
 NODE = "node"
-NEW_USER = 0x10000000
 
 # Arguments: numbers of keyctl(2) and unshare(2), the default capabilities as a number.
 PROBE = r"""

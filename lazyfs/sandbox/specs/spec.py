@@ -69,7 +69,6 @@ def build_spec(
     rootless: Rootless | None = None,
     network: str = "none",
     resolv_conf: Path | None = None,
-    is_terminal: bool = False,
 ) -> dict[str, Any]:
     """Return the config.json of a container.
 
@@ -77,11 +76,7 @@ def build_spec(
     is the root container's id; *volumes* says where the durable ones are; *network* is "none",
     "sandbox" (a namespace of its own both) or "host".  Raises TemplateInvalid.
     """
-    image = image_config.get("config") or {}
-    if not isinstance(image, dict):
-        raise TemplateInvalid(
-            f"image of {container.name}: config must be an object, not {quote(image)}"
-        )
+    image = _config(container, image_config)
     user = _user(container, image, lookup)
     what = f"containers.{container.name}"
     is_confined = not has_own_kernel(runtime_name)
@@ -116,7 +111,7 @@ def build_spec(
     spec: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
         "process": {
-            "terminal": is_terminal,
+            "terminal": False,
             "user": _user_document(user),
             "args": command_of(container, image),
             "env": [f"{name}={value}" for name, value in variables.items()],
@@ -141,6 +136,16 @@ def build_spec(
             SANDBOX_ID: sandbox_id,
         }
     return spec
+
+
+def _config(container: Container, image_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the image says of how it is run."""
+    found = image_config.get("config") or {}
+    if not isinstance(found, dict):
+        raise TemplateInvalid(
+            f"image of {container.name}: config must be an object, not {quote(found)}"
+        )
+    return found
 
 
 def command_of(container: Container, image: Mapping[str, Any]) -> list[str]:

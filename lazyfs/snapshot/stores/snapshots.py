@@ -140,10 +140,6 @@ class Snapshots:
             )
         return Loaded(snapshot_id, manifest, digest, data)
 
-    def load_raw(self, snapshot_id: str) -> bytes:
-        """Return the bytes of a manifest, whatever they say; ManifestMissing."""
-        return self._manifest_of(snapshot_id, None)
-
     def download(self, loaded: Loaded, target_dir: Path) -> None:
         """Make *target_dir* with all files of a snapshot, verified; on any failure, nothing.
 

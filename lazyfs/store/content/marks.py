@@ -72,11 +72,6 @@ class Marks:
 
     # What readers ask.
 
-    def is_resident(self, chunks: range) -> bool:
-        """Say whether all *chunks* are resident."""
-        states = self.states
-        return all(states[i] == RESIDENT for i in chunks)
-
     def are_resident(self, chunks: range) -> bool:
         """Say whether all of *chunks*, consecutive numbers, are resident."""
         return bytes(self.states[chunks.start : chunks.stop]).count(RESIDENT) == len(chunks)

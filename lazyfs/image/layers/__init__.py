@@ -1,0 +1,1 @@
+"""The tables of contents of an image's layers, however each is to be had."""

@@ -1,0 +1,1 @@
+"""What registries answer, as values: headers, ranges, tokens and referrers."""
