@@ -232,8 +232,8 @@ def test_what_is_no_signature_of_the_image_is_passed_over(changes: dict[str, Any
         {"layers": ["x"]},
         {"layers": [{"mediaType": "text/plain", "digest": "", "size": 1}]},
         {"layers": [{"mediaType": "application/jose+json", "digest": "x", "size": 1}]},
-        {"layers": [{"mediaType": "application/jose+json", "digest": "x", "size": 1 << 40}]},
-        {"layers": [{"mediaType": "application/jose+json", "digest": "x", "size": True}]},
+        {"layers": [{"mediaType": "application/jose+json", "digest": "sha256:0", "size": 1}]},
+        {"layers": [{"mediaType": "application/jose+json", "size": 1}]},
         {"layers": [{"mediaType": [], "digest": "x", "size": 1}]},
     ],
 )
@@ -244,6 +244,13 @@ def test_a_malformed_artifact_stands_in_nobodys_way(changes: dict[str, Any]) -> 
     verdict = run(bad, candidate())
     assert verdict.outcome is Outcome.TRUSTED
     assert len(verdict.signatures) == 2
+
+
+@pytest.mark.parametrize("size", [1 << 40, True, -1, None, "1", 1.0])
+def test_the_size_of_an_envelope(size: Any) -> None:
+    layer = {"mediaType": "application/jose+json", "digest": str(IMAGE.digest), "size": size}
+    verdict = run(candidate(manifest={"layers": [layer]}))
+    assert "is not of 0 to" in verdict.reasons[0].message
 
 
 def test_a_manifest_that_is_too_large() -> None:

@@ -117,6 +117,7 @@ WRONG: list[tuple[list[Any], Any]] = [
     (["trustPolicies", 0, "name"], 5),
     (["trustPolicies", 0, "registryScopes"], "registry.test/app"),
     (["trustPolicies", 0, "registryScopes"], [5]),
+    (["trustPolicies", 0, "registryScopes"], []),
     (["trustPolicies", 0, "registryScopes"], ["registry.test/app@sha256:00"]),
     (["trustPolicies", 0, "registryScopes"], ["registry.test/app/"]),
     (["trustPolicies", 0, "registryScopes"], ["registry.test//app"]),
