@@ -154,6 +154,8 @@ def test_a_good_signature() -> None:
             {"protected": {EXPIRY: "2026-11-30T00:00:00Z", "crit": [SCHEME, EXPIRY]}},
             "expires before",
         ),
+        ({"protected": {PLUGIN: 5}}, "not text"),
+        ({"protected": {PLUGIN: None, PLUGIN_VERSION: 5, SCHEME: 5}}, "scheme"),
         ({"protected": {"alg": "ES384"}}, "asks for ES256"),
         ({"protected": {"alg": None}}, "asks for ES256"),
         ({"protected": {"alg": "HS256"}}, "asks for ES256"),
