@@ -141,6 +141,13 @@ def test_what_is_no_certificate_to_trust(tmp_path: Path, contents: bytes) -> Non
         TrustStores(found).certificates([MAIN], "ca")
 
 
+def test_an_empty_store(tmp_path: Path) -> None:
+    found = fill(tmp_path)
+    (tmp_path / "truststore/x509/ca/main/root.pem").unlink()
+    with pytest.raises(PolicyFault, match="ca:main is empty"):
+        TrustStores(found).certificates([MAIN], "ca")
+
+
 def test_names_of_files_are_shown_on_one_line(tmp_path: Path) -> None:
     found = fill(tmp_path)
     (tmp_path / "truststore/x509/ca/main/a\nb\x1b[31m").write_bytes(b"x")

@@ -427,6 +427,8 @@ def test_strangers_do_not_decide_who_is_asked() -> None:
         verdict = judge(policy(level), Stores(), request(), [signed], server)
         assert verdict.outcome is outcome
         assert server.asked == []
+        if level == "audit":
+            assert "revocation" in [each.check for each in verdict.warnings]
 
 
 def test_one_question_is_asked_once() -> None:
@@ -611,6 +613,11 @@ def test_the_generator_wants_what_it_asks_for() -> None:
     next(steps)
     with pytest.raises(TypeError):
         steps.send([b""])
+    steps = judging(policy(), Stores(), request())
+    next(steps)
+    assert isinstance(steps.send(candidate()), Question)
+    with pytest.raises(TypeError):
+        steps.send(candidate())
 
 
 def test_cryptography_is_imported_when_a_policy_is_in_force() -> None:

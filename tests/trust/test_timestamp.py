@@ -48,7 +48,7 @@ def test_when() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [(-1,), (90_000,), (1 << 70,), (1, 0), (1, 1000), (1, None, 1 << 40)]
+    "given", [(-1,), (86_401,), (1 << 70,), (1, 0), (1, 1000), (1, None, 1 << 40)]
 )
 def test_an_accuracy_out_of_range(given: tuple[int, ...]) -> None:
     with pytest.raises(Malformed, match="accuracy"):
