@@ -54,6 +54,9 @@ def test_no_policy(tmp_path: Path) -> None:
         NotationFolder(tmp_path).policy()
     with pytest.raises(PolicyFault, match="does not exist"):
         read_policy(tmp_path / "x")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(PolicyFault, match="cannot be read: not a directory"):
+        read_policy(tmp_path / "file" / "x")
 
 
 def link(path: Path) -> None:

@@ -203,6 +203,11 @@ def test_identities_that_are_none(text: str) -> None:
         parse_identity(text)
 
 
+def test_a_value_that_is_not_text() -> None:
+    with pytest.raises(Malformed, match="UTF-8"):
+        parse_identity("C=DE,ST=x,O=\\ff")
+
+
 # Blanks at the ends need no escape inside, and no attribute is empty or has a NUL.
 VALUE = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40

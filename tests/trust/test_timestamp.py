@@ -168,6 +168,15 @@ def test_what_is_no_time_stamp(given: dict[str, Any], fault: str) -> None:
         verify(pki.timestamp(CLOCK, MESSAGE, **given))
 
 
+def test_another_kind_of_message() -> None:
+    token = pki.timestamp(CLOCK, MESSAGE)
+    enveloped = token.replace(
+        bytes.fromhex("06092a864886f70d010702"), bytes.fromhex("06092a864886f70d010703")
+    )
+    with pytest.raises(Malformed, match="not signed data"):
+        verify(enveloped)
+
+
 def test_a_twin_in_the_place_of_the_signer() -> None:
     """Same name and number, other key: the digest of the certificate tells them apart."""
     twin = pki.issue(
