@@ -18,7 +18,7 @@ from lazyfs.trust.certificates import (
 )
 from lazyfs.trust.chains import NotAllowed, check_issuers, find_chain
 from lazyfs.trust.errors import BadSignature, Malformed
-from lazyfs.trust.names import Name
+from lazyfs.trust.names import Name, parse_name
 from lazyfs.trust.notation.chain import check_chain
 from tests.support import pki
 from tests.support.trust import certificates
@@ -321,6 +321,16 @@ def test_who_must_not_sign(extension: tuple[x509.ExtensionType, bool]) -> None:
         check_chain([leaf.certificate, pki.root().certificate])
 
 
+def test_which_keys_sign() -> None:
+    """Authorities may have others: RSA with 2560 bits, Ed25519."""
+    odd = rsa.generate_private_key(public_exponent=65537, key_size=2560)
+    leaf = pki.issue("leaf", pki.root(), key=odd)
+    with pytest.raises(NotAllowed, match="its key is not RSA with"):
+        check_chain([leaf.certificate, pki.root().certificate])
+    authority = pki.issue("odd", authority=True, key=odd)
+    check_chain([pki.issue("leaf", authority).certificate, authority.certificate])
+
+
 def test_a_chain_is_found_among_others() -> None:
     leaf = pki.issue("leaf", pki.middle()).certificate
     twins = [pki.issue("middle", pki.root(), authority=True).certificate for _ in range(3)]
@@ -356,3 +366,136 @@ def test_names_are_written_by_the_book() -> None:
     shown = pki.issue("a\nb\u202e").certificate.who
     assert "\n" not in shown
     assert "\u202e" not in shown
+
+
+def attribute(tag: int, body: bytes) -> bytes:
+    """Return a set with one attribute, a common name."""
+    pair = der.encode(der.SEQUENCE, bytes.fromhex("0603550403"), der.encode(tag, body))
+    return der.encode(der.SET, pair)
+
+
+def test_text_in_every_encoding() -> None:
+    texts = [
+        (0x0C, "\u00fc".encode()),
+        (0x14, "\u00fc".encode("latin-1")),
+        (0x1C, "\u00fc".encode("utf-32-be")),
+        (0x1E, "\u00fc".encode("utf-16-be")),
+    ]
+    for tag, body in texts:
+        name = parse_name(der.read(der.encode(der.SEQUENCE, attribute(tag, body))))
+        assert str(name) == "CN=\u00fc"
+    strange = parse_name(der.read(der.encode(der.SEQUENCE, attribute(der.OCTET_STRING, b"a"))))
+    assert strange.attributes[0].value == "#040161"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        der.encode(der.SEQUENCE),
+        attribute(0x0C, b"\xff"),
+        attribute(0x13, "\u00fc".encode()),
+        attribute(0x0C, b"x" * 1025),
+        attribute(0x1C, "x".encode("utf-32-be") * 1025),
+        attribute(0x0C, b"x") * 65,
+        der.encode(
+            der.SET,
+            der.encode(
+                der.SEQUENCE, bytes.fromhex("0603550403"), der.encode(0x0C, b"x"), der.encode(5)
+            ),
+        ),
+    ],
+    ids=range(7),
+)
+def test_names_that_are_none(body: bytes) -> None:
+    with pytest.raises(Malformed):
+        parse_name(der.read(der.encode(der.SEQUENCE, body)))
+
+
+def certificate_with(extensions: bytes = b"", *, version: int | None = 2) -> bytes:
+    """Return a certificate whose parts are given as DER; its signature means nothing."""
+    algorithm = der.encode(der.SEQUENCE, bytes.fromhex("06082a8648ce3d040302"))
+    name = der.encode(der.SEQUENCE, attribute(0x0C, b"x"))
+    period = der.encode(der.UTC_TIME, b"260101000000Z") * 2
+    parts = [
+        b"" if version is None else der.encode(der.context(0), der.encode_integer(version)),
+        der.encode_integer(1),
+        algorithm,
+        name,
+        der.encode(der.SEQUENCE, period),
+        name,
+        pki.root().certificate.spki.raw,
+        extensions and der.encode(der.context(3), der.encode(der.SEQUENCE, extensions)),
+    ]
+    signature = der.encode(der.BIT_STRING, b"\0x")
+    return der.encode(der.SEQUENCE, der.encode(der.SEQUENCE, *parts), algorithm, signature)
+
+
+def extension(oid: str, content: bytes, *more: bytes) -> bytes:
+    octets = der.encode(der.OCTET_STRING, content)
+    return der.encode(der.SEQUENCE, bytes.fromhex(oid), octets, *more)
+
+
+CONSTRAINTS, USAGE, EXTENDED = "0603551d13", "0603551d0f", "0603551d25"
+POINTS, ACCESS = "0603551d1f", "06082b06010505070101"
+TRUE, ONE = der.encode(der.BOOLEAN, b"\xff"), der.encode_integer(1)
+
+
+def test_versions() -> None:
+    sound = extension(CONSTRAINTS, der.encode(der.SEQUENCE, TRUE, ONE))
+    assert parse_certificate(certificate_with(sound)).constraints is not None
+    assert parse_certificate(certificate_with(version=None)).constraints is None
+    assert parse_certificate(certificate_with(version=1)).constraints is None
+    for version in (0, 3, -1):
+        with pytest.raises(Malformed, match="version"):
+            parse_certificate(certificate_with(version=version))
+    for old in (None, 1):
+        with pytest.raises(Malformed, match="version 3"):
+            parse_certificate(certificate_with(sound, version=old))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        extension(CONSTRAINTS, der.encode(der.SEQUENCE, TRUE, ONE, ONE)),
+        extension(CONSTRAINTS, der.encode(der.SEQUENCE, ONE)),
+        extension(CONSTRAINTS, der.encode(der.SEQUENCE, TRUE, der.encode_integer(-1))),
+        extension(CONSTRAINTS, der.encode(der.SEQUENCE, TRUE), TRUE),
+        extension(USAGE, der.encode(der.BIT_STRING)),
+        extension(USAGE, der.encode(der.BIT_STRING, b"\x01")),
+        extension(USAGE, der.encode(der.BIT_STRING, b"\x08\x80")),
+        extension(USAGE, der.encode(der.BIT_STRING, b"\x00\x80\x00\x00")),
+        extension(EXTENDED, der.encode(der.SEQUENCE, ONE)),
+        extension(POINTS, der.encode(der.SEQUENCE, ONE)),
+        extension(ACCESS, der.encode(der.SEQUENCE, der.encode(der.SEQUENCE, ONE, ONE))),
+        extension(
+            ACCESS,
+            der.encode(
+                der.SEQUENCE,
+                der.encode(der.SEQUENCE, bytes.fromhex("06082b06010505073001"), ONE, ONE),
+            ),
+        ),
+    ],
+    ids=range(12),
+)
+def test_extensions_that_are_broken(broken: bytes) -> None:
+    with pytest.raises(Malformed):
+        parse_certificate(certificate_with(broken))
+
+
+def test_a_certificate_is_one_element_after_another() -> None:
+    good = certificate_with()
+    outer = list(der.read(good).parts())
+    inner = list(outer[0].parts())
+    more = der.encode(der.NULL)
+    parse_certificate(good)
+    for bad in (
+        der.encode(der.SEQUENCE, *(each.raw for each in outer), more),
+        der.encode(
+            der.SEQUENCE,
+            der.encode(der.SEQUENCE, *(each.raw for each in inner), more),
+            *(each.raw for each in outer[1:]),
+        ),
+        good.replace(b"260101000000Z" * 1, b"260101000000X"),
+    ):
+        with pytest.raises(Malformed):
+            parse_certificate(bad)
