@@ -8,6 +8,7 @@ what it meant.  A failure is printed with the input in base64.
 
 import argparse
 import base64
+import contextlib
 import json
 import random
 import time
@@ -19,12 +20,21 @@ from lazyfs.digest import digest_of
 from lazyfs.oci.reference import parse_reference
 from lazyfs.trust.errors import Malformed, PolicyFault
 from lazyfs.trust.sigstore.bundle import parse_bundle, parse_statement
-from lazyfs.trust.sigstore.candidates import CERTIFICATE, CHAIN, SIGNATURE, Attachment, Bundled
+from lazyfs.trust.sigstore.candidates import (
+    CERTIFICATE,
+    CHAIN,
+    ENTRY,
+    SIGNATURE,
+    Attachment,
+    Bundled,
+)
 from lazyfs.trust.sigstore.payload import parse_payload
 from lazyfs.trust.sigstore.policy import requirements_for
 from lazyfs.trust.sigstore.policy_reading import parse_policy
 from lazyfs.trust.sigstore.registries_d import lookaside_of, parse_registries, uses_attachments
+from lazyfs.trust.sigstore.rekor import parse_entries
 from tests.support import cosign
+from tests.trust import test_cosign_logs
 from tests.trust.test_policy_json import WHOLE
 from tests.trust.test_registries_d import SPECIFIC
 
@@ -127,6 +137,22 @@ def read_certificates(data: bytes) -> None:
     assert not verdict.is_allowed or certificate["rawBytes"] == raw, verdict
 
 
+def read_entry(data: bytes) -> None:
+    """Read *data* as the entry of a log, in the old form and in a bundle."""
+    found = test_cosign_logs.old()
+    good = json.loads(found.annotations[ENTRY])
+    noted = {**found.annotations, ENTRY: data.decode(errors="surrogateescape")}
+    changed = msgspec.structs.replace(found, annotations=noted)
+    if test_cosign_logs.allowed(changed, test_cosign_logs.by_key()):
+        assert json.loads(data) == good
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    with contextlib.suppress(Malformed):
+        parse_entries([document])
+
+
 def read_policy(data: bytes) -> None:
     try:
         policy = parse_policy(data, "policy.json")
@@ -166,6 +192,7 @@ READERS: dict[str, tuple[Callable[[bytes], None], Callable[[], Sequence[bytes]]]
         lambda: [parse_bundle(each).envelope.payload for each in seeds_of("new-annot", "att-only")],
     ),
     "certificates": (read_certificates, certificates),
+    "entry": (read_entry, lambda: [test_cosign_logs.old().annotations[ENTRY].encode()]),
     "policy": (
         read_policy,
         lambda: [json.dumps(WHOLE).encode(), json.dumps(WHOLE, indent=1).encode()],

@@ -68,7 +68,7 @@ def made(
 ) -> Made:
     """Return a certificate and its key; without an issuer it signs itself."""
     key = key or ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else [])
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -417,6 +417,8 @@ def test_chains_that_go_round_are_given_up() -> None:
             "DER: got tag",
         ),
         ({CERTIFICATE: "x" * 2_000_000}, "longer than"),
+        ({CERTIFICATE: "\ud800"}, "there is no certificate, or a broken one"),
+        ({CHAIN: "\udc80"}, "there is no certificate, or a broken one"),
         ({CHAIN: "no certificate"}, "there is no certificate, or a broken one"),
         ({CHAIN: pem(LEAF).decode() * 1000}, "there are more than 8 certificates"),
     ],

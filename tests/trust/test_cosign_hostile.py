@@ -352,6 +352,7 @@ def test_entries_of_a_log_are_no_fault() -> None:
         ({SIGNATURE: "-_-_"}, "the signature is not base64"),
         ({SIGNATURE: "A" * 4_000_000}, "does not verify"),
         ({SIGNATURE: "\u00e9AAA"}, "the signature is not base64"),
+        ({SIGNATURE: "\ud800AAA"}, "the signature is not base64"),
     ],
 )
 def test_annotations_of_a_payload(annotations: dict[str, str], message: str) -> None:
