@@ -70,9 +70,10 @@ class _Reader:
         if major == 3:
             return self.text(argument)
         if major == 4:
-            return [self.item(depth + 1) for _ in range(self.count(argument))]
+            # However many are announced: each takes a byte at least, and the data ends.
+            return [self.item(depth + 1) for _ in range(argument)]
         if major == 5:
-            return self.map(self.count(argument), depth)
+            return self.map(argument, depth)
         return Tagged(argument, self.item(depth + 1))
 
     def argument(self, detail: int) -> int:
@@ -86,12 +87,6 @@ class _Reader:
         if value < smallest:
             raise Malformed("CBOR: a number is not in its shortest form")
         return value
-
-    def count(self, argument: int) -> int:
-        """Return how many items follow; each takes a byte at least."""
-        if argument > len(self.data) - self.at:
-            raise Malformed("CBOR: cut off")
-        return argument
 
     def take(self, size: int) -> bytes:
         end = self.at + size

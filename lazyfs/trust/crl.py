@@ -6,7 +6,7 @@ certificates are not used, nor such that do not say until when they hold.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -23,6 +23,7 @@ from lazyfs.trust.questions import LIMITS
 
 SIZE_LIMIT = LIMITS["crl"]
 DELTA, DISTRIBUTION_POINT, REASON = "2.5.29.27", "2.5.29.28", "2.5.29.21"
+SKEW = timedelta(minutes=5)
 REMOVED = 8  # a reason that only lists of changes have
 ENUMERATED = 0x0A
 
@@ -101,31 +102,33 @@ def revoked_since(
 
 
 def check_period(this_update: datetime, next_update: datetime | None, now: datetime) -> None:
-    """Check that an answer holds now.  Raises Malformed."""
+    """Check that an answer holds now, our clock five minutes slow at most.  Raises Malformed."""
     if next_update is None:
         raise Malformed("it does not say until when it holds")
     if now >= next_update:
         raise Malformed(f"it held until {next_update:%Y-%m-%d %H:%M:%S}Z")
-    if now < this_update:
+    if now + SKEW < this_update:
         raise Malformed(f"it holds from {this_update:%Y-%m-%d %H:%M:%S}Z")
 
 
 def find_entry(entries: der.Value, serial: int) -> der.Value | None:
     """Return the entry with a serial number; None if there is none.  Raises Malformed.
 
-    There may be a million: nothing is made of an entry but where it ends.
+    There may be a million: they are walked through only if the number's bytes are anywhere in them,
+    and nothing is made of an entry but where it ends.
     """
     data, at, last = entries.data, entries.start, entries.end
     wanted = der.encode_integer(serial)
-    found = None
+    if data.find(wanted, at, last) < 0:
+        return None
     while at < last:
         if data[at] != der.SEQUENCE:
             raise Malformed("an entry of a revocation list is not a sequence")
         start, end = der.bounds(data, at, last)
-        if found is None and data.startswith(wanted, start, end):
-            found = der.Value(der.SEQUENCE, data, at, start, end, entries.depth + 1)
+        if data.startswith(wanted, start, end):
+            return der.Value(der.SEQUENCE, data, at, start, end, entries.depth + 1)
         at = end
-    return found
+    return None
 
 
 def _since(entry: der.Value) -> datetime | None:

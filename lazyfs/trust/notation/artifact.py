@@ -52,7 +52,7 @@ def wanted_envelope(candidate: Digest, manifest: bytes, subject: Digest) -> Desc
         raise Malformed("the signature's manifest does not have one layer")
     layer = layers[0]
     media_type = layer.get("mediaType") if isinstance(layer, dict) else None
-    if media_type not in PARSERS:
+    if not isinstance(media_type, str) or media_type not in PARSERS:
         raise Malformed("the signature's envelope is of an unknown type")
     size = layer.get("size")
     if type(size) is not int or not 0 <= size <= ENVELOPE_LIMIT:
