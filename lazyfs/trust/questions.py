@@ -24,7 +24,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """What has to be known: an OCSP answer, or a list.
 
     ``url`` is where a server has it; ``request`` the body to post there (empty for a list: GET).
-    For those who have answers stored: ``issuer`` is the issuer's name as DER.
+    For those who have answers stored: ``issuer`` is the issuer's name as DER, ``serial`` the
+    certificate's number, 0 for a list.
     """
 
     kind: Literal["ocsp", "crl"]

@@ -132,13 +132,14 @@ def _by_list(
 def _question(
     kind: Literal["ocsp", "crl"], url: str, certificate: Certificate, issuer: Certificate
 ) -> Question:
-    request = ocsp.request(certificate, issuer) if kind == "ocsp" else b""
+    is_ocsp = kind == "ocsp"
     return Question(
         kind=kind,
         url=url,
-        request=request,
+        request=ocsp.request(certificate, issuer) if is_ocsp else b"",
         issuer=issuer.subject.raw,
-        serial=certificate.serial,
+        # A list is the same for all certificates: one question.
+        serial=certificate.serial if is_ocsp else 0,
     )
 
 

@@ -422,16 +422,34 @@ def test_one_question_is_asked_once() -> None:
     assert server.asked == [URL]
 
 
-def test_questions_are_bounded() -> None:
-    urls = [f"http://crl.test/{at}" for at in range(8)]
-    many = [
-        candidate([pki.issue("leaf", pki.root(), extensions=[pki.points(*urls)]), pki.root()])
-        for _ in range(20)
-    ]
-    # Addresses are alike and certificates are not: each is a question of its own.
+def test_a_list_is_asked_for_once_for_all_certificates() -> None:
+    leaves = [pki.issue("leaf", pki.root(), extensions=[pki.points(URL)]) for _ in range(3)]
     server = Server(Away("HTTP 503"))
-    judge(policy(), Stores(), request(), many, server)
+    judge(policy(), Stores(), request(), [candidate([each, pki.root()]) for each in leaves], server)
+    assert server.asked == [URL]
+
+
+def many(count: int) -> list[Candidate]:
+    """Return signatures by different signers, each with eight addresses of its own."""
+    found = []
+    for number in range(count):
+        urls = [f"http://crl.test/{number}/{at}" for at in range(8)]
+        leaf = pki.issue("leaf", pki.root(), extensions=[pki.points(*urls)])
+        found.append(candidate([leaf, pki.root()]))
+    return found
+
+
+def test_questions_are_bounded() -> None:
+    server = Server(Away("HTTP 503"))
+    verdict = judge(policy(), Stores(), request(), many(10), server)
     assert len(server.asked) == QUESTIONS_LIMIT
+    assert "too much has been asked" in verdict.reasons[-1].message
+
+
+def test_answers_are_bounded() -> None:
+    server = Server([bytes(30 << 20)])
+    judge(policy(), Stores(), request(), many(2), server)
+    assert len(server.asked) == 5
 
 
 # Time

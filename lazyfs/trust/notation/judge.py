@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lazyfs.trust.notation.stores import StoreFiles
 
 QUESTIONS_LIMIT = 64  # about revocation, for one image
+ANSWERS_LIMIT = 128 << 20  # bytes of answers; the one that goes beyond still counts
 # The order of checks.  A signature that failed late says more than one that failed early.
 ORDER = (
     "retrieval", "integrity", "plugin", "authenticity", "expiry", "authenticTimestamp",
@@ -92,7 +93,7 @@ def judging(
     )
     reports: list[SignatureReport] = []
     reasons: list[Reason] = []
-    known: dict[Question, Answers] = {}
+    asked = _Asked()
     for _ in range(SIGNATURES_LIMIT):
         candidate = yield NextCandidate()
         if candidate is None:
@@ -103,7 +104,7 @@ def judging(
             continue
         if not isinstance(candidate, Candidate):
             raise TypeError("a wish for a candidate was given something else")
-        report = yield from _judge_candidate(candidate, measure, known)
+        report = yield from _judge_candidate(candidate, measure, asked)
         if report is None:
             continue
         reports.append(report)
@@ -118,7 +119,7 @@ def judging(
 
 
 def _judge_candidate(
-    candidate: "Candidate", measure: "Measure", known: dict[Question, Answers]
+    candidate: "Candidate", measure: "Measure", asked: "_Asked"
 ) -> Generator[Wish, Given, SignatureReport | None]:
     """Return what is to be said of a candidate; None if it is no signature of the image."""
     from lazyfs.trust.notation.artifact import read_envelope, wanted_envelope
@@ -141,19 +142,32 @@ def _judge_candidate(
         except StopIteration as end:
             report: SignatureReport = end.value
             return report
-        answers = known.get(question)
-        if answers is None:
-            answers = yield from _ask(question, len(known))
-            known[question] = answers
+        answers = yield from asked.ask(question)
 
 
-def _ask(question: Question, count: int) -> Generator[Wish, Given, Answers]:
-    if count >= QUESTIONS_LIMIT:
-        return Away(f"more than {QUESTIONS_LIMIT} questions about revocation")
-    given = yield question
-    if not isinstance(given, Away | Sequence):
-        raise TypeError("a question was given something else than answers")
-    return given
+class _Asked:
+    """What has been asked about revocation for one image: each question once, and not without end.
+
+    Whoever may push signatures chooses how many there are.
+    """
+
+    def __init__(self) -> None:
+        self.answers: dict[Question, Answers] = {}
+        self.size = 0
+
+    def ask(self, question: Question) -> Generator[Wish, Given, Answers]:
+        """Return the answers to *question*."""
+        if question in self.answers:
+            return self.answers[question]
+        if len(self.answers) >= QUESTIONS_LIMIT or self.size > ANSWERS_LIMIT:
+            return Away("too much has been asked about the revocation of this image's signers")
+        given = yield question
+        if not isinstance(given, Away | Sequence):
+            raise TypeError("a question was given something else than answers")
+        if not isinstance(given, Away):
+            self.size += sum(map(len, given))
+        self.answers[question] = given
+        return given
 
 
 def _refuse(
