@@ -288,6 +288,7 @@ def test_purposes_and_emails(
         (("*.example",), "host.example", True),
         (("*.example",), "a.host.example", False),
         (("*.host.example",), "host.example", False),
+        (("x.example",), "host.example", False),
         (("h*.example",), "host.example", False),
         (("192.0.2.1",), "192.0.2.1", True),
         (("192.0.2.2",), "192.0.2.1", False),
@@ -327,6 +328,10 @@ def test_the_common_name_is_no_name() -> None:
             "an issuer's key is not for signing certificates",
         ),
         (
+            (*FOR_CA, x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])),
+            "an issuer is not for certificates that sign code",
+        ),
+        (
             (*FOR_CA, x509.NameConstraints([x509.RFC822Name("c.example")], None)),
             "name constraints",
         ),
@@ -341,6 +346,13 @@ def test_issuers_that_may_not_issue(
 ) -> None:
     issuer = made("issuer", ROOT, extensions)
     refused(attachment(made("leaf", issuer, FOR_LEAF), issuer), message)
+
+
+@pytest.mark.parametrize("purpose", ["CODE_SIGNING", "ANY_EXTENDED_KEY_USAGE"])
+def test_issuers_for_code(purpose: str) -> None:
+    extension = x509.ExtendedKeyUsage([getattr(ExtendedKeyUsageOID, purpose)])
+    issuer = made("issuer", ROOT, (*FOR_CA, extension))
+    assert verdict_on(attachment(made("leaf", issuer, FOR_LEAF), issuer)).is_allowed
 
 
 def test_path_lengths_and_depth() -> None:

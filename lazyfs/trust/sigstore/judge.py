@@ -194,7 +194,7 @@ class _Found:
 def _wrong_name(requirement: SigstoreSigned, name: str | None) -> str:
     wanted = requirement.identity
     if name is None:
-        return f"a bundle names no repository; the policy wants {wanted}, not matchDigestOnly"
+        return f"a bundle names no repository, and {wanted} asks for one; see matchDigestOnly"
     return f"it is for the name {printable(name, 200)}; the policy wants {wanted}"
 
 
