@@ -100,7 +100,9 @@ class Certificate(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         """The key's bits without what says of which kind it is: what OCSP identifies it by."""
         parts = self.spki.parts()
         parts.take(der.SEQUENCE)
-        return parts.take(der.BIT_STRING).bits()
+        bits = parts.take(der.BIT_STRING).bits()
+        parts.end()
+        return bits
 
     @property
     def is_authority(self) -> bool:

@@ -144,8 +144,6 @@ def _expect_ec(key: PublicKey) -> ec.EllipticCurvePublicKey:
 def _check_ecdsa(
     key: ec.EllipticCurvePublicKey, r: int, s: int, message: bytes, hash_name: str
 ) -> None:
-    if r <= 0 or s <= 0:
-        raise BadSignature("the signature does not verify")
     try:
         key.verify(encode_dss_signature(r, s), message, ec.ECDSA(_hash(hash_name)))
     except (InvalidSignature, ValueError):

@@ -186,7 +186,7 @@ def _status(value: der.Value) -> Status:
     if choice.tag == der.context(0, constructed=False) and not choice.body:
         state = "good"
     elif choice.tag == der.context(1):
-        state, since = "revoked", choice.parts().take().time()
+        state, since = "revoked", _since(choice)
     elif choice.tag != der.context(2, constructed=False):
         raise Malformed("the answer has an unknown status")
     this_update = parts.take().time()
@@ -197,9 +197,20 @@ def _status(value: der.Value) -> Status:
     return Status(identifier, state, since, this_update, next_update)
 
 
+def _since(value: der.Value) -> datetime:
+    parts = value.parts()
+    since = parts.take().time()
+    parts.optional(der.context(0))  # the reason
+    parts.end()
+    return since
+
+
 def _identifier(value: der.Value) -> CertificateId:
     parts = value.parts()
-    hashed = parts.take(der.SEQUENCE).parts().take(der.OID).oid()
+    algorithm = parts.take(der.SEQUENCE).parts()
+    hashed = algorithm.take(der.OID).oid()
+    algorithm.optional(der.NULL)
+    algorithm.end()
     name, key, serial = parts.take().octets(), parts.take().octets(), parts.take().integer()
     parts.end()
     if hashed not in HASHES:

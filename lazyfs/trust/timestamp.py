@@ -117,12 +117,16 @@ def _leaf(signer: Signer, certificates: Sequence[Certificate]) -> Certificate:
 
     RFC 5035, section 3: without the second, another certificate could be put in its place.
     """
-    named = signer.attribute(SIGNING_CERTIFICATE_V2).parts()
-    first = named.take(der.SEQUENCE).parts().take(der.SEQUENCE).parts()
+    attribute = signer.attribute(SIGNING_CERTIFICATE_V2).parts()
+    named = attribute.take(der.SEQUENCE).parts().take(der.SEQUENCE).parts()
+    attribute.optional(der.SEQUENCE)  # policies
+    attribute.end()
     hash_name = "sha256"
-    if first.peek() == der.SEQUENCE:
-        hash_name = digest_name(first.take())
-    digest = first.take().octets()
+    if named.peek() == der.SEQUENCE:
+        hash_name = digest_name(named.take())
+    digest = named.take().octets()
+    named.optional(der.SEQUENCE)  # the issuer and the number, which the signer names, too
+    named.end()
     for certificate in certificates:
         same = hashlib.new(hash_name, certificate.raw).digest() == digest
         if same and (signer.issuer is None or signer.is_by(certificate)):

@@ -289,8 +289,12 @@ def timestamp(
     attributes: Mapping[str, bytes | None] | None = None,
     certificates: Sequence[Issued] | None = None,
     content_type: bytes = bytes.fromhex("060b2a864886f70d0109100104"),
+    more: Sequence[bytes] = (),
 ) -> bytes:
-    """Return a TimeStampToken over *message*; *attributes* replace or (None) remove signed ones."""
+    """Return a TimeStampToken over *message*.
+
+    *attributes* replace or (None) remove signed ones; *more* are added as they are.
+    """
     sha256 = der.encode(der.SEQUENCE, bytes.fromhex("0609608648016503040201"))
     info = der.encode(
         der.SEQUENCE,
@@ -322,7 +326,7 @@ def timestamp(
         value = (attributes or {}).get(kind, usual)
         if value is not None:
             parts.append(der.encode(der.SEQUENCE, oid, der.encode(der.SET, value)))
-    over = der.encode(der.SET, *parts)
+    over = der.encode(der.SET, *parts, *more)
     assert isinstance(signer.key, ec.EllipticCurvePrivateKey)
     signature = signer.key.sign(over, ec.ECDSA(SHA256))
     issuer = signer.certificate.issuer.raw

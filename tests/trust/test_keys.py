@@ -51,8 +51,9 @@ def test_ecdsa_in_both_forms(curve: ec.EllipticCurve, hash_name: str) -> None:
                 check(key, bad, message, name)
     with pytest.raises((BadSignature, Malformed)):
         keys.verify_ecdsa_der(key, raw, MESSAGE, hash_name)
-    with pytest.raises(BadSignature):
-        keys.verify_ecdsa_raw(key, signature, MESSAGE, hash_name)
+    for size in (0, len(raw) - 1, len(raw) + 1):
+        with pytest.raises(BadSignature, match=f"{size} bytes, not {len(raw)}"):
+            keys.verify_ecdsa_raw(key, raw[:size].ljust(size, b"\0"), MESSAGE, hash_name)
 
 
 def test_ecdsa_numbers_out_of_range() -> None:
@@ -156,6 +157,8 @@ def test_keys_as_text() -> None:
     )
     key = keys.load_pem(text)
     assert keys.spki_digest(key) == hashlib.sha256(spki(RSA.public_key())).digest()
-    for bad in (b"", b"x" * 100_000, text.replace(b"PUBLIC", b"PRIVATE"), text[:100]):
+    with pytest.raises(Malformed, match="longer than"):
+        keys.load_pem(text + b"\n" * 100_000)
+    for bad in (b"", text.replace(b"PUBLIC", b"PRIVATE"), text[:100]):
         with pytest.raises(Malformed):
             keys.load_pem(bad)

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from lazyfs.trust import crl as lists
 from lazyfs.trust import der, ocsp
@@ -59,11 +60,73 @@ def test_the_period_of_a_list() -> None:
             since(data, moment)
 
 
-def test_a_list_that_holds_for_ever_is_not_used() -> None:
-    data = pki.crl(pki.root())
-    found = lists.parse_crl(data)
-    with pytest.raises(Malformed, match="until when"):
-        lists.check_period(found.this_update, None, pki.NOW)
+ECDSA = der.encode(der.SEQUENCE, bytes.fromhex("06082a8648ce3d040302"))
+ECDSA_384 = der.encode(der.SEQUENCE, bytes.fromhex("06082a8648ce3d040303"))
+BEGIN, END = (der.encode(der.UTC_TIME, text) for text in (b"260101000000Z", b"490101000000Z"))
+NUMBER = der.encode_integer(77)
+
+
+def raw_crl(
+    entries: bytes = b"",
+    *,
+    version: int | None = 1,
+    algorithm: bytes = ECDSA,
+    until: bytes = END,
+    extensions: bytes = b"",
+) -> bytes:
+    """Return a list whose parts are given as DER, signed by the root."""
+    signed = der.encode(
+        der.SEQUENCE,
+        b"" if version is None else der.encode_integer(version),
+        algorithm,
+        pki.root().certificate.subject.raw,
+        BEGIN,
+        until,
+        entries and der.encode(der.SEQUENCE, entries),
+        extensions,
+    )
+    assert isinstance(pki.root().key, ec.EllipticCurvePrivateKey)
+    signature = pki.root().key.sign(signed, ec.ECDSA(pki.SHA256))
+    return der.encode(der.SEQUENCE, signed, ECDSA, der.encode(der.BIT_STRING, b"\0" + signature))
+
+
+def entry(*more: bytes, number: bytes = NUMBER) -> bytes:
+    return der.encode(der.SEQUENCE, number, BEGIN, *more)
+
+
+def reasons(value: int, oid: str = "0603551d15", *, critical: bool = False) -> bytes:
+    flag = der.encode(der.BOOLEAN, b"\xff") if critical else b""
+    content = der.encode(der.OCTET_STRING, der.encode(0x0A, bytes([value])))
+    return der.encode(der.SEQUENCE, der.encode(der.SEQUENCE, bytes.fromhex(oid), flag, content))
+
+
+def test_lists_made_by_hand() -> None:
+    assert since(raw_crl()) is None
+    assert since(raw_crl(version=None)) is None
+    assert since(raw_crl(entry())) == pki.BEGIN
+    assert since(raw_crl(entry(number=der.encode_integer(5)) + entry())) == pki.BEGIN
+    assert since(raw_crl(entry(reasons(1, critical=True)))) == pki.BEGIN
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        (raw_crl(until=b""), "until when"),
+        (raw_crl(version=2), "version"),
+        (raw_crl(algorithm=ECDSA_384), "two signature algorithms"),
+        (raw_crl(der.encode(der.SET, NUMBER) + entry()), "not a sequence"),
+        (raw_crl(NUMBER + entry()), "not a sequence"),
+        (raw_crl(entry(reasons(8))), "removed"),
+        (raw_crl(entry(reasons(1, "0603551d1d", critical=True))), "critical"),
+        (raw_crl(entry(reasons(1) + reasons(1))), "behind"),
+        (raw_crl(entry(reasons(1), BEGIN)), "behind"),
+        (raw_crl(der.encode(der.SEQUENCE, NUMBER)), "cut off"),
+    ],
+    ids=range(10),
+)
+def test_lists_that_say_nothing(data: bytes, fault: str) -> None:
+    with pytest.raises(Malformed, match=fault):
+        since(data)
 
 
 def test_whose_list() -> None:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from lazyfs.trust import der
@@ -133,6 +134,21 @@ def test_whose_certificate_is_not_for_time(
 def test_signed_attributes(attributes: dict[str, bytes | None], fault: str) -> None:
     with pytest.raises((Malformed, BadSignature), match=fault):
         verify(pki.timestamp(CLOCK, MESSAGE, attributes=attributes))
+
+
+def test_what_occurs_twice_and_what_is_too_much() -> None:
+    again = der.encode(
+        der.SEQUENCE,
+        bytes.fromhex("06092a864886f70d010904"),
+        der.encode(der.SET, der.encode(der.OCTET_STRING, bytes(32))),
+    )
+    with pytest.raises(Malformed, match="twice"):
+        verify(pki.timestamp(CLOCK, MESSAGE, more=[again]))
+    with pytest.raises(Malformed, match="more than 16"):
+        verify(pki.timestamp(CLOCK, MESSAGE, certificates=[CLOCK] * 17))
+    strange = pki.authority_for_time(key=ec.generate_private_key(ec.SECP256K1()))
+    with pytest.raises(Malformed, match="not supported"):
+        verify(pki.timestamp(strange, MESSAGE))
 
 
 def test_a_twin_in_the_place_of_the_signer() -> None:
