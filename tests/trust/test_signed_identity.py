@@ -2,8 +2,9 @@
 
 import pytest
 
-from lazyfs.oci.reference import BadReference, parse_reference
+from lazyfs.oci.reference import BadReference, Reference, parse_reference
 from lazyfs.trust.sigstore.identity import Identity, matches, parse_name
+from lazyfs.trust.sigstore.scopes import scopes_of
 
 DIGEST, OTHER = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 APP = "host.example/ns/app"
@@ -101,6 +102,14 @@ def test_what_names_no_image_matches_nothing(identity: Identity, signed: str | N
 def test_a_layout_has_no_name_to_compare(kind: str) -> None:
     identity = Identity(kind)  # type: ignore[arg-type]
     assert not matches(identity, parse_reference("oci:/d:1"), f"{APP}:1")
+
+
+def test_a_reference_without_a_tag_means_latest() -> None:
+    """Else it would count as named by digest, for which any tag will do."""
+    bare = Reference("host.example", "ns/app", None, None, "")
+    assert next(scopes_of(bare)) == f"{APP}:latest"
+    assert matches(Identity(), bare, f"{APP}:latest")
+    assert not matches(Identity(), bare, f"{APP}:1")
 
 
 def test_names_say_only_what_they_state() -> None:

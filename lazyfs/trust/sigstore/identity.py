@@ -11,7 +11,13 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from lazyfs.oci.reference import BadReference, LayoutReference, Reference, parse_reference
+from lazyfs.oci.reference import (
+    DEFAULT_TAG,
+    BadReference,
+    LayoutReference,
+    Reference,
+    parse_reference,
+)
 
 Kind: TypeAlias = Literal[
     "matchExact",
@@ -108,7 +114,7 @@ def _wanted(identity: Identity, requested: Reference | LayoutReference) -> Name 
     if requested.digest is not None:
         wanted = Name(requested.name, None, str(requested.digest))
     else:
-        wanted = Name(requested.name, requested.tag, None)
+        wanted = Name(requested.name, requested.tag or DEFAULT_TAG, None)
     if identity.kind != "remapIdentity":
         return wanted
     before, after = identity.prefix, identity.signed_prefix
