@@ -47,7 +47,8 @@ def judge(
     """Return what *policy* says of an image.
 
     *files* are those that the policy names; *candidates* are taken one by one, until the policy is
-    content.  Raises nothing but what the iterator raises.
+    content.  Raises nothing but what the iterator raises, and ValueError for a layout whose
+    directory is not absolute (and it should have no links in it: scopes are compared as text).
     """
     waiting = iter(candidates)
     steps = judging(policy, files, request)
