@@ -415,6 +415,7 @@ def test_chains_that_go_round_are_given_up() -> None:
     for found in both(leaf, *chain):
         assert not verdict_on(found).is_allowed
     assert time.process_time() - began < 5
+    refused(bundled(leaf, *chain, ROOT), "9 certificates beside the signer's, at most 8")
     refused(attachment(leaf, *chain, *chain), "there are more than 8 certificates")
 
 

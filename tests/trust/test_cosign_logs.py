@@ -136,7 +136,14 @@ def old(
     return with_entry(found, promised(body, moment, log))
 
 
-def new(signer: Made = KEY, *, moment: datetime = NOW, log: Any = LOG, **changes: Any) -> Bundled:
+def new(
+    signer: Made = KEY,
+    *,
+    moment: datetime = NOW,
+    log: Any = LOG,
+    change: Callable[[dict[str, Any]], object] | None = None,
+    **changes: Any,
+) -> Bundled:
     """Return a bundle with an entry for its envelope."""
     document = json.loads(bundled(signer).data)
     material = document["verificationMaterial"]
@@ -154,6 +161,8 @@ def new(signer: Made = KEY, *, moment: datetime = NOW, log: Any = LOG, **changes
             "signatures": [{"signature": envelope["signatures"][0]["sig"], "verifier": b64(named)}],
         },
     }
+    if change is not None:
+        change(body)
     entry = promised(body, moment, log)
     payload = entry["Payload"]
     listed = {
@@ -271,6 +280,22 @@ def test_what_a_log_has_signed_must_be_about_it(
     change: Callable[[dict[str, Any]], None], message: str
 ) -> None:
     refused(old(change=change), by_key(), message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_to("spec", "signatures", value=[]), "has not exactly one signature"),
+        (set_to("spec", "signatures", value=[{}, {}]), "has not exactly one signature"),
+        (set_to("spec", "signatures", value=[{}]), "has no signature"),
+        (set_to("spec", "payloadHash", value=hashed(b"x")), "is about another signature"),
+        (set_to("kind", value="intoto"), "of the kind 'intoto' '0.0.1'"),
+    ],
+)
+def test_what_a_log_has_signed_must_be_about_the_bundle(
+    change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    refused(new(change=change), by_key(), message)
 
 
 def test_the_certificate_must_be_the_logged_one() -> None:

@@ -466,5 +466,11 @@ def test_faults_in_long_scopes_are_short() -> None:
     assert len(policy.warnings[0]) < 1000
 
 
+def test_scopes_are_shown_on_one_line() -> None:
+    policy = parsed({"default": [ACCEPT], "transports": {"oci": {"/a\nb": [REJECT]}}})
+    chosen = requirements_for(policy, parse_reference("oci:/a\nb/c"))
+    assert chosen.scope == r'transports.oci["/a\nb"]'
+
+
 def test_an_accepting_default_is_read_as_such() -> None:
     assert parsed({"default": [ACCEPT]}) == Policy("policy.json", (AcceptAnything(),))
