@@ -280,6 +280,9 @@ def authority_for_time(**others: Any) -> Issued:
     return issue("clock", root(), **given)
 
 
+TST_INFO = bytes.fromhex("060b2a864886f70d0109100104")
+
+
 def timestamp(
     signer: Issued,
     message: bytes,
@@ -288,8 +291,12 @@ def timestamp(
     accuracy: bytes = b"",
     attributes: Mapping[str, bytes | None] | None = None,
     certificates: Sequence[Issued] | None = None,
-    content_type: bytes = bytes.fromhex("060b2a864886f70d0109100104"),
+    content_type: bytes = TST_INFO,
     more: Sequence[bytes] = (),
+    version: int = 1,
+    signers: int = 1,
+    inside: bytes = TST_INFO,
+    detached: bool = False,
 ) -> bytes:
     """Return a TimeStampToken over *message*.
 
@@ -298,7 +305,7 @@ def timestamp(
     sha256 = der.encode(der.SEQUENCE, bytes.fromhex("0609608648016503040201"))
     info = der.encode(
         der.SEQUENCE,
-        der.encode_integer(1),
+        der.encode_integer(version),
         bytes.fromhex("06022a03"),
         der.encode(
             der.SEQUENCE,
@@ -339,18 +346,18 @@ def timestamp(
         der.encode(der.SEQUENCE, bytes.fromhex("06082a8648ce3d040302")),
         der.encode(der.OCTET_STRING, signature),
     )
-    inside = [each.der for each in (certificates if certificates is not None else [signer])]
+    chain = [each.der for each in (certificates if certificates is not None else [signer])]
     data = der.encode(
         der.SEQUENCE,
         der.encode_integer(3),
         der.encode(der.SET, sha256),
         der.encode(
             der.SEQUENCE,
-            bytes.fromhex("060b2a864886f70d0109100104"),
-            der.encode(der.context(0), der.encode(der.OCTET_STRING, info)),
+            inside,
+            b"" if detached else der.encode(der.context(0), der.encode(der.OCTET_STRING, info)),
         ),
-        der.encode(der.context(0), *inside),
-        der.encode(der.SET, information),
+        der.encode(der.context(0), *chain),
+        der.encode(der.SET, *[information] * signers),
     )
     return der.encode(
         der.SEQUENCE, bytes.fromhex("06092a864886f70d010702"), der.encode(der.context(0), data)

@@ -2,7 +2,7 @@
 
 import pytest
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from lazyfs.trust import der
 from lazyfs.trust.algorithms import check_signature, digest_name
@@ -52,6 +52,37 @@ def test_what_is_accepted() -> None:
     check_signature(RSA.public_key(), pss(), NEW, MESSAGE)
     check_signature(RSA.public_key(), pss(trailer=1), NEW, MESSAGE, "sha256")
     check_signature(ELLIPTIC.public_key(), identifier(SHA256_ECDSA), CURVE, MESSAGE, "sha256")
+
+
+def test_the_signature_itself() -> None:
+    edwards = ed25519.Ed25519PrivateKey.generate()
+    signed = edwards.sign(MESSAGE)
+    curve = identifier(bytes.fromhex("06032b6570"))
+    check_signature(edwards.public_key(), curve, signed, MESSAGE)
+    for key, named, signature, digest in (
+        (RSA, identifier(SHA256_RSA, NULL), OLD, None),
+        (RSA, identifier(PLAIN_RSA, NULL), OLD, "sha256"),
+        (RSA, pss(), NEW, None),
+        (RSA, pss(), OLD, None),
+        (ELLIPTIC, identifier(SHA256_ECDSA), CURVE, None),
+        (edwards, curve, signed, None),
+    ):
+        with pytest.raises(BadSignature):
+            check_signature(key.public_key(), named, signature, MESSAGE + b"!", digest)
+
+
+@pytest.mark.parametrize("where", range(4))
+def test_something_more_among_the_parameters(where: int) -> None:
+    kind, parameters = pss().parts()
+    pieces = [each.raw for each in parameters.parts()]
+    if where == 3:
+        pieces.append(NULL)
+    else:
+        inner = der.read(pieces[where], None)
+        pieces[where] = der.encode(inner.tag, inner.body, NULL)
+    named = identifier(kind.raw, der.encode(der.SEQUENCE, *pieces))
+    with pytest.raises(Malformed, match="behind"):
+        check_signature(RSA.public_key(), named, NEW, MESSAGE)
 
 
 @pytest.mark.parametrize(

@@ -321,6 +321,16 @@ def test_who_must_not_sign(extension: tuple[x509.ExtensionType, bool]) -> None:
         check_chain([leaf.certificate, pki.root().certificate])
 
 
+def test_which_keys_sign() -> None:
+    """Authorities may have others: RSA with 2560 bits, Ed25519."""
+    odd = rsa.generate_private_key(public_exponent=65537, key_size=2560)
+    leaf = pki.issue("leaf", pki.root(), key=odd)
+    with pytest.raises(NotAllowed, match="its key is not RSA with"):
+        check_chain([leaf.certificate, pki.root().certificate])
+    authority = pki.issue("odd", authority=True, key=odd)
+    check_chain([pki.issue("leaf", authority).certificate, authority.certificate])
+
+
 def test_a_chain_is_found_among_others() -> None:
     leaf = pki.issue("leaf", pki.middle()).certificate
     twins = [pki.issue("middle", pki.root(), authority=True).certificate for _ in range(3)]

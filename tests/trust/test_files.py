@@ -54,6 +54,9 @@ def test_no_policy(tmp_path: Path) -> None:
         NotationFolder(tmp_path).policy()
     with pytest.raises(PolicyFault, match="does not exist"):
         read_policy(tmp_path / "x")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(PolicyFault, match="cannot be read: not a directory"):
+        read_policy(tmp_path / "file" / "x")
 
 
 def link(path: Path) -> None:
@@ -139,6 +142,30 @@ def test_what_is_no_certificate_to_trust(tmp_path: Path, contents: bytes) -> Non
     (tmp_path / "truststore/x509/ca/main/bad.pem").write_bytes(contents)
     with pytest.raises(PolicyFault, match=r"trust store ca:main: bad\.pem"):
         TrustStores(found).certificates([MAIN], "ca")
+
+
+def test_an_empty_store(tmp_path: Path) -> None:
+    found = fill(tmp_path)
+    (tmp_path / "truststore/x509/ca/main/root.pem").unlink()
+    with pytest.raises(PolicyFault, match="ca:main is empty"):
+        TrustStores(found).certificates([MAIN], "ca")
+
+
+def test_names_of_files_are_shown_on_one_line(tmp_path: Path) -> None:
+    found = fill(tmp_path)
+    (tmp_path / "truststore/x509/ca/main/a\nb\x1b[31m").write_bytes(b"x")
+    with pytest.raises(PolicyFault) as caught:
+        TrustStores(found).certificates([MAIN], "ca")
+    assert caught.value.message.isprintable()
+    (tmp_path / "answers").mkdir()
+    (tmp_path / "answers" / "a\nb").write_bytes(b"x")
+    with pytest.raises(PolicyFault) as caught:
+        RevocationFolder(tmp_path / "answers").answers(ask("crl", pki.root(), 1))
+    assert caught.value.message.isprintable()
+    os.mkfifo(tmp_path / "truststore/x509/ca/main/A\nB")
+    with pytest.raises(PolicyFault) as caught:
+        found.files(MAIN)
+    assert caught.value.message.isprintable()
 
 
 def test_a_clocks_store_has_roots_only(tmp_path: Path) -> None:

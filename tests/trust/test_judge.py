@@ -5,9 +5,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, cast
 
 import pytest
+import trio
+import trio.lowlevel
 
 from lazyfs.digest import Digest, digest_of
 from lazyfs.oci.descriptor import Descriptor
@@ -28,6 +31,7 @@ from lazyfs.trust.notation.envelope import (
 from lazyfs.trust.notation.judge import (
     QUESTIONS_LIMIT,
     SIGNATURES_LIMIT,
+    NextCandidate,
     Request,
     Unfetched,
     judge,
@@ -150,6 +154,8 @@ def test_a_good_signature() -> None:
             {"protected": {EXPIRY: "2026-11-30T00:00:00Z", "crit": [SCHEME, EXPIRY]}},
             "expires before",
         ),
+        ({"protected": {PLUGIN: 5}}, "not text"),
+        ({"protected": {PLUGIN: None, PLUGIN_VERSION: 5, SCHEME: 5}}, "scheme"),
         ({"protected": {"alg": "ES384"}}, "asks for ES256"),
         ({"protected": {"alg": None}}, "asks for ES256"),
         ({"protected": {"alg": "HS256"}}, "asks for ES256"),
@@ -232,8 +238,8 @@ def test_what_is_no_signature_of_the_image_is_passed_over(changes: dict[str, Any
         {"layers": ["x"]},
         {"layers": [{"mediaType": "text/plain", "digest": "", "size": 1}]},
         {"layers": [{"mediaType": "application/jose+json", "digest": "x", "size": 1}]},
-        {"layers": [{"mediaType": "application/jose+json", "digest": "x", "size": 1 << 40}]},
-        {"layers": [{"mediaType": "application/jose+json", "digest": "x", "size": True}]},
+        {"layers": [{"mediaType": "application/jose+json", "digest": "sha256:0", "size": 1}]},
+        {"layers": [{"mediaType": "application/jose+json", "size": 1}]},
         {"layers": [{"mediaType": [], "digest": "x", "size": 1}]},
     ],
 )
@@ -244,6 +250,13 @@ def test_a_malformed_artifact_stands_in_nobodys_way(changes: dict[str, Any]) -> 
     verdict = run(bad, candidate())
     assert verdict.outcome is Outcome.TRUSTED
     assert len(verdict.signatures) == 2
+
+
+@pytest.mark.parametrize("size", [1 << 40, True, -1, None, "1", 1.0])
+def test_the_size_of_an_envelope(size: Any) -> None:
+    layer = {"mediaType": "application/jose+json", "digest": str(IMAGE.digest), "size": size}
+    verdict = run(candidate(manifest={"layers": [layer]}))
+    assert "is not of 0 to" in verdict.reasons[0].message
 
 
 def test_a_manifest_that_is_too_large() -> None:
@@ -414,6 +427,8 @@ def test_strangers_do_not_decide_who_is_asked() -> None:
         verdict = judge(policy(level), Stores(), request(), [signed], server)
         assert verdict.outcome is outcome
         assert server.asked == []
+        if level == "audit":
+            assert "revocation" in [each.check for each in verdict.warnings]
 
 
 def test_one_question_is_asked_once() -> None:
@@ -453,6 +468,52 @@ def test_answers_are_bounded() -> None:
 
 
 # Time
+
+
+def test_the_last_second_of_a_certificate() -> None:
+    end = pki.later(hours=1)
+    signed = candidate([pki.issue("leaf", pki.root(), begin=pki.NOW, end=end), pki.root()])
+    for now, outcome in (
+        (pki.later(seconds=-1), Outcome.UNTRUSTED),
+        (pki.NOW, Outcome.TRUSTED),
+        (end, Outcome.TRUSTED),
+        (pki.later(hours=1, seconds=1), Outcome.UNTRUSTED),
+    ):
+        assert run(signed, now=now).outcome is outcome
+    # After that a time-stamp is asked for, not before.
+    later = policy(
+        trustStores=["ca:main", "tsa:main"],
+        signatureVerification={"level": "strict", "verifyTimestamp": "afterCertExpiry"},
+    )
+    assert run(signed, now=end, given=later).outcome is Outcome.TRUSTED
+    verdict = run(signed, now=pki.later(hours=1, seconds=1), given=later)
+    assert verdict.reasons[0].message == "the signature has no time-stamp"
+
+
+@pytest.mark.parametrize(
+    ("moment", "outcome"),
+    [
+        ("2026-06-01T00:00:00Z", Outcome.TRUSTED),
+        ("2026-06-01T02:00:00+02:00", Outcome.TRUSTED),
+        ("2026-07-01T00:00:00Z", Outcome.TRUSTED),
+        ("2026-07-01T00:00:01Z", Outcome.UNTRUSTED),
+        ("2025-12-31T23:59:59Z", Outcome.UNTRUSTED),
+    ],
+)
+def test_an_authority_says_when(moment: str, outcome: Outcome) -> None:
+    expired = pki.issue("leaf", pki.root(), end=datetime(2026, 7, 1, tzinfo=UTC))
+    signed = candidate(
+        [expired, pki.root()],
+        protected={
+            SCHEME: SIGNING_AUTHORITY,
+            SIGNING_TIME: None,
+            AUTHENTIC_TIME: moment,
+            "crit": [SCHEME, AUTHENTIC_TIME],
+        },
+    )
+    given = policy(trustStores=["signingAuthority:main"])
+    assert run(signed, given=given).outcome is outcome
+    assert run(signed).reasons[0].check == "authenticity"
 
 
 def test_time_stamps() -> None:
@@ -510,11 +571,53 @@ def test_what_refuses_an_image() -> None:
     assert verdict.accepted is accepted
 
 
+def test_a_verdict_as_a_document() -> None:
+    bad, good = candidate(content=b"{}"), candidate()
+    document = run(bad, good).document()
+    assert json.loads(json.dumps(document)) == document
+    assert document["outcome"] == "trusted"
+    first, second = document["signatures"]
+    assert first["failure"]["check"] == "integrity"
+    assert second == {
+        "digest": str(good.digest),
+        "format": "notation/jws",
+        "signer": "CN=leaf,O=Acme,ST=Berlin,C=DE",
+        "failure": None,
+        "warnings": [],
+    }
+
+
+def test_under_trio() -> None:
+    """The same steps, with everything fetched by tasks."""
+
+    async def main() -> Verdict:
+        steps = judging(policy(), Stores(), request())
+        waiting = [candidate(content=b"{}"), candidate()]
+        given: Any = None
+        while True:
+            try:
+                wish = steps.send(given)
+            except StopIteration as end:
+                return cast(Verdict, end.value)
+            await trio.lowlevel.checkpoint()
+            if isinstance(wish, NextCandidate):
+                given = waiting.pop(0) if waiting else None
+            else:
+                given = [GOOD]
+
+    assert trio.run(main).outcome is Outcome.TRUSTED
+
+
 def test_the_generator_wants_what_it_asks_for() -> None:
     steps = judging(policy(), Stores(), request())
     next(steps)
     with pytest.raises(TypeError):
         steps.send([b""])
+    steps = judging(policy(), Stores(), request())
+    next(steps)
+    assert isinstance(steps.send(candidate()), Question)
+    with pytest.raises(TypeError):
+        steps.send(candidate())
 
 
 def test_cryptography_is_imported_when_a_policy_is_in_force() -> None:

@@ -145,6 +145,8 @@ def test_keys_that_are_not_accepted() -> None:
         spki(RSA.public_key())[:-1],
         b"",
         bytes(keys.KEY_LIMIT + 1),
+        der.encode(der.SEQUENCE, der.encode(der.NULL)),
+        spki(rsa.RSAPublicNumbers((1 << 32) + 1, RSA.public_key().public_numbers().n).public_key()),
     ]
     for data in bad:
         with pytest.raises(Malformed):

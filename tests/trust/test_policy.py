@@ -117,6 +117,7 @@ WRONG: list[tuple[list[Any], Any]] = [
     (["trustPolicies", 0, "name"], 5),
     (["trustPolicies", 0, "registryScopes"], "registry.test/app"),
     (["trustPolicies", 0, "registryScopes"], [5]),
+    (["trustPolicies", 0, "registryScopes"], []),
     (["trustPolicies", 0, "registryScopes"], ["registry.test/app@sha256:00"]),
     (["trustPolicies", 0, "registryScopes"], ["registry.test/app/"]),
     (["trustPolicies", 0, "registryScopes"], ["registry.test//app"]),
@@ -200,6 +201,11 @@ def test_identities(text: str, attributes: dict[str, str]) -> None:
 def test_identities_that_are_none(text: str) -> None:
     with pytest.raises(Malformed):
         parse_identity(text)
+
+
+def test_a_value_that_is_not_text() -> None:
+    with pytest.raises(Malformed, match="UTF-8"):
+        parse_identity("C=DE,ST=x,O=\\ff")
 
 
 # Blanks at the ends need no escape inside, and no attribute is empty or has a NUL.

@@ -172,6 +172,14 @@ def test_a_list_of_a_part_that_is_meant(given: dict[str, object]) -> None:
     assert since(pki.crl(pki.root(), [77], extensions=point(**given))) == pki.BEGIN
 
 
+def test_a_part_that_is_not_understood() -> None:
+    content = der.encode(der.OCTET_STRING, der.encode(der.SEQUENCE, der.encode(der.NULL)))
+    point_ = der.encode(der.SEQUENCE, bytes.fromhex("0603551d1c"), content)
+    extensions = der.encode(der.context(0), der.encode(der.SEQUENCE, point_))
+    with pytest.raises(Malformed, match="behind"):
+        since(raw_crl(extensions=extensions))
+
+
 def test_a_list_of_users_says_nothing_of_authorities() -> None:
     data = pki.crl(pki.root(), extensions=point(only_contains_user_certs=True))
     with pytest.raises(Malformed, match="another kind"):

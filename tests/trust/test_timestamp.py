@@ -1,6 +1,7 @@
 """Time-stamps: whose word on when something was signed is taken."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -47,7 +48,7 @@ def test_when() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [(-1,), (90_000,), (1 << 70,), (1, 0), (1, 1000), (1, None, 1 << 40)]
+    "given", [(-1,), (86_401,), (1 << 70,), (1, 0), (1, 1000), (1, None, 1 << 40)]
 )
 def test_an_accuracy_out_of_range(given: tuple[int, ...]) -> None:
     with pytest.raises(Malformed, match="accuracy"):
@@ -149,6 +150,31 @@ def test_what_occurs_twice_and_what_is_too_much() -> None:
     strange = pki.authority_for_time(key=ec.generate_private_key(ec.SECP256K1()))
     with pytest.raises(Malformed, match="not supported"):
         verify(pki.timestamp(strange, MESSAGE))
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({"inside": bytes.fromhex("06092a864886f70d010701")}, "does not contain one"),
+        ({"detached": True}, "does not contain one"),
+        ({"signers": 0}, "0 signatures"),
+        ({"signers": 2}, "2 signatures"),
+        ({"version": 2}, "unknown version"),
+        ({"moment": "20261130000000.50Z"}, "not of the form"),
+    ],
+)
+def test_what_is_no_time_stamp(given: dict[str, Any], fault: str) -> None:
+    with pytest.raises(Malformed, match=fault):
+        verify(pki.timestamp(CLOCK, MESSAGE, **given))
+
+
+def test_another_kind_of_message() -> None:
+    token = pki.timestamp(CLOCK, MESSAGE)
+    enveloped = token.replace(
+        bytes.fromhex("06092a864886f70d010702"), bytes.fromhex("06092a864886f70d010703")
+    )
+    with pytest.raises(Malformed, match="not signed data"):
+        verify(enveloped)
 
 
 def test_a_twin_in_the_place_of_the_signer() -> None:

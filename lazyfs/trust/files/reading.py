@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lazyfs.printable import printable
 from lazyfs.trust.errors import PolicyFault
 
 
@@ -25,7 +26,7 @@ def read_plain(path: Path, limit: int) -> bytes | None:
         mode = os.fstat(place).st_mode
         if not stat.S_ISREG(mode):
             what = "a symlink" if stat.S_ISLNK(mode) else "not a regular file"
-            raise PolicyFault(f"{path} is {what}")
+            raise PolicyFault(f"{_shown(path)} is {what}")
         with open(f"/proc/self/fd/{place}", "rb") as stream:
             data = stream.read(limit + 1)
     except OSError as exc:
@@ -33,7 +34,7 @@ def read_plain(path: Path, limit: int) -> bytes | None:
     finally:
         os.close(place)
     if len(data) > limit:
-        raise PolicyFault(f"{path} is longer than {limit} bytes")
+        raise PolicyFault(f"{_shown(path)} is longer than {limit} bytes")
     return data
 
 
@@ -49,7 +50,7 @@ def list_folder(path: Path, limit: int, *, follow: bool = False) -> list[str] | 
             names: list[str] = []
             for entry in entries:
                 if len(names) == limit:
-                    raise PolicyFault(f"{path} has more than {limit} files")
+                    raise PolicyFault(f"{_shown(path)} has more than {limit} files")
                 names.append(entry.name)
     except FileNotFoundError:
         return None
@@ -68,4 +69,8 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 
 
 def _fault(path: Path, exc: OSError) -> PolicyFault:
-    return PolicyFault(f"{path} cannot be read: {(exc.strerror or str(exc)).lower()}")
+    return PolicyFault(f"{_shown(path)} cannot be read: {(exc.strerror or str(exc)).lower()}")
+
+
+def _shown(path: Path) -> str:
+    return printable(str(path), 300)

@@ -10,6 +10,7 @@ import binascii
 import re
 from pathlib import Path
 
+from lazyfs.printable import printable
 from lazyfs.registry.config.files import read_regular
 from lazyfs.trust.crl import parse_crl
 from lazyfs.trust.errors import Malformed, PolicyFault
@@ -65,7 +66,8 @@ class RevocationFolder:
             statuses = parse_answer(data).statuses
         except Malformed as exc:
             raise PolicyFault(
-                f"{path} is neither a revocation list ({reason}) nor an OCSP answer ({exc.message})"
+                f"{_shown(path)} is neither a revocation list ({reason}) nor an OCSP answer"
+                f" ({exc.message})"
             ) from exc
         for status in statuses:
             self._answers.setdefault(status.id.serial, []).append(data)
@@ -75,9 +77,13 @@ def _read(path: Path, limit: int) -> bytes:
     try:
         data = read_regular(path, limit + 1)
     except OSError as exc:
-        raise PolicyFault(f"{path} cannot be read: {(exc.strerror or str(exc)).lower()}") from exc
+        raise PolicyFault(
+            f"{_shown(path)} cannot be read: {(exc.strerror or str(exc)).lower()}"
+        ) from exc
     if len(data) > limit:
-        raise PolicyFault(f"{path} is too large, or {path.parent} is: {TOTAL_LIMIT} bytes at most")
+        raise PolicyFault(
+            f"{_shown(path)} is too large, or {path.parent} is: {TOTAL_LIMIT} bytes at most"
+        )
     return data
 
 
@@ -88,4 +94,8 @@ def _from_pem(path: Path, data: bytes) -> bytes:
     try:
         return base64.b64decode(b"".join(match[1].split()), validate=True) if match else data
     except binascii.Error as exc:
-        raise PolicyFault(f"{path} is not valid base64") from exc
+        raise PolicyFault(f"{_shown(path)} is not valid base64") from exc
+
+
+def _shown(path: Path) -> str:
+    return printable(str(path), 300)

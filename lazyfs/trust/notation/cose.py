@@ -4,6 +4,7 @@ Spec: Notary Project, signature-envelope-cose.md; RFC 9052, sections 3, 4.2 and 
 ``x5chain``, which is taken as an array and from the unprotected header only, as notation does.
 """
 
+from datetime import datetime
 from typing import Any
 
 from lazyfs.trust import cbor
@@ -83,12 +84,12 @@ def _headers(signed: dict[int | str, Any]) -> Headers:
     if any(type(name) is int and name not in signed for name in critical):
         raise Malformed("an attribute is marked as critical and absent")
     named = {name: value for name, value in signed.items() if isinstance(name, str)}
-    times = {name: _time(named[name]) for name in TIMES if name in named}
     return Headers(
         algorithm=_algorithm(signed),
         content_type=signed.get(CONTENT_TYPE),
         critical=critical,
-        named={**named, **times},
+        named=named,
+        times={name: _time(named[name]) for name in TIMES if name in named},
     )
 
 
@@ -97,7 +98,7 @@ def _algorithm(signed: dict[int | str, Any]) -> str:
     return ALGORITHMS.get(number, str(number)) if type(number) is int else "none"
 
 
-def _time(value: Any) -> Any:
+def _time(value: Any) -> datetime:
     if not isinstance(value, cbor.Tagged) or value.tag != EPOCH:
         raise Malformed("a time in the protected header is not tagged as one")
     return epoch_time(value.value)

@@ -49,7 +49,9 @@ class Headers(msgspec.Struct, frozen=True, kw_only=True):
     content_type: Any
     critical: Sequence[int | str]
     named: Mapping[str, Any]
-    """All attributes whose name is text, times already read."""
+    """All attributes whose name is text."""
+    times: Mapping[str, datetime]
+    """Those of them that are moments, read."""
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -152,14 +154,15 @@ def check_headers(headers: Headers, understood: frozenset[int | str]) -> Rules:
     wanted, other = (
         (AUTHENTIC_TIME, SIGNING_TIME) if is_by_authority else (SIGNING_TIME, AUTHENTIC_TIME)
     )
-    if other in named:
+    times = headers.times
+    if other in times:
         raise Malformed(f"{other} does not go with the signing scheme {scheme}")
-    signing_time, expiry = _moment(named, wanted), _moment(named, EXPIRY)
+    signing_time, expiry = times.get(wanted), times.get(EXPIRY)
     if signing_time is None:
         raise Malformed(f"{wanted} is missing")
     if expiry is not None and expiry <= signing_time:
         raise Malformed("the signature expires before it is made")
-    must = {SCHEME} | ({EXPIRY} & named.keys()) | ({AUTHENTIC_TIME} & named.keys())
+    must = {SCHEME} | ({EXPIRY, AUTHENTIC_TIME} & times.keys())
     _check_critical(headers, must, understood)
     plugin = named.get(PLUGIN)
     if plugin is None and PLUGIN_VERSION in named:
@@ -180,13 +183,6 @@ def _check_critical(headers: Headers, must: set[str], understood: frozenset[int 
             raise Malformed(f"{_show(name)} is marked as critical and absent")
         if name not in UNDERSTOOD and name not in understood:
             raise Malformed(f"the critical attribute {_show(name)} is unknown")
-
-
-def _moment(named: Mapping[str, Any], name: str) -> datetime | None:
-    moment = named.get(name)
-    if moment is not None and not isinstance(moment, datetime):
-        raise Malformed(f"{name} is not a time")
-    return moment
 
 
 def parse_time(text: str) -> datetime:

@@ -6,6 +6,7 @@ Spec: Notary Project, signature-envelope-jws.md; RFC 7515, sections 4.1.11, 5.2 
 import base64
 import binascii
 import re
+from datetime import datetime
 from typing import Any
 
 from lazyfs.trust.errors import Malformed
@@ -63,16 +64,16 @@ def _headers(named: dict[str, Any]) -> Headers:
     critical = named.get("crit")
     if not isinstance(critical, list) or not all(isinstance(name, str) for name in critical):
         raise Malformed("the protected header does not say what is critical")
-    times = {name: _time(named[name]) for name in TIMES if name in named}
     return Headers(
         algorithm=str(named.get("alg")),
         content_type=named.get("cty"),
         critical=critical,
-        named={**named, **times},
+        named=named,
+        times={name: _time(named[name]) for name in TIMES if name in named},
     )
 
 
-def _time(value: Any) -> Any:
+def _time(value: Any) -> datetime:
     if not isinstance(value, str):
         raise Malformed("a time in the protected header is not text")
     return parse_time(value)

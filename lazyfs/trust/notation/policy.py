@@ -272,8 +272,6 @@ def _texts(found: dict[str, Any], name: str) -> list[str]:
         or not all(isinstance(text, str) for text in texts)
     ):
         raise Malformed(f"{name}: must be a list of at most {ITEMS_LIMIT} words")
-    if "" in texts:
-        raise Malformed(f"{name}: a word is empty")
     return texts
 
 

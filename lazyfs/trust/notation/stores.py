@@ -8,6 +8,7 @@ is a fault of the whole store, as in notation.
 from collections.abc import Sequence
 from typing import Protocol
 
+from lazyfs.printable import printable
 from lazyfs.trust.certificates import Certificate, parse_certificates
 from lazyfs.trust.errors import Malformed, PolicyFault
 from lazyfs.trust.notation.policy import StoreKind, StoreName
@@ -52,7 +53,8 @@ class TrustStores:
 
 def _parse(store: StoreName, files: Sequence[tuple[str, bytes]]) -> tuple[Certificate, ...]:
     found: list[Certificate] = []
-    for name, data in files:
+    for file, data in files:
+        name = printable(file, 100)
         try:
             certificates = parse_certificates(data, CERTIFICATES_LIMIT - len(found))
         except Malformed as exc:
