@@ -142,7 +142,8 @@ def _compose(text: str, complain: Complaint) -> Node | None:
         where = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
         raise complain(f"{where}not valid YAML: {cut(exc.problem or str(exc))}") from exc
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
-        raise complain(f"not valid YAML: {cut(str(exc))}") from exc
+        reason = " ".join(str(exc).split())  # some of PyYAML's are on several lines
+        raise complain(f"not valid YAML: {cut(reason)}") from exc
     return node
 
 

@@ -383,6 +383,7 @@ def yaml_refused(text: str | bytes, message: str, *, is_json: bool = False) -> s
         decode_template(data, what="c.yaml", is_json=is_json)
     assert caught.value.message.startswith("c.yaml: ")
     assert len(caught.value.message) < 2000
+    assert "\n" not in caught.value.message
     return caught.value.message
 
 

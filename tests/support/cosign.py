@@ -67,6 +67,11 @@ def image_digest(image: str) -> Digest:
 
 def candidates(image: str, registry: str = "olareg") -> list[Candidate]:
     """Return what a registry has for an image: old signatures, then new ones."""
+    return list(_candidates(image, registry))
+
+
+@functools.cache
+def _candidates(image: str, registry: str) -> tuple[Candidate, ...]:
     name, _ = REGISTRIES[registry]
     files, digest = layout(name), image_digest(image)
     found: list[Candidate] = []
@@ -81,7 +86,7 @@ def candidates(image: str, registry: str = "olareg") -> list[Candidate]:
             if bundle is not None:
                 data = files[f"blobs/sha256/{bundle.digest.hex}"]
                 found.append(Bundled(manifest_digest, data))
-    return found
+    return tuple(found)
 
 
 def reference(registry: str = "olareg", suffix: str = ":latest") -> Reference:

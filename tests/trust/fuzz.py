@@ -258,12 +258,15 @@ def feed(reader: Reader, data: bytes) -> bool:
 
 def main() -> int:
     """Feed one reader for some seconds; print what it could not stand."""
+    from tests.trust import fuzz_sigstore
+
+    readers = READERS | fuzz_sigstore.READERS
     parser = argparse.ArgumentParser()
-    parser.add_argument("reader", choices=READERS)
+    parser.add_argument("reader", choices=readers)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=time.time_ns())
     given = parser.parse_args()
-    reader = READERS[given.reader]()
+    reader = readers[given.reader]()
     counts = {True: 0, False: 0}
     until = time.monotonic() + given.seconds
     for data in mutations(reader.seeds(), random.Random(given.seed)):

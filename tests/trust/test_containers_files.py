@@ -67,6 +67,8 @@ def test_a_directory_of_registries(tmp_path: Path) -> None:
     registries = read_registries_d(tmp_path)
     assert uses_attachments(registries, parse_reference("a.example/x"))
     assert not uses_attachments(registries, parse_reference("b.example/x"))
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert read_registries_d(tmp_path / "link").sections.keys() == registries.sections.keys()
     (tmp_path / "e.yaml").write_text("default-docker: {}")
     with pytest.raises(PolicyFault, match=r"e.yaml: default-docker is in .*b.yaml already"):
         read_registries_d(tmp_path)

@@ -68,7 +68,7 @@ def made(
 ) -> Made:
     """Return a certificate and its key; without an issuer it signs itself."""
     key = key or ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else [])
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -288,6 +288,7 @@ def test_purposes_and_emails(
         (("*.example",), "host.example", True),
         (("*.example",), "a.host.example", False),
         (("*.host.example",), "host.example", False),
+        (("x.example",), "host.example", False),
         (("h*.example",), "host.example", False),
         (("192.0.2.1",), "192.0.2.1", True),
         (("192.0.2.2",), "192.0.2.1", False),
@@ -327,6 +328,10 @@ def test_the_common_name_is_no_name() -> None:
             "an issuer's key is not for signing certificates",
         ),
         (
+            (*FOR_CA, x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])),
+            "an issuer is not for certificates that sign code",
+        ),
+        (
             (*FOR_CA, x509.NameConstraints([x509.RFC822Name("c.example")], None)),
             "name constraints",
         ),
@@ -341,6 +346,13 @@ def test_issuers_that_may_not_issue(
 ) -> None:
     issuer = made("issuer", ROOT, extensions)
     refused(attachment(made("leaf", issuer, FOR_LEAF), issuer), message)
+
+
+@pytest.mark.parametrize("purpose", ["CODE_SIGNING", "ANY_EXTENDED_KEY_USAGE"])
+def test_issuers_for_code(purpose: str) -> None:
+    extension = x509.ExtendedKeyUsage([getattr(ExtendedKeyUsageOID, purpose)])
+    issuer = made("issuer", ROOT, (*FOR_CA, extension))
+    assert verdict_on(attachment(made("leaf", issuer, FOR_LEAF), issuer)).is_allowed
 
 
 def test_path_lengths_and_depth() -> None:
@@ -403,6 +415,7 @@ def test_chains_that_go_round_are_given_up() -> None:
     for found in both(leaf, *chain):
         assert not verdict_on(found).is_allowed
     assert time.process_time() - began < 5
+    refused(bundled(leaf, *chain, ROOT), "9 certificates beside the signer's, at most 8")
     refused(attachment(leaf, *chain, *chain), "there are more than 8 certificates")
 
 
@@ -417,6 +430,8 @@ def test_chains_that_go_round_are_given_up() -> None:
             "DER: got tag",
         ),
         ({CERTIFICATE: "x" * 2_000_000}, "longer than"),
+        ({CERTIFICATE: "\ud800"}, "there is no certificate, or a broken one"),
+        ({CHAIN: "\udc80"}, "there is no certificate, or a broken one"),
         ({CHAIN: "no certificate"}, "there is no certificate, or a broken one"),
         ({CHAIN: pem(LEAF).decode() * 1000}, "there are more than 8 certificates"),
     ],

@@ -73,9 +73,10 @@ def test_two_requirements_may_be_met_by_two_signatures() -> None:
     key = signed_by("rsa2048"), signed_by("p384"), signed_by("wrong")
     digest = image_digest("old-two")
     (second,) = [each for each in key if judged(each, found, digest).is_allowed]
-    verdict = judged([P256, second], found, digest)
-    assert verdict.outcome is Outcome.TRUSTED
-    assert [each.failure for each in verdict.signatures] == [None, None]
+    for requirements in ([P256, second], [second, P256]):
+        verdict = judged(requirements, found, digest)
+        assert verdict.outcome is Outcome.TRUSTED
+        assert [each.failure for each in verdict.signatures] == [None, None]
     assert judged([P256, second], found[:1], digest).outcome is Outcome.UNTRUSTED
 
 
@@ -126,6 +127,17 @@ def test_what_could_not_be_fetched_is_not_called_untrusted() -> None:
     assert verdict.reasons[0].message == text
     assert isinstance(verdict.error(), CannotTell)
     assert judged(P256, [away, *candidates("old-p256")], digest).outcome is Outcome.TRUSTED
+
+
+def test_signatures_that_cannot_be_fetched_end() -> None:
+    def away() -> Iterator[Unfetched]:
+        while True:
+            yield Unfetched(image_digest("both"), "away")
+
+    verdict = judged(P256, away(), image_digest("old-p256"))
+    assert verdict.outcome is Outcome.UNKNOWN
+    assert str(image_digest("both")) in verdict.reasons[0].message
+    assert len(verdict.reasons) == SIGNATURES_LIMIT + 1
 
 
 def test_more_signatures_than_are_tried() -> None:

@@ -264,14 +264,14 @@ def test_what_lazyfs_cannot_check_refuses_its_images_only(
                 "default": [ACCEPT],
                 "transports": {"docker": {"A.example": [ACCEPT], "a.example": [REJECT]}},
             },
-            'transports.docker["a.example"] the same scope is listed twice',
+            'transports.docker["a.example"] is listed twice, in another case',
         ),
         (
             {
                 "default": [ACCEPT],
                 "transports": {"docker": {f"h{n}.io": [] for n in range(10_001)}},
             },
-            "transports.docker 10001 scopes, at most 10000 are allowed",
+            "transports.docker has 10001 scopes, may have 10000",
         ),
     ],
 )
@@ -454,6 +454,22 @@ def test_damaged_policies_are_refused_or_read(data: st.DataObject) -> None:
     put = data.draw(st.one_of(st.binary(max_size=3), st.sampled_from([b"{", b"[]", b'"x":1,'])))
     with contextlib.suppress(PolicyFault):
         parse_policy(whole[:at] + put + whole[at + data.draw(st.integers(0, 6)) :], "policy.json")
+
+
+def test_faults_in_long_scopes_are_short() -> None:
+    long = "a.example/" + "x/" * 100_000
+    for transports in ({"docker": {long: []}}, {long: {"x": []}}, {"docker": {"": [{long: 1}]}}):
+        with pytest.raises(PolicyFault) as caught:
+            parsed({"default": [ACCEPT], "transports": transports})
+        assert len(caught.value.message) < 1000
+    policy = parsed({"default": [ACCEPT], "transports": {"docker": {long + "/": [REJECT]}}})
+    assert len(policy.warnings[0]) < 1000
+
+
+def test_scopes_are_shown_on_one_line() -> None:
+    policy = parsed({"default": [ACCEPT], "transports": {"oci": {"/a\nb": [REJECT]}}})
+    chosen = requirements_for(policy, parse_reference("oci:/a\nb/c"))
+    assert chosen.scope == r'transports.oci["/a\nb"]'
 
 
 def test_an_accepting_default_is_read_as_such() -> None:

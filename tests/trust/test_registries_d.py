@@ -103,6 +103,7 @@ def test_unknown_keys_are_named() -> None:
         ([b"docker: [a]"], "docker must have keys"),
         ([b"- docker"], "the document must have keys"),
         ([b"docker: {a.example: text}"], "'a.example' must have keys, not be 'text'"),
+        ([b"docker: \x02"], "not valid YAML: unacceptable character #x0002: special char"),
         ([b"docker: {"], "line 1, column 10: not valid YAML"),
         ([b"\xff"], "not valid UTF-8 at byte 0"),
         ([b"#" * (FILE_LIMIT + 1)], "longer than"),
@@ -111,8 +112,9 @@ def test_unknown_keys_are_named() -> None:
     ],
 )
 def test_faults_are_told(texts: list[bytes], message: str) -> None:
-    with pytest.raises(PolicyFault, match=message):
+    with pytest.raises(PolicyFault, match=message) as caught:
         parsed(*texts)
+    assert "\n" not in caught.value.message
 
 
 @settings(max_examples=300, deadline=None)

@@ -2,8 +2,9 @@
 
 import pytest
 
-from lazyfs.oci.reference import BadReference, parse_reference
+from lazyfs.oci.reference import BadReference, Reference, parse_reference
 from lazyfs.trust.sigstore.identity import Identity, matches, parse_name
+from lazyfs.trust.sigstore.scopes import scopes_of
 
 DIGEST, OTHER = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 APP = "host.example/ns/app"
@@ -45,6 +46,7 @@ HOST = Identity("remapIdentity", prefix="mirror.example", signed_prefix="vendor.
         (Identity("exactReference", "vendor.example/a:1"), f"{APP}:1", "vendor.example/a:1", True),
         (Identity("exactReference", "vendor.example/a:1"), f"{APP}:1", f"{APP}:1", False),
         (Identity("exactReference", "vendor.example/a:1"), "oci:/d", "vendor.example/a:1", True),
+        (Identity("exactReference", "vendor.example/a"), f"{APP}:1", "vendor.example/a", False),
         (Identity("exactRepository", "vendor.example/a"), f"{APP}:1", "vendor.example/a:9", True),
         (Identity("exactRepository", "vendor.example/a"), f"{APP}:1", "vendor.example/a", True),
         (Identity("exactRepository", "vendor.example/a"), f"{APP}:1", APP, False),
@@ -64,6 +66,7 @@ HOST = Identity("remapIdentity", prefix="mirror.example", signed_prefix="vendor.
         (REMAP, "mirror.example:5000/hubs/x:1", "mirror.example:5000/hubs/x:1", True),
         (REMAP, "mirror.example:5000/hub:1", "docker.io:1", False),
         (REMAP, "mirror.example:5000/hub/x:1", "docker.io/library/x:1", False),
+        (REMAP, "mirror.example:5000/hub/x:1", "docker.io/x:1", False),
         (REMAP, "mirror.example/hub/x/y:1", "mirror.example/hub/x/y:1", True),
         (HOST, "mirror.example/a/b:1", "vendor.example/images/a/b:1", True),
         (HOST, "mirror.example:5000/a/b:1", "vendor.example/images/a/b:1", False),
@@ -101,6 +104,14 @@ def test_what_names_no_image_matches_nothing(identity: Identity, signed: str | N
 def test_a_layout_has_no_name_to_compare(kind: str) -> None:
     identity = Identity(kind)  # type: ignore[arg-type]
     assert not matches(identity, parse_reference("oci:/d:1"), f"{APP}:1")
+
+
+def test_a_reference_without_a_tag_means_latest() -> None:
+    """Else it would count as named by digest, for which any tag will do."""
+    bare = Reference("host.example", "ns/app", None, None, "")
+    assert next(scopes_of(bare)) == f"{APP}:latest"
+    assert matches(Identity(), bare, f"{APP}:latest")
+    assert not matches(Identity(), bare, f"{APP}:1")
 
 
 def test_names_say_only_what_they_state() -> None:

@@ -115,6 +115,7 @@ def _verify_chain(
         policy.permit_all()
         .require_present(x509.BasicConstraints, criticality, _check_ca)
         .may_be_present(x509.KeyUsage, criticality, _check_ca_usage)
+        .may_be_present(x509.ExtendedKeyUsage, criticality, _check_ca_purpose)
     )
     ee_policy = (
         policy.permit_all()
@@ -150,6 +151,13 @@ def _check_ca(_: object, __: object, found: x509.BasicConstraints | None) -> Non
 def _check_ca_usage(_: object, __: object, found: x509.KeyUsage | None) -> None:
     if found is not None and not found.key_cert_sign:
         raise ValueError("an issuer's key is not for signing certificates")
+
+
+def _check_ca_purpose(_: object, __: object, found: x509.ExtendedKeyUsage | None) -> None:
+    # For authorities, purposes bound those of what they issue, as Go and Windows read them.
+    purposes = {ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
+    if found is not None and purposes.isdisjoint(found):
+        raise ValueError("an issuer is not for certificates that sign code")
 
 
 def _check_usage(_: object, __: object, found: x509.KeyUsage | None) -> None:

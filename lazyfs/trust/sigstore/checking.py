@@ -29,7 +29,7 @@ from lazyfs.trust.sigstore.candidates import (
     Bundled,
     Candidate,
 )
-from lazyfs.trust.sigstore.encoding import from_base64, quote
+from lazyfs.trust.sigstore.encoding import encoded, from_base64, quote
 from lazyfs.trust.sigstore.material import Trusted, TrustedKey
 from lazyfs.trust.sigstore.payload import parse_payload
 
@@ -92,12 +92,12 @@ def _check_attachment(
     chain: list[Certificate] = []
     # With bare keys, a certificate beside the signature changes nothing.
     if trusted.authority is not None and CERTIFICATE in noted:
-        chain += certificates.load_certificates(noted[CERTIFICATE].encode())
+        chain += certificates.load_certificates(encoded(noted[CERTIFICATE]))
         if len(chain) != 1:
             raise Malformed(f"the signature has {len(chain)} certificates of its signer")
         if noted.get(CHAIN):
             limit = certificates.CHAIN_LIMIT
-            chain += certificates.load_certificates(noted[CHAIN].encode(), limit)
+            chain += certificates.load_certificates(encoded(noted[CHAIN]), limit)
     is_logged = trusted.logs and ENTRY in noted
     offered = _Offered(
         from_base64(noted[SIGNATURE], "the signature"),

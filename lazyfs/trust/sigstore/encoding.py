@@ -44,6 +44,11 @@ def text(value: Any, what: str) -> str:
     return value
 
 
+def encoded(spelled: str) -> bytes:
+    """Return a text's UTF-8, for a reader that refuses what is none: unpaired surrogates."""
+    return spelled.encode(errors="surrogatepass")
+
+
 def from_base64(value: Any, what: str, *, is_url_safe: bool = False) -> bytes:
     """Return the bytes that a text spells in base64, padded.  Raises Malformed.
 

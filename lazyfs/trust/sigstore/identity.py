@@ -11,7 +11,13 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from lazyfs.oci.reference import BadReference, LayoutReference, Reference, parse_reference
+from lazyfs.oci.reference import (
+    DEFAULT_TAG,
+    BadReference,
+    LayoutReference,
+    Reference,
+    parse_reference,
+)
 
 Kind: TypeAlias = Literal[
     "matchExact",
@@ -108,13 +114,11 @@ def _wanted(identity: Identity, requested: Reference | LayoutReference) -> Name 
     if requested.digest is not None:
         wanted = Name(requested.name, None, str(requested.digest))
     else:
-        wanted = Name(requested.name, requested.tag, None)
+        wanted = Name(requested.name, requested.tag or DEFAULT_TAG, None)
     if identity.kind != "remapIdentity":
         return wanted
     before, after = identity.prefix, identity.signed_prefix
     if wanted.repository != before and not wanted.repository.startswith(f"{before}/"):
         return wanted
-    renamed = after + wanted.repository.removeprefix(before)
-    if parse_name(renamed).repository != renamed:  # a short name, which means something else
-        raise BadReference(f"{renamed[:100]!r} is not a full name")
-    return Name(renamed, wanted.tag, wanted.digest)
+    # Signed names are read in full, so what is no full name after all matches none.
+    return Name(after + wanted.repository.removeprefix(before), wanted.tag, wanted.digest)

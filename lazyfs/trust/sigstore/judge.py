@@ -47,7 +47,8 @@ def judge(
     """Return what *policy* says of an image.
 
     *files* are those that the policy names; *candidates* are taken one by one, until the policy is
-    content.  Raises nothing but what the iterator raises.
+    content.  Raises nothing but what the iterator raises, and ValueError for a layout whose
+    directory is not absolute (and it should have no links in it: scopes are compared as text).
     """
     waiting = iter(candidates)
     steps = judging(policy, files, request)
@@ -194,7 +195,7 @@ class _Found:
 def _wrong_name(requirement: SigstoreSigned, name: str | None) -> str:
     wanted = requirement.identity
     if name is None:
-        return f"a bundle names no repository; the policy wants {wanted}, not matchDigestOnly"
+        return f"a bundle names no repository, and {wanted} asks for one; see matchDigestOnly"
     return f"it is for the name {printable(name, 200)}; the policy wants {wanted}"
 
 

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import msgspec
 
 from lazyfs.oci.reference import LayoutReference, Reference
+from lazyfs.printable import printable
 from lazyfs.trust.errors import PolicyFault
 from lazyfs.trust.sigstore.identity import Identity
 from lazyfs.trust.sigstore.scopes import scopes_of, transport_of
@@ -101,7 +102,8 @@ def requirements_for(policy: Policy, reference: Reference | LayoutReference) -> 
     scopes = policy.transports.get(transport, {})
     for scope in (*scopes_of(reference), ""):
         if scope in scopes:
-            return Chosen(f'transports.{transport}["{scope}"]', scopes[scope])
+            shown = printable(scope, 300)
+            return Chosen(f'transports.{transport}["{shown}"]', scopes[scope])
     return Chosen("default", policy.default)
 
 

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from lazyfs.oci.reference import DOMAIN_RE, BadReference
 from lazyfs.trust.errors import Malformed, PolicyFault
-from lazyfs.trust.sigstore.encoding import from_base64, quote
+from lazyfs.trust.sigstore.encoding import SHOWN, from_base64, quote
 from lazyfs.trust.sigstore.identity import Identity, Kind, parse_name
 from lazyfs.trust.sigstore.policy import (
     AcceptAnything,
@@ -31,6 +31,7 @@ POLICY_LIMIT = 1 << 20  # bytes
 SCOPES_LIMIT = 10_000  # in one transport
 REQUIREMENTS_LIMIT = 100  # of one scope
 KEYS_LIMIT = 100  # of one requirement
+SCOPE_SHOWN = 300  # characters of a scope that a message quotes
 
 TYPES = ("insecureAcceptAnything", "reject", "sigstoreSigned", "signedBy", "signedBaseLayer")
 KEY_SOURCES = ("keyPath", "keyPaths", "keyData", "keyDatas", "fulcio", "pki")
@@ -89,13 +90,13 @@ class _Reading:
         above = f"transports.{_step(transport)}"
         listed = self.object(value, above)
         if len(listed) > SCOPES_LIMIT:
-            raise self.fault(above, f"{len(listed)} scopes, at most {SCOPES_LIMIT} are allowed")
+            raise self.fault(above, f"has {len(listed)} scopes, may have {SCOPES_LIMIT}")
         found: dict[str, tuple[Requirement, ...]] = {}
         for scope, requirements in listed.items():
-            place = f"{above}[{json.dumps(scope)}]"
+            place = f"{above}[{_quoted(scope)}]"
             key = self.scope(scope, transport, place)
             if key in found:
-                raise self.fault(place, "the same scope is listed twice, in another case")
+                raise self.fault(place, "is listed twice, in another case")
             found[key] = self.requirements(requirements, place)
         return found
 
@@ -304,7 +305,12 @@ class _Reading:
 
 
 def _step(name: str) -> str:
-    return name if name.replace("-", "").isalnum() and name.isascii() else json.dumps(name)
+    is_plain = name.replace("-", "").isalnum() and name.isascii() and len(name) < SHOWN
+    return name if is_plain else _quoted(name)
+
+
+def _quoted(name: str) -> str:
+    return json.dumps(name if len(name) <= SCOPE_SHOWN else name[:SCOPE_SHOWN] + "…")
 
 
 def _is_prefix(text: str) -> bool:

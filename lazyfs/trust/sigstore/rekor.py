@@ -24,7 +24,7 @@ import msgspec
 from lazyfs.errors import LazyfsError
 from lazyfs.trust import keys
 from lazyfs.trust.errors import BadSignature, Malformed
-from lazyfs.trust.sigstore.encoding import from_base64, members, quote, text
+from lazyfs.trust.sigstore.encoding import encoded, from_base64, members, quote, text
 from lazyfs.trust.strict_json import parse_object
 
 ENTRY_LIMIT = 1 << 20  # bytes
@@ -69,7 +69,7 @@ def parse_annotation(spelled: str) -> Entry:
     """Return the entry in the annotation of an old signature.  Raises Malformed."""
     what = "the entry of the log"
     document = members(
-        parse_object(spelled.encode(), what, ENTRY_LIMIT),
+        parse_object(encoded(spelled), what, ENTRY_LIMIT),
         what,
         ("SignedEntryTimestamp", "Payload"),
     )

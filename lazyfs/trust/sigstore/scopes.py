@@ -9,6 +9,7 @@ Scopes and Search Order".  An image has many scopes, and the most specific one t
 from collections.abc import Iterator
 
 from lazyfs.oci.reference import (
+    DEFAULT_TAG,
     DOMAIN_RE,
     PATH_COMPONENT_RE,
     TAG_RE,
@@ -41,8 +42,8 @@ def scopes_of(reference: Reference | LayoutReference) -> Iterator[str]:
     name = f"{host}/{reference.repository}"
     if reference.digest is not None:
         yield f"{name}@{reference.digest}"
-    elif reference.tag is not None:
-        yield f"{name}:{reference.tag}"
+    else:
+        yield f"{name}:{reference.tag or DEFAULT_TAG}"
     while "/" in name:
         yield name
         name = name.rpartition("/")[0]
