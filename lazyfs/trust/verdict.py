@@ -7,7 +7,7 @@ answer that is out of date.
 
 import enum
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -40,10 +40,6 @@ class Reason(msgspec.Struct, frozen=True):
     check: str
     message: str
     kind: Kind = "untrusted"
-
-
-def _plain(reason: Reason) -> dict[str, str]:
-    return {"check": reason.check, "message": reason.message, "kind": reason.kind}
 
 
 class SignatureReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,24 +104,3 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         if reason.kind == "policy":
             return PolicyFault(message)
         return Untrusted(message)
-
-    def document(self) -> dict[str, Any]:
-        """Return the verdict as JSON's types, for output and for records.  Text is as it came."""
-        return {
-            "outcome": str(self.outcome),
-            "name": self.name,
-            "digest": str(self.digest),
-            "policy": self.policy,
-            "level": self.level,
-            "reasons": [_plain(reason) for reason in self.reasons],
-            "signatures": [
-                {
-                    "digest": str(each.digest),
-                    "format": each.format,
-                    "signer": each.signer,
-                    "failure": None if each.failure is None else _plain(each.failure),
-                    "warnings": [_plain(reason) for reason in each.warnings],
-                }
-                for each in self.signatures
-            ],
-        }

@@ -13,7 +13,7 @@ from tests.interop.test_sandboxes import World, make_world
 from tests.support.formats.images import tagged
 from tests.support.mounts.mounting import folder_for_all, force_unmount, needs_fuse, needs_root
 from tests.support.sandboxes.runscs import NEW, make_busybox
-from tests.support.signing import Notary
+from tests.support.trust.signing import Notary
 
 pytestmark = [pytest.mark.interop, *needs_fuse, *needs_root]
 

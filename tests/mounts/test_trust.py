@@ -19,7 +19,7 @@ from tests.support.mounts.command import Lazyfs
 from tests.support.mounts.mounting import force_unmount, needs_fuse, wait_until
 from tests.support.mounts.serving import serving
 from tests.support.registries.registry import FakeRegistry
-from tests.support.signing import Notary
+from tests.support.trust.signing import Notary
 
 pytestmark = needs_fuse
 SIGNER = "CN=Publisher,O=Example,ST=Berlin,C=DE"

@@ -26,7 +26,7 @@ from tests.support.formats.images import (
 from tests.support.registries.registry import FakeRegistry
 from tests.support.registries.registry_wire import Answer
 from tests.support.registries.registry_wire import Request as Asked
-from tests.support.signing import Cosigner, Notary
+from tests.support.trust.signing import Cosigner, Notary
 
 pytestmark = pytest.mark.anyio
 

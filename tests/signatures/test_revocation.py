@@ -11,7 +11,7 @@ import pytest
 from lazyfs.signatures.revocation import Authorities
 from lazyfs.store.paths import Store
 from lazyfs.trust.errors import CannotTell
-from tests.support.signing import Notary
+from tests.support.trust.signing import Notary
 
 pytestmark = pytest.mark.anyio
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)

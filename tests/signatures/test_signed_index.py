@@ -19,7 +19,7 @@ from tests.support.formats.images import (
     tar_bytes,
 )
 from tests.support.registries.registry import FakeRegistry
-from tests.support.signing import Notary, described
+from tests.support.trust.signing import Notary, described
 
 pytestmark = pytest.mark.anyio
 

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from cryptography.x509 import ocsp
 
 from lazyfs.cli.main import cli
-from tests.support import cosign
 from tests.support.registries.registry import FakeRegistry
-from tests.support.trust import NOTATION
+from tests.support.trust import cosign
+from tests.support.trust.notation import NOTATION
 from tests.trust.test_vectors import (
     CASES,
     DOCUMENTS,

@@ -26,7 +26,13 @@ from lazyfs.trust.notation.judge import judge
 from lazyfs.trust.notation.jws import parse_jws
 from lazyfs.trust.notation.policy import parse_policy
 from lazyfs.trust.strict_json import parse
-from tests.support.trust import NOTATION, FixtureServers, FixtureStores, certificates, vectors
+from tests.support.trust.notation import (
+    NOTATION,
+    FixtureServers,
+    FixtureStores,
+    certificates,
+    vectors,
+)
 
 SLOW = 1.0  # seconds of CPU for one document
 # What formats are made of, to be put in somewhere.

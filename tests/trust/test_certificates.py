@@ -20,8 +20,8 @@ from lazyfs.trust.chains import NotAllowed, check_issuers, find_chain
 from lazyfs.trust.errors import BadSignature, Malformed
 from lazyfs.trust.names import Name, parse_name
 from lazyfs.trust.notation.chain import check_chain
-from tests.support import pki
-from tests.support.trust import certificates
+from tests.support.trust import pki
+from tests.support.trust.notation import certificates
 
 MANY = [each for data in certificates() for each in parse_certificates(data, 100)]
 

@@ -18,8 +18,8 @@ from lazyfs.trust.notation.envelope import (
     TIMESTAMP,
     X509,
 )
-from tests.support import pki
-from tests.support.trust import vectors
+from tests.support.trust import pki
+from tests.support.trust.notation import vectors
 
 LEAF = pki.issue("leaf", pki.root())
 PAYLOAD = pki.payload("sha256:" + "0" * 64, 7)

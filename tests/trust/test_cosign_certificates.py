@@ -26,7 +26,7 @@ from lazyfs.trust.sigstore.bundle import (
 )
 from lazyfs.trust.sigstore.candidates import CERTIFICATE, CHAIN, SIGNATURE, Attachment, Bundled
 from lazyfs.trust.verdict import Outcome, Verdict
-from tests.support.cosign import NOW, candidates, certified, image_digest, judged
+from tests.support.trust.cosign import NOW, candidates, certified, image_digest, judged
 
 DIGEST = image_digest("old-p256")
 EMAIL = "a@b.example"

@@ -31,7 +31,7 @@ from lazyfs.trust.sigstore.bundle import (
 from lazyfs.trust.sigstore.candidates import CERTIFICATE, CHAIN, SIGNATURE, Attachment, Bundled
 from lazyfs.trust.sigstore.payload import PAYLOAD_LIMIT, parse_payload
 from lazyfs.trust.verdict import Outcome, Verdict
-from tests.support.cosign import candidates, image_digest, judged, signed_by
+from tests.support.trust.cosign import candidates, image_digest, judged, signed_by
 from tests.trust import fuzz_sigstore
 from tests.trust.fuzz import feed, mutations
 

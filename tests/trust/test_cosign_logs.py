@@ -18,7 +18,7 @@ from lazyfs.trust.errors import Malformed, PolicyFault
 from lazyfs.trust.sigstore.candidates import ENTRY, SIGNATURE, Attachment, Bundled
 from lazyfs.trust.sigstore.rekor import parse_annotation, parse_entries
 from lazyfs.trust.verdict import Outcome
-from tests.support.cosign import NOW, image_digest, judged
+from tests.support.trust.cosign import NOW, image_digest, judged
 from tests.trust.test_cosign_certificates import (
     CODE,
     EMAIL,

@@ -7,7 +7,7 @@ import pytest
 
 from lazyfs.trust.sigstore.candidates import Attachment, Bundled
 from lazyfs.trust.verdict import Outcome
-from tests.support import cosign
+from tests.support.trust import cosign
 
 CASES = {case["id"]: case for case in cosign.index()["cases"]}
 SKOPEO = cosign.index()["skopeo_1_18_policy_json"]

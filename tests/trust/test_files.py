@@ -17,8 +17,8 @@ from lazyfs.trust.notation.policy import StoreName
 from lazyfs.trust.notation.stores import TrustStores
 from lazyfs.trust.questions import Away, Question
 from lazyfs.trust.verdict import Outcome
-from tests.support import pki
-from tests.support.trust import NOTATION, vectors
+from tests.support.trust import pki
+from tests.support.trust.notation import NOTATION, vectors
 
 POLICY = vectors().policy("ca")
 MAIN = StoreName("ca", "main")

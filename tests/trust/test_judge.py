@@ -41,8 +41,8 @@ from lazyfs.trust.notation.jws import parse_jws
 from lazyfs.trust.notation.policy import StoreName, parse_policy
 from lazyfs.trust.questions import Answers, Away, Question
 from lazyfs.trust.verdict import Outcome, Reason, SignatureReport, Verdict
-from tests.support import pki
-from tests.support.trust import vectors
+from tests.support.trust import pki
+from tests.support.trust.notation import vectors
 
 IMAGE = Descriptor(
     "application/vnd.oci.image.manifest.v1+json", digest_of(b"the image"), len(b"the image")
@@ -569,22 +569,6 @@ def test_what_refuses_an_image() -> None:
     verdict = Verdict(outcome=Outcome.TRUSTED, name="n", digest=digest, signatures=(accepted,))
     assert verdict.error() is None
     assert verdict.accepted is accepted
-
-
-def test_a_verdict_as_a_document() -> None:
-    bad, good = candidate(content=b"{}"), candidate()
-    document = run(bad, good).document()
-    assert json.loads(json.dumps(document)) == document
-    assert document["outcome"] == "trusted"
-    first, second = document["signatures"]
-    assert first["failure"]["check"] == "integrity"
-    assert second == {
-        "digest": str(good.digest),
-        "format": "notation/jws",
-        "signer": "CN=leaf,O=Acme,ST=Berlin,C=DE",
-        "failure": None,
-        "warnings": [],
-    }
 
 
 def test_under_trio() -> None:

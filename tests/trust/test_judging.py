@@ -29,8 +29,8 @@ from lazyfs.trust.sigstore.candidates import (
 from lazyfs.trust.sigstore.judge import judge
 from lazyfs.trust.sigstore.policy_reading import parse_policy
 from lazyfs.trust.verdict import Outcome, Verdict
-from tests.support import cosign
-from tests.support.cosign import NOW, candidates, image_digest, judged, key_data, signed_by
+from tests.support.trust import cosign
+from tests.support.trust.cosign import NOW, candidates, image_digest, judged, key_data, signed_by
 
 ACCEPT, REJECT = {"type": "insecureAcceptAnything"}, {"type": "reject"}
 P256 = signed_by("p256")

@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from lazyfs.trust.errors import BadSignature, Malformed
 from lazyfs.trust.notation.jws import parse_jws
-from tests.support import pki
-from tests.support.trust import vectors
+from tests.support.trust import pki
+from tests.support.trust.notation import vectors
 
 LEAF = pki.issue("leaf", pki.root())
 GOOD = pki.jws([LEAF, pki.root()], pki.payload("sha256:" + "0" * 64))

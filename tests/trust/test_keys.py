@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 
 from lazyfs.trust import der, keys
 from lazyfs.trust.errors import BadSignature, Malformed
-from tests.support import pki
+from tests.support.trust import pki
 
 MESSAGE = b"a message"
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)

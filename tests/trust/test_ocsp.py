@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from lazyfs.trust import der, ocsp
 from lazyfs.trust.errors import BadSignature, Malformed
-from tests.support import pki
+from tests.support.trust import pki
 
 LEAF = pki.issue("leaf", pki.root(), serial=77)
 BEGIN, END = (

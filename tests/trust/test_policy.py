@@ -13,7 +13,7 @@ from lazyfs.trust.errors import Malformed, PolicyFault
 from lazyfs.trust.names import escape
 from lazyfs.trust.notation.identities import identity_of, parse_identity
 from lazyfs.trust.notation.policy import StoreName, fold_scope, parse_policy
-from tests.support import pki
+from tests.support.trust import pki
 
 GOOD: dict[str, Any] = {
     "version": "1.0",

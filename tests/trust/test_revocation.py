@@ -12,7 +12,7 @@ from lazyfs.trust import der, ocsp
 from lazyfs.trust.errors import BadSignature, Malformed
 from lazyfs.trust.questions import Answers, Away, Question, refused_url
 from lazyfs.trust.revocation import Revoked, StatusUnknown, check_revocation
-from tests.support import pki
+from tests.support.trust import pki
 
 URL = "http://crl.test/a"
 LEAF = pki.issue("leaf", pki.root(), extensions=[pki.points(URL)], serial=77)

@@ -16,7 +16,7 @@ from lazyfs.trust.crl import parse_crl
 from lazyfs.trust.errors import Malformed
 from lazyfs.trust.ocsp import parse_answer
 from lazyfs.trust.timestamp import parse_statement, verify_token
-from tests.support import pki
+from tests.support.trust import pki
 from tests.trust.fuzz import files, statements, tokens
 
 MORE = der.encode(der.NULL)

@@ -13,8 +13,8 @@ from lazyfs.trust.chains import NotAllowed
 from lazyfs.trust.errors import BadSignature, Malformed
 from lazyfs.trust.notation.jws import parse_jws
 from lazyfs.trust.timestamp import UntrustedTime, verify_token
-from tests.support import pki
-from tests.support.trust import vectors
+from tests.support.trust import pki
+from tests.support.trust.notation import vectors
 
 MESSAGE = b"a signature"
 MOMENT = datetime(2026, 11, 30, tzinfo=UTC)
@@ -200,7 +200,7 @@ def test_what_openssl_makes_is_read() -> None:
     store = vectors().policy("tsa")
     assert b"tsa:main" in store
     from lazyfs.trust.certificates import parse_certificates
-    from tests.support.trust import NOTATION
+    from tests.support.trust.notation import NOTATION
 
     data = (NOTATION / "truststore/x509/tsa/main/tsa.pem").read_bytes()
     found = verify_token(envelope.timestamp, envelope.signature, parse_certificates(data, 9))

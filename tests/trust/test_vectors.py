@@ -8,7 +8,7 @@ from lazyfs.trust.errors import PolicyFault
 from lazyfs.trust.notation.judge import judge
 from lazyfs.trust.notation.policy import parse_policy
 from lazyfs.trust.verdict import Outcome
-from tests.support.trust import NOTATION, FixtureServers, FixtureStores, vectors
+from tests.support.trust.notation import NOTATION, FixtureServers, FixtureStores, vectors
 
 LEVELS = ("strict", "permissive", "audit", "skip")
 INDEX = json.loads((NOTATION / "index.json").read_bytes())

@@ -27,7 +27,7 @@ from lazyfs.trust.sigstore.judge import judge
 from lazyfs.trust.sigstore.policy_reading import parse_policy
 from lazyfs.trust.verdict import Verdict
 
-VECTORS = Path(__file__).parents[1] / "fixtures" / "trust" / "cosign"
+VECTORS = Path(__file__).parents[2] / "fixtures" / "trust" / "cosign"
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 # Registry as the vectors' makers called it → layout, and the port that signatures name.
 REGISTRIES = {"olareg": ("referrers", 8912), "docker-registry": ("tags", 8913)}

@@ -18,7 +18,7 @@ from lazyfs.trust.notation.policy import StoreName, parse_policy
 from lazyfs.trust.questions import Answers, Away, Question, refused_url
 from lazyfs.trust.verdict import Verdict
 
-NOTATION = Path(__file__).parent.parent / "fixtures" / "trust" / "notation"
+NOTATION = Path(__file__).parents[2] / "fixtures" / "trust" / "notation"
 
 
 class FixtureStores:
