@@ -1,5 +1,6 @@
 """Policies, trust stores and answers on disk: no links, nothing but files, bounded."""
 
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import pytest
 
 from lazyfs.trust.errors import PolicyFault
 from lazyfs.trust.files import notation as notation_files
+from lazyfs.trust.files import reading
 from lazyfs.trust.files import revocation as revocation_files
 from lazyfs.trust.files.notation import NotationFolder, read_policy
 from lazyfs.trust.files.revocation import RevocationFolder
@@ -92,6 +94,16 @@ def test_what_is_no_plain_file(tmp_path: Path, spoil: Callable[[Path], None]) ->
     spoil(tmp_path / "truststore/x509/ca/main/root.pem")
     with pytest.raises(PolicyFault, match="root"):
         found.files(MAIN)
+
+
+def test_a_disk_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    found = fill(tmp_path)
+    monkeypatch.setattr(reading, "open", fail, raising=False)
+    with pytest.raises(PolicyFault, match=r"trustpolicy\.json cannot be read: input/output error"):
+        found.policy()
 
 
 def test_the_mode_of_a_policy_is_not_looked_at(tmp_path: Path) -> None:
