@@ -17,7 +17,8 @@ from lazyfs.oci.descriptor import Descriptor
 from lazyfs.oci.manifest import OCI_MANIFEST, Manifest, decode_manifest
 from lazyfs.oci.reference import parse_reference
 from lazyfs.trust.errors import CannotTell, Malformed, PolicyFault, Untrusted
-from lazyfs.trust.request import SIGNATURES_LIMIT, Request, Unfetched
+from lazyfs.trust.files.containers import LocalFiles
+from lazyfs.trust.request import SIGNATURES_LIMIT, NextCandidate, Request, Unfetched
 from lazyfs.trust.sigstore.candidates import (
     SIGNATURE,
     Attachment,
@@ -26,7 +27,7 @@ from lazyfs.trust.sigstore.candidates import (
     bundle_layer,
     payload_layers,
 )
-from lazyfs.trust.sigstore.judge import judge
+from lazyfs.trust.sigstore.judge import judge, judging
 from lazyfs.trust.sigstore.policy_reading import parse_policy
 from lazyfs.trust.verdict import Outcome, Verdict
 from tests.support.trust import cosign
@@ -283,6 +284,25 @@ def test_keys_of_other_scopes_are_not_read() -> None:
         now=NOW,
     )
     assert judge(policy, NoFiles(), request, []).is_allowed
+
+
+def test_judging_in_steps() -> None:
+    """For who fetches between the steps: a wish for each signature, none once one is good."""
+    document = {"default": [P256]}
+    policy = parse_policy(json.dumps(document).encode(), "policy.json")
+    digest = image_digest("old-p256")
+    image = Descriptor(OCI_MANIFEST, digest, 0)
+    request = Request(reference=cosign.reference(), image=image, now=NOW)
+    steps = judging(policy, LocalFiles(), request)
+    assert next(steps) == NextCandidate()
+    assert steps.send(bad()[0]) == NextCandidate()
+    with pytest.raises(StopIteration) as end:
+        steps.send(candidates("old-p256")[0])
+    assert end.value.value.outcome is Outcome.TRUSTED
+    steps = judging(policy, LocalFiles(), request)
+    next(steps)
+    with pytest.raises(TypeError, match="given something else"):
+        steps.send("text")  # type: ignore[arg-type]
 
 
 def test_annotations_must_be_signed() -> None:

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
-from typing import Any
+import re
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from lazyfs.oci.reference import parse_reference
 from lazyfs.trust.errors import PolicyFault
-from lazyfs.trust.sigstore.identity import Identity
+from lazyfs.trust.sigstore.identity import Identity, Kind
 from lazyfs.trust.sigstore.policy import (
     AcceptAnything,
     Material,
@@ -21,7 +23,14 @@ from lazyfs.trust.sigstore.policy import (
     refuse_unsupported,
     requirements_for,
 )
-from lazyfs.trust.sigstore.policy_reading import POLICY_LIMIT, is_policy, parse_policy
+from lazyfs.trust.sigstore.policy_reading import (
+    KEY_SOURCES,
+    PKI_MEMBERS,
+    POLICY_LIMIT,
+    REKOR_SOURCES,
+    is_policy,
+    parse_policy,
+)
 
 ACCEPT, REJECT = {"type": "insecureAcceptAnything"}, {"type": "reject"}
 SIGNED = {"type": "sigstoreSigned", "keyPath": "/etc/pki/cosign.pub"}
@@ -464,6 +473,23 @@ def test_faults_in_long_scopes_are_short() -> None:
         assert len(caught.value.message) < 1000
     policy = parsed({"default": [ACCEPT], "transports": {"docker": {long + "/": [REJECT]}}})
     assert len(policy.warnings[0]) < 1000
+
+
+def test_the_example_in_the_documents() -> None:
+    page = Path(__file__).parents[2] / "docs" / "reference" / "policy-json.md"
+    text = page.read_text()
+    (example,) = re.findall(r"(?s)```json\n(.*?)```", text)
+    policy = parse_policy(example.encode(), "policy.json")
+    assert policy.warnings == ()
+    for asked, kind in [
+        ("registry.example/team/app", SigstoreSigned),
+        ("busybox", AcceptAnything),
+        ("quay.io/other", Reject),
+    ]:
+        (requirement,) = requirements_for(policy, parse_reference(asked)).requirements
+        assert isinstance(requirement, kind)
+    for name in (*get_args(Kind), *KEY_SOURCES, *REKOR_SOURCES, *PKI_MEMBERS):
+        assert name in text or name.endswith("Data"), name
 
 
 def test_scopes_are_shown_on_one_line() -> None:
