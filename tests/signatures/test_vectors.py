@@ -16,7 +16,7 @@ from lazyfs.cli.main import cli
 from tests.support.registries.registry import FakeRegistry
 from tests.support.trust import cosign
 from tests.support.trust.notation import NOTATION
-from tests.trust.test_vectors import (
+from tests.trust.notation.test_vectors import (
     CASES,
     DOCUMENTS,
     INDEX,

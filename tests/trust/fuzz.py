@@ -264,7 +264,7 @@ def feed(reader: Reader, data: bytes) -> bool:
 
 def main() -> int:
     """Feed one reader for some seconds; print what it could not stand."""
-    from tests.trust import fuzz_sigstore
+    from tests.trust.sigstore import fuzz_sigstore
 
     readers = READERS | fuzz_sigstore.READERS
     parser = argparse.ArgumentParser()

@@ -476,7 +476,7 @@ def test_faults_in_long_scopes_are_short() -> None:
 
 
 def test_the_example_in_the_documents() -> None:
-    page = Path(__file__).parents[2] / "docs" / "reference" / "policy-json.md"
+    page = Path(__file__).parents[3] / "docs" / "reference" / "policy-json.md"
     text = page.read_text()
     (example,) = re.findall(r"(?s)```json\n(.*?)```", text)
     policy = parse_policy(example.encode(), "policy.json")

@@ -19,7 +19,7 @@ from lazyfs.trust.sigstore.candidates import ENTRY, SIGNATURE, Attachment, Bundl
 from lazyfs.trust.sigstore.rekor import parse_annotation, parse_entries
 from lazyfs.trust.verdict import Outcome
 from tests.support.trust.cosign import NOW, image_digest, judged
-from tests.trust.test_cosign_certificates import (
+from tests.trust.sigstore.test_cosign_certificates import (
     CODE,
     EMAIL,
     FOR_CA,

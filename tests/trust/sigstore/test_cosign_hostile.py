@@ -32,8 +32,8 @@ from lazyfs.trust.sigstore.candidates import CERTIFICATE, CHAIN, SIGNATURE, Atta
 from lazyfs.trust.sigstore.payload import PAYLOAD_LIMIT, parse_payload
 from lazyfs.trust.verdict import Outcome, Verdict
 from tests.support.trust.cosign import candidates, image_digest, judged, signed_by
-from tests.trust import fuzz_sigstore
 from tests.trust.fuzz import feed, mutations
+from tests.trust.sigstore import fuzz_sigstore
 
 P256 = signed_by("p256")
 DIGEST = image_digest("old-p256")

@@ -28,10 +28,10 @@ from lazyfs.trust.sigstore.policy_reading import parse_policy
 from lazyfs.trust.sigstore.registries_d import lookaside_of, parse_registries, uses_attachments
 from lazyfs.trust.sigstore.rekor import parse_entries
 from tests.support.trust import cosign
-from tests.trust import test_cosign_logs
 from tests.trust.fuzz import Reader
-from tests.trust.test_policy_json import WHOLE
-from tests.trust.test_registries_d import SPECIFIC
+from tests.trust.sigstore import test_cosign_logs
+from tests.trust.sigstore.test_policy_json import WHOLE
+from tests.trust.sigstore.test_registries_d import SPECIFIC
 
 ASKED = [
     parse_reference(name)
