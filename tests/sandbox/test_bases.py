@@ -349,7 +349,7 @@ def test_content_is_hashed_once(
     wait_until(lambda: not made_just_now(cache))
     bases.obtain([image], embedded=None, allow_partial=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LayerContent, "check", count)
+        patch.setattr(LayerContent, "hash_again", count)
         bases.obtain([image], embedded=None, allow_partial=False)
         assert not hashed
         strict = ImageBases(

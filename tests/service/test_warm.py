@@ -467,7 +467,7 @@ def test_its_death_does_not_stop_the_work(toy, tmp_path, place):
 
 
 def test_it_ends_when_nobody_asks(tmp_path):
-    toy = Toy(tmp_path, idle_seconds=0.05)
+    toy = Toy(tmp_path, idle_seconds=1.0)  # long enough to be seen while it waits
     assert toy.process.wait(SECONDS) == 0
     assert not toy.path.exists()
 
