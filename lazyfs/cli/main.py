@@ -66,6 +66,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "index": ("images.index", "Make an ordinary image lazy without changing it."),
     "trust": ("images.trust", "Check who signed an image, and the policies that decide."),
+    "verity": ("images.verity", "Make and check hash trees of files."),
     "cache": ("cache.cache", "List, measure, check or remove cached images."),
     "profile": (
         "images.profile",

@@ -21,6 +21,12 @@ class PolicyFault(UsageError):
     code = "E_POLICY"
 
 
+class BadSigner(UsageError):
+    """A key or a certificate that something is to be signed with cannot be used."""
+
+    code = "E_SIGNER"
+
+
 class Untrusted(VerificationFailed):
     """The policy asks for a signature that this image does not have."""
 

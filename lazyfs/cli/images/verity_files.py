@@ -1,0 +1,249 @@
+"""Files that have hash trees: which part of a file is data, and where its tree lies."""
+
+import os
+import secrets
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from lazyfs.errors import NotFound, StoreError, UsageError
+from lazyfs.verity.errors import BadSuperblock, Mismatch
+from lazyfs.verity.geometry import Geometry, Parameters, blocks_of
+from lazyfs.verity.path import PathVerifier
+from lazyfs.verity.superblock import SIZE, decode_superblock, encode_superblock, tree_offset
+from lazyfs.verity.writer import TreeWriter
+
+PIECE = 1 << 20
+SALT_SIZE = 32
+
+
+class Wanted(NamedTuple):
+    """What the options say; None where they say nothing.  Sizes and offsets in bytes."""
+
+    data_block_size: int
+    hash_block_size: int
+    algorithm: str
+    salt: bytes | None
+    hash_type: int
+    data_blocks: int | None
+    hash_offset: int
+    has_superblock: bool
+
+
+class Formatted(NamedTuple):
+    """A tree that was made: ``padding`` is how many zeros the last data block ends with."""
+
+    root: bytes
+    parameters: Parameters
+    tree_size: int
+    padding: int
+    identity: uuid.UUID | None
+
+
+def format_file(path: Path, tree: Path | None, wanted: Wanted, identity: uuid.UUID) -> Formatted:
+    """Make the tree of the file *path*, into *tree*, or into the file itself at the hash offset.
+
+    With neither nothing is written.  Raises UsageError, NotFound, StoreError.
+    """
+    with _opened(path) as file:
+        size = _size(file)
+        count = wanted.data_blocks or blocks_of(size, wanted.data_block_size)
+        salt = secrets.token_bytes(SALT_SIZE) if wanted.salt is None else wanted.salt
+        parameters = _parameters(wanted, count, salt)
+        geometry = Geometry(parameters)
+        if blocks_of(size, wanted.data_block_size) < count:
+            raise UsageError(f"{path} has {size} bytes: fewer than {count} blocks of data")
+        is_inside = tree is None and wanted.hash_offset > 0
+        if is_inside:
+            _check_inside(path, size, parameters, wanted.hash_offset)
+        start = _start(wanted, parameters)
+        target = _writing(path, is_new=False) if is_inside else None
+        if tree is not None:
+            target = _writing(tree, is_new=True)
+        with nullcontext() if target is None else target:
+            try:
+                root = _write_tree(file, min(size, parameters.data_size), parameters, target, start)
+                if target is not None:
+                    target.truncate(start + geometry.tree_size)
+                    if wanted.has_superblock:
+                        target.seek(wanted.hash_offset)
+                        target.write(encode_superblock(parameters, identity))
+                    target.flush()
+                    os.fsync(target.fileno())
+            except OSError as exc:
+                raise StoreError(f"the tree of {path} cannot be written: {exc.strerror}") from exc
+    return Formatted(
+        root=root,
+        parameters=parameters,
+        tree_size=geometry.tree_size,
+        padding=max(0, parameters.data_size - size),
+        identity=identity if wanted.has_superblock and target is not None else None,
+    )
+
+
+def _check_inside(path: Path, size: int, parameters: Parameters, offset: int) -> None:
+    """Raise UsageError if a tree at *offset* of the data's own file would overwrite something."""
+    if offset < parameters.data_size:
+        raise UsageError(
+            f"option --hash-offset: {offset} lies within the data, which ends at "
+            f"{parameters.data_size}"
+        )
+    if size > offset:
+        raise UsageError(f"{path} goes on behind the hash offset {offset}: nothing is overwritten")
+
+
+def _write_tree(
+    file: IO[bytes], size: int, parameters: Parameters, target: IO[bytes] | None, start: int
+) -> bytes:
+    """Write the tree over *size* bytes of *file* to *target*, from *start* on; return the root."""
+
+    def put(offset: int, block: bytes) -> None:
+        if target is not None:
+            target.seek(start + offset)
+            target.write(block)
+
+    writer = TreeWriter(parameters, put)
+    for piece in _pieces(file, size):
+        writer.update(piece)
+    return writer.finish()
+
+
+def verify_file(path: Path, tree: Path | None, wanted: Wanted, root: bytes) -> Parameters:
+    """Check the file *path*, and its tree if there is one, against *root*.
+
+    How many blocks of data there are is what the options say, or what the file has: never what the
+    tree says by itself, for a tree of fewer blocks can have the same root.  Raises Mismatch,
+    BadSuperblock, UsageError, NotFound.
+    """
+    is_inside = tree is None and wanted.hash_offset > 0
+    with _opened(path) as file:
+        size = wanted.hash_offset if is_inside else _size(file)
+        count = wanted.data_blocks or blocks_of(size, wanted.data_block_size)
+        if tree is None and not is_inside:
+            parameters = _parameters(wanted, count, wanted.salt or b"")
+            writer = TreeWriter(parameters)
+            for piece in _pieces(file, min(size, parameters.data_size)):
+                writer.update(piece)
+            if writer.finish() != root:
+                raise Mismatch(
+                    f"{path} does not have this root",
+                    hint="--tree says where the tree is: then the block that is wrong is named",
+                )
+            return parameters
+        with _opened(path if tree is None else tree) as hashes:
+            parameters = _stored(hashes, wanted, size, root)
+            start = _start(wanted, parameters)
+            _verify_blocks(file, hashes, start, parameters, root, size)
+            return parameters
+
+
+def _stored(hashes: IO[bytes], wanted: Wanted, size: int, root: bytes) -> Parameters:
+    """Return the parameters of a stored tree; those of a superblock are compared."""
+    if not wanted.has_superblock:
+        count = wanted.data_blocks or blocks_of(size, wanted.data_block_size)
+        return _parameters(wanted, count, wanted.salt or b"")
+    hashes.seek(wanted.hash_offset)
+    found, _ = decode_superblock(hashes.read(SIZE))
+    count = wanted.data_blocks or blocks_of(size, found.data_block_size)
+    if found.data_blocks != count:
+        raise BadSuperblock(
+            f"the superblock speaks of {found.data_blocks} blocks of data, and there are {count}"
+        )
+    if len(root) != found.digest_size:
+        raise BadSuperblock(
+            f"the superblock says {found.algorithm}, whose digests have {found.digest_size} bytes; "
+            f"the root has {len(root)}"
+        )
+    return found
+
+
+def _verify_blocks(
+    file: IO[bytes],
+    hashes: IO[bytes],
+    start: int,
+    parameters: Parameters,
+    root: bytes,
+    size: int,
+) -> None:
+    block_size = parameters.hash_block_size
+
+    def read(number: int) -> bytes:
+        hashes.seek(start + number * block_size)
+        return hashes.read(block_size)
+
+    verifier = PathVerifier(parameters, root, read)
+    file.seek(0)
+    left = min(size, parameters.data_size)
+    for number in range(parameters.data_blocks):
+        block = file.read(min(parameters.data_block_size, left))
+        left -= len(block)
+        verifier.verify(number, block.ljust(parameters.data_block_size, b"\0"))
+
+
+def _parameters(wanted: Wanted, count: int, salt: bytes) -> Parameters:
+    return Parameters(
+        data_blocks=count,
+        data_block_size=wanted.data_block_size,
+        hash_block_size=wanted.hash_block_size,
+        algorithm=wanted.algorithm,
+        salt=salt,
+        hash_type=wanted.hash_type,
+    )
+
+
+def _start(wanted: Wanted, parameters: Parameters) -> int:
+    """Return where the tree begins: behind the superblock, or at the hash offset."""
+    unit = 512 if wanted.has_superblock else parameters.hash_block_size
+    if wanted.hash_offset % unit:
+        raise UsageError(
+            f"option --hash-offset: {wanted.hash_offset} is not a multiple of {unit} bytes"
+        )
+    if wanted.has_superblock:
+        return tree_offset(wanted.hash_offset, parameters.hash_block_size)
+    return wanted.hash_offset
+
+
+def file_pieces(path: Path) -> Iterator[bytes]:
+    """Yield the contents of a file; raises NotFound, StoreError."""
+    with _opened(path) as file:
+        yield from _pieces(file, _size(file))
+
+
+def _pieces(file: IO[bytes], size: int) -> Iterator[bytes]:
+    file.seek(0)
+    while size > 0:
+        data = file.read(min(PIECE, size))
+        if not data:
+            raise StoreError("the file shrank while it was read")
+        size -= len(data)
+        yield data
+
+
+def _size(file: IO[bytes]) -> int:
+    return file.seek(0, os.SEEK_END)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as exc:
+        raise NotFound(f"{path} does not exist") from exc
+    except OSError as exc:
+        raise StoreError(f"{path} cannot be read: {exc.strerror}") from exc
+    mode = os.fstat(descriptor).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        os.close(descriptor)
+        raise UsageError(f"{path} is neither a file nor a block device")
+    return os.fdopen(descriptor, "rb")
+
+
+def _writing(path: Path, *, is_new: bool) -> IO[bytes]:
+    try:
+        return open(path, "xb" if is_new else "r+b")
+    except FileExistsError as exc:
+        raise UsageError(f"{path} exists: nothing is overwritten", hint="remove it first") from exc
+    except OSError as exc:
+        raise StoreError(f"{path} cannot be written: {exc.strerror}") from exc
