@@ -98,9 +98,7 @@ class Server:
     def mark(self, device: int, chunk: int, /) -> None:
         """Ask for one HINT when *chunk* is next read; replaces the device's mark."""
 
-    def forget(
-        self, fd: int, nid: int, offset: int, size: int, /
-    ) -> list[tuple[int, int]]:
+    def forget(self, fd: int, nid: int, offset: int, size: int, /) -> list[tuple[int, int]]:
         """Have the kernel forget pages of a file, by the connection *fd*; blocks until it has.
 
         Returns what is spared, (offset, size): pages of reads that wait to be answered.  Those that

@@ -7,9 +7,12 @@ open, so that the kernel does not give up the read.  Therefore
 
 - pages of reads that the server has taken and cannot answer yet are spared.  They need not be
   forgotten: they come to be when the read is answered, from what is believed by then;
-- the thread has a table of descriptors of its own, with nothing in it but a clone of the connection.
-  When the server is killed its other descriptors are closed, which ends the reads that it has taken,
-  also those that came after the thread had looked.
+- the thread has a table of descriptors of its own, which holds nothing but a clone of the
+  connection.  When the server is killed its other descriptors are closed, which ends the reads that
+  it has taken, also those that came after the thread had looked.
+
+What is left is a read that comes in the microseconds between looking and waiting, and is repeated
+when the server has been killed: ``lazyfs umount`` ends such a connection (abort.py).
 """
 
 import ctypes
@@ -25,7 +28,7 @@ Page = tuple[int, int, int]
 """Pages of a file: nid, offset, size."""
 
 Forget = Callable[[int, int, int, int], list[tuple[int, int]]]
-"""Has the kernel forget pages by a descriptor: nid, offset, size; returns what was spared of them."""
+"""Has the kernel forget pages by a descriptor: nid, offset, size; returns what was spared."""
 
 INVALIDATE = struct.Struct("=IiQQqq")  # an out-header with a code, inode, offset, length
 INVALIDATE_CODE = 2
