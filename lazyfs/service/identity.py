@@ -132,6 +132,8 @@ def end_stuck(runtime: Path, mountpoint: str) -> bool:
             break
         time.sleep(LOOK_SECONDS)
     for record in stuck:
+        if not _is_its_device(runtime, record):
+            continue
         if not abort_connection(record.device):
             minor = record.device.rpartition(":")[2]
             raise StuckServer(
@@ -140,6 +142,20 @@ def end_stuck(runtime: Path, mountpoint: str) -> bool:
                 f"echo 1 > {CONNECTIONS}/{minor}/abort",
             )
     return True
+
+
+def _is_its_device(runtime: Path, record: MountRecord) -> bool:
+    """Say whether the device of a stuck server is not another mount's by now."""
+    mountpoint = os.fsencode(record.mountpoint)
+    others = (
+        entry
+        for entry in load_mountinfo()
+        if entry.device == record.device and entry.mountpoint != mountpoint
+    )
+    successors = (
+        each for each in load_records(runtime) if each.device == record.device and is_alive(each)
+    )
+    return next(others, None) is None and next(successors, None) is None
 
 
 def _remove_private(runtime: Path) -> None:

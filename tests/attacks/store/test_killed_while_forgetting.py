@@ -132,7 +132,9 @@ class Mounted:
     def clean_up(self) -> None:
         try:
             self.reader.kill()
-            abort_connection(self.device)
+            # Else the number may be another mount's by now.
+            if self.reader.poll() is None or "__folio_lock" in threads_of(self.status["pid"]):
+                abort_connection(self.device)
             self.reader.wait(END_SECONDS)
             if self.asker.is_alive():
                 self.asker.join(END_SECONDS)
