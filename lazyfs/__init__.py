@@ -2,5 +2,5 @@
 
 __version__ = "0.2.0"
 
-CORE_INTERFACE = "ad0fdcb25f9aa40a"
+CORE_INTERFACE = "1471f2d7e2cebe10"
 """What the native core must have been compiled for: see ``_native.pyi``."""

@@ -98,6 +98,13 @@ class Server:
     def mark(self, device: int, chunk: int, /) -> None:
         """Ask for one HINT when *chunk* is next read; replaces the device's mark."""
 
+    def forget(self, fd: int, nid: int, offset: int, size: int, /) -> list[tuple[int, int]]:
+        """Have the kernel forget pages of a file, by the connection *fd*; blocks until it has.
+
+        Returns what is spared, (offset, size): pages of reads that wait to be answered.  Those that
+        are asked for meanwhile are waited for.  No error where the kernel has nothing of the file.
+        """
+
     def ignore_holes(self, device: int, /) -> None:
         """Take holes of the device's file for zeros that were written."""
 

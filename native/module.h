@@ -12,7 +12,7 @@
 #define Py_LIMITED_API 0x030B0000 /* one wheel for 3.11 and all later */
 #endif
 #define PY_SSIZE_T_CLEAN
-#define LFS_INTERFACE "ad0fdcb25f9aa40a" /* lazyfs/_native.pyi */
+#define LFS_INTERFACE "1471f2d7e2cebe10" /* lazyfs/_native.pyi */
 
 #include <Python.h>
 

@@ -10,6 +10,8 @@
 #include "module_image.h"
 
 #define MAX_TAKE 256
+/* So much is forgotten at a time, so that what was looked at is still true. */
+#define FORGET_SIZE ((uint64_t)128 << 10)
 
 typedef struct {
 	PyObject_HEAD struct lfs_server *server; /* NULL when closed */
@@ -274,6 +276,72 @@ static PyObject *server_mark(PyObject *object, PyObject *args)
 	Py_RETURN_NONE;
 }
 
+static int append_range(PyObject *list, uint64_t offset, uint64_t size)
+{
+	PyObject *item = Py_BuildValue("(KK)", offset, size);
+	int result = item ? PyList_Append(list, item) : -1;
+
+	Py_XDECREF(item);
+	return result;
+}
+
+/* Have a piece forgotten, up to 'end' or to pages that are held; -1: an exception
+ * is set, 1: the kernel has nothing of the file. */
+static int forget_piece(PyObject *object, PyObject *spared, int fd,
+			uint64_t node, uint64_t *offset, uint64_t end)
+{
+	uint64_t start = end, stop = end;
+	struct lfs_server *server;
+	int error = 0;
+
+	Py_BEGIN_ALLOW_THREADS lfs_settle(fd);
+	Py_END_ALLOW_THREADS server = opened(object);
+	if (!server)
+		return -1;
+	lfs_server_held(server, node, *offset, end, &start, &stop);
+	start = start < *offset ? *offset : start;
+	stop = stop > end ? end : stop;
+	if (start > *offset) {
+		/* It may take long: the server may be closed meanwhile */
+		Py_BEGIN_ALLOW_THREADS error =
+			lfs_forget(fd, node, *offset, start - *offset);
+		Py_END_ALLOW_THREADS
+	}
+	if (error == ENOENT)
+		return 1;
+	if (error) {
+		errno = error;
+		PyErr_SetFromErrno(PyExc_OSError);
+		return -1;
+	}
+	*offset = stop;
+	return stop > start ? append_range(spared, start, stop - start) : 0;
+}
+
+static PyObject *server_forget(PyObject *object, PyObject *args)
+{
+	unsigned long long node, offset, size;
+	uint64_t at, end, piece;
+	PyObject *spared;
+	int result = 0, fd;
+
+	if (!PyArg_ParseTuple(args, "iKKK", &fd, &node, &offset, &size))
+		return NULL;
+	if (offset > INT64_MAX || size > INT64_MAX - offset) {
+		PyErr_SetString(PyExc_ValueError, "forget: got too large a range");
+		return NULL;
+	}
+	spared = PyList_New(0);
+	end = offset + size;
+	for (at = offset; spared && !result && at < end;) {
+		piece = end - at < FORGET_SIZE ? end : at + FORGET_SIZE;
+		result = forget_piece(object, spared, fd, node, &at, piece);
+	}
+	if (result < 0)
+		Py_CLEAR(spared);
+	return spared;
+}
+
 static PyObject *server_ignore_holes(PyObject *object, PyObject *args)
 {
 	struct lfs_server *server = opened(object);
@@ -345,6 +413,7 @@ static PyMethodDef server_methods[] = {
 	{"answer_attribute", server_answer_attribute, METH_VARARGS, NULL},
 	{"answer_error", server_answer_error, METH_VARARGS, NULL},
 	{"mark", server_mark, METH_VARARGS, NULL},
+	{"forget", server_forget, METH_VARARGS, NULL},
 	{"ignore_holes", server_ignore_holes, METH_VARARGS, NULL},
 	{"touches", server_touches, METH_VARARGS, NULL},
 	{"statistics", server_statistics, METH_NOARGS, NULL},

@@ -7,12 +7,10 @@ holds all of them can hand the connection to a new server, which has the kernel 
 the old one had taken (FUSE_NOTIFY_RESEND, Linux 6.9; include/uapi/linux/fuse.h, 7.40).
 """
 
-import errno
 import fcntl
 import logging
 import os
 import struct
-from collections.abc import Iterable
 
 import msgspec
 
@@ -20,24 +18,9 @@ FUSE_DEVICE = "/dev/fuse"
 FUSE_DEVICE_NUMBER = os.makedev(10, 229)
 FUSE_DEV_IOC_CLONE = 0x8004E500
 HAS_RESEND = 1 << 39  # of INIT's flags
-INVALIDATE = struct.Struct("=IiQQqq")  # an out-header with a code, inode, offset, length
 RESEND = struct.pack("=IiQ", 16, 7, 0)  # an out-header with a code and without a request
 
 log = logging.getLogger(__name__)
-
-
-def forget_pages(descriptor: int, pages: Iterable[tuple[int, int, int]]) -> None:
-    """Have the kernel forget pages: (inode, offset, size) of each; blocks until it has.
-
-    FUSE_NOTIFY_INVAL_INODE (include/uapi/linux/fuse.h).  A page that is being read is waited for,
-    so nobody who answers reads may call this.  What the kernel does not have is no error.
-    """
-    for inode, offset, size in pages:
-        try:
-            os.write(descriptor, INVALIDATE.pack(INVALIDATE.size, 2, 0, inode, offset, size))
-        except OSError as error:
-            if error.errno != errno.ENOENT:
-                log.debug("inode %d: %s", inode, error)
 
 
 class Connection(msgspec.Struct, frozen=True):

@@ -26,6 +26,7 @@ from lazyfs.mount import point
 from lazyfs.mount.connection import Connection
 from lazyfs.mount.contents import IndexedImage, NativeImage
 from lazyfs.mount.devices import NativeDevicesImage, devices_of
+from lazyfs.mount.forgetting import Page
 from lazyfs.mount.kernel import attributes_of, check_erofs, mount_erofs
 from lazyfs.mount.options import EROFS
 from lazyfs.mount.session import PyfuseSession
@@ -180,8 +181,9 @@ class ErofsSession(PyfuseSession):
             except FileNotFoundError:
                 pass
 
-    async def invalidate(self, pages: Sequence[tuple[int, int, int]]) -> None:
+    async def invalidate(self, pages: Sequence[Page]) -> list[Page]:
         """Do nothing: the layers' files are read past the cache, and EROFS cannot be told."""
+        return []
 
     async def wait_ready(self) -> None:
         """Wait until the mount is there."""

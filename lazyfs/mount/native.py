@@ -22,9 +22,9 @@ threads: native/include/lazyfs_core.h.
 
 import logging
 import os
-import threading
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -32,10 +32,11 @@ import trio
 from lazyfs._native import ATTRIBUTE, HINT, MISS, Server
 from lazyfs.errors import MountFailed, StoreError
 from lazyfs.mount import point
-from lazyfs.mount.connection import Connection, forget_pages, fuse_descriptors, with_clones
+from lazyfs.mount.connection import Connection, with_clones
 from lazyfs.mount.contents import NativeImage
 from lazyfs.mount.errnos import errno_of
 from lazyfs.mount.faults import FaultLog
+from lazyfs.mount.forgetting import Page, forget_apart
 from lazyfs.mount.session import PyfuseSession
 
 if TYPE_CHECKING:  # they are in the stub only
@@ -93,13 +94,9 @@ class NativeSession(PyfuseSession):
 
     def mount(self, options: set[str]) -> None:
         """Make the mount with libfuse's *options*; raises MountFailed."""
-        before = fuse_descriptors()
         super().mount(options)
         try:
-            descriptors = fuse_descriptors() - before
-            if len(descriptors) != 1:
-                raise OSError(f"got {len(descriptors)} new descriptors of /dev/fuse, expected 1")
-            self._descriptors = with_clones(descriptors.pop(), self._threads)
+            self._descriptors = with_clones(self._first, self._threads)
             self._server = self._make_server()
         except (OSError, ValueError) as error:
             point.unmount(self.mountpoint, lazy=True)
@@ -188,27 +185,12 @@ class NativeSession(PyfuseSession):
             self._note_touches(self._server)
         await super().unmount()
 
-    async def invalidate(self, pages: Sequence[tuple[int, int, int]]) -> None:
-        """Have the kernel forget pages of files, (nid, offset, size) of each."""
-        if not self._descriptors:
-            return
-        descriptor = os.dup(self._descriptors[0])  # the thread may outlive the session
-
-        owned = threading.Lock()  # by who closes it: a cancelled call may have no thread yet
-
-        def forget() -> None:
-            if not owned.acquire(blocking=False):
-                return
-            try:
-                forget_pages(descriptor, pages)
-            finally:
-                os.close(descriptor)
-
-        try:
-            await trio.to_thread.run_sync(forget, abandon_on_cancel=True)
-        finally:
-            if owned.acquire(blocking=False):
-                os.close(descriptor)
+    async def invalidate(self, pages: Sequence[Page]) -> list[Page]:
+        """Have the kernel forget pages of files; return those that are spared."""
+        if self._server is None:
+            return []
+        work = partial(forget_apart, self._descriptors[0], pages, self._server.forget)
+        return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
 
     def close(self) -> None:
         """Let go of the connection; what is still mounted answers ENOTCONN from now on."""

@@ -25,6 +25,7 @@ from lazyfs.mount.attrs import BLOCK_SIZE, ExtendedAttributes, blocks_of
 from lazyfs.mount.contents import MountedImage
 from lazyfs.mount.errnos import errno_of
 from lazyfs.mount.faults import FaultLog
+from lazyfs.mount.forgetting import Page
 from lazyfs.mount.libfuse import pyfuse3
 from lazyfs.rootfs.erofs_reader import IndexCorrupt
 
@@ -59,7 +60,7 @@ class ImageOperations(pyfuse3.Operations):
         self._xattrs = ExtendedAttributes(image)
         self._faults = FaultLog(image)
         self._extents: dict[int, tuple[int, int, int]] = {}
-        self._waiting = 0
+        self._waiting: dict[object, Page] = {}
         self._absent = pyfuse3.EntryAttributes()
         self._absent.st_ino = 0
         self._absent.entry_timeout = FOREVER
@@ -135,7 +136,7 @@ class ImageOperations(pyfuse3.Operations):
                     return b""
             data = self._contents.read_nowait(device, start + off, size)
             if data is None:
-                data = await self._wait(device, start + off, size)
+                data = await self._wait(device, start, (fh, off, size))
             if len(data) != size:
                 raise AssertionError(f"contents: got {len(data)} bytes, expected {size}")
             return data
@@ -143,14 +144,20 @@ class ImageOperations(pyfuse3.Operations):
             await trio.to_thread.run_sync(self._faults.of_read, fh, off, size, error)
             raise pyfuse3.FUSEError(errno_of(error)) from error
 
-    async def _wait(self, device: int, start: int, size: int) -> bytes:
-        if self._waiting >= MAX_WAITING:
+    async def _wait(self, device: int, start: int, pages: Page) -> bytes:
+        if len(self._waiting) >= MAX_WAITING:
             raise TooMany(f"contents: {MAX_WAITING} reads wait for them already")
-        self._waiting += 1
+        _, offset, size = pages
+        key = object()
+        self._waiting[key] = pages
         try:
-            return await self._contents.read(device, start, size)
+            return await self._contents.read(device, start + offset, size)
         finally:
-            self._waiting -= 1
+            del self._waiting[key]
+
+    def parked(self) -> list[Page]:
+        """Return what reads wait for; any thread may ask."""
+        return list(self._waiting.values())
 
     async def release(self, fh: int) -> None:
         pass

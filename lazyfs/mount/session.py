@@ -8,13 +8,15 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import trio
 
 from lazyfs.errors import MountFailed
 from lazyfs.mount import point
-from lazyfs.mount.connection import Connection
+from lazyfs.mount.connection import Connection, fuse_descriptors
 from lazyfs.mount.contents import MountedImage
+from lazyfs.mount.forgetting import Page, forget_apart, forget_around
 from lazyfs.mount.libfuse import pyfuse3
 from lazyfs.mount.options import FILESYSTEM_TYPE
 from lazyfs.mount.pyfuse import ImageOperations
@@ -70,6 +72,7 @@ class PyfuseSession:
         self.note = note
         self.mountpoint = point.real_path(mountpoint)
         self.device: str | None = None
+        self._first = -1  # libfuse's descriptor of /dev/fuse, once it is mounted
         self._operations = ImageOperations(image, keeps_pages=not serves_devices)
 
     def mount(self, options: set[str]) -> None:
@@ -77,6 +80,7 @@ class PyfuseSession:
 
         The kernel's first request waits until ``serve`` runs.
         """
+        before = fuse_descriptors()
         with _captured_stderr() as complaint:
             try:
                 pyfuse3.init(self._operations, self.mountpoint, options)
@@ -84,6 +88,15 @@ class PyfuseSession:
                 if "fuse_session_new" not in str(error):  # then there is no session to close
                     pyfuse3.close(unmount=False)
                 raise _mount_failed(self.mountpoint, complaint()) from error
+        descriptors = fuse_descriptors() - before
+        if len(descriptors) != 1:
+            point.unmount(self.mountpoint, lazy=True)
+            pyfuse3.close(unmount=False)
+            raise MountFailed(
+                f"mount on {self.mountpoint}: libfuse opened {len(descriptors)} descriptors of "
+                "/dev/fuse, not one"
+            )
+        self._first = descriptors.pop()
         entry = self._entry()
         self.device = None if entry is None else entry.device
         self._raise_bound()
@@ -138,11 +151,14 @@ class PyfuseSession:
             )
             await trio.to_thread.run_sync(_unmount, self.mountpoint, True)
 
-    async def invalidate(self, pages: Sequence[tuple[int, int, int]]) -> None:
-        """Have the kernel forget pages of files, (nid, offset, size) of each."""
-        # In a thread: the kernel waits for pages that are being read, and we answer those.
-        nids = sorted({nid for nid, _, _ in pages})
-        await trio.to_thread.run_sync(_forget_files, nids, abandon_on_cancel=True)
+    async def invalidate(self, pages: Sequence[Page]) -> list[Page]:
+        """Have the kernel forget pages of files; return those that are spared.
+
+        These are of reads that wait for contents, and will bring right bytes.
+        """
+        forget = forget_around(self._operations.parked)
+        work = partial(forget_apart, self._first, pages, forget)
+        return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
 
     def is_mounted(self) -> bool:
         """Say whether the mount seen at the mountpoint is this one, and not one over it."""
@@ -156,14 +172,6 @@ class PyfuseSession:
     def _entry(self) -> point.MountEntry | None:
         entry = point.topmost(point.load_mountinfo(), os.fsencode(self.mountpoint))
         return entry if entry is not None and entry.filesystem_type == FILESYSTEM_TYPE else None
-
-
-def _forget_files(nids: Sequence[int]) -> None:
-    for nid in nids:
-        try:
-            pyfuse3.invalidate_inode(nid)  # libfuse has ranges, pyfuse3 has not
-        except OSError as error:
-            log.debug("inode %d: %s", nid, error)  # mostly: the kernel has nothing of it
 
 
 def _unmount(mountpoint: str, lazy: bool) -> None:

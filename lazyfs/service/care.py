@@ -18,6 +18,7 @@ from lazyfs.errors import LazyfsError
 from lazyfs.fetch.device import Device
 from lazyfs.fetch.scrub import is_due, scrub
 from lazyfs.image.open import OpenImage
+from lazyfs.mount.forgetting import Page
 from lazyfs.mount.session import PyfuseSession
 from lazyfs.rootfs.owners import Range, owners_of
 from lazyfs.service.dropped import (
@@ -30,6 +31,8 @@ from lazyfs.service.dropped import (
 from lazyfs.store.quarantine import put_chunk_aside
 
 LOOK_SECONDS = 3600.0
+SPARED_SECONDS = 0.5
+"""Between two looks at reads that pages were spared for, while there are such."""
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,8 @@ class Care:
         # How often rot was found here, and how much of that the kernel has forgotten.
         self._noted = self._forgotten = 0
         self._has_forgotten = trio.Event()
+        self._spared: list[Page] = []
+        self._has_spared = trio.Event()
         image.contents.doubts.dropped = self._note
         image.contents.doubts.keep = partial(_keep, image)
 
@@ -62,6 +67,7 @@ class Care:
         """Work until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._forget)
+            nursery.start_soon(self._forget_spared)
             nursery.start_soon(self._tell)
             nursery.start_soon(self._scrub)
 
@@ -79,7 +85,7 @@ class Care:
                 layers[name] = None
             elif runs:
                 await trio.to_thread.run_sync(_suspect, device, runs)
-        count = await forget_pages(self._image, self._session, Dropped(layers))
+        count = await self._forget_pages(Dropped(layers))
         noted = self._noted
         while self._forgotten < noted:  # found here before whoever asks could find it
             await self._has_forgotten.wait()
@@ -91,7 +97,7 @@ class Care:
             found, count = await _collected(self._receive)
             try:
                 dropped = Dropped({each: list(runs_of(found[each])) for each in found})
-                await forget_pages(self._image, self._session, dropped)
+                await self._forget_pages(dropped)
             except Exception:  # the mount must go on
                 log.exception("%s: dropped chunks", self._session.mountpoint)
             self._forgotten += count
@@ -99,6 +105,31 @@ class Care:
             self._has_forgotten = trio.Event()
             for each in found.items():
                 self._send_others.send_nowait(each)
+
+    async def _forget_pages(self, dropped: Dropped) -> int:
+        """Have the kernel forget what it may have of *dropped*; return how many files it was in."""
+        count, spared = await forget_pages(self._image, self._session, dropped)
+        if spared:
+            self._spared += spared
+            self._has_spared.set()
+        return count
+
+    async def _forget_spared(self) -> None:
+        """Have the kernel forget what was spared for a read, when that has been answered.
+
+        The read brought right bytes.  But a newer kernel may keep what it knew of one large page,
+        and pyfuse3 does not say which reads go past the pages.
+        """
+        while True:
+            await self._has_spared.wait()
+            self._has_spared = trio.Event()
+            while self._spared:
+                await trio.sleep(SPARED_SECONDS)
+                pages, self._spared = sorted(set(self._spared)), []
+                try:
+                    self._spared += await self._session.invalidate(pages)
+                except Exception:  # the mount must go on
+                    log.exception("%s: spared pages", self._session.mountpoint)
 
     async def _tell(self) -> None:
         """Tell the other mounts; apart, because two servers may tell each other."""
@@ -150,9 +181,14 @@ def _keep(image: OpenImage, device: Device, chunk: int) -> None:
     put_chunk_aside(image.store, device.content, chunk)
 
 
-async def forget_pages(image: OpenImage, session: PyfuseSession, dropped: Dropped) -> int:
-    """Have the kernel forget what it may have of *dropped*; return how many files that was in."""
-    count = 0
+async def forget_pages(
+    image: OpenImage, session: PyfuseSession, dropped: Dropped
+) -> tuple[int, list[Page]]:
+    """Have the kernel forget what it may have of *dropped*.
+
+    Returns how many files that was in, and pages that were spared for reads that are waiting.
+    """
+    count, spared = 0, []
     for device in image.devices:
         name = device.content.folder.name
         if name not in dropped.layers:
@@ -169,8 +205,8 @@ async def forget_pages(image: OpenImage, session: PyfuseSession, dropped: Droppe
             log.warning("%s: %s", session.mountpoint, error.message)
             continue
         count += len({nid for nid, _, _ in pages})
-        await session.invalidate(pages)
-    return count
+        spared += await session.invalidate(pages)
+    return count, spared
 
 
 def _ranges(device: Device, runs: Iterable[tuple[int, int]]) -> list[Range]:

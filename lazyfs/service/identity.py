@@ -6,9 +6,11 @@ server says how it fares.  Contract: docs/reference/xattrs.md.  No network code 
 """
 
 import os
+import time
 from pathlib import Path
 
 from lazyfs.errors import MountFailed
+from lazyfs.mount.abort import CONNECTIONS, abort_connection
 from lazyfs.mount.options import EROFS, FILESYSTEM_TYPE
 from lazyfs.mount.point import MountEntry, State, load_mountinfo, state_of, topmost, unmount
 from lazyfs.service.processes.control import ServerSilent, ask
@@ -16,6 +18,7 @@ from lazyfs.service.record import (
     DEVICES_SUFFIX,
     MountRecord,
     is_alive,
+    is_stuck,
     load_records,
     remove_record,
     socket_path,
@@ -24,6 +27,15 @@ from lazyfs.service.record import (
 PREFIX = "user.lazyfs."
 HEALTH = PREFIX + "health"
 NO_SERVER = "unknown: the server has ended"
+
+
+STUCK_SECONDS = 3.0
+"""How long a server that was killed may take to end, and its successor to be there."""
+LOOK_SECONDS = 0.05
+
+
+class StuckServer(MountFailed):
+    """A server was killed, cannot end, and keeps its connection."""
 
 
 class NotOurs(MountFailed):
@@ -99,6 +111,51 @@ def remove_abandoned(runtime: Path, mountpoint: str) -> bool:
     unmount(mountpoint, lazy=True)
     remove_record(runtime, record.mount_id)
     return True
+
+
+def end_stuck(runtime: Path, mountpoint: str) -> bool:
+    """End the connection of a killed server of *mountpoint* that cannot end; say if there was one.
+
+    It waits in the kernel for a read that only it could answer.  Until the connection is ended,
+    unmounting would wait, too, and so would whoever calls sync(2).  Raises StuckServer.
+    """
+    deadline = time.monotonic() + STUCK_SECONDS
+    while True:
+        stuck = [
+            record
+            for record in load_records(runtime)
+            if record.mountpoint == mountpoint and is_stuck(record)
+        ]
+        if not stuck:
+            return False
+        if time.monotonic() > deadline:
+            break
+        time.sleep(LOOK_SECONDS)
+    for record in stuck:
+        if not _is_its_device(runtime, record):
+            continue
+        if not abort_connection(record.device):
+            minor = record.device.rpartition(":")[2]
+            raise StuckServer(
+                f"the server of {mountpoint}, pid {record.pid}, was killed and cannot end",
+                hint=f"as root: mount -t fusectl none {CONNECTIONS}; "
+                f"echo 1 > {CONNECTIONS}/{minor}/abort",
+            )
+    return True
+
+
+def _is_its_device(runtime: Path, record: MountRecord) -> bool:
+    """Say whether the device of a stuck server is not another mount's by now."""
+    mountpoint = os.fsencode(record.mountpoint)
+    others = (
+        entry
+        for entry in load_mountinfo()
+        if entry.device == record.device and entry.mountpoint != mountpoint
+    )
+    successors = (
+        each for each in load_records(runtime) if each.device == record.device and is_alive(each)
+    )
+    return next(others, None) is None and next(successors, None) is None
 
 
 def _remove_private(runtime: Path) -> None:

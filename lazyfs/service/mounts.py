@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lazyfs.digest import parse_digest
 from lazyfs.mount.point import BusyMountpoint, State, real_path, state_of, unmount
+from lazyfs.service.identity import end_stuck
 from lazyfs.service.processes.control import ServerSilent, ask
 from lazyfs.service.record import (
     find_record,
@@ -52,6 +53,7 @@ class NodeMounts(MountWitness):
 def release_mount(runtime: Path, directory: Path) -> None:
     """Unmount *directory* and wait for the server to end; lazily where somebody still uses it."""
     mountpoint = real_path(str(directory))
+    end_stuck(runtime, mountpoint)
     while True:
         state, entry = state_of(mountpoint)
         if entry is None:

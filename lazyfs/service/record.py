@@ -70,18 +70,39 @@ def decode_record(data: bytes) -> MountRecord | None:
 def start_ticks_of(pid: int) -> int | None:
     """Return when process *pid* started, in the kernel's ticks, or None if there is none."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields_ = file.read().rpartition(b")")[2].split()
+        state, start_ticks = _state_of(f"/proc/{pid}/stat")
     except OSError:
         return None
-    if len(fields_) <= START_TIME or fields_[0] in (b"Z", b"X"):
-        return None
-    return int(fields_[START_TIME])
+    return None if state in (b"Z", b"X") else start_ticks
 
 
 def is_alive(record: MountRecord) -> bool:
     """Say whether the server that wrote *record* still runs."""
     return start_ticks_of(record.pid) == record.start_ticks
+
+
+def is_stuck(record: MountRecord) -> bool:
+    """Say whether the server that wrote *record* was killed, and has threads that cannot end.
+
+    Such a process is a zombie; the kernel keeps what its threads have open.
+    """
+    folder = f"/proc/{record.pid}/task"
+    try:
+        threads = [_state_of(f"{folder}/{thread}/stat") for thread in os.listdir(folder)]
+        state, start_ticks = _state_of(f"/proc/{record.pid}/stat")
+    except OSError:
+        return False  # it, or one of them, has just ended
+    is_dead = state == b"Z" and start_ticks == record.start_ticks
+    return is_dead and any(each not in (b"Z", b"X") for each, _ in threads)
+
+
+def _state_of(path: str) -> tuple[bytes, int]:
+    """Return state and start of the process or thread whose ``stat`` is *path*; raises OSError."""
+    with open(path, "rb") as file:
+        fields_ = file.read().rpartition(b")")[2].split()
+    if len(fields_) <= START_TIME:
+        return b"X", 0
+    return fields_[0], int(fields_[START_TIME])
 
 
 def wait_server_end(record: MountRecord, seconds: float) -> bool:

@@ -181,6 +181,22 @@ enum lfs_result lfs_server_answer_attribute(struct lfs_server *server,
 enum lfs_result lfs_server_answer_error(struct lfs_server *server, uint64_t id,
 					int error);
 
+/*
+ * Having the kernel forget pages of the file 'node'.  lfs_forget() waits for
+ * pages that are being read, and nothing interrupts that; it needs no server,
+ * which may be destroyed meanwhile, and returns 0 or an errno (ENOENT: the kernel
+ * has nothing of the file).
+ *
+ * lfs_server_held() finds the first pages between 'offset' and 'end' that a read
+ * has which waits for the owner; false: there are none.  Reads past the kernel's
+ * cache have no pages.  What it says is true until the next request; lfs_settle()
+ * waits some milliseconds at most for those that are on their way.
+ */
+bool lfs_server_held(struct lfs_server *server, uint64_t node, uint64_t offset,
+		     uint64_t end, uint64_t *start_ret, uint64_t *end_ret);
+void lfs_settle(int device_fd);
+int lfs_forget(int device_fd, uint64_t node, uint64_t offset, uint64_t size);
+
 /* lfs_server_mark() asks for one HINT event when 'chunk' of 'device' is next
  * read from the content file; it replaces the device's mark.  LFS_NO_MARK:
  * none. */

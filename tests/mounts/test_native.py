@@ -230,7 +230,9 @@ def test_in_a_user_namespace(tmp_path):
 async def test_a_call_that_is_cancelled_before_its_thread_keeps_no_connection() -> None:
     from lazyfs.mount.native import NativeSession
 
-    session = SimpleNamespace(_descriptors=[os.open("/dev/null", os.O_WRONLY)])
+    session = SimpleNamespace(
+        _descriptors=[os.open("/dev/null", os.O_WRONLY)], _server=SimpleNamespace(forget=None)
+    )
     before = os.listdir("/proc/self/fd")
     limiter = trio.to_thread.current_default_thread_limiter()
     tokens, limiter.total_tokens = limiter.total_tokens, 1

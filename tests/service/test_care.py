@@ -35,11 +35,12 @@ async def test_an_answer_waits_for_what_was_found_here(
     """Whoever asks has found nothing then, and would take the mount for right."""
     gate, steps = trio.Event(), []
 
-    async def forget(image: object, session: object, dropped: object) -> int:
+    async def forget(*words: object) -> tuple[int, list[object]]:
+        dropped = words[2]
         if "layer" in dropped.layers:
             await gate.wait()
             steps.append("forgotten")
-        return 0
+        return 0, []
 
     monkeypatch.setattr(module, "forget_pages", forget)
     monkeypatch.setattr(module, "tell_mounts", lambda *_: [])
@@ -68,8 +69,8 @@ async def test_two_servers_that_tell_each_other_do_not_wait_for_ever(
 ) -> None:
     cares: list[Care] = []
 
-    async def forget(image: object, session: object, dropped: object) -> int:
-        return 0
+    async def forget(*_: object) -> tuple[int, list[object]]:
+        return 0, []
 
     def tell(runtime: Path, store: Path, found: object) -> list[str]:
         if len(told) >= 2:
@@ -102,8 +103,8 @@ async def test_what_somebody_else_has_found_is_not_believed_any_more(
 ) -> None:
     """The marks of a mount may be its own: of a disk that it cannot write to, or that is full."""
 
-    async def forget(*_: object) -> int:
-        return 1
+    async def forget(*_: object) -> tuple[int, list[object]]:
+        return 1, []
 
     monkeypatch.setattr(module, "forget_pages", forget)
     layer = make_layer([5000] * 6)

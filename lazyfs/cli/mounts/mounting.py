@@ -26,7 +26,7 @@ from lazyfs.mount.point import (
     prepare_mountpoint,
     real_path,
 )
-from lazyfs.service.identity import remove_abandoned
+from lazyfs.service.identity import end_stuck, remove_abandoned
 from lazyfs.service.processes.supervise import Link, Tell, run_in_background, run_in_foreground
 from lazyfs.service.processes.systemd import notify
 from lazyfs.service.record import make_runtime_directory
@@ -216,6 +216,7 @@ def check_mountable(directory: str, options: MountOptions) -> None:
                 "by users other than root need",
                 hint=f"as root: echo user_allow_other >> {FUSE_CONF}; or mount without this option",
             )
+    end_stuck(default_runtime_dir(), real_path(directory))
     if remove_abandoned(default_runtime_dir(), real_path(directory)) or prepare_mountpoint(
         directory
     ):

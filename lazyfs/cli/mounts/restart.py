@@ -7,6 +7,7 @@ import click
 from lazyfs.cli.options import default_runtime_dir
 from lazyfs.errors import MountFailed
 from lazyfs.mount.point import real_path
+from lazyfs.service.identity import end_stuck
 from lazyfs.service.processes.control import ServerSilent, ask
 from lazyfs.service.record import find_record, socket_path
 
@@ -31,6 +32,7 @@ def restart(directory: str) -> None:
     mountpoint = real_path(directory)
     record = find_record(runtime_dir, mountpoint)
     if record is None:
+        end_stuck(runtime_dir, mountpoint)
         raise CannotRestart(f"{directory} is not a lazyfs mount with a running server")
     answer = ask(socket_path(runtime_dir, record.mount_id), {"type": "restart"})
     if answer["type"] != "restarting":

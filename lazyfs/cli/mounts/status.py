@@ -19,6 +19,7 @@ from lazyfs.service.processes.control import ServerSilent, ask
 from lazyfs.service.record import (
     MountRecord,
     is_alive,
+    is_stuck,
     load_records,
     remove_record,
     socket_path,
@@ -70,8 +71,8 @@ def collect(runtime_dir: Path, directory: str | None = None) -> list[dict[str, A
         is_mounted = record.mountpoint.encode("utf-8", "surrogateescape") in mounted
         if is_alive(record):
             found.append(_of_living(runtime_dir, record, is_mounted))
-        elif is_mounted:
-            found.append(_facts(record) | {"state": "dead", "mounted": True})
+        elif is_mounted or is_stuck(record):
+            found.append(_facts(record) | {"state": "dead", "mounted": is_mounted})
         else:
             remove_record(runtime_dir, record.mount_id)
     return found

@@ -43,10 +43,11 @@ def give_up(mountpoint: str) -> int:
     from lazyfs.cli.options import default_runtime_dir
     from lazyfs.errors import LazyfsError
     from lazyfs.mount.point import State, state_of, unmount
-    from lazyfs.service.identity import remove_abandoned
+    from lazyfs.service.identity import end_stuck, remove_abandoned
 
     set_up_logging(0, is_server=True)
     try:
+        end_stuck(default_runtime_dir(), mountpoint)
         if remove_abandoned(default_runtime_dir(), mountpoint):
             return 0
         if state_of(mountpoint)[0] is State.DEAD:

@@ -5,7 +5,7 @@ import click
 from lazyfs.cli.options import default_runtime_dir
 from lazyfs.cli.output import print_line
 from lazyfs.mount.point import State, real_path, state_of, unmount
-from lazyfs.service.identity import NotOurs, is_ours
+from lazyfs.service.identity import NotOurs, end_stuck, is_ours
 from lazyfs.service.record import find_record, remove_stale, wait_server_end
 
 WAIT_SECONDS = 30.0
@@ -23,8 +23,12 @@ LAZY_WAIT_SECONDS = 0.5
 def umount(directory: str, lazy: bool) -> None:
     """Unmount the lazyfs mount on DIRECTORY, and wait for its server to end."""
     mountpoint = real_path(directory)
-    state, entry = state_of(mountpoint)
     runtime_dir = default_runtime_dir()
+    was_stuck = end_stuck(runtime_dir, mountpoint)
+    state, entry = state_of(mountpoint)
+    if entry is None and was_stuck:  # detached before, which was not enough
+        remove_stale(runtime_dir, mountpoint)
+        return
     if entry is None or not is_ours(runtime_dir, entry):
         what = "" if entry is None else f", but a mount of type {entry.filesystem_type}"
         raise NotOurs(

@@ -6,10 +6,11 @@
  * and before the content.  A file that was cut since, and written to again, has
  * zeros there, and a hole: zeros are looked into before they are believed.
  */
-#define _GNU_SOURCE /* SEEK_HOLE */
+#define _GNU_SOURCE /* SEEK_HOLE, O_DIRECT */
 #include "contents.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -259,7 +260,7 @@ void lfs_read(struct lfs_worker *worker, const struct lfs_request *request)
 		lfs_count(&worker->counters.misses, 1);
 		if (!lfs_wait_for_bytes(worker, unique, nid, in.offset,
 					extent.device, start, size,
-					is_marked)) {
+					is_marked, in.flags & O_DIRECT)) {
 			lfs_count(&worker->counters.refused, 1);
 			lfs_reply_error(worker, unique, EIO);
 		}

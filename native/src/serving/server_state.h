@@ -95,6 +95,7 @@ struct lfs_waiting {
 	uint16_t worker;
 	uint8_t kind;	/* 0: the slot is free */
 	bool is_lost;	/* the bytes are marked, and not in the file */
+	bool is_direct; /* past the kernel's cache: it has no pages */
 	bool is_queued; /* the owner has not taken it yet */
 };
 

@@ -74,10 +74,12 @@ static bool put(struct lfs_server *server, const struct lfs_waiting *request)
 
 bool lfs_wait_for_bytes(struct lfs_worker *worker, uint64_t unique,
 			uint64_t node, uint64_t offset, uint32_t device,
-			uint64_t device_offset, uint32_t size, bool is_lost)
+			uint64_t device_offset, uint32_t size, bool is_lost,
+			bool is_direct)
 {
 	struct lfs_waiting request = {
 		.is_lost = is_lost,
+		.is_direct = is_direct,
 		.unique = unique,
 		.node = node,
 		.offset = offset,

@@ -13,10 +13,11 @@ int lfs_waiting_create(struct lfs_server *server);
 void lfs_waiting_destroy(struct lfs_server *server);
 
 /* Put a request on the table; false: it is full.  'is_lost': the content file
- * does not have what is marked. */
+ * does not have what is marked.  'is_direct': the read fills no pages. */
 bool lfs_wait_for_bytes(struct lfs_worker *worker, uint64_t unique,
 			uint64_t node, uint64_t offset, uint32_t device,
-			uint64_t device_offset, uint32_t size, bool is_lost);
+			uint64_t device_offset, uint32_t size, bool is_lost,
+			bool is_direct);
 bool lfs_wait_for_attribute(struct lfs_worker *worker, uint64_t unique,
 			    uint32_t number, uint32_t wanted);
 
