@@ -2,12 +2,17 @@
 
 What was hashed long ago is hashed again, slowly.  What turns out to be rotten, here or elsewhere,
 leaves the kernel's memory, so that whoever reads next gets right bytes.
+
+A server that goes on with a mount cannot know what the kernel has of it.  Its predecessor may have
+read another content file than the one that is here now, or have found rot, unmarked it and died
+before it told anybody; nothing in the store says so afterwards.  So all of it is forgotten.
 """
 
 import logging
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +39,9 @@ LOOK_SECONDS = 3600.0
 SPARED_SECONDS = 0.5
 """Between two looks at reads that pages were spared for, while there are such."""
 
+FINISH_SECONDS = 10.0
+"""How long a server that ends tries to tell others what it has found."""
+
 log = logging.getLogger(__name__)
 
 
@@ -44,24 +52,38 @@ Found = tuple[str, list[int]]
 class Care:
     """Looks after the store for the mount of *image* by *session*; ``run`` is its task.
 
-    Other servers' records are in *runtime*.
+    Other servers' records are in *runtime*.  *is_successor*: the kernel has pages that another
+    server has answered with.
     """
 
-    def __init__(self, image: OpenImage, session: PyfuseSession, runtime: Path) -> None:
+    def __init__(
+        self,
+        image: OpenImage,
+        session: PyfuseSession,
+        runtime: Path,
+        *,
+        is_successor: bool = False,
+    ) -> None:
         self._image, self._session, self._runtime = image, session, runtime
+        self._is_successor = is_successor
         self._send, self._receive = trio.open_memory_channel[Found](math.inf)
         self._send_others, self._receive_others = trio.open_memory_channel[Found](math.inf)
-        # How often rot was found here, and how much of that the kernel has forgotten.
-        self._noted = self._forgotten = 0
+        # How often rot was found here, and how much of that the kernel has forgotten.  What a
+        # predecessor has left counts as found once.
+        self._noted, self._forgotten = int(is_successor), 0
         self._has_forgotten = trio.Event()
         self._spared: list[Page] = []
         self._has_spared = trio.Event()
+        # What other mounts have not been told of: layer and chunk, and how often it was found.
+        self._untold: Counter[tuple[str, int]] = Counter()
         image.contents.doubts.dropped = self._note
         image.contents.doubts.keep = partial(_keep, image)
 
     def _note(self, device: Device, chunks: list[int]) -> None:
+        name = device.content.folder.name
         self._noted += 1
-        self._send.send_nowait((device.content.folder.name, chunks))
+        self._untold.update((name, chunk) for chunk in chunks)
+        self._send.send_nowait((name, chunks))
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -92,7 +114,14 @@ class Care:
         return {"type": ANSWER, "files": count}
 
     async def _forget(self) -> None:
-        """Have the kernel forget what was found to be wrong here."""
+        """Have the kernel forget what was found to be wrong here, and before, by whoever."""
+        if self._is_successor:
+            try:
+                _, spared = await forget_all(self._image, self._session)
+                self._spare(spared)
+            except Exception:  # the mount must go on
+                log.exception("%s: pages of the server before", self._session.mountpoint)
+            self._note_forgotten(1)
         while True:
             found, count = await _collected(self._receive)
             try:
@@ -100,19 +129,25 @@ class Care:
                 await self._forget_pages(dropped)
             except Exception:  # the mount must go on
                 log.exception("%s: dropped chunks", self._session.mountpoint)
-            self._forgotten += count
-            self._has_forgotten.set()
-            self._has_forgotten = trio.Event()
+            self._note_forgotten(count)
             for each in found.items():
                 self._send_others.send_nowait(each)
+
+    def _note_forgotten(self, count: int) -> None:
+        self._forgotten += count
+        self._has_forgotten.set()
+        self._has_forgotten = trio.Event()
 
     async def _forget_pages(self, dropped: Dropped) -> int:
         """Have the kernel forget what it may have of *dropped*; return how many files it was in."""
         count, spared = await forget_pages(self._image, self._session, dropped)
-        if spared:
-            self._spared += spared
-            self._has_spared.set()
+        self._spare(spared)
         return count
+
+    def _spare(self, pages: list[Page]) -> None:
+        if pages:
+            self._spared += pages
+            self._has_spared.set()
 
     async def _forget_spared(self) -> None:
         """Have the kernel forget what was spared for a read, when that has been answered.
@@ -135,11 +170,25 @@ class Care:
         """Tell the other mounts; apart, because two servers may tell each other."""
         while True:
             found, _ = await _collected(self._receive_others)
-            tell = partial(tell_mounts, self._runtime, self._image.store.root, found)
-            try:
-                await trio.to_thread.run_sync(tell, abandon_on_cancel=True)
-            except Exception:  # the mount must go on
-                log.exception("%s: telling others", self._session.mountpoint)
+            await self._tell_others(found)
+            told = Counter((name, chunk) for name, chunks in found.items() for chunk in chunks)
+            self._untold -= told
+
+    async def _tell_others(self, found: Mapping[str, list[int]]) -> None:
+        tell = partial(tell_mounts, self._runtime, self._image.store.root, found)
+        try:
+            await trio.to_thread.run_sync(tell, abandon_on_cancel=True)
+        except Exception:  # the mount must go on
+            log.exception("%s: telling others", self._session.mountpoint)
+
+    async def finish(self) -> None:
+        """Tell other mounts what ``run`` has not got to: after this process nobody knows of it."""
+        found: dict[str, list[int]] = {}
+        for name, chunk in self._untold:
+            found.setdefault(name, []).append(chunk)
+        if found:
+            with trio.move_on_after(FINISH_SECONDS):
+                await self._tell_others(found)
 
     async def _scrub(self) -> None:
         while True:
@@ -179,6 +228,12 @@ def _suspect(device: Device, runs: Iterable[tuple[int, int]]) -> None:
 
 def _keep(image: OpenImage, device: Device, chunk: int) -> None:
     put_chunk_aside(image.store, device.content, chunk)
+
+
+async def forget_all(image: OpenImage, session: PyfuseSession) -> tuple[int, list[Page]]:
+    """Have the kernel forget what it has of any file; returns what ``forget_pages`` does."""
+    names = [device.content.folder.name for device in image.devices]
+    return await forget_pages(image, session, Dropped(dict.fromkeys(names)))
 
 
 async def forget_pages(

@@ -152,7 +152,7 @@ async def _serve(
                 # the store tells the mounts that have one.
             counts = image.contents.statistics
             upkeep = Upkeep(image.store, settings.cache_size, lambda: counts.content_size)
-            care = Care(image, session, settings.runtime_dir)
+            care = Care(image, session, settings.runtime_dir, is_successor=succession is not None)
             server = _Server(settings, prepared, image, session, keeping, upkeep, care)
             if succession is not None:
                 server.started = succession.legacy.started
@@ -200,6 +200,7 @@ async def _end(server: "_Server") -> None:
             await _say_statistics(server)
         await server.keeping.end()  # first: its copies would keep the connection alive
         await _leave(server.session)
+        await server.care.finish()
 
 
 def _take_over(
@@ -343,6 +344,7 @@ async def _give_way(server: _Server) -> None:
     """When that is asked for, end at once and leave the mount to a successor."""
     await server.give_way.wait()
     log.info("%s: making way for another server", server.session.mountpoint)
+    await server.care.finish()
     await server.keeping.plan_succession()
     server.image.save_profile()
     os._exit(0)  # what was not answered is handed out again

@@ -7,11 +7,16 @@ from the kernel's memory, too.
 import mmap
 import os
 import random
+import signal
 from pathlib import Path
 
 import pytest
 
+from lazyfs.service.record import start_ticks_of
+from lazyfs.store.content.content import LayerContent
 from lazyfs.store.content.presence import RESIDENT
+from lazyfs.store.layers import load_table
+from lazyfs.store.paths import Store, digest_named
 from tests.support.formats.images import (
     directory,
     estargz_layer,
@@ -21,8 +26,8 @@ from tests.support.formats.images import (
     tar_bytes,
 )
 from tests.support.mounts.command import Lazyfs
-from tests.support.mounts.damage import LIVE_DAMAGES
-from tests.support.mounts.mounting import available_drivers, force_unmount, needs_fuse
+from tests.support.mounts.damage import LIVE_DAMAGES, copy_over
+from tests.support.mounts.mounting import available_drivers, force_unmount, needs_fuse, wait_until
 
 pytestmark = needs_fuse
 
@@ -201,6 +206,43 @@ def test_what_a_command_finds_leaves_live_mounts(mounted, how) -> None:
         assert mapped[:] == FILES["lazy/big"], "also of who had it mapped"
         assert wrong_files(mountpoint, drops=False) == {}
     assert lazyfs.status()[0]["health"] == "ok"
+
+
+@pytest.mark.parametrize("left", ["another file", "fewer marks"])
+def test_what_a_dead_server_has_shown(mounted, left) -> None:
+    """Its successor has the kernel forget it: nothing in the store tells of it any more."""
+    lazyfs, mountpoint = mounted
+    (status,) = lazyfs.status()
+    if status["driver"] != "native":
+        pytest.skip("this driver has no successors")
+    wait_until(lambda: lazyfs.status()[0]["keeperPid"])
+    keeper = lazyfs.status()[0]["keeperPid"]
+    assert rot_under(lazyfs, mountpoint)
+    os.kill(keeper, signal.SIGSTOP)
+    try:
+        os.kill(status["pid"], signal.SIGKILL)
+        wait_until(lambda: start_ticks_of(status["pid"]) is None)
+        for path in paths_of(lazyfs, "layers/*/content"):
+            if left == "another file":
+                copy_over(path)
+            else:
+                unmark_what_is_wrong(lazyfs, path.parent)
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+    done = lazyfs("cache", "verify")
+    assert done.returncode == 0, done.stderr
+    assert wrong_files(mountpoint, drops=False) == {}
+    (after,) = lazyfs.status()
+    assert (after["successions"], after["health"]) == (1, "ok")
+
+
+def unmark_what_is_wrong(lazyfs: Lazyfs, folder: Path) -> None:
+    """Do what a server does with rot that it finds, and tell nobody."""
+    digest = digest_named(folder.name)
+    table = load_table(Store(lazyfs.folder / "cache"), digest)
+    content = LayerContent(folder, table)
+    assert False in [content.check_again(chunk) for chunk in range(table.count)]
+    content.close()
 
 
 def test_a_server_that_finds_rot_tells_the_others(mounted, tmp_path, driver) -> None:
