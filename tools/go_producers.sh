@@ -30,19 +30,19 @@ build() {
         echo "setup: no$wanted for the tests: $(tail -n 1 "$TARGET/log")" >&2
 }
 
-# By the module's own go.mod, as a release is built.  `go install` would ask the proxy for the list of
-# versions, which not every proxy has.
+# As a dependency of a module of our own: `go install` would ask the proxy for the list of versions,
+# which not every proxy has.
 compile() (
-    set -e
     module=$1
     shift
-    timeout 600 go mod download -json "$module" >"$TARGET/module.json"
-    source=$(sed -n 's/^\t"Dir": "\(.*\)",\?$/\1/p' "$TARGET/module.json")
-    [ -n "$source" ]
-    cd "$source"
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    cd "$work" || exit 1
+    printf 'module producers\ngo 1.24\n' >go.mod
+    timeout 600 go get "$module" || exit 1
     for program in "$@"; do
-        CGO_ENABLED=0 GOFLAGS="-mod=mod -modcacherw" timeout 1800 nice go build -mod=readonly -trimpath \
-            -o "$TARGET/$program" "./cmd/$program"
+        CGO_ENABLED=0 GOFLAGS=-mod=mod timeout 1800 go build -o "$TARGET/$program" \
+            "${module%@*}/cmd/$program" || exit 1
     done
 )
 
