@@ -96,8 +96,8 @@ def _side(
         notary.sign(registry, repository, subject)
     elif name == COSIGN:
         signer = Cosigner()
-        identity = {"signedIdentity": {"type": "matchRepository"}}
-        policy = signer.policy(workspace.folder, scope, **identity)
+        identity = {"type": "matchRepository"}
+        policy = signer.policy(workspace.folder, scope, signedIdentity=identity)
         signer.sign(registry, repository, subject["digest"], identity=scope)
     workspace.environment["LAZYFS_POLICY"] = "off" if policy is None else str(policy)
     return Side(name, workspace, f"{scope}:{tag}", policy)
@@ -163,10 +163,10 @@ def format_table(samples: Samples, link: str, runs: int) -> str:
             median = 1e3 * statistics.median(values)
             lines.append(f"  {kind:6}{name:10}{median:6.1f} ms  x{ratio:.2f}{verdict}  ({seconds})")
     for name in SIDES[1:]:
-        seconds = samples.median(f"{name}: verification")
-        verdict = "ok" if seconds <= CPU_BAR else "OVER"
+        spent = samples.median(f"{name}: verification")
+        verdict = "ok" if spent <= CPU_BAR else "OVER"
         lines.append(
-            f"  {name}: {1e3 * seconds:.1f} ms of processor time for a verification, "
+            f"  {name}: {1e3 * spent:.1f} ms of processor time for a verification, "
             f"bar {1e3 * CPU_BAR:.0f}: {verdict}"
         )
     lines.append(f"  load: {os.getloadavg()[0]:.1f}")
