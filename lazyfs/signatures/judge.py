@@ -100,7 +100,7 @@ class Judge:
         name = origin.reference if self._judged_as is None else self._judged_as
         case = Case(rules, name, self._access.trust, asked, self._clock())
         try:
-            first = await case.judge(subjects[0], ())
+            first = case.without_signatures(subjects[0])
             if first.is_allowed or first.reasons[0].check == "policy":
                 return first, (), {}
             if store is not None:
@@ -202,15 +202,17 @@ class Case:
         self._time = time
 
     async def judge(self, subject: Document, candidates: Sequence[Candidate]) -> "Verdict":
-        """Return the verdict, worked out in a thread."""
-        return await trio.to_thread.run_sync(
-            self.rules.judge,
-            self._reference,
-            subject,
-            candidates,
-            self._options.revocation,
-            self._asked,
-            self._time,
+        """Return the verdict, worked out in a thread: it may ask about revocation."""
+        return await trio.to_thread.run_sync(self._judge, subject, candidates)
+
+    def without_signatures(self, subject: Document) -> "Verdict":
+        """Return the verdict on what nobody signed, which asks about nothing and is soon there."""
+        return self._judge(subject, ())
+
+    def _judge(self, subject: Document, candidates: Sequence[Candidate]) -> "Verdict":
+        options = self._options
+        return self.rules.judge(
+            self._reference, subject, candidates, options.revocation, self._asked, self._time
         )
 
 
