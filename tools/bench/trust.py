@@ -31,7 +31,7 @@ from tests.support.registries.registry import FakeRegistry
 from tests.support.trust.signing import Cosigner, Notary
 from tools.bench.samples import Samples
 from tools.bench.sides import serving
-from tools.mounted import Mounted, Workspace
+from tools.mounted import Mounted, Workspace, detach
 
 PLAIN, NOTATION, COSIGN = "no policy", "notation", "cosign"
 SIDES = (PLAIN, NOTATION, COSIGN)
@@ -71,6 +71,8 @@ def compare(
         with contextlib.ExitStack() as servers:
             for side in sides:
                 servers.enter_context(serving(side.workspace))
+                # Whoever ends the bench may do so while a mount is being made.
+                servers.callback(detach, side.workspace.mountpoint)
             for number in range(runs + 1):
                 first = number % len(sides)
                 for side in sides[first:] + sides[:first]:
