@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 CONNECTIONS = 2
 """Besides the one that the manifest comes by: for the tails of that many layers more."""
 
+JUDGING_CONNECTIONS = 2
+"""Those that looking for signatures takes: for referrers, and for cosign's tag."""
+
 GRACE_SECONDS = 0.02
 """How long these are waited for once the manifest is here: it takes as long as they do."""
 
@@ -156,7 +159,8 @@ async def _prepare(
     origin = Origin(reference, request.access)
     try:
         resolver = Resolver(store, origin)
-        resolved = await _resolved(request, store, origin, resolver)
+        connections = CONNECTIONS + (0 if judge is None else JUDGING_CONNECTIONS)
+        resolved = await _resolved(request, store, origin, resolver, connections)
         manifest, digest = resolved.manifest, resolved.document.digest
         on_resolved(f"{origin.repository}@{digest}")
         check_image(manifest.layers)  # also of an image that an older lazyfs has prepared
@@ -231,7 +235,9 @@ async def _judged(
         await named.aclose()
 
 
-async def _resolved(request: Request, store: Store, origin: Origin, resolver: Resolver) -> Resolved:
+async def _resolved(
+    request: Request, store: Store, origin: Origin, resolver: Resolver, connections: int
+) -> Resolved:
     """Resolve the request; meanwhile connect for what is asked for then, side by side.
 
     Not where a tag is known: it will mean what it meant, mostly, and nothing more is asked for.
@@ -246,7 +252,7 @@ async def _resolved(request: Request, store: Store, origin: Origin, resolver: Re
     connected = trio.Event()
 
     async def connect() -> None:
-        await origin.source.connect(CONNECTIONS)
+        await origin.source.connect(connections)
         connected.set()
 
     async with trio.open_nursery() as nursery:

@@ -122,6 +122,8 @@ class _Search:
             except NotFound as error:
                 if isinstance(name, Digest):  # listed, and gone
                     self.found.troubles.append(error.message)
+            except TooLarge as error:  # it may be a good one: whoever reads more could tell
+                self.found.troubles.append(error.message)
             except FormatError as error:
                 self.found.malformed[str(name)] = error.message
             except LazyfsError as error:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DAY = 86400
+KEPT_LIMIT = 4
+"""Manifests of signatures that are kept of one subject; each policy in force has one."""
 Clock = Callable[[], datetime]
 
 
@@ -78,8 +80,6 @@ class Judge:
                 log.warning("%s: %s", verdict.name, reason.message)
             carrier = carrier_of(verdict, candidates)
             records.append(record_of(rules.policy, verdict, carrier, self._clock()))
-            if store is not None and carrier is not None:
-                _keep(store, verdict.digest, carrier)
         record = merged(records)
         if is_image and record.verdict == TRUSTED:
             check_age(record, self._access.trust.max_age, self._clock(), str(origin.reference))
@@ -100,7 +100,7 @@ class Judge:
         name = origin.reference if self._judged_as is None else self._judged_as
         case = Case(rules, name, self._access.trust, asked, self._clock())
         try:
-            first = await case.judge(subjects[0], ())
+            first = case.without_signatures(subjects[0])
             if first.is_allowed or first.reasons[0].check == "policy":
                 return first, (), {}
             if store is not None:
@@ -109,7 +109,11 @@ class Judge:
                     verdict = await case.judge(subject, kept) if kept else first
                     if verdict.is_allowed:
                         return verdict, kept, {}
-            return await self._by_asking(case, origin, subjects, first)
+            verdict, candidates, malformed = await self._by_asking(case, origin, subjects, first)
+            carrier = carrier_of(verdict, candidates) if verdict.is_allowed else None
+            if store is not None and carrier is not None:
+                _keep(store, verdict.digest, carrier)
+            return verdict, candidates, malformed
         finally:
             await asked.aclose()
 
@@ -198,15 +202,17 @@ class Case:
         self._time = time
 
     async def judge(self, subject: Document, candidates: Sequence[Candidate]) -> "Verdict":
-        """Return the verdict, worked out in a thread."""
-        return await trio.to_thread.run_sync(
-            self.rules.judge,
-            self._reference,
-            subject,
-            candidates,
-            self._options.revocation,
-            self._asked,
-            self._time,
+        """Return the verdict, worked out in a thread: it may ask about revocation."""
+        return await trio.to_thread.run_sync(self._judge, subject, candidates)
+
+    def without_signatures(self, subject: Document) -> "Verdict":
+        """Return the verdict on what nobody signed, which asks about nothing and is soon there."""
+        return self._judge(subject, ())
+
+    def _judge(self, subject: Document, candidates: Sequence[Candidate]) -> "Verdict":
+        options = self._options
+        return self.rules.judge(
+            self._reference, subject, candidates, options.revocation, self._asked, self._time
         )
 
 
@@ -286,8 +292,9 @@ def rfc3339(time: datetime) -> str:
 
 
 def _keep(store: Store, subject: Digest, carrier: Candidate) -> None:
-    """Keep the signature that was accepted for the next time."""
+    """Keep the signature that was accepted for the next time, beside another policy's."""
+    others = [each for each in load_signatures(store, subject) if each.digest != carrier.digest]
     try:
-        save_signatures(store, subject, [carrier])
+        save_signatures(store, subject, [carrier, *others][:KEPT_LIMIT])
     except StoreError as error:
         log.debug("%s", error.message)

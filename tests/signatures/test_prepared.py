@@ -196,6 +196,39 @@ async def test_what_is_kept_is_judged_anew(
         await mounted(registry, tmp_path, replace(options(policy), is_offline=True))
 
 
+async def test_what_two_policies_want_is_kept_for_both(
+    registry: FakeRegistry, layout: Path, tmp_path: Path, notary: Notary
+) -> None:
+    subject, signer = tagged(layout, "single"), Cosigner()
+    notary.sign(registry, NAME, subject)
+    signer.sign(registry, NAME, subject["digest"], identity=f"{scope(registry)}:single")
+    for folder in ("notation", "containers"):
+        (tmp_path / ".config" / folder).mkdir(parents=True)
+    notary.policy(tmp_path / ".config/notation", scope(registry))
+    signer.policy(tmp_path / ".config/containers", scope(registry))
+    access = replace(ACCESS, environment={"HOME": str(tmp_path)}, trust=TrustOptions("default"))
+    await mounted(registry, tmp_path, access)
+    before = len(registry.requests)
+    prepared = await mounted(registry, tmp_path, replace(access, is_offline=True))
+    assert prepared.trust is not None
+    assert prepared.trust.verdict == "trusted"
+    assert len(prepared.trust.policy_files) == 2
+    assert len(registry.requests) == before
+
+
+async def test_what_is_kept_is_not_written_again(
+    registry: FakeRegistry, layout: Path, tmp_path: Path, notary: Notary
+) -> None:
+    subject = tagged(layout, "single")
+    notary.sign(registry, NAME, subject)
+    access = options(notary.policy(tmp_path, scope(registry)))
+    await mounted(registry, tmp_path, access)
+    (path,) = (tmp_path / "cache/signatures").iterdir()
+    before = path.stat()
+    await mounted(registry, tmp_path, access)
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
 async def test_a_registry_in_trouble_leaves_it_open(
     registry: FakeRegistry, layout: Path, tmp_path: Path, notary: Notary
 ) -> None:

@@ -5,6 +5,7 @@
     python -m tools.bench --image node --link 50ms/100mbit --work "first command"
     python -m tools.bench --matrix             all images over all links, within --minutes
     python -m tools.bench --part hits          only the drivers beside ext4, all bytes being there
+    python -m tools.bench --part trust         what a trust policy costs a mount
 
 Images are made once, in .bench/.  Each figure is the median of several runs; lazy and pulled runs
 take turns, so that a busy minute meets both.  Cold means: nothing of the image is on this side.
@@ -26,7 +27,7 @@ from typing import Any
 
 from lazyfs.errors import MountFailed
 from lazyfs.mount.kernel import check_erofs
-from tools.bench import decode, hits, limits, matrix, sides, table
+from tools.bench import decode, hits, limits, matrix, sides, table, trust
 from tools.bench.distribution import push
 from tools.bench.limits import Link
 from tools.bench.processes import DockerRegistry, EmbeddedRegistry, RunningLink
@@ -37,7 +38,7 @@ from tools.make_image import FORMATS, ROOT, convert, image_size, make_image
 from tools.mounted import CommandFailed
 
 FOLDER = ROOT / ".bench"
-LAZY, HITS = PARTS = ["lazy", "hits"]
+LAZY, HITS, TRUST = PARTS = ["lazy", "hits", "trust"]
 LEAST_HITS = 7  # runs
 LOOPBACK = table.LOOPBACK
 BUSY = 0.5
@@ -61,6 +62,8 @@ def main() -> None:
         compare_images(arguments)
     if HITS in arguments.part:
         compare_hits(arguments)
+    if TRUST in arguments.part:
+        compare_trust(arguments)
 
 
 def compare_images(arguments: argparse.Namespace) -> None:
@@ -105,6 +108,22 @@ def compare_hits(arguments: argparse.Namespace) -> None:
     print(hits.compare(names, list(hits.WORKLOADS), runs, hits.BIG_SIZE))
 
 
+def compare_trust(arguments: argparse.Namespace) -> None:
+    """Mounts with a trust policy beside mounts without one: a table for each image and link."""
+    for image in arguments.image:
+        layout = FOLDER / "images" / image
+        make_image(image, layout, FOLDER / "apt")
+        convert(layout, arguments.format)
+        for link in arguments.link:
+            with sides.scratch(FOLDER / f"run-{os.getpid()}") as folder:
+                print(
+                    trust.compare(
+                        layout, through_link, link, arguments.format, arguments.runs, folder
+                    )[0],
+                    flush=True,
+                )
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tools.bench",
@@ -112,7 +131,7 @@ def parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--part", action="append", choices=PARTS, help="default: both")
+    add("--part", action="append", choices=PARTS, help="default: lazy and hits")
     add("--image", action="append", choices=sorted(FIRST_COMMANDS), help="default: python")
     add("--link", action="append", metavar="loopback|NNms/NNmbit", help="may be repeated")
     add("--work", action="append", choices=list(works("python")), help="may be repeated")
@@ -125,7 +144,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--mount-option", action="append", default=[], help="passed to lazyfs mount")
     add("--json", type=Path, metavar="FILE", help="write all samples there")
     arguments = parser.parse_args()
-    arguments.part = arguments.part or PARTS
+    arguments.part = arguments.part or [LAZY, HITS]
     usual = (sorted(FIRST_COMMANDS), ALL_LINKS, MATRIX_WORKS)
     if not arguments.matrix:
         usual = (["python"], USUAL_LINKS, USUAL_WORKS)

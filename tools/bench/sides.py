@@ -135,15 +135,24 @@ def serving(workspace: Workspace) -> Iterator[None]:
     try:
         socket = workspace.folder / "run" / "control.sock"
         deadline_at = time.monotonic() + SECONDS
-        while not socket.exists():
+        while not (socket.exists() and _is_ready(server.pid)):
             if server.poll() is not None or time.monotonic() > deadline_at:
                 raise CommandFailed("lazyfs serve: got no socket, expected one")
             time.sleep(0.01)
-        time.sleep(0.5)  # it has everything imported when it listens; let the machine calm down
+        time.sleep(0.5)  # let the machine calm down
         yield
     finally:
         server.terminate()
         server.wait(SECONDS)
+
+
+def _is_ready(pid: int) -> bool:
+    """Say whether ``lazyfs serve`` has imported what it needs: it catches SIGTERM then."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+    return bool(int(status.partition("\nSigCgt:")[2].split()[0], 16) & 1 << signal.SIGTERM - 1)
 
 
 @contextmanager

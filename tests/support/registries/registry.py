@@ -361,6 +361,9 @@ class FakeRegistry:
             if subject is not None and self.referrers is not None:
                 fields["OCI-Subject"] = subject
             return Answer(201, fields)
+        if request.method == "DELETE":
+            is_gone = self.content.remove_manifest(name, reference)
+            return Answer(202) if is_gone else error(404, "MANIFEST_UNKNOWN")
         stored = self.content.manifest(name, reference)
         if stored is None:
             return error(404, "MANIFEST_UNKNOWN")

@@ -116,6 +116,16 @@ class Content:
                 repository.tags[tag] = stored.digest
         return stored.digest
 
+    def remove_manifest(self, name: str, reference: str) -> bool:
+        """Remove a manifest that was pushed, with its tags, or one tag; say whether it was here."""
+        with self._lock:
+            repository = self._repositories.get(name, Repository())
+            if repository.tags.pop(reference, None) is not None:
+                return True
+            for tag in [tag for tag, digest in repository.tags.items() if digest == reference]:
+                del repository.tags[tag]
+            return repository.manifests.pop(reference, None) is not None
+
     def _layout(self, name: str) -> Path | None:
         if self.directory is None:
             return None

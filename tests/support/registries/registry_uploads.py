@@ -64,7 +64,10 @@ class Uploads:
 
     def _piece(self, request: Request, name: str, session: str) -> Answer:
         arrived = self.sessions[session]
-        match = PIECE_RE.fullmatch(request.headers.get("content-range", ""))
+        if "content-range" not in request.headers:  # as Docker and cosign push: all in one stream
+            arrived += request.body
+            return self._state(202, name, session)
+        match = PIECE_RE.fullmatch(request.headers["content-range"])
         if match is None or int(match[1]) != len(arrived):
             return error(416, "BLOB_UPLOAD_INVALID", {"Range": f"0-{max(len(arrived) - 1, 0)}"})
         if int(match[2]) - int(match[1]) + 1 != len(request.body):
