@@ -10,7 +10,7 @@ CRASH_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-interop demo native native-test fuzz test test-fuse test-interop lint fmt docs reference \
-	check bench differential conformance crash soak soak-cache kill-soak lock clean
+	check bench differential conformance crash soak soak-cache kill-soak wedged lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ conformance: setup ## every driver over Debian's Python image, 120 MB, against e
 
 crash: setup ## open thousands of states that a loss of power may leave; CRASH_ARGS="--states 20 evict"
 	@$(PYTHON) -m tests.crash.run $(CRASH_ARGS)
+
+wedged: setup ## what is left of a server that is killed in a wait of the kernel; holds up sync(2) for seconds
+	LAZYFS_TEST_WEDGED=1 $(PYTHON) -m pytest tests/attacks/store/test_killed_while_forgetting.py $(PYTEST_ARGS)
 
 kill-soak: setup ## kill a mount's server 200 times under load; KILLS=20 for fewer
 	@$(PYTHON) -m tools.kill_soak --kills $(or $(KILLS),200)

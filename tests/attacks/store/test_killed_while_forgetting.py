@@ -32,6 +32,11 @@ from tests.support.registries.registry import FakeRegistry
 
 pytestmark = [*needs_fuse, *needs_root]
 
+holds_up_all = pytest.mark.skipif(
+    not os.environ.get("LAZYFS_TEST_WEDGED"),
+    reason="holds up sync(2) of the whole machine for seconds: make wedged",
+)
+
 END_SECONDS = 10.0
 CHUNK = 64 << 10
 DATA = random.Random(40).randbytes(16 * CHUNK)
@@ -195,6 +200,7 @@ def test_with_a_read_that_only_it_could_answer(
         mounted.clean_up()
 
 
+@holds_up_all
 @pytest.mark.parametrize("driver", available_drivers())
 def test_with_a_read_that_came_too_late_to_be_spared(
     tmp_path: Path, registry: FakeRegistry, driver: str
@@ -210,6 +216,7 @@ def test_with_a_read_that_came_too_late_to_be_spared(
         mounted.clean_up()
 
 
+@holds_up_all
 @pytest.mark.parametrize("is_detached", [False, True], ids=["mounted", "detached"])
 @pytest.mark.parametrize("command", ["umount", "mount", "restart"])
 def test_commands_end_what_cannot_end(
