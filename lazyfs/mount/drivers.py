@@ -26,12 +26,14 @@ def open_session(
     threads: int | None = None,
     max_read: int | None = None,
     folder: str = "",
+    is_for_root: bool = False,
 ) -> PyfuseSession:
     """Return a session of *driver*: "native", "pyfuse3", "erofs", or "auto" for one of the first.
 
     *threads* and *max_read* (in bytes) are for the native one; None leaves them to it.  *folder*, a
-    path where nothing is, is for erofs.  Raises MountFailed where the driver that was asked for is
-    missing.
+    path where nothing is, is for erofs.  *is_for_root*: the option allow_root was given, which the
+    kernel does not know and only libfuse's loop keeps to.  Raises MountFailed where the driver that
+    was asked for is missing.
     """
     if driver == "pyfuse3":
         return PyfuseSession(image, mountpoint)
@@ -40,6 +42,8 @@ def open_session(
         if not isinstance(image, IndexedImage):
             raise MountFailed("driver erofs: the image has no rootfs index on disk")
         return ErofsSession(image, mountpoint, folder, is_native=not reason, threads=threads)
+    if driver == "auto" and is_for_root and not reason:
+        reason = "it does not support allow_root"
     if not reason and isinstance(image, NativeImage):
         return NativeSession(image, mountpoint, threads=threads, max_read=max_read)
     reason = reason or "it cannot serve this image"

@@ -94,6 +94,11 @@ class NativeSession(PyfuseSession):
 
     def mount(self, options: set[str]) -> None:
         """Make the mount with libfuse's *options*; raises MountFailed."""
+        if "allow_root" in options:  # libfuse's loop checks who asks; the kernel lets all in
+            raise MountFailed(
+                "driver native does not support allow_root: the kernel would let every user in",
+                hint="mount with --driver pyfuse3",
+            )
         super().mount(options)
         try:
             self._descriptors = with_clones(self._first, self._threads)

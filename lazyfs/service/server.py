@@ -187,6 +187,7 @@ def _open_session(settings: MountSettings, image: OpenImage) -> PyfuseSession:
         threads=options.threads,
         max_read=options.max_read,
         folder=str(devices_path(settings.runtime_dir, settings.mount_id)),
+        is_for_root=options.allow_root,
     )
     if options.max_read is not None and session.driver != "native":
         log.warning("option max_read: driver %s cannot limit reads; ignored", session.driver)

@@ -44,3 +44,17 @@ def test_the_twin_for_images_without_files(tmp_path):
     session = open_session("auto", MadeImage(LAYER), str(tmp_path))
     assert session.driver == "pyfuse3"
     assert "this image" in session.note
+
+
+@has_native
+def test_allow_root_is_what_the_native_driver_cannot_keep_to(tmp_path):
+    """The kernel has only allow_other, and answers others from what it remembers."""
+    session = open_session("native", NativeMadeImage(LAYER), str(tmp_path))
+    with pytest.raises(MountFailed, match="every user") as caught:
+        session.mount({"ro", "allow_root"})
+    assert "pyfuse3" in caught.value.hint
+    session = open_session("auto", NativeMadeImage(LAYER), str(tmp_path), is_for_root=True)
+    assert (session.driver, session.note) == (
+        "pyfuse3",
+        "no native driver: it does not support allow_root",
+    )
