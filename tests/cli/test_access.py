@@ -159,6 +159,7 @@ REACHING = dict(commands_that_reach_registries())
 def test_the_commands_that_reach_registries():
     """All of them, so that none can lose the options unseen."""
     images = {"mount", "inspect", "resolve", "ls", "cat", "pull", "verify", "convert", "optimize"}
+    images.add("trust check")
     indexes = {"index build", "index push", "index show"}
     profiles = {"profile export", "profile import", "profile rm", "profile show"}
     sandboxes = {"run", "checkpoint", "restore", "golden build", "golden clone", "snapshot verify"}

@@ -19,6 +19,7 @@ from tests.support.registries import faults
 from tests.support.registries.registry import FakeRegistry
 
 FIELDS = {
+    "trust",
     "reference",
     "resolved",
     "indexDigest",
@@ -44,6 +45,7 @@ def test_a_lazy_image(run, tmp_path, lazy):
     assert found["resolved"] == f"oci:{tmp_path}/image@{digest}"
     assert found["manifestDigest"] == str(digest)
     assert found["indexDigest"] is None
+    assert found["trust"] is None  # no policy is in force
     manifest = json.loads(blob_path(tmp_path / "image", digest).read_text())
     assert found["configDigest"] == manifest["config"]["digest"]
     for shown, layer in zip(found["layers"], (other, lazy), strict=True):
