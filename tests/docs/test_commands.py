@@ -1,9 +1,11 @@
 """The commands' reference pages are what ``--help`` prints."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+from lazyfs.cli.main import COMMANDS
 from tools.reference import FOLDER, pages, stale, write
 
 ROOT = Path(__file__).parents[2]
@@ -28,3 +30,12 @@ def test_a_page_that_differs_is_noticed(tmp_path: Path) -> None:
     assert stale(tmp_path) == ["gone.md", "mount.md", "run.md"]
     write(tmp_path)
     assert stale(tmp_path) == []
+
+
+def test_the_readme_names_every_command() -> None:
+    """Each stands in a row of its table, and nothing stands there that is no command."""
+    rows = re.findall(
+        r"^\| [^|]+ \| ((?:`\w+`(?:, )?)+) \|$", (ROOT / "README.md").read_text(), re.M
+    )
+    named = sorted(name for row in rows for name in re.findall(r"`(\w+)`", row))
+    assert named == sorted(COMMANDS)
