@@ -8,9 +8,9 @@ Nothing is fetched here.  ``check_revocation`` is a generator: it yields a ``Que
 the answers, so that the same code runs under trio, in a thread, or on files.
 """
 
+import itertools
 from collections.abc import Generator, Sequence
 from datetime import datetime
-from itertools import pairwise
 from typing import Literal
 
 import msgspec
@@ -58,7 +58,7 @@ def check_revocation(chain: Sequence[Certificate], now: datetime) -> Asking:
     That one is revoked weighs more than that another's status is unknown.
     """
     unknown = None
-    for certificate, issuer in reversed(list(pairwise(chain))):
+    for certificate, issuer in reversed(list(itertools.pairwise(chain))):
         found = yield from _check_one(certificate, issuer, now)
         if isinstance(found, Revoked):
             return found
@@ -68,28 +68,22 @@ def check_revocation(chain: Sequence[Certificate], now: datetime) -> Asking:
 
 def _check_one(certificate: Certificate, issuer: Certificate, now: datetime) -> Asking:
     unknown = None
-    for url in certificate.ocsp_urls:
-        answers = yield _question("ocsp", url, certificate, issuer)
+    questions = itertools.chain(
+        (_question("ocsp", url, certificate, issuer) for url in certificate.ocsp_urls),
+        (_question("crl", url, certificate, issuer) for url in certificate.crl_urls),
+    )
+    for question in questions:
+        found: Revoked | str | None
+        answers = yield question
         if isinstance(answers, Away):
-            unknown = unknown or _unknown(certificate, url, answers.reason)
-            continue
-        found = _by_ocsp(answers, certificate, issuer, now)
-        if isinstance(found, Revoked):
+            found = answers.reason
+        elif question.kind == "ocsp":
+            found = _by_ocsp(answers, certificate, issuer, now)
+        else:
+            found = _by_list(answers, certificate, issuer, now)
+        if found is None or isinstance(found, Revoked):
             return found
-        if found is None:
-            return None
-        unknown = unknown or _unknown(certificate, url, found)
-    for url in certificate.crl_urls:
-        answers = yield _question("crl", url, certificate, issuer)
-        if isinstance(answers, Away):
-            unknown = unknown or _unknown(certificate, url, answers.reason)
-            continue
-        found = _by_list(answers, certificate, issuer, now)
-        if isinstance(found, Revoked):
-            return found
-        if found is None:
-            return None
-        unknown = unknown or _unknown(certificate, url, found)
+        unknown = unknown or _unknown(certificate, question.url, found)
     return unknown
 
 
