@@ -2,9 +2,7 @@
 
 import json
 import os
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from tests.interop.test_sandboxes import World, make_world
 from tests.support.formats.images import tagged
 from tests.support.mounts.mounting import folder_for_all, force_unmount, needs_fuse, needs_root
 from tests.support.sandboxes.runscs import NEW, make_busybox
+from tests.support.trust.authorities import Authority
 from tests.support.trust.signing import Notary
 
 pytestmark = [pytest.mark.interop, *needs_fuse, *needs_root]
@@ -20,41 +19,10 @@ pytestmark = [pytest.mark.interop, *needs_fuse, *needs_root]
 NAME = "busybox"
 
 
-class Authority:
-    """Serves the revocation list ``data`` to whoever asks."""
-
-    def __init__(self) -> None:
-        self.data = b""
-        authority = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(200)
-                self.send_header("content-length", str(len(authority.data)))
-                self.end_headers()
-                self.wfile.write(authority.data)
-
-            def log_message(self, *words: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/publisher.crl"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(10)
-
-
 @pytest.fixture
 def authority() -> Iterator[Authority]:
-    found = Authority()
-    try:
+    with Authority() as found:
         yield found
-    finally:
-        found.close()
 
 
 @pytest.fixture
@@ -65,7 +33,7 @@ def world() -> Iterator[World]:
 
 def test_the_whole_chain(world: World, authority: Authority, tmp_path: Path) -> None:
     notary = Notary(crl=authority.url)
-    authority.data = notary.revocations(is_revoked=False)
+    authority.body = notary.revocations(is_revoked=False)
     world.registry.list_referrers()
     layout = world.folder / "layout"
     subject = tagged(layout)
@@ -117,7 +85,7 @@ def check_revoked(
     world: World, notary: Notary, authority: Authority, folder: Path, trusting: dict
 ) -> None:
     # When the certificate is revoked, a restore is refused, where the policy is strict;
-    authority.data = notary.revocations(is_revoked=True)
+    authority.body = notary.revocations(is_revoked=True)
     late = world.node(**trusting)
     where = f"{world.store}@latest"
     refused = late.refuse(6, "restore", where, "--id", "r2", "--runsc", late.runsc)

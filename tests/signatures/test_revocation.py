@@ -1,9 +1,7 @@
 """Asking authorities: bounded, without credentials, by http alone; lists are kept meanwhile."""
 
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -11,56 +9,17 @@ import pytest
 from lazyfs.signatures.revocation import Authorities
 from lazyfs.store.paths import Store
 from lazyfs.trust.errors import CannotTell
+from tests.support.trust.authorities import Authority
 from tests.support.trust.signing import Notary
 
 pytestmark = pytest.mark.anyio
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
 
 
-class Server:
-    """Answers *body* with *status*; ``asked`` has the headers of each request."""
-
-    def __init__(self) -> None:
-        self.status, self.body = 200, b""
-        self.fields: dict[str, str] = {}
-        self.asked: list[dict[str, str]] = []
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                length = int(self.headers.get("content-length", "0"))
-                server.asked.append(dict(self.headers) | {"body": self.rfile.read(length).hex()})
-                self.send_response(server.status)
-                for name, value in server.fields.items():
-                    self.send_header(name, value)
-                self.send_header("content-length", str(len(server.body)))
-                self.end_headers()
-                try:
-                    self.wfile.write(server.body)
-                except ConnectionError:
-                    pass  # who asked has had enough
-
-            do_POST = do_GET
-
-            def log_message(self, *words: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/crl"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(10)
-
-
 @pytest.fixture
-def server() -> Iterator[Server]:
-    found = Server()
-    yield found
-    found.close()
+def server() -> Iterator[Authority]:
+    with Authority() as found:
+        yield found
 
 
 @pytest.fixture
@@ -68,7 +27,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "cache")
 
 
-async def test_a_list_is_kept_until_it_ends(server: Server, store: Store) -> None:
+async def test_a_list_is_kept_until_it_ends(server: Authority, store: Store) -> None:
     server.body = Notary().revocations(is_revoked=False, now=NOW)
     for _ in range(2):
         asked = Authorities(store, {}, NOW)
@@ -81,7 +40,7 @@ async def test_a_list_is_kept_until_it_ends(server: Server, store: Store) -> Non
     assert len(server.asked) == 2
 
 
-async def test_nothing_secret_goes_along(server: Server, tmp_path: Path) -> None:
+async def test_nothing_secret_goes_along(server: Authority, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"auths": {"127.0.0.1": {"auth": "dXNlcjpzZWNyZXQ="}}}')
     environment = {"DOCKER_CONFIG": str(tmp_path), "HOME": str(tmp_path)}
     asked = Authorities(None, environment, NOW)
@@ -97,7 +56,7 @@ async def test_nothing_secret_goes_along(server: Server, tmp_path: Path) -> None
     ("status", "fields"), [(404, {}), (500, {}), (302, {"location": "http://127.0.0.1:1/"})]
 )
 async def test_anything_but_an_answer_is_none(
-    server: Server, store: Store, status: int, fields: dict[str, str]
+    server: Authority, store: Store, status: int, fields: dict[str, str]
 ) -> None:
     server.status, server.fields = status, fields
     asked = Authorities(store, {}, NOW)
@@ -108,7 +67,7 @@ async def test_anything_but_an_answer_is_none(
     assert not list(store.revocation.glob("*"))
 
 
-async def test_an_answer_has_a_limit(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_has_a_limit(server: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         __import__("lazyfs.signatures.revocation", fromlist=["LIMITS"]).LIMITS, "crl", 1000
     )
@@ -129,7 +88,7 @@ async def test_only_http_is_spoken(url: str) -> None:
     await asked.aclose()
 
 
-async def test_offline_asks_nobody(server: Server, store: Store) -> None:
+async def test_offline_asks_nobody(server: Authority, store: Store) -> None:
     server.body = Notary().revocations(is_revoked=False, now=NOW)
     asked = Authorities(store, {}, NOW, is_offline=True)
     with pytest.raises(CannotTell, match="--offline asks nobody"):
