@@ -41,10 +41,10 @@ def policies_in_force(
     PolicyFault.
     """
     chosen = options.policy
-    if chosen is None and not (os.geteuid() == 0 and machine.exists()):
+    if chosen is None and not (os.geteuid() == 0 and _is_there(machine)):
         chosen = environment.get(VARIABLE) or None
     if chosen is None:
-        chosen = str(machine) if machine.exists() else OFF
+        chosen = str(machine) if _is_there(machine) else OFF
     if chosen == OFF:
         return []
     if chosen == DEFAULT:
@@ -55,6 +55,26 @@ def policies_in_force(
             f"{VARIABLE} is {chosen[:100]!r}: neither default, off nor an absolute path"
         )
     return [load_policy(path, _trust_store(options))]
+
+
+def _is_there(path: Path) -> bool:
+    """Say whether somebody has put a policy at *path*, if only a link that leads nowhere now.
+
+    Raises PolicyFault where that cannot be found out: it is not the same as there being none.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return True
+
+
+def _unreadable(path: Path, error: OSError) -> PolicyFault:
+    """Return what is wrong with a policy that the system gives *error* for."""
+    said = (error.strerror or str(error)).lower()
+    return PolicyFault(f"policy {path} cannot be read: {said}")
 
 
 def _trust_store(options: TrustOptions) -> Path | None:
@@ -70,7 +90,7 @@ def _of_tools(options: TrustOptions, environment: Mapping[str, str]) -> list[Pol
     found = []
     for paths in (notation, containers):
         for path in paths:
-            if os.path.lexists(path):
+            if _is_there(path):
                 found.append(load_policy(path, _trust_store(options)))
                 break
     if not found:
@@ -98,8 +118,7 @@ def load_policy(path: Path, trust_store: Path | None) -> PolicyFile:
     except FileNotFoundError:
         raise PolicyFault(f"policy {path} does not exist") from None
     except OSError as error:
-        said = (error.strerror or str(error)).lower()
-        raise PolicyFault(f"policy {path} cannot be read: {said}") from error
+        raise _unreadable(path, error) from error
     except Malformed as error:
         raise PolicyFault(error.message) from error
     is_notation = "trustPolicies" in document

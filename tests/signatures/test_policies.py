@@ -46,6 +46,31 @@ def test_an_option_comes_first(files: dict[str, Path]) -> None:
     assert paths(TrustOptions(policy="off"), environment, files["machine"]) == []
 
 
+def test_a_policy_that_is_out_of_reach_is_not_none(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link to a volume that is not there yet, a loop, a directory that may not be entered."""
+    link = tmp_path / "link.json"
+    link.symlink_to(tmp_path / "gone/policy.json")
+    loop = tmp_path / "loop.json"
+    loop.symlink_to(loop)
+    for path in (link, loop):
+        with pytest.raises(PolicyFault, match=path.name):
+            paths(TrustOptions(), {}, path)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(PolicyFault, match=link.name):
+        paths(TrustOptions(), {"LAZYFS_POLICY": str(files["containers"])}, link)
+
+    def refuse(path: Path) -> os.stat_result:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "lstat", refuse)
+    with pytest.raises(PolicyFault, match="cannot be read: permission denied"):
+        paths(TrustOptions(), {}, tmp_path / "none")
+    with pytest.raises(PolicyFault, match="cannot be read: permission denied"):
+        paths(TrustOptions(policy="default"), {"HOME": str(tmp_path)}, tmp_path / "none")
+
+
 @pytest.mark.parametrize("word", ["off", "file"])
 def test_the_environment_of_root_changes_no_policy_of_the_machine(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
