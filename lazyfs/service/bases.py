@@ -125,9 +125,10 @@ class ImageBases(NodeMounts):
                 raise unresolvable(text, "--pull never, and the tag was not resolved here before")
         resolved: list[str] = []
         try:
-            prepared = await prepare(
-                Request(asked, platform, self._cache_dir, self._access), resolved.append
-            )
+            # What policies ask of the tag is asked of what it meant here before, too.
+            judged_as = None if asked == str(reference) else str(reference)
+            request = Request(asked, platform, self._cache_dir, self._access, judged_as=judged_as)
+            prepared = await prepare(request, resolved.append)
             config = await config_of(prepared, self._access)
         except LazyfsError as exc:
             raise reason_of(exc, text, is_tag=is_tag and not resolved) from exc

@@ -27,6 +27,8 @@ from lazyfs.service.bases import ImageBases
 from lazyfs.service.processes.mount_command import MountCommand, _error_of
 from lazyfs.store.completeness import TICK
 from lazyfs.store.content.content import LayerContent
+from lazyfs.trust.errors import Untrusted
+from lazyfs.trust.options import TrustOptions
 from tests.support.formats.images import (
     directory,
     estargz_layer,
@@ -200,6 +202,26 @@ def test_what_pull_means(registry: FakeRegistry, bases: ImageBases, layout: Path
     with pytest.raises(TagUnresolvable, match="403") as refused:
         one(bases, f"{registry.host}/x:private")
     assert refused.value.exit_code == 24
+
+
+def test_what_is_asked_of_a_tag_is_asked_of_a_known_one(
+    registry: FakeRegistry, bases: ImageBases, tmp_path: Path
+) -> None:
+    """A policy for a tag holds although the image is had by the digest that the tag had."""
+    name = f"{registry.host}/busybox"
+    one(bases, f"{name}:1.0")
+    document = {
+        "default": [{"type": "insecureAcceptAnything"}],
+        "transports": {"docker": {f"{name}:1.0": [{"type": "reject"}]}},
+    }
+    policy = tmp_path / "policy.json"
+    policy.write_text(json.dumps(document))
+    access = msgspec.structs.replace(ACCESS, trust=TrustOptions(policy=str(policy)))
+    cache = tmp_path / "cache"
+    judging = ImageBases(cache, tmp_path / "run", access, MountCommand(cache, access))
+    with pytest.raises(Untrusted, match="rejects it"):
+        one(judging, f"{name}:1.0")
+    one(judging, f"{name}:latest")
 
 
 def test_what_a_fresh_run_is_refused_for(
