@@ -94,7 +94,7 @@ class NotationRules:
 
 
 def _candidate(found: Candidate) -> artifact.Candidate | Unfetched:
-    # One with more blobs than one is malformed, and is said to be by whoever reads its manifest.
+    # What is kept may have been found by another version: whoever reads the manifest counts.
     envelope = next(iter(found.blobs.values()), b"")
     return artifact.Candidate(parse_digest(found.digest), found.manifest, envelope)
 
@@ -119,7 +119,7 @@ class Asking:
         """Return what answers *question*."""
         try:
             if question.kind == "crl":
-                return [trio.from_thread.run(self._asked.crl, question.url)]
+                return [trio.from_thread.run(self._asked.crl, question.url, question.issuer)]
             return [trio.from_thread.run(self._asked.ocsp, question.url, question.request)]
         except CannotTell as error:
             return Away(error.message)

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -21,8 +22,11 @@ from lazyfs.registry.source import AccessOptions, SourceStatistics
 from lazyfs.registry.transport import Transport
 from lazyfs.store.content.regular import open_regular
 from lazyfs.store.paths import Store
-from lazyfs.trust.errors import CannotTell, Malformed
+from lazyfs.trust.errors import BadSignature, CannotTell, Malformed
 from lazyfs.trust.questions import LIMITS, refused_url
+
+if TYPE_CHECKING:
+    from lazyfs.trust.certificates import Certificate
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +51,18 @@ class Authorities:
         self._now = now
         self._is_offline = is_offline
 
-    async def crl(self, url: str) -> bytes:
-        """Return the CRL at *url*, DER as received; raises CannotTell."""
+    async def crl(self, url: str, issuer: "Certificate") -> bytes:
+        """Return the CRL at *url*, DER as received; raises CannotTell.
+
+        Only one that *issuer* has signed, and that holds now, is kept and taken from what was
+        kept: whoever answers once in its place would otherwise decide for as long as they like.
+        """
         path = self._path(url)
         kept = None if path is None else await trio.to_thread.run_sync(_load, path)
-        if kept is not None and _is_current(kept, self._now):
+        if kept is not None and await self._is_current(kept, issuer):
             return kept
         data = await self._ask("GET", url, b"", LIMITS["crl"], {})
-        if path is not None:
+        if path is not None and await self._is_current(data, issuer):
             await trio.to_thread.run_sync(self._keep, path, data)
         return data
 
@@ -105,6 +113,9 @@ class Authorities:
         except StoreError as error:
             log.debug("%s", error.message)
 
+    async def _is_current(self, data: bytes, issuer: "Certificate") -> bool:
+        return await trio.to_thread.run_sync(_is_current, data, issuer, self._now)
+
     async def aclose(self) -> None:
         """Close connections; idempotent."""
         await self._transport.aclose()
@@ -118,12 +129,12 @@ def _load(path: Path) -> bytes | None:
         return None
 
 
-def _is_current(data: bytes, now: datetime) -> bool:
-    """Say whether a CRL that was kept need not be asked for again; what it says is judged anew."""
-    from lazyfs.trust.crl import parse_crl  # noqa: PLC0415 - cryptography, for a policy only
+def _is_current(data: bytes, issuer: "Certificate", now: datetime) -> bool:
+    """Say whether a CRL need not be asked for again; what it says is judged anew."""
+    from lazyfs.trust.crl import parse_current  # noqa: PLC0415 - cryptography, for a policy only
 
     try:
-        until = parse_crl(data).next_update
-    except Malformed:
+        parse_current(data, issuer, now)
+    except (BadSignature, Malformed):
         return False
-    return until is not None and now < until
+    return True

@@ -89,16 +89,27 @@ def revoked_since(
     On hold counts as revoked.  Raises Malformed or BadSignature where the list says nothing about
     the certificate: it is somebody else's, forged, out of date or incomplete.
     """
+    if certificate.issuer.raw != issuer.subject.raw:
+        raise BadSignature("the list is of another issuer")
+    found = parse_current(data, issuer, now)
+    _check_scope(found.scope, certificate)
+    entry = None if found.entries is None else find_entry(found.entries, certificate.serial)
+    return None if entry is None else _since(entry)
+
+
+def parse_current(data: bytes, issuer: Certificate, now: datetime) -> RevocationList:
+    """Parse the DER of a list that *issuer* has signed and that holds now.
+
+    Raises Malformed, BadSignature.
+    """
     found = parse_crl(data)
-    if found.issuer != certificate.issuer.raw or found.issuer != issuer.subject.raw:
+    if found.issuer != issuer.subject.raw:
         raise BadSignature("the list is of another issuer")
     if issuer.usage is not None and "cRLSign" not in issuer.usage.names:
         raise BadSignature(f"{issuer.who} may not sign lists")
     check_by(issuer, found.algorithm, found.signature, found.signed.raw)
     check_period(found.this_update, found.next_update, now)
-    _check_scope(found.scope, certificate)
-    entry = None if found.entries is None else find_entry(found.entries, certificate.serial)
-    return None if entry is None else _since(entry)
+    return found
 
 
 def check_period(this_update: datetime, next_update: datetime | None, now: datetime) -> None:

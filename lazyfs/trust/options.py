@@ -26,6 +26,11 @@ class TrustOptions(msgspec.Struct, frozen=True):
     is_newer_required: bool = False
     max_age: float | None = None
 
+    @property
+    def has_age(self) -> bool:
+        """Whether it matters when a signature was made."""
+        return self.is_newer_required or self.max_age is not None
+
 
 class TrustRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """What was found out about an image: kept by its mount, and by snapshots of it.

@@ -6,11 +6,14 @@ For who fetches: this module imports no cryptography.  What the answers mean is 
 
 import re
 from collections.abc import Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import msgspec
 
 from lazyfs.printable import printable
+
+if TYPE_CHECKING:
+    from lazyfs.trust.certificates import Certificate
 
 LIMITS = {"crl": 32 << 20, "ocsp": 256 << 10}  # bytes of an answer, by kind of question
 # Host and port as RFC 3986, section 3.2, without a user; then what is printable and no blank.
@@ -24,14 +27,15 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """What has to be known: an OCSP answer, or a list.
 
     ``url`` is where a server has it; ``request`` the body to post there (empty for a list: GET).
-    For those who have answers stored: ``issuer`` is the issuer's name as DER, ``serial`` the
-    certificate's number, 0 for a list.
+    For those who have answers stored: ``issuer`` is the issuer's certificate, by whose name lists
+    are found and whose signature they must have; ``serial`` is the certificate's number, 0 for a
+    list.
     """
 
     kind: Literal["ocsp", "crl"]
     url: str
     request: bytes
-    issuer: bytes
+    issuer: "Certificate"
     serial: int
 
 

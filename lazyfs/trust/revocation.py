@@ -103,7 +103,7 @@ def _by_ocsp(
         if status.state == "unknown":
             reason = "the responder does not know it"
         is_good = is_good or status.state == "good"
-    return None if is_good else reason
+    return _too_many(answers) or (None if is_good else reason)
 
 
 def _by_list(
@@ -120,7 +120,16 @@ def _by_list(
         if since is not None:
             return Revoked(certificate, since)
         is_good = True
-    return None if is_good else reason
+    return _too_many(answers) or (None if is_good else reason)
+
+
+def _too_many(answers: Sequence[bytes]) -> str | None:
+    """Return why answers that were not all read, any of which may revoke, do not say "good"."""
+    if len(answers) <= ANSWERS_LIMIT:
+        return None
+    return (
+        f"there are {len(answers)} answers, and at most {ANSWERS_LIMIT} are read: remove old ones"
+    )
 
 
 def _question(
@@ -131,7 +140,7 @@ def _question(
         kind=kind,
         url=url,
         request=ocsp.request(certificate, issuer) if is_ocsp else b"",
-        issuer=issuer.subject.raw,
+        issuer=issuer,
         # A list is the same for all certificates: one question.
         serial=certificate.serial if is_ocsp else 0,
     )

@@ -8,7 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from lazyfs.trust import crl as lists
-from lazyfs.trust import der, ocsp
+from lazyfs.trust import der, ocsp, revocation
 from lazyfs.trust.errors import BadSignature, Malformed
 from lazyfs.trust.questions import Answers, Away, Question, refused_url
 from lazyfs.trust.revocation import Revoked, StatusUnknown, check_revocation
@@ -328,6 +328,18 @@ def test_of_two_lists_the_one_that_revokes_counts(order: int) -> None:
     """A directory may hold an older list beside a newer one."""
     both = [pki.crl(pki.root()), b"nonsense", pki.crl(pki.root(), [77])][::order]
     found, _ = run([LEAF, pki.root()], lambda _: both)
+    assert isinstance(found, Revoked)
+
+
+def test_answers_that_are_not_all_read_say_nothing_good() -> None:
+    """The newest of thirty lists may be the one that revokes."""
+    lists = [pki.crl(pki.root())] * revocation.ANSWERS_LIMIT
+    found, _ = run([LEAF, pki.root()], lambda _: lists)
+    assert found is None
+    found, _ = run([LEAF, pki.root()], lambda _: [*lists, pki.crl(pki.root(), [77])])
+    assert isinstance(found, StatusUnknown)
+    assert "there are 17 answers, and at most 16 are read" in found.message
+    found, _ = run([LEAF, pki.root()], lambda _: [pki.crl(pki.root(), [77]), *lists])
     assert isinstance(found, Revoked)
 
 

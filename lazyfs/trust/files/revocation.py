@@ -37,7 +37,7 @@ class RevocationFolder:
             self._lists = {}
             self._read(self._lists)
         if question.kind == "crl":
-            found = self._lists.get(question.issuer)
+            found = self._lists.get(question.issuer.subject.raw)
         else:
             found = self._answers.get(question.serial)
         return found or Away(f"there is no answer in {self.path}")

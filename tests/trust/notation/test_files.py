@@ -199,7 +199,7 @@ def ask(kind: str, issuer: pki.Issued, serial: int) -> Question:
         kind=kind,  # type: ignore[arg-type]
         url="ldap://anything",
         request=b"",
-        issuer=issuer.certificate.subject.raw,
+        issuer=issuer.certificate,
         serial=serial,
     )
 
