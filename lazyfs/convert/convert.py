@@ -180,10 +180,12 @@ async def convert_reference(
     options: ConvertOptions,
     convert: Convert[Made_co],
     *,
+    cache_dir: Path | None = None,
     report: Report = lambda layer: None,
 ) -> tuple[str, Made_co]:
     """Have what the reference *source* names made by *convert* into what *destination* names.
 
+    *cache_dir* has the cache in which signatures of *source* were seen, for the policies in force.
     Returns the destination's repository too: ``docker.io/library/python``, ``oci:DIR``.
     """
     wanted = parse_reference(source)
@@ -196,7 +198,7 @@ async def convert_reference(
         identifier = wanted.identifier
         if judge is not None:
             only = options.platform if convert is convert_image else None
-            identifier = await judged_source(judge, origin, only)
+            identifier = await judged_source(judge, cache_dir, origin, only)
         place = open_destination(target, access, create=True)
         try:
             made = await convert(

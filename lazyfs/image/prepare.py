@@ -31,7 +31,7 @@ from lazyfs.signatures.in_force import judge_of
 from lazyfs.store.images import ImageRecord, LayerRecord, StoredImage, load_image, load_record
 from lazyfs.store.layers import load_table
 from lazyfs.store.passes import is_lost_as_empty, load_pass
-from lazyfs.store.paths import Store, StoreFull, StoreUnwritten, volatile_store
+from lazyfs.store.paths import Store, StoreFull, StoreUnwritten, open_store, volatile_store
 from lazyfs.store.scratch import sweep
 from lazyfs.store.spans import can_be_had
 from lazyfs.trust.options import TrustRecord
@@ -226,6 +226,8 @@ async def _judged(
 ) -> TrustRecord:
     """Return what the policies make of an image; raises what refuses it."""
     subjects = await resolver.signable(resolved, request.index_digest)
+    # A store in memory has seen nothing before, not even how new the newest signature was.
+    store = open_store(request.cache_dir) or store
     if request.judged_as is None:
         return await judge.image(store, origin, subjects, is_image=True)
     named = Origin(parse_reference(request.judged_as), request.access)

@@ -145,6 +145,8 @@ class _Search:
         layers = [layer for layer in manifest.layers if not is_tagged or layer.media_type == SIMPLE]
         if len(layers) > LAYER_LIMIT:
             raise TooLarge(f"{document.digest} has more than {LAYER_LIMIT} signatures")
+        if not is_tagged and len(layers) != 1:  # before any is fetched: anybody can list many
+            raise FormatError(f"{document.digest} has {len(layers)} layers; a signature has one")
         blobs = {}
         for layer in layers:
             blobs[str(layer.digest)] = await self._source.fetch_blob(layer, limit=BLOB_LIMIT)

@@ -19,13 +19,13 @@ from lazyfs.errors import StoreError
 from lazyfs.fetch.origins.origin import Origin
 from lazyfs.oci.reference import LayoutReference, Reference
 from lazyfs.registry.source import AccessOptions, Document
-from lazyfs.signatures.find import Found, find_signatures
+from lazyfs.signatures.find import ATTEMPTS, Found, find_signatures
 from lazyfs.signatures.policies import PolicyFile
 from lazyfs.signatures.revocation import Authorities
 from lazyfs.store.paths import Store
 from lazyfs.store.signatures import load_newest, load_signatures, save_newest, save_signatures
 from lazyfs.trust.candidate import Candidate
-from lazyfs.trust.errors import Untrusted
+from lazyfs.trust.errors import CannotTell, Untrusted
 from lazyfs.trust.options import TRUSTED, TrustOptions, TrustRecord
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Judge:
         """
         records = []
         for rules in self._rules:
-            verdict, candidates, _ = await self.by(rules, store, origin, subjects)
+            verdict, candidates, _ = await self.by(rules, store, origin, subjects, is_aged=is_image)
             error = verdict.error()
             if error is not None:
                 raise error
@@ -87,11 +87,18 @@ class Judge:
         return record
 
     async def by(
-        self, rules: "Rules", store: Store | None, origin: Origin, subjects: Sequence[Document]
+        self,
+        rules: "Rules",
+        store: Store | None,
+        origin: Origin,
+        subjects: Sequence[Document],
+        *,
+        is_aged: bool = False,
     ) -> "tuple[Verdict, Sequence[Candidate], Mapping[str, str]]":
         """Return what one policy says, by which candidates, and what could not be read.
 
-        The last is the digest of a manifest → the reason.  Raises PolicyFault.
+        The last is the digest of a manifest → the reason.  With *is_aged* the newest signature
+        counts if the options ask for an age: an image may be signed again.  Raises PolicyFault.
         """
         asked = Authorities(
             *(store, self._access.environment, self._clock()),
@@ -103,13 +110,20 @@ class Judge:
             first = case.without_signatures(subjects[0])
             if first.is_allowed or first.reasons[0].check == "policy":
                 return first, (), {}
-            if store is not None:
-                for subject in subjects:
-                    kept = load_signatures(store, subject.digest)
-                    verdict = await case.judge(subject, kept) if kept else first
-                    if verdict.is_allowed:
+            is_aged = is_aged and self._access.trust.has_age
+            known: tuple[Verdict, Sequence[Candidate]] | None = None
+            for subject in subjects:
+                kept = [] if store is None else load_signatures(store, subject.digest)
+                verdict = await case.judge(subject, kept) if kept else first
+                if verdict.is_allowed:
+                    if not is_aged or self._is_recent(store, origin.reference, verdict):
                         return verdict, kept, {}
-            verdict, candidates, malformed = await self._by_asking(case, origin, subjects, first)
+                    known = known or (verdict, kept)
+            verdict, candidates, malformed = await self._by_asking(
+                case, origin, subjects, first, is_aged=is_aged
+            )
+            if known is not None and not (verdict.is_allowed and is_newer(verdict, known[0])):
+                return *known, malformed
             carrier = carrier_of(verdict, candidates) if verdict.is_allowed else None
             if store is not None and carrier is not None:
                 _keep(store, verdict.digest, carrier)
@@ -118,7 +132,13 @@ class Judge:
             await asked.aclose()
 
     async def _by_asking(
-        self, case: "Case", origin: Origin, subjects: Sequence[Document], first: "Verdict"
+        self,
+        case: "Case",
+        origin: Origin,
+        subjects: Sequence[Document],
+        first: "Verdict",
+        *,
+        is_aged: bool,
     ) -> "tuple[Verdict, Sequence[Candidate], Mapping[str, str]]":
         """Return what a policy says of the signatures that a registry, or a layout, has."""
         if origin.is_offline and origin.kind == "registry":
@@ -135,12 +155,19 @@ class Judge:
                 nursery.start_soon(find, subject.digest)
         malformed = {name: why for each in found.values() for name, why in each.malformed.items()}
         refusals = []
+        newest: tuple[Verdict, Sequence[Candidate]] | None = None
         for subject in subjects:
             candidates = found[subject.digest].candidates
             verdict = await case.judge(subject, candidates)
             if verdict.is_allowed:
-                return verdict, candidates, malformed
+                if not is_aged:
+                    return verdict, candidates, malformed
+                verdict = await case.newest(subject, candidates, verdict)
+                if newest is None or is_newer(verdict, newest[0]):
+                    newest = verdict, candidates
             refusals.append(verdict)
+        if newest is not None:
+            return *newest, malformed
         troubles = [text for each in found.values() for text in each.troubles]
         for verdict in refusals:
             if verdict.outcome == "unknown":
@@ -148,6 +175,21 @@ class Judge:
         # The one that had signatures has more to say than the one that had none.
         verdict = max(refusals, key=lambda each: len(each.signatures))
         return (doubtful(verdict, troubles) if troubles else verdict), (), malformed
+
+    def _is_recent(
+        self, store: Store | None, reference: Reference | LayoutReference, verdict: "Verdict"
+    ) -> bool:
+        """Say whether a signature that is kept is new enough for what the options ask."""
+        signed_at = None if verdict.accepted is None else verdict.accepted.signed_at
+        if signed_at is None:
+            return False
+        limit = self._access.trust.max_age
+        if limit is not None and (self._clock() - signed_at).total_seconds() > limit:
+            return False
+        if store is None or isinstance(reference, LayoutReference) or reference.digest:
+            return True
+        known = load_newest(store, newest_name(reference))
+        return known is None or rfc3339(signed_at) >= known.signed_at
 
     def _with_newest(
         self, store: Store | None, reference: Reference | LayoutReference, record: TrustRecord
@@ -157,13 +199,17 @@ class Judge:
         Raises Untrusted for an older one where that is wanted.
         """
         is_required = self._access.trust.is_newer_required
-        if isinstance(reference, LayoutReference) or reference.digest or store is None:
+        if isinstance(reference, LayoutReference) or reference.digest:
+            return record
+        if store is None:
+            if is_required:
+                raise CannotTell(f"{reference}: without a cache no older signature is known")
             return record
         if record.signed_at is None:
             if is_required:
                 raise Untrusted(f"{reference}: its signature does not say when it was made")
             return record
-        name = f"{reference.name}:{reference.tag}"
+        name = newest_name(reference)
         known = load_newest(store, name)
         if known is not None and record.signed_at < known.signed_at:
             said = (
@@ -205,6 +251,30 @@ class Case:
         """Return the verdict, worked out in a thread: it may ask about revocation."""
         return await trio.to_thread.run_sync(self._judge, subject, candidates)
 
+    async def newest(
+        self, subject: Document, candidates: Sequence[Candidate], verdict: "Verdict"
+    ) -> "Verdict":
+        """Return the verdict by the newest of the signatures that the policy accepts.
+
+        *verdict* is that by the first.  Each that was accepted is left out in turn.
+        """
+        best, left = verdict, list(candidates)
+        for _ in range(ATTEMPTS):
+            carrier = carrier_of(verdict, left)
+            if verdict.accepted is None or carrier is None:
+                break
+            accepted = str(verdict.accepted.digest)
+            left.remove(carrier)
+            others = {name: data for name, data in carrier.blobs.items() if name != accepted}
+            if accepted in carrier.blobs and others:  # a manifest of cosign's has all under its tag
+                left.append(replace(carrier, blobs=others))
+            verdict = await self.judge(subject, left)
+            if not verdict.is_allowed:
+                break
+            if is_newer(verdict, best):
+                best = verdict
+        return best
+
     def without_signatures(self, subject: Document) -> "Verdict":
         """Return the verdict on what nobody signed, which asks about nothing and is soon there."""
         return self._judge(subject, ())
@@ -222,6 +292,19 @@ def doubtful(verdict: "Verdict", troubles: Sequence[str]) -> "Verdict":
 
     reasons = tuple(Reason("retrieval", text, "unknown") for text in troubles)
     return replace(verdict, outcome=Outcome.UNKNOWN, reasons=(*reasons, *verdict.reasons))
+
+
+def is_newer(verdict: "Verdict", other: "Verdict") -> bool:
+    """Say whether the signature accepted by *verdict* is known to be newer than that by *other*."""
+    made, before = (
+        None if each.accepted is None else each.accepted.signed_at for each in (verdict, other)
+    )
+    return made is not None and (before is None or made > before)
+
+
+def newest_name(reference: Reference) -> str:
+    """Return by which name the newest signature of a tag is kept."""
+    return f"{reference.name}:{reference.tag}"
 
 
 def check_age(record: TrustRecord, limit: float | None, time: datetime, name: str) -> None:

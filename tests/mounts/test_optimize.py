@@ -110,3 +110,13 @@ def test_a_signal_leaves_nothing(lazyfs: Lazyfs, image: Path) -> None:
         process.kill()
         process.communicate(timeout=60)
     assert process.returncode == -signal.SIGTERM, said
+
+
+def test_what_a_new_cache_cannot_know_is_refused(
+    image: Path, tmp_path: Path, lazyfs: Lazyfs
+) -> None:
+    made = tmp_path / "made"
+    done = lazyfs("optimize", f"oci:{image}", f"oci:{made}", "--require-newer")
+    assert done.returncode == 2
+    assert "--require-newer has no meaning here" in done.stderr
+    assert not made.exists()

@@ -1,6 +1,5 @@
 """An index of plain layers that is signed as images must be needs no pin; any other is not used."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,6 @@ from msgspec.structs import replace
 
 from lazyfs.convert.indexing import build_index_of, push_index
 from lazyfs.image.prepare import Prepared, Request, prepare
-from lazyfs.registry.source import AccessOptions
 from lazyfs.trust.options import TrustOptions
 from tests.support.formats.images import (
     directory,
@@ -19,12 +17,11 @@ from tests.support.formats.images import (
     tar_bytes,
 )
 from tests.support.registries.registry import FakeRegistry
+from tests.support.trust.preparing import ACCESS, NAME
 from tests.support.trust.signing import Notary, described
 
 pytestmark = pytest.mark.anyio
 
-NAME = "team/app"
-ACCESS = AccessOptions(connect_seconds=5, idle_seconds=5)
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
@@ -34,13 +31,6 @@ def layout(tmp_path: Path) -> Path:
     entries = [directory("d"), file("d/file", b"contents" * 100_000)]
     make_layout(path, [plain_layer(tar_bytes(entries))])
     return path
-
-
-@pytest.fixture
-def registry(layout: Path) -> Iterator[FakeRegistry]:
-    with FakeRegistry(layout) as found:
-        found.list_referrers()
-        yield found
 
 
 async def published(registry: FakeRegistry, folder: Path) -> dict:

@@ -162,6 +162,7 @@ def convert_and_print(
     access: "AccessOptions",
     platform: str | None,
     *,
+    cache_dir: Path,
     as_json: bool,
     prioritized: tuple[str, ...] = (),
     keeps_diff_ids: bool = False,
@@ -188,7 +189,13 @@ def convert_and_print(
 
     async def one() -> dict[str, Any]:
         name, made = await convert_reference(
-            source, destination, access, options, convert_image, report=report
+            source,
+            destination,
+            access,
+            options,
+            convert_image,
+            cache_dir=cache_dir,
+            report=report,
         )
         return _document(f"{name}@{made.manifest_digest}", made)
 
@@ -196,7 +203,13 @@ def convert_and_print(
         from lazyfs.convert.convert_index import convert_index
 
         name, made = await convert_reference(
-            source, destination, access, options, convert_index, report=report
+            source,
+            destination,
+            access,
+            options,
+            convert_index,
+            cache_dir=cache_dir,
+            report=report,
         )
         images = [_document(f"{name}@{each.manifest_digest}", each) for each in made.images]
         return {

@@ -73,6 +73,7 @@ def convert(
         wanted,
         access,
         platform,
+        cache_dir=cache_dir,
         as_json=as_json,
         prioritized=prioritized,
         keeps_diff_ids=keeps_diff_ids,

@@ -15,7 +15,7 @@ from lazyfs.cli.options import default_runtime_dir, json_option, platform_option
 from lazyfs.cli.output import print_line
 from lazyfs.cli.request import DRIVERS, MountRequest
 from lazyfs.cli.trust_options import trust_options
-from lazyfs.errors import LazyfsError, MountFailed
+from lazyfs.errors import LazyfsError, MountFailed, UsageError
 from lazyfs.interrupts import uninterrupted
 from lazyfs.service.processes.standing import process_start
 
@@ -66,6 +66,11 @@ def optimize(
     """
     from lazyfs.cli.images.conversion import writer_options
 
+    if access.trust.is_newer_required:
+        raise UsageError(
+            "--require-newer has no meaning here: the cache is a new one, and knows no signature",
+            hint="`lazyfs pull --require-newer SRC` first says whether an older image was put back",
+        )
     writer_options(wanted)  # wrong options are reported before anything is fetched
     with uninterrupted() as held:
         folder = Path(tempfile.mkdtemp(prefix="lazyfs-optimize-"))
@@ -97,6 +102,7 @@ def optimize(
                     wanted,
                     access,
                     platform,
+                    cache_dir=folder / "cache",
                     as_json=as_json,
                     advise=advice_of(folder / "cache"),
                 )
