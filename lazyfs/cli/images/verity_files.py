@@ -4,12 +4,13 @@ import os
 import secrets
 import stat
 import uuid
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from lazyfs.errors import NotFound, StoreError, UsageError
+from lazyfs.interrupts import uninterrupted
+from lazyfs.store.content.whole import write_whole
 from lazyfs.verity.errors import BadSuperblock, Mismatch
 from lazyfs.verity.geometry import Geometry, Parameters, blocks_of
 from lazyfs.verity.path import PathVerifier
@@ -46,7 +47,8 @@ class Formatted(NamedTuple):
 def format_file(path: Path, tree: Path | None, wanted: Wanted, identity: uuid.UUID) -> Formatted:
     """Make the tree of the file *path*, into *tree*, or into the file itself at the hash offset.
 
-    With neither nothing is written.  Raises UsageError, NotFound, StoreError.
+    With neither nothing is written.  What fails or is interrupted leaves nothing behind.  Raises
+    UsageError, NotFound, StoreError.
     """
     with _opened(path) as file:
         size = _size(file)
@@ -60,28 +62,62 @@ def format_file(path: Path, tree: Path | None, wanted: Wanted, identity: uuid.UU
         if is_inside:
             _check_inside(path, size, parameters, wanted.hash_offset)
         start = _start(wanted, parameters)
-        target = _writing(path, is_new=False) if is_inside else None
-        if tree is not None:
-            target = _writing(tree, is_new=True)
-        with nullcontext() if target is None else target:
-            try:
-                root = _write_tree(file, min(size, parameters.data_size), parameters, target, start)
-                if target is not None:
-                    target.truncate(start + geometry.tree_size)
-                    if wanted.has_superblock:
-                        target.seek(wanted.hash_offset)
-                        target.write(encode_superblock(parameters, identity))
-                    target.flush()
-                    os.fsync(target.fileno())
-            except OSError as exc:
-                raise StoreError(f"the tree of {path} cannot be written: {exc.strerror}") from exc
+        where = path if is_inside else tree
+
+        def write(target: int | None) -> bytes:
+            root = _write_tree(file, min(size, parameters.data_size), parameters, target, start)
+            if target is not None:
+                os.ftruncate(target, start + geometry.tree_size)
+                if wanted.has_superblock:
+                    write_whole(target, encode_superblock(parameters, identity), wanted.hash_offset)
+                os.fsync(target)
+            return root
+
+        try:
+            root = (
+                write(None)
+                if where is None
+                else _all_or_nothing(where, write, is_new=not is_inside)
+            )
+        except OSError as exc:
+            raise StoreError(f"the tree of {path} cannot be written: {exc.strerror}") from exc
     return Formatted(
         root=root,
         parameters=parameters,
         tree_size=geometry.tree_size,
         padding=max(0, parameters.data_size - size),
-        identity=identity if wanted.has_superblock and target is not None else None,
+        identity=identity if wanted.has_superblock and where is not None else None,
     )
+
+
+def _all_or_nothing(path: Path, write: Callable[[int], bytes], *, is_new: bool) -> bytes:
+    """Return what *write* returns for the opened file *path*; undo all where it raises.
+
+    A new file is removed, one that was there gets its size back.  Raises UsageError, StoreError,
+    OSError.
+    """
+    with uninterrupted() as held, _writing(path, is_new=is_new) as target:
+        size = _size(target)
+        try:
+            with held.opened():
+                return write(target.fileno())
+        except BaseException:
+            _undo(path, target, None if is_new else size)
+            raise
+
+
+def _undo(path: Path, target: IO[bytes], size: int | None) -> None:
+    """Give the file its *size* back, or remove it where that is None; raises StoreError."""
+    try:
+        if size is None:
+            path.unlink(missing_ok=True)
+        elif _size(target) > size:
+            os.ftruncate(target.fileno(), size)
+    except OSError as exc:
+        raise StoreError(
+            f"{path} keeps a part of a tree: {exc.strerror}",
+            hint="remove it" if size is None else f"truncate -s {size} FILE cuts it off",
+        ) from exc
 
 
 def _check_inside(path: Path, size: int, parameters: Parameters, offset: int) -> None:
@@ -96,14 +132,13 @@ def _check_inside(path: Path, size: int, parameters: Parameters, offset: int) ->
 
 
 def _write_tree(
-    file: IO[bytes], size: int, parameters: Parameters, target: IO[bytes] | None, start: int
+    file: IO[bytes], size: int, parameters: Parameters, target: int | None, start: int
 ) -> bytes:
     """Write the tree over *size* bytes of *file* to *target*, from *start* on; return the root."""
 
     def put(offset: int, block: bytes) -> None:
         if target is not None:
-            target.seek(start + offset)
-            target.write(block)
+            write_whole(target, block, start + offset)
 
     writer = TreeWriter(parameters, put)
     for piece in _pieces(file, size):
@@ -242,7 +277,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 def _writing(path: Path, *, is_new: bool) -> IO[bytes]:
     try:
-        return open(path, "xb" if is_new else "r+b")
+        return open(path, "xb" if is_new else "r+b", buffering=0)
     except FileExistsError as exc:
         raise UsageError(f"{path} exists: nothing is overwritten", hint="remove it first") from exc
     except OSError as exc:
