@@ -73,8 +73,8 @@ def check_parameters(parameters: Parameters) -> Parameters:
 
 
 def blocks_of(size: int, block_size: int) -> int:
-    """Return how many blocks *size* bytes take, the last one padded; at least one."""
-    return max(1, -(-size // block_size))
+    """Return how many blocks *size* bytes take, the last one padded; none for no bytes."""
+    return -(-size // block_size)
 
 
 class Level(msgspec.Struct, frozen=True):

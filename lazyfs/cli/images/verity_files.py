@@ -18,6 +18,7 @@ from lazyfs.verity.superblock import SIZE, decode_superblock, encode_superblock,
 from lazyfs.verity.writer import TreeWriter
 
 PIECE = 1 << 20
+SHRANK = "the file shrank while it was read"
 SALT_SIZE = 32
 
 
@@ -52,7 +53,7 @@ def format_file(path: Path, tree: Path | None, wanted: Wanted, identity: uuid.UU
     """
     with _opened(path) as file:
         size = _size(file)
-        count = wanted.data_blocks or blocks_of(size, wanted.data_block_size)
+        count = _count(wanted, size, wanted.data_block_size)
         salt = secrets.token_bytes(SALT_SIZE) if wanted.salt is None else wanted.salt
         parameters = _parameters(wanted, count, salt)
         geometry = Geometry(parameters)
@@ -90,6 +91,14 @@ def format_file(path: Path, tree: Path | None, wanted: Wanted, identity: uuid.UU
     )
 
 
+def _count(wanted: Wanted, size: int, block_size: int) -> int:
+    """Return how many blocks of data there are to be: what the option says, or *size* bytes have.
+
+    At least one: no tree has fewer, and a file without any is told so.
+    """
+    return wanted.data_blocks or max(1, blocks_of(size, block_size))
+
+
 def _all_or_nothing(path: Path, write: Callable[[int], bytes], *, is_new: bool) -> bytes:
     """Return what *write* returns for the opened file *path*; undo all where it raises.
 
@@ -122,13 +131,18 @@ def _undo(path: Path, target: IO[bytes], size: int | None) -> None:
 
 def _check_inside(path: Path, size: int, parameters: Parameters, offset: int) -> None:
     """Raise UsageError if a tree at *offset* of the data's own file would overwrite something."""
+    _check_apart(parameters, offset)
+    if size > offset:
+        raise UsageError(f"{path} goes on behind the hash offset {offset}: nothing is overwritten")
+
+
+def _check_apart(parameters: Parameters, offset: int) -> None:
+    """Raise UsageError if a tree at *offset* of the data's own file would lie in the data."""
     if offset < parameters.data_size:
         raise UsageError(
             f"option --hash-offset: {offset} lies within the data, which ends at "
             f"{parameters.data_size}"
         )
-    if size > offset:
-        raise UsageError(f"{path} goes on behind the hash offset {offset}: nothing is overwritten")
 
 
 def _write_tree(
@@ -150,16 +164,18 @@ def verify_file(path: Path, tree: Path | None, wanted: Wanted, root: bytes) -> P
     """Check the file *path*, and its tree if there is one, against *root*.
 
     How many blocks of data there are is what the options say, or what the file has: never what the
-    tree says by itself, for a tree of fewer blocks can have the same root.  Raises Mismatch,
-    BadSuperblock, UsageError, NotFound.
+    tree says by itself, for a tree of fewer blocks can have the same root.  Only the last block
+    may be short, and counts as padded with zeros.  Raises Mismatch, BadSuperblock, UsageError,
+    NotFound, StoreError.
     """
     is_inside = tree is None and wanted.hash_offset > 0
     with _opened(path) as file:
-        size = wanted.hash_offset if is_inside else _size(file)
-        count = wanted.data_blocks or blocks_of(size, wanted.data_block_size)
+        size = _size(file)
         if tree is None and not is_inside:
+            count = _count(wanted, size, wanted.data_block_size)
             parameters = _parameters(wanted, count, wanted.salt or b"")
             writer = TreeWriter(parameters)
+            _check_present(path, size, parameters)
             for piece in _pieces(file, min(size, parameters.data_size)):
                 writer.update(piece)
             if writer.finish() != root:
@@ -169,20 +185,48 @@ def verify_file(path: Path, tree: Path | None, wanted: Wanted, root: bytes) -> P
                 )
             return parameters
         with _opened(path if tree is None else tree) as hashes:
-            parameters = _stored(hashes, wanted, size, root)
+            read_at = _reader(hashes)
+            supposed = wanted.hash_offset if is_inside else size
+            parameters = _stored(read_at, wanted, supposed, root)
             start = _start(wanted, parameters)
-            _verify_blocks(file, hashes, start, parameters, root, size)
+            if is_inside:
+                _check_apart(parameters, wanted.hash_offset)
+            _check_present(path, min(size, supposed), parameters)
+            _verify_blocks(file, read_at, start, parameters, root, min(size, supposed))
             return parameters
 
 
-def _stored(hashes: IO[bytes], wanted: Wanted, size: int, root: bytes) -> Parameters:
+def _check_present(path: Path, size: int, parameters: Parameters) -> None:
+    """Raise Mismatch if whole blocks are missing: no padding makes up for them."""
+    present = blocks_of(size, parameters.data_block_size)
+    if present < parameters.data_blocks:
+        raise Mismatch(
+            f"{path} is too short: it has {present} of {parameters.data_blocks} blocks of data"
+        )
+
+
+def _reader(file: IO[bytes]) -> Callable[[int, int], bytes]:
+    """Return what reads at an offset so many bytes, or fewer at the end of the file."""
+    end = _size(file)
+
+    def read_at(offset: int, size: int) -> bytes:
+        if offset >= end:
+            return b""  # a filesystem may refuse to seek there
+        file.seek(offset)
+        return file.read(size)
+
+    return read_at
+
+
+def _stored(
+    read_at: Callable[[int, int], bytes], wanted: Wanted, size: int, root: bytes
+) -> Parameters:
     """Return the parameters of a stored tree; those of a superblock are compared."""
     if not wanted.has_superblock:
-        count = wanted.data_blocks or blocks_of(size, wanted.data_block_size)
+        count = _count(wanted, size, wanted.data_block_size)
         return _parameters(wanted, count, wanted.salt or b"")
-    hashes.seek(wanted.hash_offset)
-    found, _ = decode_superblock(hashes.read(SIZE))
-    count = wanted.data_blocks or blocks_of(size, found.data_block_size)
+    found, _ = decode_superblock(read_at(wanted.hash_offset, SIZE))
+    count = _count(wanted, size, found.data_block_size)
     if found.data_blocks != count:
         raise BadSuperblock(
             f"the superblock speaks of {found.data_blocks} blocks of data, and there are {count}"
@@ -197,7 +241,7 @@ def _stored(hashes: IO[bytes], wanted: Wanted, size: int, root: bytes) -> Parame
 
 def _verify_blocks(
     file: IO[bytes],
-    hashes: IO[bytes],
+    read_at: Callable[[int, int], bytes],
     start: int,
     parameters: Parameters,
     root: bytes,
@@ -206,15 +250,17 @@ def _verify_blocks(
     block_size = parameters.hash_block_size
 
     def read(number: int) -> bytes:
-        hashes.seek(start + number * block_size)
-        return hashes.read(block_size)
+        return read_at(start + number * block_size, block_size)
 
     verifier = PathVerifier(parameters, root, read)
     file.seek(0)
     left = min(size, parameters.data_size)
     for number in range(parameters.data_blocks):
-        block = file.read(min(parameters.data_block_size, left))
-        left -= len(block)
+        wanted = min(parameters.data_block_size, left)
+        block = file.read(wanted)
+        if len(block) < wanted:
+            raise StoreError(SHRANK)
+        left -= wanted
         verifier.verify(number, block.ljust(parameters.data_block_size, b"\0"))
 
 
@@ -252,7 +298,7 @@ def _pieces(file: IO[bytes], size: int) -> Iterator[bytes]:
     while size > 0:
         data = file.read(min(PIECE, size))
         if not data:
-            raise StoreError("the file shrank while it was read")
+            raise StoreError(SHRANK)
         size -= len(data)
         yield data
 
