@@ -12,7 +12,7 @@ from lazyfs.errors import NotFound, StoreError, UsageError
 from lazyfs.interrupts import uninterrupted
 from lazyfs.store.content.whole import write_whole
 from lazyfs.verity.errors import BadSuperblock, Mismatch
-from lazyfs.verity.geometry import Geometry, Parameters, blocks_of
+from lazyfs.verity.geometry import Geometry, Parameters, blocks_of, check_block_sizes
 from lazyfs.verity.path import PathVerifier
 from lazyfs.verity.superblock import SIZE, decode_superblock, encode_superblock, tree_offset
 from lazyfs.verity.writer import TreeWriter
@@ -20,6 +20,8 @@ from lazyfs.verity.writer import TreeWriter
 PIECE = 1 << 20
 SHRANK = "the file shrank while it was read"
 SALT_SIZE = 32
+OFFSET_LIMIT = 1 << 62
+"""Bytes; a tree from there on ends before 2^63, where offsets of files end."""
 
 
 class Wanted(NamedTuple):
@@ -51,6 +53,7 @@ def format_file(path: Path, tree: Path | None, wanted: Wanted, identity: uuid.UU
     With neither nothing is written.  What fails or is interrupted leaves nothing behind.  Raises
     UsageError, NotFound, StoreError.
     """
+    _check_wanted(wanted)
     with _opened(path) as file:
         size = _size(file)
         count = _count(wanted, size, wanted.data_block_size)
@@ -89,6 +92,15 @@ def format_file(path: Path, tree: Path | None, wanted: Wanted, identity: uuid.UU
         padding=max(0, parameters.data_size - size),
         identity=identity if wanted.has_superblock and where is not None else None,
     )
+
+
+def _check_wanted(wanted: Wanted) -> None:
+    """Raise UsageError for sizes and offsets that nothing can be worked out with."""
+    check_block_sizes(wanted.data_block_size, wanted.hash_block_size)
+    if wanted.hash_offset > OFFSET_LIMIT:
+        raise UsageError(
+            f"option --hash-offset: {wanted.hash_offset} is more than {OFFSET_LIMIT} bytes"
+        )
 
 
 def _count(wanted: Wanted, size: int, block_size: int) -> int:
@@ -168,6 +180,7 @@ def verify_file(path: Path, tree: Path | None, wanted: Wanted, root: bytes) -> P
     may be short, and counts as padded with zeros.  Raises Mismatch, BadSuperblock, UsageError,
     NotFound, StoreError.
     """
+    _check_wanted(wanted)
     is_inside = tree is None and wanted.hash_offset > 0
     with _opened(path) as file:
         size = _size(file)
