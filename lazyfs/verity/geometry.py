@@ -57,12 +57,7 @@ def check_parameters(parameters: Parameters) -> Parameters:
         raise BadParameters(
             f"hash algorithm {parameters.algorithm[:40]!r} is not one of {', '.join(ALGORITHMS)}"
         )
-    for name, size in (("data", parameters.data_block_size), ("hash", parameters.hash_block_size)):
-        if size not in BLOCK_SIZES:
-            raise BadParameters(
-                f"{name} block size {size} is not a power of two from {BLOCK_SIZES[0]} to "
-                f"{BLOCK_SIZES[-1]}"
-            )
+    check_block_sizes(parameters.data_block_size, parameters.hash_block_size)
     if len(parameters.salt) > SALT_LIMIT:
         raise BadParameters(f"a salt of {len(parameters.salt)} bytes: at most {SALT_LIMIT}")
     if parameters.hash_type not in (NORMAL, CHROME_OS):
@@ -72,9 +67,19 @@ def check_parameters(parameters: Parameters) -> Parameters:
     return parameters
 
 
+def check_block_sizes(data_block_size: int, hash_block_size: int) -> None:
+    """Raise BadParameters unless there can be a tree of these sizes, in bytes."""
+    for name, size in (("data", data_block_size), ("hash", hash_block_size)):
+        if size not in BLOCK_SIZES:
+            raise BadParameters(
+                f"{name} block size {size} is not a power of two from {BLOCK_SIZES[0]} to "
+                f"{BLOCK_SIZES[-1]}"
+            )
+
+
 def blocks_of(size: int, block_size: int) -> int:
-    """Return how many blocks *size* bytes take, the last one padded; at least one."""
-    return max(1, -(-size // block_size))
+    """Return how many blocks *size* bytes take, the last one padded; none for no bytes."""
+    return -(-size // block_size)
 
 
 class Level(msgspec.Struct, frozen=True):

@@ -22,11 +22,6 @@ class TreeWriter:
         self._written = [0] * len(self._geometry.levels)
         self._root: bytes | None = None
 
-    @property
-    def tree_size(self) -> int:
-        """Bytes of the whole tree."""
-        return self._geometry.tree_size
-
     def update(self, data: bytes | memoryview) -> None:
         """Take the next bytes of the data; raises ValueError for more than was said."""
         self._size += len(data)

@@ -74,7 +74,8 @@ def made(parameters: Parameters, data: bytes, step: int = 100_003) -> tuple[byte
         writer.update(data[start : start + step])
     root = writer.finish()
     assert writer.finish() == root
-    assert sorted(blocks) == list(range(0, writer.tree_size, parameters.hash_block_size))
+    size = Geometry(parameters).tree_size
+    assert sorted(blocks) == list(range(0, size, parameters.hash_block_size))
     return root, b"".join(blocks[offset] for offset in sorted(blocks))
 
 
